@@ -1,0 +1,1 @@
+"""What the bus keeps, and the adapters that keep it."""
