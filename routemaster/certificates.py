@@ -1,0 +1,215 @@
+# mypy: allow-untyped-calls
+"""The bus's own certificate, and TLS that can change it without dropping anybody.
+
+`ensure_self_signed` makes a pair for trying the bus out on one machine: a
+certificate for localhost which is its own authority, so that a client verifies
+it when given the file (`curl --cacert`), and only for the names in it.
+
+`ReloadableTLS` speaks TLS 1.2 and 1.3 with forward-secret authenticated ciphers
+and HTTP/1.1, nothing older and nothing else. An OpenSSL context holds the key
+pair. Reloading builds a new context, and only when it is complete takes the
+place of the old one: connections made before go on with theirs.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, cast
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from OpenSSL import SSL
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from zope.interface.declarations import implementer
+
+from routemaster.errors import ConfigError
+
+VALID_FOR = timedelta(days=397)  #: clients accept 825 days of their own roots, 398 of others
+RENEW_BEFORE = timedelta(days=30)  #: of its end
+CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"  #: of TLS 1.2; every cipher of 1.3 is of this kind
+
+
+# The pair for trying out
+
+
+def ensure_self_signed(state_dir: str | Path, now: float) -> tuple[Path, Path, bool]:
+    """The self-signed pair for localhost in `state_dir`, made or renewed if need be.
+
+    The private key is readable only by its owner. Files are replaced whole.
+
+    Args:
+        state_dir: made if it does not exist, private to its owner.
+        now: seconds since the epoch.
+
+    Returns:
+        Paths of certificate and key (PEM), and whether they were made now.
+
+    Raises:
+        ConfigError: the directory cannot be written.
+    """
+    directory = Path(state_dir)
+    certificate, key = directory / "localhost.crt", directory / "localhost.key"
+    if _still_good(certificate, key, now):
+        return certificate, key, False
+    private_key = ec.generate_private_key(ec.SECP256R1())
+    pem = private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # The certificate comes last: a stop between the two leaves a mismatch, which is made anew.
+        _replace(key, pem, 0o600)
+        _replace(certificate, _self_signed(private_key, now).public_bytes(Encoding.PEM), 0o644)
+    except OSError as error:
+        raise ConfigError(f"state_dir: cannot write a certificate to {directory}: {error.strerror}") from None
+    return certificate, key, True
+
+
+def _still_good(certificate: Path, key: Path, now: float) -> bool:
+    try:
+        return ReloadableTLS(certificate, key).days_left(now) > RENEW_BEFORE.days
+    except ConfigError:
+        return False
+
+
+def _self_signed(key: ec.EllipticCurvePrivateKey, seconds: float) -> x509.Certificate:
+    now = datetime.fromtimestamp(seconds, UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Routemaster on localhost")])
+    names: list[x509.GeneralName] = [x509.DNSName("localhost")]
+    names += [x509.IPAddress(ip_address(address)) for address in ("127.0.0.1", "::1")]
+    usage = x509.KeyUsage(
+        digital_signature=True, key_cert_sign=True, content_commitment=False,
+        key_encipherment=False, data_encipherment=False, key_agreement=False,
+        crl_sign=False, encipher_only=False, decipher_only=False,
+    )  # fmt: skip
+    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + VALID_FOR)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        # Its own authority, and of nobody else: clients take it as a root, and it can sign no other.
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(identifier, critical=False)
+        .add_extension(issuer, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+
+
+def _replace(path: Path, content: bytes, mode: int) -> None:
+    """Write a file so that whoever opens it sees the old or the new content, whole."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+# TLS of the server
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class ReloadableTLS:
+    """TLS for servers, from a certificate and a key in PEM files.
+
+    Raises:
+        ConfigError: a file is missing or ill-formed, or the two do not belong together.
+    """
+
+    def __init__(self, certificate: str | Path, private_key: str | Path) -> None:
+        self.certificate = Path(certificate)
+        self.private_key = Path(private_key)
+        self.reload()
+
+    def reload(self) -> None:
+        """Read both files again; connections made from now on use them.
+
+        Raises:
+            ConfigError: they cannot be used, and what was in use before still is.
+        """
+        self._context, self.expires = _context(self.certificate, self.private_key)
+
+    def days_left(self, now: float) -> float:
+        """Days until the certificate in use expires, negative when it has; `now` is since the epoch."""
+        return (self.expires - now) / 86400
+
+    def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
+        """A connection on the pair in use."""
+        return SSL.Connection(self._context, None)
+
+    def wrap(self, factory: Any) -> TLSMemoryBIOFactory:
+        """The same factory behind TLS, for any stream endpoint."""
+        return _TLSFactory(cast(Any, self), isClient=False, wrappedFactory=factory)
+
+
+class _TLSFactory(TLSMemoryBIOFactory):
+    """Twisted's, except that small writes are not held back, and that a factory can decline."""
+
+    # The bus writes each answer at one stroke: waiting for more of it only costs a timer.
+    protocol = TLSMemoryBIOProtocol
+
+    def buildProtocol(self, addr: Any) -> TLSMemoryBIOProtocol | None:  # type: ignore[override]
+        wrapped = self.wrappedFactory.buildProtocol(addr)
+        return None if wrapped is None else self.protocol(self, wrapped)
+
+
+def _context(certificate: Path, private_key: Path) -> tuple[SSL.Context, float]:
+    """An OpenSSL context for servers, and when its certificate expires, in seconds since the epoch."""
+    for option, path in ("certificate", certificate), ("private_key", private_key):
+        try:
+            path.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"{option}: cannot read {path}: {error.strerror}") from None
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_cipher_list(CIPHERS)
+    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    context.set_alpn_select_callback(_choose_protocol)
+    try:
+        context.use_certificate_chain_file(os.fspath(certificate))
+    except SSL.Error:
+        raise ConfigError(f"certificate: {certificate} is not a PEM certificate") from None
+    try:
+        context.use_privatekey_file(os.fspath(private_key))
+    except SSL.Error as error:
+        raise ConfigError(_why_not(certificate, private_key, error)) from None
+    try:
+        context.check_privatekey()
+    except SSL.Error:
+        raise ConfigError(_mismatch(certificate, private_key)) from None
+    return context, x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc.timestamp()
+
+
+def _mismatch(certificate: Path, private_key: Path) -> str:
+    return f"private_key: {private_key} is not the key of the certificate {certificate}"
+
+
+def _why_not(certificate: Path, private_key: Path, error: SSL.Error) -> str:
+    """OpenSSL compares the pair while it reads the key; tell a wrong key from no key."""
+    if "mismatch" in str(error):
+        return _mismatch(certificate, private_key)
+    return f"private_key: {private_key} is not a PEM private key without a passphrase"
+
+
+def _choose_protocol(connection: SSL.Connection, offered: list[bytes]) -> Any:
+    """HTTP/1.1 or none: with a client that offers only others, ALPN is left out."""
+    return b"http/1.1" if b"http/1.1" in offered else SSL.NO_OVERLAPPING_PROTOCOLS
