@@ -1,0 +1,321 @@
+"""The configuration: what is allowed, which source wins, and that secrets stay secret."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve, fields
+from twisted.trial.unittest import SynchronousTestCase
+
+from routemaster.config import OPTIONS, SHIPPED, Config, help_texts, load
+from routemaster.errors import ConfigError
+from routemaster.kinds import MASK
+
+
+class Case(SynchronousTestCase):
+    """Loads configurations and looks at refusals."""
+
+    def ini(self, text: str) -> Path:
+        """A config file with that text."""
+        file = Path(self.mktemp())
+        file.write_text(text)
+        return file
+
+    def refused(self, *words: str, arguments: Any = (), environment: Any = (), file: str | None = None) -> str:
+        """The one line with which the sources are refused; it holds all the words."""
+        error = self.assertRaises(
+            ConfigError, load, dict(arguments), dict(environment), None if file is None else self.ini(file)
+        )
+        line = str(error)
+        self.assertEqual(line.splitlines(), [line])
+        for word in words:
+            self.assertIn(word, line)
+        return line
+
+
+class TableTests(Case):
+    """The table of options, the shipped file and the contract agree."""
+
+    def test_table_and_file_agree(self) -> None:
+        """The shipped file holds the options of the table, all of them, in order, and no other."""
+        section, seen = "", []
+        for line in SHIPPED.read_text().splitlines():
+            if line.startswith("["):
+                section = line.strip("[]")
+            elif line and not line.startswith("#"):
+                seen.append((section, line.split(" =")[0]))
+        self.assertEqual(seen, [(option.section, option.name) for option in OPTIONS])
+
+    def test_every_option_is_a_field(self) -> None:
+        """Each field of Config is an option, and each option a field."""
+        names = [each.name for each in fields(Config)]
+        self.assertEqual(names, [option.name for option in OPTIONS] + ["origins"])
+
+    def test_shipped_as_package_data(self) -> None:
+        """The file that the package ships is the one in etc."""
+        self.assertEqual(SHIPPED.resolve().parent.name, "etc")
+
+    def test_help(self) -> None:
+        """Each option has a help text: one sentence that fits the command line."""
+        texts = help_texts()
+        self.assertEqual(list(texts), [option.name for option in OPTIONS])
+        for name, text in texts.items():
+            self.assertTrue(text.endswith(".") and len(text) < 120, name)
+
+    def test_defaults(self) -> None:
+        """The defaults are those of the contract, with the types that the fields promise."""
+        config = load({}, {}, None)
+        expected = {
+            "clients": ("demo",),
+            "root_key": None,
+            "https": "tcp:17890:interface=127.0.0.1",
+            "http": None,
+            "public_url": "https://localhost:17890",
+            "trusted_proxies": (),
+            "max_body": 65536,
+            "max_bulk_body": 1048576,
+            "max_event_data": 4096,
+            "state_dir": Path("~/.local/state/routemaster").expanduser(),
+            "redis_url": None,
+            "namespace": "rm",
+            "redis_timeout": 1.5,
+            "redis_max_mem": 100_000_000,
+            "redis_min_free": 10_000_000,
+            "ssl_verify": True,
+            "connect_timeout": 2.0,
+            "timeout": 20.0,
+            "retry_delay": 100,
+            "max_backoff_ms": 60000,
+            "grace": 25.0,
+            "scaling_threshold": 100,
+            "scaling_deadline": 1000,
+            "monitor_interval": 10.0,
+            "counter_flush_interval": 5.0,
+            "metric_collection_service": "print",
+            "exception_service": "print",
+            "log_level": "INFO",
+            "log_file": None,
+            "log_format": "text",
+        }
+        for name, value in expected.items():
+            self.assertEqual((name, getattr(config, name)), (name, value))
+            self.assertIs(type(getattr(config, name)), type(value), name)
+
+    def test_environment_names(self) -> None:
+        """A variable is ROUTEMASTER_ and the name, but where the contract says otherwise."""
+        others = {
+            variable
+            for option in OPTIONS
+            for variable in option.environment
+            if variable != f"ROUTEMASTER_{option.name.upper()}"
+        }
+        contract = {"MAX_BACKOFF_MS", "METRIC_COLLECTION_SERVICE", "DATADOG_API_KEY", "DATADOG_APP_KEY"}
+        self.assertEqual(others, contract | {"EXCEPTION_SERVICE", "EXCEPTION_SERVICE_URL"})
+
+
+class SourceTests(Case):
+    """Which source wins, and what each of them may hold."""
+
+    def test_precedence(self) -> None:
+        """The command line beats the environment, which beats the file, which beats the default."""
+        file = self.ini("[delivery]\ntimeout = 3\n")
+        environment, arguments = {"ROUTEMASTER_TIMEOUT": "4"}, {"timeout": "5"}
+        table = [
+            (({}, {}, None), 20.0, "default"),
+            (({}, {}, file), 3.0, str(file)),
+            (({}, environment, file), 4.0, "environment ROUTEMASTER_TIMEOUT"),
+            ((arguments, environment, file), 5.0, "command line"),
+        ]
+        for sources, value, origin in table:
+            config = load(*sources)
+            self.assertEqual((config.timeout, config.origins["timeout"]), (value, origin))
+
+    def test_dashes(self) -> None:
+        """On the command line an option has dashes or underscores."""
+        for name in ("redis-url", "redis_url"):
+            self.assertEqual(load({name: "redis://h"}, {}, None).redis_url, "redis://h")
+
+    def test_empty_is_none(self) -> None:
+        """An empty value takes back what a weaker source gave, where none is allowed."""
+        file = self.ini("[server]\nhttp = tcp:80\n")
+        self.assertEqual(load({}, {}, file).http, "tcp:80")
+        self.assertIsNone(load({}, {"ROUTEMASTER_HTTP": ""}, file).http)
+        self.refused("namespace", environment={"ROUTEMASTER_NAMESPACE": ""})
+
+    def test_foreign_variables(self) -> None:
+        """Variables of others, and those which Kubernetes makes of a Service's name, are left alone."""
+        load(
+            {},
+            {
+                "HOME": "/",
+                "TIMEOUT": "x",
+                "ROUTEMASTER_SERVICE_HOST": "10.0.0.1",
+                "ROUTEMASTER_SERVICE_PORT_HTTPS": "443",
+                "ROUTEMASTER_PORT": "tcp://10.0.0.1:443",
+                "ROUTEMASTER_REDIS_PORT_6379_TCP": "tcp://10.0.0.1:6379",
+                "ROUTEMASTER_PORT_443_TCP_ADDR": "10.0.0.1",
+            },
+            None,
+        )
+        self.refused("ROUTEMASTER_PORT", environment={"ROUTEMASTER_PORT": "8080"})
+
+    def test_aliases(self) -> None:
+        """Two variables of one option may both be there only if they say the same."""
+        alias, name = {"MAX_BACKOFF_MS": "5"}, {"ROUTEMASTER_MAX_BACKOFF_MS": "6"}
+        self.assertEqual(load({}, alias, None).max_backoff_ms, 5)
+        self.assertEqual(load({}, name, None).max_backoff_ms, 6)
+        self.refused("ROUTEMASTER_MAX_BACKOFF_MS and MAX_BACKOFF_MS", environment=alias | name)
+
+    def test_redis_env_key(self) -> None:
+        """REDIS_ENV_KEY names the variable that holds the Redis URL, and that variable has to be there."""
+        environment = {"REDIS_ENV_KEY": "REDISCLOUD_URL", "REDISCLOUD_URL": "redis://cloud:1"}
+        config = load({}, environment, None)
+        self.assertEqual(config.redis_url, "redis://cloud:1")
+        self.assertEqual(config.origins["redis_url"], "environment REDISCLOUD_URL")
+        self.refused("REDISCLOUD_URL", environment={"REDIS_ENV_KEY": "REDISCLOUD_URL"})
+        self.refused("differ", environment=environment | {"ROUTEMASTER_REDIS_URL": "redis://other"})
+        line = self.refused(MASK, environment={"REDIS_ENV_KEY": "redis://:canary@h"})
+        self.assertNotIn("canary", line)
+
+    def test_unknown(self) -> None:
+        """What no option is called is refused in every source, with the nearest name."""
+        self.refused("timout", "timeout", arguments={"timout": "1"})
+        self.refused("ROUTEMASTER_TIMOUT", "ROUTEMASTER_TIMEOUT", environment={"ROUTEMASTER_TIMOUT": "1"})
+        prefixed = {"ROUTEMASTER_EXCEPTION_SERVICE": "print"}
+        self.refused("did you mean EXCEPTION_SERVICE?", environment=prefixed)
+        self.refused("'timout'", "mean timeout?", file="[delivery]\ntimout = 1\n")
+        self.refused("'Timeout'", file="[delivery]\nTimeout = 1\n")
+        self.refused("'delivry'", "mean delivery?", file="[delivry]\ntimeout = 1\n")
+        self.refused("belongs to [delivery]", file="[server]\ntimeout = 1\n")
+        self.refused("'DEFAULT'", file="[DEFAULT]\ntimeout = 1\n")
+
+    def test_losers_are_checked(self) -> None:
+        """An ill-formed value is refused even where a stronger source wins."""
+        environment = {"ROUTEMASTER_TIMEOUT": "x"}
+        self.refused("'x'", "ROUTEMASTER_TIMEOUT", arguments={"timeout": "1"}, environment=environment)
+
+    def test_broken_files(self) -> None:
+        """A file that is not an ini file is refused by line, without repeating what stands there."""
+        for text in ("root_key = canary\n", "[clients]\nroot_key canary\n", "[clients]\nroot_key: canary\n"):
+            self.assertNotIn("canary", self.refused("line", file=text))
+        self.refused("line 3", "timeout", "twice", file="[delivery]\ntimeout = 1\ntimeout = 2\n")
+        self.refused("line 2", "[delivery]", "twice", file="[delivery]\n[delivery]\n")
+
+    def test_unreadable_files(self) -> None:
+        """A file that is missing or no UTF-8 is refused by name."""
+        missing = Path(self.mktemp())
+        self.assertIn(str(missing), str(self.assertRaises(ConfigError, load, {}, {}, missing)))
+        missing.write_bytes(b"\xff")
+        self.assertIn("UTF-8", str(self.assertRaises(ConfigError, load, {}, {}, missing)))
+
+    def test_incomplete_defaults(self) -> None:
+        """A shipped file without a default for each option is refused."""
+        shipped = self.ini("[clients]\nclients = demo\n")
+        self.assertIn("root_key", str(self.assertRaises(ConfigError, load, {}, {}, None, shipped=shipped)))
+
+    def test_characters_of_ini(self) -> None:
+        """Neither % nor = nor # within a value means anything in a file."""
+        config = load({}, {}, self.ini("[clients]\nroot_key = a%(b)s=#;c\n"))
+        self.assertEqual(config.root_key, "a%(b)s=#;c")
+
+
+class TogetherTests(Case):
+    """Options that need or exclude each other."""
+
+    def test_contradictions(self) -> None:
+        """Options which contradict each other are refused, naming them."""
+        url = "exception_service_url"
+        table: list[tuple[dict[str, str], list[str]]] = [
+            ({"root_key": "demo"}, ["root_key", "client"]),
+            ({"certificate": "/c"}, ["certificate", "private_key"]),
+            ({"private_key": "/k"}, ["certificate", "private_key"]),
+            ({"redis_min_free": "50000000"}, ["redis_min_free", "redis_max_mem"]),
+            ({"metric_collection_service": "datadog", "datadog_app_key": "k"}, ["datadog_api_key"]),
+            ({"metric_collection_service": "datadog", "datadog_api_key": "k"}, ["datadog_app_key"]),
+            ({"exception_service": "sentry"}, [url, "sentry"]),
+            ({"exception_service": "honeybadger"}, [url, "honeybadger"]),
+            ({"exception_service": "new_relic"}, [url, "new_relic"]),
+        ]
+        for arguments, words in table:
+            self.refused(*words, arguments=arguments)
+
+    def test_agreements(self) -> None:
+        """Options which are complete together are taken."""
+        load(
+            {
+                "certificate": "/c",
+                "private_key": "/k",
+                "redis_min_free": "49999999",
+                "metric_collection_service": "datadog",
+                "datadog_api_key": "k",
+                "datadog_app_key": "k",
+                "exception_service": "sentry",
+                "exception_service_url": "https://key@sentry.example/1",
+            },
+            {},
+            None,
+        )
+
+
+SECRETS = {
+    "clients": "demo,shop--canary-1,canary-2",
+    "root_key": "canary-3",
+    "redis_url": "redis://canary-4:canary-5@h:6379/0?password=canary-6&db=1",
+    "datadog_api_key": "canary-7",
+    "datadog_app_key": "canary-8",
+    "exception_service_url": "https://canary-9@sentry.example/canary",
+}
+
+
+class ShowTests(Case):
+    """`describe` and `repr`."""
+
+    def test_round_trip(self) -> None:
+        """What describe shows, fed back as a file, is the same configuration, if it holds no secret."""
+        arguments = {
+            "http": "tcp6:80:interface=\\:\\:",
+            "trusted_proxies": "10.0.0.0/8, ::1",
+            "redis_timeout": "0.25",
+            "redis_url": "unix:///run/redis.sock?db=1",
+            "ssl_verify": "no",
+            "log_file": "~/rm.log",
+            "log_level": "debug",
+        }
+        config = load(arguments, {}, None)
+        self.assertEqual(load({}, {}, self.ini(config.describe())), config)
+
+    def test_origins(self) -> None:
+        """Above each option describe says where it came from."""
+        shown = load({"grace": "1"}, {"ROUTEMASTER_TIMEOUT": "2.50"}, None).describe()
+        self.assertIn("# command line\ngrace = 1\n", shown)
+        self.assertIn("# environment ROUTEMASTER_TIMEOUT\ntimeout = 2.5\n", shown)
+        self.assertIn("# default\nclients = demo\n", shown)
+
+    def test_secrets(self) -> None:
+        """Neither describe nor repr shows a secret; the public part of a token and the host of Redis they do."""
+        self.assertEqual({option.name for option in OPTIONS if option.secret}, set(SECRETS))
+        config = load(SECRETS, {}, None)
+        for shown in (config.describe(), repr(config), repr(evolve(config, timeout=1.0)), f"{config}"):
+            self.assertNotIn("canary", shown)
+            self.assertIn(f"demo,shop--{MASK},{MASK}", shown)
+            self.assertIn(f"redis://{MASK}@h:6379/0?password={MASK}&db=1", shown)
+
+    def test_refused_secrets(self) -> None:
+        """An ill-formed secret is refused without being shown."""
+        table = [
+            ("clients", "demo;shop--canary"),
+            ("root_key", "canary:x"),
+            ("redis_url", "redis://:canary"),
+            ("datadog_api_key", "canary x"),
+            ("exception_service_url", "canary"),
+        ]
+        for name, text in table:
+            self.assertNotIn("canary", self.refused(name, MASK, arguments={name: text}))
+
+    def test_masked_is_no_value(self) -> None:
+        """A masked secret in a file is refused, unless a stronger source gives the secret."""
+        file = self.ini(load({"root_key": "canary", "clients": "a--1"}, {}, None).describe())
+        self.assertIn("masked", str(self.assertRaises(ConfigError, load, {}, {}, file)))
+        config = load({}, {"ROUTEMASTER_ROOT_KEY": "k", "ROUTEMASTER_CLIENTS": "a--1"}, file)
+        self.assertEqual((config.root_key, config.clients), ("k", ("a--1",)))

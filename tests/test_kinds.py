@@ -1,0 +1,120 @@
+"""The kinds of options: which texts are allowed, and which values they are."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from routemaster.config import OPTIONS, load
+from routemaster.errors import ConfigError
+
+ALLOWED: list[tuple[str, str, Any]] = [
+    ("clients", "", ()),
+    ("clients", "a--1 , b:2,\n c_3,b:2", ("a--1", "b:2", "c_3")),
+    ("root_key", "p@ss word", "p@ss word"),
+    ("https", "systemd:domain=INET:index=0", "systemd:domain=INET:index=0"),
+    ("https", "tcp:interface=127.0.0.1:port=80", "tcp:interface=127.0.0.1:port=80"),
+    ("http", "tcp6:80:interface=\\:\\:", "tcp6:80:interface=\\:\\:"),
+    ("public_url", "https://bus.example/", "https://bus.example"),
+    ("public_url", "https://[::1]:443", "https://[::1]:443"),
+    ("trusted_proxies", "10.0.0.0/8, ::1", (ip_network("10.0.0.0/8"), ip_network("::1"))),
+    ("redis_url", "redis://h", "redis://h"),
+    ("redis_url", "rediss://:p@h:1/2", "rediss://:p@h:1/2"),
+    ("redis_url", "unix:///run/redis.sock?db=1", "unix:///run/redis.sock?db=1"),
+    ("redis_timeout", "0.25", 0.25),
+    ("redis_min_free", " 0 ", 0),
+    ("ssl_verify", "no", False),
+    ("log_level", "debug", "DEBUG"),
+    ("log_file", "/var/log/rm.log", Path("/var/log/rm.log")),
+    ("grace", "0", 0.0),
+]
+
+REFUSED: list[tuple[str, str]] = [
+    ("clients", "a,,b"),
+    ("clients", "a;b"),
+    ("clients", "A"),
+    ("clients", "a" * 65),
+    ("clients", "a\nb"),
+    ("root_key", "a:b"),
+    ("root_key", "é"),
+    ("root_key", "a" * 129),
+    ("https", ""),
+    ("https", "17890"),
+    ("https", "tcp:https"),
+    ("https", "tcp:65536"),
+    ("https", "ssl:443"),
+    ("http", "tcp:80\nx"),
+    ("public_url", "http://h"),
+    ("public_url", "https://"),
+    ("public_url", "https://h/path"),
+    ("public_url", "https://u@h"),
+    ("public_url", "https://h:99999"),
+    ("public_url", "https://h:0"),
+    ("public_url", "https://[::1"),
+    ("trusted_proxies", "10.0.0.1/8"),
+    ("trusted_proxies", "localhost"),
+    ("certificate", "a\x00b"),
+    ("redis_url", "localhost:6379"),
+    ("redis_url", "http://h"),
+    ("redis_url", "redis://"),
+    ("redis_url", "redis://h:x"),
+    ("redis_url", "redis://h/db"),
+    ("redis_url", "redis://h#x"),
+    ("redis_url", "unix:"),
+    ("namespace", "a{b}"),
+    ("max_body", "0"),
+    ("max_body", "1_000"),
+    ("max_body", "-1"),
+    ("max_body", "64k"),
+    ("max_body", "٣"),
+    ("max_body", "9" * 5000),
+    ("timeout", "nan"),
+    ("timeout", "1e3"),
+    ("timeout", "3601"),
+    ("timeout", "20 s"),
+    ("ssl_verify", "true"),
+    ("metric_collection_service", "graphite"),
+    ("exception_service_url", "ftp://h"),
+    ("log_level", "LOUD"),
+]
+
+
+def value(name: str, text: str) -> Any:
+    """The value of the option, if the command line gives the text."""
+    return getattr(load({name: text}, {}, None), name)
+
+
+class KindTests(SynchronousTestCase):
+    """What a value may be."""
+
+    def test_allowed(self) -> None:
+        """A well-formed text is the value that the table says."""
+        for name, text, expected in ALLOWED:
+            self.assertEqual((name, value(name, text)), (name, expected))
+
+    def test_refused(self) -> None:
+        """An ill-formed text is refused, naming option, source and what is allowed."""
+        for name, text in REFUSED:
+            line = str(self.assertRaises(ConfigError, value, name, text))
+            self.assertEqual(line.splitlines(), [line])
+            self.assertRegex(line, rf"^{name}: '.*' \(command line\) is not allowed; give .+")
+
+    def test_unknown_home(self) -> None:
+        """A path in the home of nobody is refused."""
+        self.assertRaises(ConfigError, value, "state_dir", "~no-such-user-here/x")
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.sampled_from(OPTIONS), st.text())
+    def test_any_text(self, option: Any, text: str) -> None:
+        """Whatever the text, the answer is a value that is written back to itself, or a one-line refusal."""
+        try:
+            taken = value(option.name, text)
+        except ConfigError as error:
+            self.assertEqual(len(str(error).splitlines()), 1)
+        else:
+            self.assertEqual(option.kind.parse(option.kind.write(taken)), taken)
