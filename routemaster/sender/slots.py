@@ -1,0 +1,157 @@
+"""Who may go now: at most so many at once, in turn by key, with room kept for the proven.
+
+Pure: no time, no I/O. The sender uses it for attempts (key: the host), the
+resolver for look-ups (key: the name).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable
+
+from twisted.internet.defer import Deferred
+
+
+class Full(Exception):
+    """The queue has no room for another."""
+
+
+class Closed(Exception):
+    """Whoever waited will not be served: the sender is closing."""
+
+
+class _Lane:
+    """What belongs to one key."""
+
+    __slots__ = ("active", "key", "proven", "waiting")
+
+    def __init__(self, key: Hashable, proven: bool) -> None:
+        self.key = key
+        self.proven = proven
+        self.active = 0
+        self.waiting: deque[Deferred[None]] = deque()
+
+
+class Slots:
+    """Admission in turn.
+
+    `total` may be inside at once, `per_key` for one key. Keys which are not
+    proven (the last stay ended badly, or there was none) hold at most half of
+    `total` together. Those who wait are served round robin by key, proven keys
+    and others alternately. `max_waiting` bounds the queue, `max_proven` how
+    many idle keys are remembered as proven.
+    """
+
+    def __init__(
+        self, total: int, per_key: int, *, max_waiting: int | None = None, max_proven: int = 10_000
+    ) -> None:
+        self._total = total
+        self._per_key = per_key
+        self._doubtful_total = max(1, total // 2)
+        self._max_waiting = max_waiting
+        self._max_proven = max_proven
+        self._lanes: dict[Hashable, _Lane] = {}
+        self._proven: dict[Hashable, None] = {}  # oldest first
+        self._ready: dict[bool, dict[_Lane, None]] = {True: {}, False: {}}  # in turn; by provenness
+        self._turn = True
+        self._closed = False
+        self.active = 0
+        self.doubtful = 0  #: of these, for keys not proven
+        self.waiting = 0
+
+    def enter(self, key: Hashable) -> Deferred[None] | None:
+        """Go in at once (None), or wait for the Deferred; it may be cancelled.
+
+        Errors: `Full`; `Closed`, also by the Deferred.
+        """
+        if self._closed:
+            raise Closed
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = _Lane(key, key in self._proven)
+        if not lane.waiting and lane.active < self._per_key and self._room(lane.proven):
+            self._admit(lane)
+            return None
+        if self._max_waiting is not None and self.waiting >= self._max_waiting:
+            self._tidy(lane)
+            raise Full
+        turn: Deferred[None] = Deferred(lambda turn: self._withdraw(lane, turn))
+        lane.waiting.append(turn)
+        self.waiting += 1
+        self._enlist(lane)
+        return turn
+
+    def leave(self, key: Hashable, proven: bool) -> None:
+        """Go out; `proven` tells whether the stay speaks for the key."""
+        lane = self._lanes[key]
+        lane.active -= 1
+        self.active -= 1
+        if not lane.proven:
+            self.doubtful -= 1
+        if lane.proven != proven:
+            self._ready[lane.proven].pop(lane, None)
+            lane.proven = proven
+            self.doubtful += -lane.active if proven else lane.active
+            if proven:
+                self._proven[key] = None
+                if len(self._proven) > self._max_proven:
+                    del self._proven[next(iter(self._proven))]
+            else:
+                self._proven.pop(key, None)
+        self._enlist(lane)
+        self._tidy(lane)
+        self._serve()
+
+    def close(self) -> None:
+        """Turn away all who wait, and all who come."""
+        self._closed = True
+        lanes = [lane for lane in self._lanes.values() if lane.waiting]
+        for ready in self._ready.values():
+            ready.clear()
+        for lane in lanes:
+            waiting, lane.waiting = lane.waiting, deque()
+            self.waiting -= len(waiting)
+            self._tidy(lane)
+            for turn in waiting:
+                turn.errback(Closed())
+
+    def _room(self, proven: bool) -> bool:
+        return self.active < self._total and (proven or self.doubtful < self._doubtful_total)
+
+    def _admit(self, lane: _Lane) -> None:
+        lane.active += 1
+        self.active += 1
+        if not lane.proven:
+            self.doubtful += 1
+
+    def _enlist(self, lane: _Lane) -> None:
+        """Put the lane in the round if it could go on when its turn comes."""
+        if lane.waiting and lane.active < self._per_key:
+            self._ready[lane.proven].setdefault(lane)
+        else:
+            self._ready[lane.proven].pop(lane, None)
+
+    def _serve(self) -> None:
+        while True:
+            choices = [kind for kind in (self._turn, not self._turn) if self._ready[kind] and self._room(kind)]
+            if not choices:
+                return
+            self._turn = not choices[0]
+            ready = self._ready[choices[0]]
+            lane = next(iter(ready))
+            del ready[lane]
+            turn = lane.waiting.popleft()
+            self.waiting -= 1
+            self._admit(lane)
+            self._enlist(lane)
+            turn.callback(None)
+
+    def _withdraw(self, lane: _Lane, turn: Deferred[None]) -> None:
+        lane.waiting.remove(turn)
+        self.waiting -= 1
+        self._enlist(lane)
+        self._tidy(lane)
+
+    def _tidy(self, lane: _Lane) -> None:
+        if not lane.active and not lane.waiting:
+            self._lanes.pop(lane.key, None)
