@@ -1,0 +1,61 @@
+"""When a subscriber is to be sent a batch: the whole decision, as a function of facts.
+
+=========  =======================================  ==========================
+state      facts                                    until
+=========  =======================================  ==========================
+idle       no event waits                           an event is accepted
+backoff    the pause after a failure is not over    it is over
+delivering `max` events wait, or the oldest has     (now)
+           waited `timeout`
+waiting    neither                                  the oldest has, or `max` do
+=========  =======================================  ==========================
+
+The state is computed from what is stored, never stepped through by events:
+nothing can be missed, and whoever takes over goes on from the same place.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from attrs import frozen
+
+
+class State(Enum):
+    """What a courier does, as `health` shows it."""
+
+    IDLE = "idle"
+    WAITING = "waiting"
+    DELIVERING = "delivering"
+    BACKOFF = "backoff"
+
+
+@frozen
+class Facts:
+    """All that the decision rests on; moments in seconds by one clock."""
+
+    backlog: int    #: events waiting
+    oldest: float   #: when the oldest of them was accepted (of no meaning without backlog)
+    max: int        #: events that make a batch full
+    timeout: float  #: seconds that an event may wait for company
+    retry_at: float = 0.0  #: no attempt before this
+
+
+@frozen
+class Step:
+    """What to do, and when to look again at the latest (None: only when woken)."""
+
+    state: State
+    until: float | None = None
+
+
+def decide(facts: Facts, now: float) -> Step:
+    """The step that the facts call for."""
+    if not facts.backlog:
+        return Step(State.IDLE)
+    if now < facts.retry_at:
+        return Step(State.BACKOFF, facts.retry_at)
+    due = facts.oldest + facts.timeout
+    if facts.backlog >= facts.max or now >= due:
+        return Step(State.DELIVERING)
+    return Step(State.WAITING, due)

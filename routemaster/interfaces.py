@@ -1,0 +1,228 @@
+"""What the running parts may expect of the store and the sender, whoever plays them.
+
+Each contract has more than one player (Redis and memory; treq and a script of
+outcomes), and the tests hold them to the same promises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from typing import Protocol
+
+from attrs import frozen
+
+from routemaster.model import (
+    ApiToken,
+    Cursor,
+    EventID,
+    Published,
+    Subscription,
+    SubscriptionFacts,
+    TopicFacts,
+)
+
+
+class Timer(Protocol):
+    """A call to come."""
+
+    def active(self) -> bool:
+        """Whether it is still to come."""
+
+    def cancel(self) -> None:
+        """Call it off."""
+
+
+class Clock(Protocol):
+    """Time as an argument: a reactor, or `twisted.internet.task.Clock`."""
+
+    def seconds(self) -> float:
+        """Now."""
+
+    def callLater(self, delay: float, callable: Callable[..., object], *args: object) -> Timer:
+        """Call after `delay` seconds."""
+
+
+class Verdict(Enum):
+    """What one attempt says about the subscriber."""
+
+    ACKNOWLEDGED = "acknowledged"  #: 200 or 204, answer complete: the batch is done
+    FAILED = "failed"              #: anything else that the subscriber or the way to it did
+    LOCAL = "local"                #: this machine's own fault (no descriptors, no memory): says nothing
+
+
+@frozen
+class Outcome:
+    """The end of one attempt to deliver a batch."""
+
+    verdict: Verdict
+    status: int | None = None         #: HTTP status, if a whole head arrived
+    error: str = ""                   #: one line for logs and `health`, empty when acknowledged; no secret
+    retry_after: float | None = None  #: seconds asked for by 429 or 503
+    reused: bool = False              #: the connection had carried a request before
+    received: int = 0                 #: bytes of the answer's body that were read
+
+
+class Sender(Protocol):
+    """Makes one attempt."""
+
+    async def send(self, callback: str, uuid: str | None, body: bytes) -> Outcome:
+        """POST `body` to `callback`, authenticated with `uuid`; an Outcome, whatever happens.
+
+        Only cancellation raises (`CancelledError`); it aborts the connection.
+        """
+
+    async def close(self) -> None:
+        """Abort what is under way and close every connection."""
+
+
+@frozen
+class Stay:
+    """A subscriber's stay in a topic, as its subscription wants it."""
+
+    membership: int  #: grows with each new stay; the topic's cursor carries the same
+    state: str       #: `on`; `left`: deliver what is owed, then end it; `gone`: end it at once
+
+
+@frozen
+class Grant:
+    """A lease, and all that is known of its subscriber."""
+
+    epoch: int
+    now: int                           #: microseconds since the epoch, by the store's clock
+    version: int                       #: of the subscription; grows with every change
+    subscription: Subscription | None  #: None: it was dissolved, and `repair` has to finish that
+    stays: Mapping[str, Stay]          #: by topic
+    failures: int                      #: in a row
+    retry_at: int                      #: not before this, microseconds since the epoch; 0: now
+
+
+@frozen
+class Held:
+    """Another worker has the lease."""
+
+    remaining: float  #: seconds until it ends, if it is not renewed
+
+
+@frozen
+class Place:
+    """Where a subscriber stands in one topic."""
+
+    cursor: Cursor | None  #: None: the topic does not know it
+    tail: EventID | None   #: the log's last ID; None: the topic does not exist
+
+
+@frozen
+class Reading:
+    """The oldest events that a subscriber is owed, as one snapshot."""
+
+    entries: Sequence[tuple[str, EventID, bytes]]  #: topic, ID, fragment, in order of acceptance
+    places: Mapping[str, Place]                    #: for each topic that was asked for
+
+
+@frozen
+class Ack:
+    """All events of a topic up to one are delivered."""
+
+    topic: str
+    membership: int
+    last: EventID
+
+
+class Store(Protocol):
+    """Keeps topics, subscriptions, tokens and leases.
+
+    Every call either does the whole of what it promises or raises;
+    `StoreUnavailable` tells whether the outcome is known. Hints about changes
+    go out on the wake-up channel: `t TOPIC FIRST LAST` (events accepted),
+    `s SUBSCRIBER` (look again), `k` (tokens changed).
+    """
+
+    async def ping(self) -> None:
+        """Return if the store answers, else raise StoreUnavailable."""
+
+    # topics
+
+    async def publish(self, topic: str, publisher: str, fragments: Sequence[bytes]) -> Published:
+        """Append all fragments, in order and at once; raises NotYourTopic."""
+
+    async def delete_topic(self, topic: str, publisher: str | None) -> None:
+        """Free the name and end all subscriptions to it; what is owed stays owed.
+
+        `publisher` None stands for root. Raises UnknownTopic, NotYourTopic.
+        """
+
+    async def topics(self) -> list[TopicFacts]:
+        """All topics, by name."""
+
+    # subscriptions
+
+    async def subscribe(self, subscription: Subscription) -> None:
+        """Create or replace the client's one subscription; raises UnknownTopic, with nothing changed."""
+
+    async def unsubscribe(self, subscriber: str) -> None:
+        """Remove the subscription and what it was owed; raises NotSubscribed."""
+
+    async def leave(self, subscriber: str, topic: str) -> None:
+        """End the subscription to one topic; what is owed stays owed. Raises UnknownTopic, NotSubscribed."""
+
+    async def subscriptions(self) -> list[SubscriptionFacts]:
+        """All subscriptions, by subscriber, exact, without reading events."""
+
+    # tokens
+
+    async def tokens(self) -> list[ApiToken]:
+        """All tokens that root has made, by name."""
+
+    async def tokens_version(self) -> int:
+        """A number that every change of the tokens changes."""
+
+    async def add_token(self, token: ApiToken) -> None:
+        """Let a client in, or rename it."""
+
+    async def remove_token(self, token: str) -> None:
+        """Shut a client out; nothing happens if it is not in."""
+
+    # the way out
+
+    async def subscribers(self) -> set[str]:
+        """Who may have something to be delivered."""
+
+    async def acquire(self, subscriber: str, worker: str) -> Grant | Held | None:
+        """Take the lease, or keep it if it is ours; None: there is no such subscriber."""
+
+    async def renew(self, worker: str, epochs: Mapping[str, int]) -> tuple[int, dict[str, int | None]]:
+        """Keep leases alive: the store's time in microseconds, and for each subscriber
+        the version of its subscription, or None if the lease is lost."""
+
+    async def release(self, subscriber: str, worker: str, epoch: int) -> None:
+        """Give a lease back, if it is ours."""
+
+    async def tails(self, topics: Sequence[str]) -> dict[str, EventID]:
+        """Where logs end now."""
+
+    async def read(
+        self, subscriber: str, after: Mapping[str, EventID | None], most: int, most_bytes: int
+    ) -> Reading:
+        """The oldest events owed from the topics that are the keys of `after`.
+
+        An ID there skips what is not behind it. At most `most` events and,
+        after the first, `most_bytes` of fragments.
+        """
+
+    async def acknowledge(
+        self, subscriber: str, worker: str, epoch: int, acks: Sequence[Ack]
+    ) -> dict[str, Place]:
+        """Move cursors forward over what was delivered, and record the success.
+
+        Moving needs no lease, for it can harm nothing; recording does.
+        """
+
+    async def fail(self, subscriber: str, worker: str, epoch: int, pause: float, error: str) -> int | None:
+        """Record a failed attempt and the seconds to wait; failures in a row, None if the lease is lost."""
+
+    async def repair(self, subscriber: str) -> None:
+        """Finish what an interrupted call left half done, and end stays that are over."""
+
+    async def tidy(self) -> None:
+        """Trim logs, drop names that no longer mean anything, repair: cost is per topic and subscriber."""

@@ -1,0 +1,25 @@
+-- Promise: one worker at a time may deliver to a subscriber; each new lease has a
+-- higher epoch than all before. Runs while Redis is full.
+-- KEYS  lease, meta, topics of one subscriber
+-- ARGV  worker, milliseconds to live
+-- Reply {now, epoch, {field, value, ... of meta}, {topic, stay, ...}} if the lease is ours;
+--       {now, 0, milliseconds that another worker's lease has left};
+--       {now, -1} if there is nothing to deliver for
+local now = digits(clock())
+local epoch = redis.call('HGET', KEYS[2], 'epoch')
+if not epoch and redis.call('EXISTS', KEYS[2]) == 0 then return {now, -1} end
+local lease = redis.call('GET', KEYS[1])
+local holder, held = string.match(lease or '', '^(%S+) (%d+)$')
+if lease and holder ~= ARGV[1] then
+  return {now, 0, redis.call('PTTL', KEYS[1])}
+end
+if lease then
+  epoch = held
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+else
+  epoch = digits(math.max(clock(), tonumber(epoch or '0') + 1))
+  redis.call('HDEL', KEYS[2], 'epoch')
+  redis.call('HSET', KEYS[2], 'epoch', epoch)
+  redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. epoch, 'PX', ARGV[2])
+end
+return {now, epoch, redis.call('HGETALL', KEYS[2]), redis.call('HGETALL', KEYS[3])}

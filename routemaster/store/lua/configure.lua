@@ -1,0 +1,36 @@
+-- Promise: the subscription is as described; what must be joined and left follows
+-- from the reply.
+-- KEYS  meta, topics of one subscriber
+-- ARGV  callback, uuid ('' for none), timeout, max, topic...
+-- Reply {version, {topic, "<membership> on|left|gone", ...}}
+local meta = redis.call('HMGET', KEYS[1], 'version', 'callback', 'uuid')
+local version = math.max(clock(), (tonumber(meta[1] or '0')) + 1)
+if not meta[2] then
+  redis.call('HSET', KEYS[1], 'version', digits(version), 'created', digits(version), 'sent', '0', 'failures', '0')
+end
+if meta[2] and (meta[2] ~= ARGV[1] or meta[3] ~= ARGV[2]) then
+  -- whoever can be reached in another way deserves an attempt at once
+  redis.call('HSET', KEYS[1], 'failures', '0')
+  redis.call('HDEL', KEYS[1], 'retry_at')
+end
+redis.call('HSET', KEYS[1], 'version', digits(version),
+  'callback', ARGV[1], 'uuid', ARGV[2], 'timeout', ARGV[3], 'max', ARGV[4])
+local wanted = {}
+for index = 5, #ARGV do wanted[ARGV[index]] = true end
+local stays = redis.call('HGETALL', KEYS[2])
+for index = 1, #stays, 2 do
+  local topic = stays[index]
+  local membership, state = string.match(stays[index + 1], '^(%d+) (%a+)$')
+  if wanted[topic] then
+    if state ~= 'gone' then
+      redis.call('HSET', KEYS[2], topic, membership .. ' on')
+      wanted[topic] = nil
+    end
+  elseif state == 'on' then
+    redis.call('HSET', KEYS[2], topic, membership .. ' left')
+  end
+end
+for topic in pairs(wanted) do
+  redis.call('HSET', KEYS[2], topic, digits(version) .. ' on')
+end
+return {digits(version), redis.call('HGETALL', KEYS[2])}

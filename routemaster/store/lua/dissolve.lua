@@ -1,0 +1,19 @@
+-- Promise: the client has no subscription; what its topics know of it is to be
+-- forgotten, as the reply tells.
+-- KEYS  meta, topics of one subscriber
+-- ARGV  none
+-- Reply {version, {topic, "<membership> gone", ...}}
+-- Codes NOTSUBSCRIBED
+local meta = redis.call('HMGET', KEYS[1], 'version', 'callback', 'epoch')
+if not meta[2] then
+  return redis.error_reply('RM:NOTSUBSCRIBED not subscribed')
+end
+local version = math.max(clock(), tonumber(meta[1]) + 1)
+redis.call('DEL', KEYS[1])
+redis.call('HSET', KEYS[1], 'version', digits(version), 'epoch', meta[3] or '0')
+local stays = redis.call('HGETALL', KEYS[2])
+for index = 1, #stays, 2 do
+  stays[index + 1] = string.gsub(stays[index + 1], '%a+$', 'gone')
+  redis.call('HSET', KEYS[2], stays[index], stays[index + 1])
+end
+return {digits(version), stays}

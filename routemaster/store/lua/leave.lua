@@ -1,0 +1,21 @@
+-- Promise: the subscriber gets no event accepted from now on; what it is owed
+-- stays. Repeating it, or doing it late, changes nothing.
+-- KEYS  meta, log, cursors of one topic
+-- ARGV  subscriber, membership, version
+-- Reply 1 if it was subscribed, 0 if not or if a later version has spoken
+local tail = redis.call('HGET', KEYS[1], 'tail')
+if not tail then return 0 end
+local membership, version = tonumber(ARGV[2]), tonumber(ARGV[3])
+local text = redis.call('HGET', KEYS[3], ARGV[1])
+local cursor = text and parse(text)
+if cursor and cursor.version > version then return 0 end
+if not cursor or cursor.membership < membership then
+  -- kept as a mark, so that an older join that comes late is recognized
+  cursor = {membership = membership, sent = 0, spans = {}}
+end
+local was = open_span(cursor) and 1 or 0
+cursor.version = version
+close(cursor, tail)
+store(KEYS[3], ARGV[1], cursor)
+trim(KEYS[1], KEYS[2], KEYS[3], '=')
+return was

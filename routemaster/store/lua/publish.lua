@@ -1,0 +1,35 @@
+-- Promise: all the events are appended, in order, or none; the first publisher
+-- of a topic owns it.
+-- KEYS  meta, log, cursors of one topic
+-- ARGV  publisher, wake-up channel, topic, fragment...
+-- Reply {first ID, last ID, 1 if the topic was created}
+-- Codes NOTYOURS
+local known = redis.call('HMGET', KEYS[1], 'publisher', 'tail')
+if known[1] and known[1] ~= ARGV[1] then
+  return redis.error_reply('RM:NOTYOURS another client publishes this topic')
+end
+local us, n = clock(), 0
+if known[2] then
+  us, n = math.max(us, us_of(known[2])), n_of(known[2])
+end
+local stamp = digits(us) .. '-'
+local base, count = n, #ARGV - 3
+local awaited = redis.call('EXISTS', KEYS[3]) == 1
+if awaited then
+  for index = 4, #ARGV do
+    n = n + 1
+    redis.call('XADD', KEYS[2], stamp .. digits(n), 'e', ARGV[index])
+  end
+else
+  n = n + count -- nobody is subscribed: the events are counted, and that is all
+end
+local first, last = stamp .. digits(base + 1), stamp .. digits(n)
+if known[1] then
+  redis.call('HSET', KEYS[1], 'tail', last)
+else
+  redis.call('HSET', KEYS[1], 'tail', last, 'publisher', ARGV[1], 'base', digits(base))
+end
+if awaited then
+  redis.call('PUBLISH', ARGV[2], 't ' .. ARGV[3] .. ' ' .. first .. ' ' .. last)
+end
+return {first, last, known[1] and 0 or 1}

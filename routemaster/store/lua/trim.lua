@@ -1,0 +1,8 @@
+-- Promise: the log holds nothing that every subscriber has passed.
+-- KEYS  meta, log, cursors of one topic
+-- ARGV  none
+-- Reply {1 if the topic exists, in this life or an earlier one; subscriber, cursor, ...}
+trim(KEYS[1], KEYS[2], KEYS[3], '=')
+local reply = redis.call('HGETALL', KEYS[3])
+table.insert(reply, 1, redis.call('EXISTS', KEYS[1]))
+return reply

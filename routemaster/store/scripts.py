@@ -1,0 +1,25 @@
+"""The Lua scripts, ready to be sent: each file of `lua/` behind the shared `_cursor.lua`."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Final
+
+from routemaster.store.connection import Script
+
+_WRITES_WHILE_FULL: Final = frozenset({
+    "acknowledge", "acquire", "delete_topic", "dissolve", "fold", "forget",
+    "leave", "quit", "release", "renew", "settle", "trim",
+})
+_READS: Final = frozenset({"backlog", "read", "tails"})
+_TAKES_MEMORY: Final = frozenset({"configure", "join", "publish"})
+
+
+def _load(name: str) -> Script:
+    folder = files(__package__) / "lua"
+    flags = "allow-oom" if name in _WRITES_WHILE_FULL else "no-writes" if name in _READS else ""
+    body = (folder / "_cursor.lua").read_bytes() + (folder / f"{name}.lua").read_bytes()
+    return Script(name, body, flags)
+
+
+SCRIPTS: Final = {name: _load(name) for name in sorted(_WRITES_WHILE_FULL | _READS | _TAKES_MEMORY)}

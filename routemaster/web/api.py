@@ -1,0 +1,280 @@
+"""The endpoints of contract section 2: parse, one call, answer.
+
+A handler is cancelled when its client goes away. A step towards the store
+that has begun is not: it runs to its end on its own (`_whole`).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+from attrs import evolve, frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+
+from routemaster import strictjson
+from routemaster.delivery.machine import Facts, State, decide
+from routemaster.errors import Invalid, RoutemasterError, StoreUnavailable, UnknownTopic
+from routemaster.group_commit import GroupCommit
+from routemaster.interfaces import Clock, Store
+from routemaster.model import (
+    SubscriptionFacts,
+    check_api_token,
+    check_subscription,
+    check_topic,
+    event_fragments,
+    public_name,
+    shown,
+)
+from routemaster.web.answers import Unauthorized, json_answer, no_content, refusal
+from routemaster.web.auth import Doorkeeper, Principal, Role
+from routemaster.web.routing import BusApp, new_app
+
+SCALING_PAUSE = 1.0  #: seconds by which `/pulse/scaling` answers late when more workers are wanted
+
+
+@frozen
+class Limits:
+    """What the API checks beyond the rules of `model`."""
+
+    max_event_data: int        #: bytes of compact JSON
+    scaling_threshold: int     #: deliveries
+    scaling_deadline: float    #: seconds
+
+
+class Api:
+    """The Klein application of the bus."""
+
+    def __init__(self, store: Store, doorkeeper: Doorkeeper, clock: Clock, limits: Limits) -> None:
+        self._store, self._doorkeeper, self._clock, self._limits = store, doorkeeper, clock, limits
+        self._commit = GroupCommit(store)
+        self.app = self._routes()
+
+    def _routes(self) -> BusApp:
+        app = new_app()
+        for path, method, handler in (
+            ("/topics/<name>", "POST", self.publish),
+            ("/topics/<name>", "DELETE", self.delete_topic),
+            ("/topic/<name>", "DELETE", self.delete_topic),
+            ("/topics", "GET", self.topics),
+            ("/subscription", "POST", self.subscribe),
+            ("/subscriber", "POST", self.subscribe),
+            ("/subscription", "DELETE", self.unsubscribe),
+            ("/subscriber", "DELETE", self.unsubscribe),
+            ("/subscriber/topics/<name>", "DELETE", self.leave),
+            ("/subscriptions", "GET", self.subscriptions),
+            ("/subscribers", "GET", self.subscriptions),
+            ("/pulse", "GET", self.pulse),
+            ("/pulse/scaling", "GET", self.scaling),
+            ("/health", "GET", self.health),
+            ("/health/ping", "GET", self.ping),
+            ("/api_tokens", "GET", self.tokens),
+            ("/api_tokens", "POST", self.add_token),
+            ("/api_tokens/<token>", "DELETE", self.remove_token),
+        ):
+            endpoint = f"{method} {path}"
+            app.route(path, methods=[method], endpoint=endpoint)(handler)
+        app.handle_errors(RoutemasterError)(refusal)
+        return app
+
+    # -- who asks
+
+    def _who(self, request: Any) -> Principal:
+        headers = request.requestHeaders.getRawHeaders(b"authorization", ())
+        principal = self._doorkeeper.identify(headers[0]) if len(headers) == 1 else None
+        if principal is None:
+            raise Unauthorized("HTTP Basic is needed, with a known token as user name")
+        return principal
+
+    def _client(self, request: Any) -> str:
+        principal = self._who(request)
+        if principal.role is not Role.CLIENT:
+            raise Unauthorized("a client's token is needed here; the root key neither publishes nor subscribes")
+        return principal.token
+
+    def _root(self, request: Any) -> None:
+        if self._who(request).role is not Role.ROOT:
+            raise Unauthorized("the root key is needed here")
+
+    # -- topics
+
+    def publish(self, request: Any, name: str) -> Deferred[bytes]:
+        """POST /topics/:name"""
+        publisher = self._client(request)
+        topic = check_topic(name)
+        body = strictjson.decode(request.content.getvalue())
+        fragments = event_fragments(
+            topic, body, int(self._clock.seconds() * 1000), self._limits.max_event_data
+        )
+        stored = self._commit.publish(topic, publisher, fragments)
+        return stored.addCallback(lambda _: no_content(request))
+
+    async def delete_topic(self, request: Any, name: str) -> bytes:
+        """DELETE /topics/:name"""
+        principal = self._who(request)
+        publisher = principal.token if principal.role is Role.CLIENT else None
+        await _whole(self._store.delete_topic(_named_topic(name), publisher))
+        return no_content(request)
+
+    async def topics(self, request: Any) -> bytes:
+        """GET /topics"""
+        principal = self._who(request)
+        return json_answer(
+            request,
+            [
+                {"name": fact.name, "publisher": _seen_by(principal, fact.publisher), "events": fact.events}
+                for fact in await self._store.topics()
+            ],
+        )
+
+    # -- subscriptions
+
+    async def subscribe(self, request: Any) -> bytes:
+        """POST /subscription"""
+        subscriber = self._client(request)
+        subscription = check_subscription(subscriber, strictjson.decode(request.content.getvalue()))
+        await _whole(self._store.subscribe(subscription))
+        return no_content(request)
+
+    async def unsubscribe(self, request: Any) -> bytes:
+        """DELETE /subscriber"""
+        await _whole(self._store.unsubscribe(self._client(request)))
+        return no_content(request)
+
+    async def leave(self, request: Any, name: str) -> bytes:
+        """DELETE /subscriber/topics/:topic"""
+        subscriber = self._client(request)
+        await _whole(self._store.leave(subscriber, _named_topic(name)))
+        return no_content(request)
+
+    async def subscriptions(self, request: Any) -> bytes:
+        """GET /subscriptions"""
+        principal = self._who(request)
+        now = self._clock.seconds()
+        facts = await self._store.subscriptions()
+        return json_answer(request, [_subscription_json(fact, principal, now) for fact in facts])
+
+    # -- is it well
+
+    async def pulse(self, request: Any) -> bytes:
+        """GET /pulse: 500 rather than 503 when Redis is away, for the monitors that expect it."""
+        self._who(request)
+        try:
+            await self._store.ping()
+        except StoreUnavailable as error:
+            return json_answer(request, {"error": str(error)}, 500)
+        return no_content(request)
+
+    async def scaling(self, request: Any) -> bytes:
+        """GET /pulse/scaling"""
+        self._who(request)
+        horizon = self._clock.seconds() + self._limits.scaling_deadline
+        due = sum(_deliveries_due(fact, horizon) for fact in await self._store.subscriptions())
+        if due > self._limits.scaling_threshold:
+            await deferLater(self._clock, SCALING_PAUSE, lambda: None)  # type: ignore[arg-type]
+        return no_content(request)
+
+    def health(self, request: Any) -> bytes:
+        """GET /health"""
+        return json_answer(request, {})
+
+    def ping(self, request: Any) -> bytes:
+        """GET /health/ping"""
+        return json_answer(request, {"pong": datetime.fromtimestamp(self._clock.seconds(), UTC).isoformat()})
+
+    # -- tokens
+
+    async def tokens(self, request: Any) -> bytes:
+        """GET /api_tokens"""
+        self._root(request)
+        tokens = await self._store.tokens()
+        if not tokens:
+            return no_content(request)
+        return json_answer(request, [{"name": made.name, "token": made.token} for made in tokens])
+
+    async def add_token(self, request: Any) -> bytes:
+        """POST /api_tokens"""
+        self._root(request)
+        made = check_api_token(strictjson.decode(request.content.getvalue()), secrets.token_hex(16))
+        if self._doorkeeper.is_configured(made.token):
+            raise Invalid("this token is taken: the configuration gives it to a client or to root")
+        await _whole(self._store.add_token(made))
+        await self._doorkeeper.refresh()
+        return json_answer(request, {"name": made.name, "token": made.token}, 201)
+
+    async def remove_token(self, request: Any, token: str) -> bytes:
+        """DELETE /api_tokens/:token"""
+        self._root(request)
+        await _whole(self._store.remove_token(token))
+        await self._doorkeeper.refresh()
+        return no_content(request)
+
+
+def _whole(work: Coroutine[Deferred[Any], Any, None]) -> Deferred[None]:
+    """Run several steps to their end, even if the client that asked for them goes away."""
+    told: Deferred[None] = Deferred()
+
+    def tell(result: Any) -> None:
+        if not told.called:  # else cancelled: nobody listens any more
+            told.callback(result)
+
+    Deferred.fromCoroutine(work).addBoth(tell)
+    return told
+
+
+def _named_topic(name: str) -> str:
+    """A topic that a path names; what cannot be a topic's name does not exist."""
+    try:
+        return check_topic(name)
+    except Invalid:
+        raise UnknownTopic(f"no topic {shown(name)} exists") from None
+
+
+def _seen_by(principal: Principal, token: str) -> str:
+    """A token as others may see it: their credentials are not for everybody."""
+    return token if principal.role is Role.ROOT or principal.token == token else public_name(token)
+
+
+def _facts(fact: SubscriptionFacts) -> Facts:
+    """What `decide` needs, in seconds since the epoch."""
+    return Facts(
+        backlog=fact.queued,
+        oldest=fact.oldest or 0.0,
+        max=fact.subscription.max,
+        timeout=fact.subscription.timeout / 1000,
+        retry_at=fact.health.retry_at or 0.0,
+    )
+
+
+def _subscription_json(fact: SubscriptionFacts, principal: Principal, now: float) -> dict[str, object]:
+    subscription, health = fact.subscription, fact.health
+    own = principal.role is Role.ROOT or principal.token == subscription.subscriber
+    step = decide(_facts(fact), now)
+    return {
+        "subscriber": _seen_by(principal, subscription.subscriber),
+        "callback": subscription.callback,
+        "uuid": subscription.uuid if own else None,
+        "max_events": subscription.max,
+        "timeout": subscription.timeout,
+        "topics": subscription.topics,
+        "events": {"sent": fact.sent, "queued": fact.queued, "oldest": fact.oldest},
+        "health": {
+            "state": step.state.value,
+            "failures": health.failures,
+            "last_attempt": health.last_attempt,
+            "last_success": health.last_success,
+            "last_error": health.last_error,
+            "next_attempt": now if step.state is State.DELIVERING else step.until,
+        },
+    }
+
+
+def _deliveries_due(fact: SubscriptionFacts, horizon: float) -> int:
+    """How many batches of a subscription are due by `horizon`, in seconds since the epoch."""
+    if decide(_facts(fact), horizon).state is not State.DELIVERING:
+        return 0
+    full, rest = divmod(fact.queued, fact.subscription.max)
+    return full + (1 if rest and decide(evolve(_facts(fact), backlog=rest), horizon).state is State.DELIVERING else 0)

@@ -1,0 +1,518 @@
+"""The store's promises, held to by the memory store and by Redis, each version at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+from attrs import evolve
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import Clock
+from twisted.trial.unittest import TestCase
+
+from routemaster.errors import NotSubscribed, NotYourTopic, StoreUnavailable, UnknownTopic
+from routemaster.interfaces import Ack, Grant, Held
+from routemaster.model import ApiToken, Subscription
+from routemaster.store.connection import Connection
+from routemaster.store.memory import MemoryStore
+from routemaster.store.redis import RedisStore
+from routemaster.store.scripts import SCRIPTS
+from routemaster.testing.redis_server import PrivateRedis, servers
+
+TTL = 10.0
+
+
+def subscription(*topics: str, subscriber: str = "sub", **options: Any) -> Subscription:
+    return Subscription(subscriber, topics, "https://localhost/events", **options)
+
+
+class StoreContract:
+    """What every store promises; a player gives `self.store`."""
+
+    store: Any
+
+    async def publish(self, topic: str, *fragments: bytes, publisher: str = "pub") -> Any:
+        return await self.store.publish(topic, publisher, fragments)
+
+    async def create(self, *topics: str) -> None:
+        for topic in topics:
+            await self.publish(topic, b"before")
+
+    async def read(self, *topics: str, subscriber: str = "sub", most: int = 100, after: Any = None) -> Any:
+        after = after or {}
+        wanted = {topic: after.get(topic) for topic in topics}
+        return await self.store.read(subscriber, wanted, most, 1 << 30)
+
+    async def fragments(self, *topics: str, **options: Any) -> list[bytes]:
+        return [fragment for _, _, fragment in (await self.read(*topics, **options)).entries]
+
+    async def grant(self, subscriber: str = "sub", worker: str = "w1") -> Grant:
+        grant = await self.store.acquire(subscriber, worker)
+        self.assertIsInstance(grant, Grant)
+        return grant
+
+    async def deliver(self, *topics: str, most: int = 100, subscriber: str = "sub") -> list[bytes]:
+        """Read and acknowledge one batch, as a worker would."""
+        grant = await self.grant(subscriber)
+        reading = await self.read(*topics, most=most, subscriber=subscriber)
+        last = {topic: entry_id for topic, entry_id, _ in reading.entries}
+        acks = [Ack(topic, reading.places[topic].cursor.membership, entry) for topic, entry in last.items()]
+        await self.store.acknowledge(subscriber, "w1", grant.epoch, acks)
+        return [fragment for _, _, fragment in reading.entries]
+
+    async def facts(self, subscriber: str = "sub") -> Any:
+        found = [f for f in await self.store.subscriptions() if f.subscription.subscriber == subscriber]
+        return found[0] if found else None
+
+    async def refused(self, error: type[Exception], call: Coroutine[Any, Any, Any]) -> Exception:
+        return await self.assertFailure(Deferred.fromCoroutine(call), error)
+
+    # -- publishing
+
+    async def test_ids_are_dense_and_in_order(self) -> None:
+        """IDs number the events of a topic without gap, and never go back in time."""
+        await self.create("cats")
+        await self.store.subscribe(subscription("cats"))
+        published = [await self.publish("cats", b"a"), await self.publish("cats", b"b", b"c")]
+        self.assertEqual([(p.first.n, p.last.n) for p in published], [(2, 2), (3, 4)])
+        entries = (await self.read("cats")).entries
+        self.assertEqual([(topic, entry.n) for topic, entry, _ in entries], [("cats", n) for n in (2, 3, 4)])
+        stamps = [entry.us for _, entry, _ in entries]
+        self.assertEqual(stamps, sorted(stamps))
+
+    async def test_fragments_come_back_byte_for_byte(self) -> None:
+        """What was appended is delivered unchanged, whatever bytes it holds."""
+        await self.create("cats")
+        await self.store.subscribe(subscription("cats"))
+        odd = [b'{"data":"\xc3\xa9\\u0000 \r\n"}', b"007", b"1e5", b"x" * 70_000]
+        await self.publish("cats", *odd)
+        self.assertEqual(await self.fragments("cats"), odd)
+
+    async def test_first_publisher_owns_the_topic(self) -> None:
+        """Only the first client to publish to a topic may publish to it."""
+        await self.create("cats")
+        await self.refused(NotYourTopic, self.publish("cats", b"x", publisher="other"))
+        self.assertEqual([(t.publisher, t.events) for t in await self.store.topics()], [("pub", 1)])
+
+    async def test_racing_publishers_one_wins(self) -> None:
+        """Of clients that race for a new topic exactly one gets it."""
+        racing = [Deferred.fromCoroutine(self.publish("cats", b"x", publisher=f"p{n}")) for n in range(8)]
+        for race in racing:
+            race.addErrback(lambda failure: failure.trap(NotYourTopic) and None)
+        winners = [result for result in await gatherResults(racing) if result is not None]
+        self.assertEqual(len(winners), 1)
+
+    async def test_topics_counts_all_events(self) -> None:
+        """A topic's figure counts every event ever published, subscribed to or not."""
+        await self.publish("cats", b"a", b"b")
+        await self.publish("dogs", b"a")
+        await self.store.subscribe(subscription("cats"))
+        await self.publish("cats", b"c")
+        await self.deliver("cats")
+        self.assertEqual([(t.name, t.events) for t in await self.store.topics()], [("cats", 3), ("dogs", 1)])
+
+    async def test_nobody_subscribed_nothing_stored(self) -> None:
+        """Events of a topic without subscribers are counted and not kept."""
+        await self.publish("cats", *[b"x"] * 10)
+        await self.store.subscribe(subscription("cats"))
+        self.assertEqual(await self.fragments("cats"), [])
+        self.assertEqual((await self.facts()).queued, 0)
+
+    async def test_bulk_is_whole_and_in_order(self) -> None:
+        """A thousand events of one publication are stored in their order."""
+        await self.create("cats")
+        await self.store.subscribe(subscription("cats", max=10_000))
+        events = [b"%d" % n for n in range(1000)]
+        await self.publish("cats", *events)
+        self.assertEqual(await self.fragments("cats", most=10_000), events)
+
+    # -- subscribing
+
+    async def test_subscription_starts_with_the_next_event(self) -> None:
+        """A new subscription gets every event accepted after it, and none of before."""
+        await self.create("cats")
+        await self.store.subscribe(subscription("cats", subscriber="early"))
+        await self.publish("cats", b"1")
+        await self.store.subscribe(subscription("cats"))
+        await self.publish("cats", b"2")
+        self.assertEqual(await self.fragments("cats"), [b"2"])
+        self.assertEqual(await self.fragments("cats", subscriber="early"), [b"1", b"2"])
+
+    async def test_unknown_topic_changes_nothing(self) -> None:
+        """A subscription that names a topic which does not exist is refused whole."""
+        await self.create("cats")
+        await self.store.subscribe(subscription("cats", max=7))
+        await self.refused(UnknownTopic, self.store.subscribe(subscription("cats", "dogs", max=9)))
+        facts = await self.facts()
+        self.assertEqual((facts.subscription.max, facts.subscription.topics), (7, ("cats",)))
+
+    async def test_subscribing_again_keeps_the_queue(self) -> None:
+        """Subscribing again to the same topics changes options and keeps what waits."""
+        await self.create("cats")
+        await self.store.subscribe(subscription("cats", uuid="secret", timeout=5))
+        await self.publish("cats", b"1")
+        await self.store.subscribe(subscription("cats", max=3))
+        facts = await self.facts()
+        self.assertEqual(facts.subscription, subscription("cats", max=3))
+        self.assertEqual(await self.fragments("cats"), [b"1"])
+
+    async def test_topic_not_listed_is_left(self) -> None:
+        """A topic that a new subscription does not name is unsubscribed; what was owed still comes."""
+        await self.create("cats", "dogs")
+        await self.store.subscribe(subscription("cats", "dogs"))
+        await self.publish("dogs", b"1")
+        await self.store.subscribe(subscription("cats"))
+        await self.publish("dogs", b"2")
+        facts = await self.facts()
+        self.assertEqual((facts.subscription.topics, facts.queued), (("cats",), 1))
+        self.assertEqual(await self.deliver("cats", "dogs"), [b"1"])
+        self.assertEqual((await self.facts()).sent, 1)
+
+    async def test_events_between_leaving_and_coming_back_do_not_come(self) -> None:
+        """Whoever leaves and returns gets what was owed and what follows, not what lies between."""
+        await self.create("cats")
+        await self.store.subscribe(subscription("cats"))
+        await self.store.subscribe(subscription("cats", subscriber="other"))
+        for _ in range(2):
+            await self.publish("cats", b"owed")
+            await self.store.leave("sub", "cats")
+            await self.publish("cats", b"between")
+            await self.store.subscribe(subscription("cats"))
+        await self.publish("cats", b"after")
+        self.assertEqual((await self.facts()).queued, 3)
+        for batch in ([b"owed", b"owed"], [b"after"], []):
+            self.assertEqual(await self.deliver("cats", most=2), batch)
+        self.assertEqual((await self.facts()).sent, 3)
+
+    async def test_returning_at_once_loses_nothing(self) -> None:
+        """Leaving and coming back with nothing accepted in between is as if it had not been."""
+        await self.create("cats")
+        await self.store.subscribe(subscription("cats"))
+        await self.publish("cats", b"1")
+        await self.store.leave("sub", "cats")
+        await self.store.subscribe(subscription("cats"))
+        await self.publish("cats", b"2")
+        self.assertEqual(await self.fragments("cats"), [b"1", b"2"])
+
+    async def test_leave(self) -> None:
+        """Leaving ends one subscription; leaving what is not subscribed to, or does not exist, is refused."""
+        await self.create("cats", "dogs")
+        await self.store.subscribe(subscription("cats"))
+        await self.store.leave("sub", "cats")
+        self.assertEqual((await self.facts()).subscription.topics, ())
+        await self.refused(NotSubscribed, self.store.leave("sub", "cats"))
+        await self.refused(NotSubscribed, self.store.leave("sub", "dogs"))
+        await self.refused(UnknownTopic, self.store.leave("sub", "birds"))
+
+    async def test_unsubscribe_drops_the_queue(self) -> None:
+        """Unsubscribing altogether takes the queue away; a later subscription starts anew."""
+        await self.create("cats")
+        await self.store.subscribe(subscription("cats"))
+        await self.publish("cats", b"1")
+        await self.deliver("cats")
+        await self.publish("cats", b"2")
+        await self.store.unsubscribe("sub")
+        await self.refused(NotSubscribed, self.store.unsubscribe("sub"))
+        self.assertIsNone(await self.facts())
+        self.assertIsNone(await self.store.acquire("sub", "w2"))
+        await self.store.subscribe(subscription("cats"))
+        self.assertEqual(await self.fragments("cats"), [])
+        self.assertEqual(((await self.facts()).sent, (await self.facts()).queued), (0, 0))
+
+    async def test_late_acknowledgement_of_an_earlier_life(self) -> None:
+        """An acknowledgement from before unsubscribing moves nothing after subscribing again."""
+        await self.create("cats")
+        await self.store.subscribe(subscription("cats"))
+        await self.publish("cats", b"1")
+        reading = await self.read("cats")
+        late = Ack("cats", reading.places["cats"].cursor.membership, reading.entries[0][1])
+        await self.store.unsubscribe("sub")
+        await self.store.subscribe(subscription("cats"))
+        await self.publish("cats", b"2")
+        await self.store.acknowledge("sub", "w1", 1, [evolve(late, last=type(late.last)(late.last.us, 99))])
+        self.assertEqual(await self.fragments("cats"), [b"2"])
+
+    # -- deleting topics
+
+    async def test_delete_topic_rights(self) -> None:
+        """A topic is deleted by its publisher or by root, by nobody else, and once."""
+        await self.create("cats", "dogs")
+        await self.refused(NotYourTopic, self.store.delete_topic("cats", "other"))
+        await self.store.delete_topic("cats", "pub")
+        await self.store.delete_topic("dogs", None)
+        await self.refused(UnknownTopic, self.store.delete_topic("cats", "pub"))
+        self.assertEqual(await self.store.topics(), [])
+
+    async def test_delete_topic_still_delivers_what_is_queued(self) -> None:
+        """Deleting a topic unsubscribes everybody; what was queued is still delivered."""
+        await self.create("cats")
+        await self.store.subscribe(subscription("cats"))
+        await self.publish("cats", b"1", b"2")
+        await self.store.delete_topic("cats", "pub")
+        facts = await self.facts()
+        self.assertEqual((facts.subscription.topics, facts.queued), ((), 2))
+        self.assertEqual(await self.deliver("cats", most=1), [b"1"])
+        self.assertEqual(await self.deliver("cats", most=1), [b"2"])
+        await self.store.repair("sub")
+        self.assertEqual(((await self.facts()).sent, (await self.facts()).queued), (2, 0))
+
+    async def test_recreated_topic_is_another(self) -> None:
+        """A topic made again has another owner, counts from nothing, and hides no event behind old cursors."""
+        await self.create("cats")
+        await self.store.subscribe(subscription("cats"))
+        await self.publish("cats", b"old")
+        await self.store.delete_topic("cats", "pub")
+        await self.publish("cats", b"not for us", publisher="other")
+        self.assertEqual([(t.publisher, t.events) for t in await self.store.topics()], [("other", 1)])
+        self.assertEqual((await self.facts()).subscription.topics, ())
+        await self.store.subscribe(subscription("cats"))
+        await self.publish("cats", b"new", publisher="other")
+        self.assertEqual(await self.deliver("cats"), [b"old", b"new"])
+
+    async def test_recreated_after_nobody_was_owed(self) -> None:
+        """A topic that left nothing behind and is made again delivers to new subscribers."""
+        await self.create("cats")
+        await self.store.subscribe(subscription("cats"))
+        await self.publish("cats", b"1")
+        await self.deliver("cats")
+        await self.store.delete_topic("cats", "pub")
+        await self.publish("cats", b"2", publisher="other")
+        await self.store.subscribe(subscription("cats"))
+        await self.publish("cats", b"3", publisher="other")
+        self.assertEqual(await self.deliver("cats"), [b"3"])
+
+    # -- reading and acknowledging
+
+    async def test_reading_merges_topics_by_acceptance(self) -> None:
+        """Events of several topics come in the order in which they were accepted."""
+        topics = ("cats", "dogs", "birds")
+        await self.create(*topics)
+        await self.store.subscribe(subscription(*topics))
+        expected = []
+        for n in range(60):
+            fragment = b"%d" % n
+            await self.publish(topics[n * n % 3], fragment)
+            expected.append(fragment)
+        self.assertEqual(await self.fragments(*topics, most=100), expected)
+        received = []
+        while batch := await self.deliver(*topics, most=7):
+            self.assertLessEqual(len(batch), 7)
+            received += batch
+        self.assertEqual(received, expected)
+
+    async def test_reading_is_bounded(self) -> None:
+        """A reading holds at most so many events and bytes, but always one."""
+        await self.create("cats")
+        await self.store.subscribe(subscription("cats"))
+        await self.publish("cats", *[b"x" * 10] * 5)
+        self.assertEqual(len(await self.fragments("cats", most=3)), 3)
+        sized = await self.store.read("sub", {"cats": None}, 100, 25)
+        self.assertEqual(len(sized.entries), 2)
+        sized = await self.store.read("sub", {"cats": None}, 100, 1)
+        self.assertEqual(len(sized.entries), 1)
+
+    async def test_reading_ahead(self) -> None:
+        """A reading can start behind what is on its way."""
+        await self.create("cats", "dogs")
+        await self.store.subscribe(subscription("cats", "dogs"))
+        for n in range(4):
+            await self.publish("cats" if n % 2 else "dogs", b"%d" % n)
+        entries = (await self.read("cats", "dogs", most=2)).entries
+        after = {topic: entry for topic, entry, _ in entries}
+        self.assertEqual(await self.fragments("cats", "dogs", after=after), [b"2", b"3"])
+
+    async def test_acknowledging_is_idempotent_and_forward_only(self) -> None:
+        """An acknowledgement repeated, or older than another, changes nothing."""
+        await self.create("cats")
+        await self.store.subscribe(subscription("cats"))
+        await self.publish("cats", b"1", b"2", b"3")
+        grant = await self.grant()
+        reading = await self.read("cats")
+        membership = reading.places["cats"].cursor.membership
+        acks = [Ack("cats", membership, entry) for _, entry, _ in reading.entries]
+        for ack in (acks[1], acks[1], acks[0]):
+            places = await self.store.acknowledge("sub", "w1", grant.epoch, [ack])
+            self.assertEqual(places["cats"].cursor.backlog(places["cats"].tail), 1)
+        self.assertEqual(await self.fragments("cats"), [b"3"])
+        self.assertEqual((await self.facts()).sent, 2)
+
+    async def test_acknowledging_without_a_lease_only_moves_the_cursor(self) -> None:
+        """A worker that lost its lease may move the cursor over what it delivered, and records nothing."""
+        await self.create("cats")
+        await self.store.subscribe(subscription("cats"))
+        await self.publish("cats", b"1")
+        grant = await self.grant(worker="w2")
+        self.assertEqual(await self.store.fail("sub", "w2", grant.epoch, 5.0, "gone"), 1)
+        reading = await self.read("cats")
+        ack = Ack("cats", reading.places["cats"].cursor.membership, reading.entries[0][1])
+        await self.store.acknowledge("sub", "w1", grant.epoch - 1, [ack])
+        facts = await self.facts()
+        self.assertEqual((facts.sent, facts.health.failures), (1, 1))
+
+    async def test_counts_are_exact(self) -> None:
+        """sent, queued and oldest are what a recount would give."""
+        await self.create("cats", "dogs")
+        await self.store.subscribe(subscription("cats", "dogs"))
+        first = await self.publish("cats", b"1", b"2")
+        await self.publish("dogs", b"3")
+        facts = await self.facts()
+        self.assertEqual((facts.sent, facts.queued), (0, 3))
+        self.assertAlmostEqual(facts.oldest, first.first.us / 1e6, places=3)
+        await self.deliver("cats", "dogs", most=2)
+        facts = await self.facts()
+        self.assertEqual((facts.sent, facts.queued), (2, 1))
+        await self.deliver("cats", "dogs")
+        facts = await self.facts()
+        self.assertEqual((facts.sent, facts.queued, facts.oldest), (3, 0, None))
+
+    async def test_slow_subscriber_keeps_its_events(self) -> None:
+        """What one subscriber has taken is kept for those that have not."""
+        await self.create("cats")
+        for subscriber in ("fast", "slow"):
+            await self.store.subscribe(subscription("cats", subscriber=subscriber))
+        await self.publish("cats", b"1", b"2")
+        await self.deliver("cats", subscriber="fast")
+        await self.store.tidy()
+        self.assertEqual(await self.deliver("cats", subscriber="slow"), [b"1", b"2"])
+
+    # -- leases and health
+
+    async def test_one_holder_at_a_time(self) -> None:
+        """A lease has one holder; another is told how long it lasts, and gets it once it is given back."""
+        await self.create("cats")
+        await self.store.subscribe(subscription("cats"))
+        grant = await self.grant(worker="w1")
+        held = await self.store.acquire("sub", "w2")
+        self.assertIsInstance(held, Held)
+        self.assertTrue(0 < held.remaining <= TTL)
+        self.assertEqual((await self.grant(worker="w1")).epoch, grant.epoch)
+        await self.store.release("sub", "w2", grant.epoch)
+        self.assertIsInstance(await self.store.acquire("sub", "w2"), Held)
+        await self.store.release("sub", "w1", grant.epoch)
+        self.assertGreater((await self.grant(worker="w2")).epoch, grant.epoch)
+
+    async def test_renewal(self) -> None:
+        """A renewal tells the version of each subscription, and which leases are lost."""
+        await self.create("cats")
+        for subscriber in ("sub", "two"):
+            await self.store.subscribe(subscription("cats", subscriber=subscriber))
+        grant = await self.grant()
+        _, versions = await self.store.renew("w1", {"sub": grant.epoch, "two": 5})
+        self.assertEqual(versions, {"sub": grant.version, "two": None})
+        await self.store.subscribe(subscription("cats", max=1))
+        _, versions = await self.store.renew("w1", {"sub": grant.epoch})
+        self.assertGreater(versions["sub"], grant.version)
+        self.assertEqual((await self.store.renew("w1", {}))[1], {})
+
+    async def test_failures_are_recorded_and_reset(self) -> None:
+        """Failures count up with their pause and error, and a success or a new callback resets them."""
+        await self.create("cats")
+        await self.store.subscribe(subscription("cats"))
+        await self.publish("cats", b"1")
+        epoch = (await self.grant()).epoch
+        self.assertEqual(await self.store.fail("sub", "w1", epoch, 0.1, "refused"), 1)
+        self.assertEqual(await self.store.fail("sub", "w1", epoch, 60.0, "timed out é"), 2)
+        grant = await self.grant()
+        self.assertEqual(grant.failures, 2)
+        self.assertGreater(grant.retry_at, grant.now + 50e6)
+        health = (await self.facts()).health
+        self.assertEqual((health.failures, health.last_error), (2, "timed out é"))
+        self.assertIsNone(await self.store.fail("sub", "other", epoch, 1.0, "not ours"))
+        await self.deliver("cats")
+        health = (await self.facts()).health
+        self.assertEqual((health.failures, health.retry_at), (0, None))
+        self.assertIsNotNone(health.last_success)
+        await self.store.fail("sub", "w1", epoch, 60.0, "again")
+        await self.store.subscribe(evolve(subscription("cats"), callback="https://elsewhere/"))
+        grant = await self.grant()
+        self.assertEqual((grant.failures, grant.retry_at), (0, 0))
+
+    async def test_tails(self) -> None:
+        """Tails tell where logs end; a topic that does not exist has none."""
+        await self.create("cats")
+        await self.store.subscribe(subscription("cats"))
+        published = await self.publish("cats", b"1")
+        self.assertEqual(await self.store.tails(["cats", "dogs"]), {"cats": published.last})
+        self.assertEqual(await self.store.tails([]), {})
+
+    # -- tokens
+
+    async def test_tokens(self) -> None:
+        """Tokens are listed by name, renamed, removed; every change changes the version."""
+        versions = [await self.store.tokens_version()]
+        for change in (
+            self.store.add_token(ApiToken("zoo", "zoo--1")),
+            self.store.add_token(ApiToken("bar", "bar--1")),
+            self.store.add_token(ApiToken("ape", "zoo--1")),
+            self.store.remove_token("bar--1"),
+        ):
+            await change
+            versions.append(await self.store.tokens_version())
+        await self.store.remove_token("never--1")
+        self.assertEqual([(t.name, t.token) for t in await self.store.tokens()], [("ape", "zoo--1")])
+        self.assertEqual(len(set(versions)), len(versions))
+
+    async def test_hints(self) -> None:
+        """Events, changes of a subscription, given-back leases and tokens are hinted at."""
+        await self.create("cats")
+        await self.store.subscribe(subscription("cats"))
+        published = await self.publish("cats", b"1", b"2")
+        await self.store.release("sub", "w1", (await self.grant()).epoch)
+        await self.store.add_token(ApiToken("zoo", "zoo--1"))
+        expected = [b"s sub", f"t cats {published.first} {published.last}".encode(), b"s sub", b"k"]
+        self.assertEqual(await self.hints(len(expected)), expected)
+
+    async def test_nothing_is_left_behind(self) -> None:
+        """When everything is deleted and delivered the store is as empty as it began."""
+        await self.create("cats", "dogs")
+        await self.store.subscribe(subscription("cats", "dogs"))
+        await self.store.subscribe(subscription("cats", subscriber="two"))
+        await self.publish("cats", b"1")
+        await self.deliver("cats")
+        await self.store.leave("sub", "cats")
+        await self.publish("dogs", b"2")
+        for topic in ("cats", "dogs"):
+            await self.store.delete_topic(topic, "pub")
+        for subscriber in ("sub", "two"):
+            await self.store.unsubscribe(subscriber)
+        await self.store.tidy()
+        self.assertEqual(await self.leftovers(), [])
+
+
+class MemoryStoreTests(StoreContract, TestCase):
+    """The memory store keeps the contract."""
+
+    def setUp(self) -> None:
+        self.clock, self.heard = Clock(), []
+        self.clock.advance(1_700_000_000)
+        self.store = MemoryStore(self.clock, TTL, self.heard.append)
+
+    async def hints(self, count: int) -> list[bytes]:
+        return self.heard
+
+    async def leftovers(self) -> list[object]:
+        return [*self.store._topics, *self.store._subscribers, *self.store._leases]
+
+
+class RedisStoreContract(StoreContract):
+    """Redis keeps the contract; a player names the server."""
+
+    binary: Any
+
+    async def setUp(self) -> None:
+        server = await shared_server(self.binary)
+        self.connection = Connection(server.address, reactor=reactor, scripts=SCRIPTS.values())
+        self.connection.start()
+        self.addCleanup(lambda: Deferred.fromCoroutine(self.connection.stop()))
+        await self.connection.when_connected()
+        await self.connection.command(b"FLUSHALL")
+        self.store = RedisStore(self.connection, "rm", TTL)
+        self.heard: list[bytes] = []
+        self.wakeups = Wakeups(server.address, b"rm:wakeups", reactor=reactor, on_message=self.heard.append)
+
+    async def hints(self, count: int) -> list[bytes]:
+        return self.heard
+
+    async def leftovers(self) -> list[object]:
+        return [key for key in await self.connection.command(b"KEYS", b"*") if key != b"rm:tokens_version"]
