@@ -24,7 +24,7 @@ from routemaster.interfaces import Outcome, Verdict
 from routemaster.sender.connection import Connection
 from routemaster.sender.names import Names, Threads, look_up
 from routemaster.sender.pool import Pool
-from routemaster.sender.reasons import Reason, explain, one_line
+from routemaster.sender.reasons import explain, one_line
 from routemaster.sender.slots import Closed, Slots
 from routemaster.sender.target import BadCallback, Target
 from routemaster.sender.trust import Trust
