@@ -1,0 +1,332 @@
+"""The log: one event is one line, and a log that cannot be written harms nobody."""
+
+from __future__ import annotations
+
+import json
+import sys
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.logger import ILogObserver, Logger, LogLevel, LogPublisher
+from twisted.logger import LegacyLogObserverWrapper as Legacy
+from twisted.python.failure import Failure
+from twisted.python.log import LogPublisher as LegacyPublisher
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from routemaster.logs import (
+    LEVELS,
+    LONGEST_FIELD,
+    LONGEST_TRACEBACK,
+    FileSink,
+    LogObserver,
+    as_json,
+    as_text,
+    observer,
+)
+
+WHEN = 1_767_323_045.678
+DANGEROUS = "\n\r\t\0\x1b[31m\x7f\x85\x9b\u2028\u2029\u202e\ud800"
+
+
+def event(message: str = "hello", **fields: Any) -> dict[str, Any]:
+    """An event as Twisted makes it."""
+    return {
+        "log_time": WHEN,
+        "log_level": LogLevel.info,
+        "log_namespace": "routemaster.web",
+        "log_format": "{text}",
+        "text": message,
+    } | fields
+
+
+def failure(sentence: str) -> Failure:
+    """A failure with a traceback."""
+    try:
+        raise ValueError(sentence)
+    except ValueError:
+        return Failure()
+
+
+class TextTests(SynchronousTestCase):
+    """The text form."""
+
+    def test_line(self) -> None:
+        """An event is time in UTC to the millisecond, level, namespace and message."""
+        self.assertEqual(as_text(event()), "2026-01-02T03:04:05.678Z INFO routemaster.web hello\n")
+
+    def test_bare(self) -> None:
+        """An event that tells nothing of itself is a line all the same."""
+        self.assertEqual(as_text({}), "- INFO - \n")
+        for when in ("soon", None, float("nan"), 1e300):
+            self.assertEqual(as_text({"log_time": when, "log_format": "x"}), "- INFO - x\n")
+
+    def test_escapes(self) -> None:
+        """What cannot be printed is escaped, in message and namespace; letters of any script stay."""
+        line = as_text(event(f"a{DANGEROUS}b é 猫", log_namespace=f"n{DANGEROUS}"))
+        escaped = r"\n\r\t\x00\x1b[31m\x7f\x85\x9b\u2028\u2029\u202e\ud800"
+        self.assertEqual(line, f"2026-01-02T03:04:05.678Z INFO n{escaped} a{escaped}b é 猫\n")
+
+    def test_cap(self) -> None:
+        """A message is cut to its greatest length, before and after it is escaped."""
+        for text in ("x" * 10**6, "\x1b" * LONGEST_FIELD):
+            line = as_text(event(text))
+            self.assertTrue(line.endswith("…\n"))
+            self.assertEqual(len(line), len(as_text(event(""))) + LONGEST_FIELD)
+
+    def test_traceback(self) -> None:
+        """A failure's traceback follows in indented lines, whatever its message holds."""
+        lines = as_text(event(log_failure=failure("bad\n2026 INFO forged\r\x1b"))).splitlines()
+        self.assertIn("INFO routemaster.web hello", lines[0])
+        self.assertTrue(all(line.startswith("    ") for line in lines[1:]))
+        self.assertIn("    2026 INFO forged\\r\\x1b", lines)
+
+    def test_long_traceback(self) -> None:
+        """A long traceback loses its middle."""
+        text = as_text(event(log_failure=failure("x\n" * LONGEST_TRACEBACK)))
+        self.assertIn("\n    …\n", text)
+        self.assertIn("Traceback", text)
+
+    def test_broken_failure(self) -> None:
+        """A failure that cannot tell its traceback does not cost the message."""
+        self.assertIn("hello\n    no traceback: AttributeError", as_text(event(log_failure=object())))
+
+    @given(st.text(), st.text())
+    def test_any_text(self, message: str, cause: str) -> None:
+        """Whatever the texts, exactly one line is not indented."""
+        lines = as_text(event(message, log_failure=failure(cause))).splitlines()
+        self.assertEqual([line for line in lines if not line.startswith("    ")], lines[:1])
+
+
+class JsonTests(SynchronousTestCase):
+    """The json form."""
+
+    def test_object(self) -> None:
+        """An event is one object: what every event has, and its own scalars; nothing else."""
+        line = as_json(
+            event(
+                topic="cats", count=3, ratio=0.5, ok=True, none=None, log_source=self, thing=object(), names=["a"]
+            )
+        )
+        self.assertEqual(
+            json.loads(line),
+            {
+                "time": "2026-01-02T03:04:05.678Z",
+                "level": "INFO",
+                "namespace": "routemaster.web",
+                "message": "hello",
+                "text": "hello",
+                "topic": "cats",
+                "count": 3,
+                "ratio": 0.5,
+                "ok": True,
+                "none": None,
+            },
+        )
+
+    def test_time_unknown(self) -> None:
+        """An event without a time has null for it."""
+        self.assertIsNone(json.loads(as_json({}))["time"])
+
+    def test_own_names_win(self) -> None:
+        """A field cannot pass for the level, the time or the message."""
+        fields = json.loads(as_json(event() | dict.fromkeys(("level", "time", "message", "namespace"), "forged")))
+        self.assertNotIn("forged", fields.values())
+
+    def test_not_finite(self) -> None:
+        """NaN and infinity, which JSON does not have, are texts."""
+        fields = json.loads(as_json(event(a=float("nan"), b=float("-inf"))))
+        self.assertEqual((fields["a"], fields["b"]), ("nan", "-inf"))
+
+    def test_traceback(self) -> None:
+        """A failure's traceback is one text."""
+        fields = json.loads(as_json(event(log_failure=failure("bad"))))
+        self.assertIn("ValueError: bad", fields["traceback"])
+
+    def test_cap(self) -> None:
+        """Each text is cut to its greatest length."""
+        fields = json.loads(as_json(event("x" * 10**6)))
+        self.assertEqual({len(fields["message"]), len(fields["text"])}, {LONGEST_FIELD})
+
+    @given(st.text(), st.dictionaries(st.text(), st.text() | st.integers() | st.floats()))
+    def test_any_text(self, message: str, fields: dict[str, Any]) -> None:
+        """Whatever the event, it is one line of printable ASCII, and one JSON object."""
+        line = as_json(fields | event(message))
+        self.assertTrue(line[:-1].isprintable() and line.isascii() and line.endswith("\n"))
+        self.assertEqual(json.loads(line)["message"], message)
+
+
+class ObserverTests(SynchronousTestCase):
+    """The observer: levels, and its place in Twisted."""
+
+    def test_interface(self) -> None:
+        """The observer is what Twisted calls one."""
+        verifyObject(ILogObserver, observer(StringIO(), "INFO", "text"))
+
+    def test_levels(self) -> None:
+        """An event is written from its level on; an unknown level counts as INFO."""
+        for number, (wanted, _) in enumerate(LEVELS.items()):
+            stream = StringIO()
+            observe = observer(stream, wanted, "text")
+            for level in LEVELS.values():
+                observe(event(log_level=level))
+            self.assertEqual([line.split()[1] for line in stream.getvalue().splitlines()], list(LEVELS)[number:])
+        stream = StringIO()
+        observer(stream, "INFO", "text")(event(log_level="loud"))
+        self.assertIn(" INFO ", stream.getvalue())
+
+    def test_logger(self) -> None:
+        """What a Logger and a legacy publisher emit is written, without the remains of the old interface."""
+        for form in ("text", "json"):
+            stream = StringIO()
+            observe = observer(stream, "INFO", form)
+            publisher = LogPublisher(Legacy(lambda event: None), observe)
+            Logger("routemaster.x", observer=publisher).error("{n} gone", n=3)
+            LegacyPublisher(observerPublisher=publisher, publishPublisher=publisher).msg("old\n")
+            first, second = stream.getvalue().splitlines()
+            self.assertIn("3 gone", first)
+            self.assertIn("old", second)
+            if form == "json":
+                self.assertEqual(set(json.loads(first)), {"time", "level", "namespace", "message", "n"})
+
+    def test_standard_error(self) -> None:
+        """Without a target the log goes to the true standard error, not to what has replaced it."""
+        true, replaced = StringIO(), StringIO()
+        self.patch(sys, "__stderr__", true)
+        self.patch(sys, "stderr", replaced)
+        observer(None, "INFO", "text")(event())
+        self.assertIn("hello", true.getvalue())
+        self.assertEqual(replaced.getvalue(), "")
+
+    def test_no_standard_error(self) -> None:
+        """A process without standard error counts what it cannot write."""
+        self.patch(sys, "__stderr__", None)
+        observe = observer(None, "INFO", "text")
+        observe(event())
+        self.assertEqual(observe.dropped, 1)
+
+    def test_unrenderable(self) -> None:
+        """An event that cannot be rendered is told by its kind of trouble; nothing is raised."""
+        stream = StringIO()
+        observe = observer(stream, "INFO", "json")
+        observe(event(huge=10**5000))
+        self.assertIn("could not be written down: ValueError", json.loads(stream.getvalue())["message"])
+
+    def test_closed_stream(self) -> None:
+        """A closed stream costs the events, and nothing else."""
+        stream = StringIO()
+        stream.close()
+        observe = observer(stream, "INFO", "text")
+        observe(event())
+        observe.reopen()
+        self.assertEqual(observe.dropped, 1)
+
+
+class FileTests(SynchronousTestCase):
+    """The log file."""
+
+    def setUp(self) -> None:
+        self.directory = Path(self.mktemp())
+        self.directory.mkdir()
+        self.path = self.directory / "rm.log"
+
+    def opened(self) -> LogObserver:
+        """An observer of the file."""
+        observe = observer(self.path, "INFO", "text")
+        self.addCleanup(observe.close)
+        return observe
+
+    def messages(self, path: Path | None = None) -> list[str]:
+        """The messages in the file."""
+        return [line.split(" ", 3)[3] for line in (path or self.path).read_text().splitlines()]
+
+    def test_appends(self) -> None:
+        """The file is appended to, and each event is there at once."""
+        self.opened()(event("one"))
+        self.opened()(event("two é"))
+        self.assertEqual(self.messages(), ["one", "two é"])
+
+    def test_cannot_be_opened(self) -> None:
+        """A file that cannot be opened to begin with is an error."""
+        self.assertRaises(OSError, observer, self.directory / "none" / "rm.log", "INFO", "text")
+
+    def test_reopen(self) -> None:
+        """After reopen the log goes to the file that has the name now."""
+        observe, moved = self.opened(), self.directory / "rm.log.1"
+        observe(event("one"))
+        self.path.rename(moved)
+        observe.reopen()
+        observe(event("two"))
+        self.assertEqual((self.messages(moved), self.messages()), (["one"], ["two"]))
+
+    def test_moved_and_removed(self) -> None:
+        """A file that was moved or removed is followed by name, looked at once in a second of the events."""
+        observe, moved = self.opened(), self.directory / "rm.log.1"
+        observe(event("one"))
+        self.path.rename(moved)
+        observe(event("two", log_time=WHEN + 0.9))
+        observe(event("three", log_time=WHEN + 1.0))
+        self.assertEqual((self.messages(moved), self.messages()), (["one", "two"], ["three"]))
+        self.path.unlink()
+        observe(event("four", log_time=WHEN - 100))
+        self.assertEqual(self.messages(), ["four"])
+
+    def test_moved_for_good(self) -> None:
+        """While the name cannot be opened, the moved file is written on."""
+        observe, moved = self.opened(), Path(self.mktemp())
+        self.path.rename(moved)
+        self.directory.rmdir()
+        observe.reopen()
+        observe(event("one"))
+        self.assertEqual((self.messages(moved), observe.dropped), (["one"], 0))
+
+    def test_removed_for_good(self) -> None:
+        """Into a deleted file nothing is written: events are counted, until the name can be opened again."""
+        observe = self.opened()
+        self.path.unlink()
+        self.directory.rmdir()
+        observe(event("one"))
+        observe(event("two"))
+        self.assertEqual(observe.dropped, 2)
+        self.directory.mkdir()
+        observe(event("three"))
+        lost = "2 log events were lost, for the log could not be written"
+        self.assertEqual(self.messages(), [lost, "three"])
+
+    def test_disk_full(self) -> None:
+        """A full disk costs events, which are counted, and told in one line when there is room again."""
+        self.path.symlink_to("/dev/full")
+        observe = self.opened()
+        observe(event("one"))
+        observe(event("two"))
+        self.path.unlink()
+        observe.reopen()
+        observe(event("three"))
+        observe(event("four"))
+        self.assertEqual(self.messages()[0][:23], "2 log events were lost,")
+        self.assertEqual((self.messages()[1:], observe.dropped), (["three", "four"], 2))
+
+    def test_torn_line(self) -> None:
+        """What follows a line that was written in part begins on a line of its own."""
+        sink = FileSink(self.path)
+        self.addCleanup(sink.close)
+        file, rooms = sink._file, [5, 0, 100, 100]
+
+        class Scarce:
+            def write(self, data: memoryview) -> int | None:
+                return file.write(data[: rooms.pop(0)]) or None
+
+            def fileno(self) -> int:
+                return file.fileno()
+
+            def close(self) -> None:
+                file.close()
+
+        sink._file = Scarce()  # type: ignore[assignment]
+        self.assertRaises(BlockingIOError, sink.write, "one and more\n", WHEN)
+        sink.write("two\n", WHEN)
+        sink.write("three\n", WHEN)
+        self.assertEqual(self.path.read_text(), "one a\ntwo\nthree\n")
