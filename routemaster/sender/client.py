@@ -1,24 +1,27 @@
 """The sender itself: treq on an agent of our own, one exchange for each attempt."""
 
+# mypy: allow-untyped-calls
+# (many functions of Twisted and zope.interface have no annotations)
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from email.utils import parsedate_to_datetime
 from http.cookiejar import Cookie
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from treq.client import HTTPClient
 from treq.cookies import IndexableCookieJar
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IConsumer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import Request, ResponseDone
+from twisted.web._newclient import Request
+from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
-from zope.interface import implementer
+from zope.interface.declarations import implementer
 
 from routemaster.interfaces import Outcome, Verdict
 from routemaster.sender.connection import Connection
@@ -36,7 +39,7 @@ MAX_TARGETS = 10_000  #: callbacks whose parse is remembered
 _ACKNOWLEDGING = (200, 204)
 
 
-class NoCookies(IndexableCookieJar):  # type: ignore[misc]  # treq is untyped
+class NoCookies(IndexableCookieJar):
     """A jar that neither gives nor takes: subscribers share nothing."""
 
     def __iter__(self) -> Iterator[Cookie]:
@@ -75,13 +78,17 @@ class Exchange(Protocol):
         self._timer = sender.reactor.callLater(sender.timeout, self._late)
 
     def post(self) -> None:
-        """Hand the request to treq."""
-        target = self.target
-        self._request = self._sender.client.post(
-            target.url, data=self, headers=target.headers, cookies=self._sender.cookies,
-            allow_redirects=False, unbuffered=True, reactor=self._sender.reactor,
-        )
-        self._request.addCallbacks(self._answered, self._failed)
+        """Hand the request to treq; raises nothing."""
+        target, sender = self.target, self._sender
+        try:
+            self._request = sender.client.post(
+                target.url, data=cast(IBodyProducer, self), headers=target.headers, cookies=sender.cookies,
+                allow_redirects=False, unbuffered=True, reactor=sender.reactor,
+            )
+        except Exception:
+            self.fail(Failure())
+        else:
+            self._request.addCallbacks(self._answered, self._failed)
 
     def over(self, connection: Connection, method: bytes, headers: Headers) -> Deferred[IResponse]:
         """Called by the agent: make the request on this connection."""
@@ -102,7 +109,7 @@ class Exchange(Protocol):
 
     # The request's body (IBodyProducer): it is in memory, so it is written at once.
 
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+    def startProducing(self, consumer: Any) -> Deferred[None]:
         consumer.write(self._body)
         return succeed(None)
 
@@ -117,7 +124,7 @@ class Exchange(Protocol):
 
     # The answer.
 
-    def _answered(self, response: IResponse) -> None:
+    def _answered(self, response: Any) -> None:
         if self._ended:
             return
         self._status = response.code
@@ -185,11 +192,13 @@ class Exchange(Protocol):
 
     def _finish(self, error: str, verdict: Verdict = Verdict.FAILED) -> None:
         """End with this outcome; no error means acknowledged."""
-        self.abort()
-        self.done.callback(Outcome(
-            verdict if error else Verdict.ACKNOWLEDGED,
-            self._status, one_line(error), self._retry_after, self._reused, self._received,
-        ))
+        try:
+            self.abort()
+        finally:  # whatever a canceller may do, whoever waits is answered
+            self.done.callback(Outcome(
+                verdict if error else Verdict.ACKNOWLEDGED,
+                self._status, one_line(error), self._retry_after, self._reused, self._received,
+            ))
 
     def fail(self, failure: Failure) -> None:
         """End because of a fault on our side of the connection."""
@@ -242,7 +251,7 @@ class _Agent:
         return answer.addCallback(_without_encoding)
 
 
-def _without_encoding(response: IResponse) -> IResponse:
+def _without_encoding(response: Any) -> Any:
     response.headers.removeHeader(b"content-encoding")
     return response
 
@@ -278,7 +287,7 @@ class TreqSender:
         )
         self.slots = Slots(max_open, max_per_host)
         self.cookies = NoCookies()
-        self.client = HTTPClient(_Agent(self.pool), self.cookies, lambda exchange: exchange)
+        self.client = HTTPClient(cast(IAgent, _Agent(self.pool)), self.cookies, lambda exchange: exchange)
         self._targets: dict[tuple[str, str | None], Target] = {}  # oldest first
         self._exchanges: set[Exchange] = set()
 
@@ -301,10 +310,7 @@ class TreqSender:
         exchange = Exchange(self, target, body)
         self._exchanges.add(exchange)
         try:
-            try:
-                exchange.post()
-            except Exception:
-                exchange.fail(Failure())
+            exchange.post()
             outcome = await exchange.done
             answered = outcome.status is not None
             return outcome

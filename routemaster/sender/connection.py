@@ -8,18 +8,22 @@ parser gets one whole, sound head, and the body as it comes. Whatever is wrong
 is kept in `fault`, and the connection is aborted.
 """
 
+# mypy: allow-untyped-calls
+# (many functions of Twisted and zope.interface have no annotations)
+
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHandshakeListener
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
-from twisted.web.client import HTTP11ClientProtocol, Request
+from twisted.web._newclient import HTTP11ClientProtocol, Request
 from twisted.web.iweb import IResponse
-from zope.interface import implementer
+from zope.interface.declarations import implementer
 
 from routemaster.sender.reasons import Reason
 
@@ -64,8 +68,10 @@ def check_head(head: bytes) -> tuple[int, bool]:
 
 
 @implementer(IHandshakeListener)
-class Connection(HTTP11ClientProtocol):  # type: ignore[misc]  # its annotations and state are loose
+class Connection(HTTP11ClientProtocol):
     """A connection to one host, which the pool opened and keeps."""
+
+    transport: Any
 
     def __init__(self, pool: Pool, key: tuple[str, int]) -> None:
         super().__init__(pool.keep)
@@ -89,7 +95,7 @@ class Connection(HTTP11ClientProtocol):  # type: ignore[misc]  # its annotations
         super().connectionMade()
         self.pool.opened(self)
 
-    def connectionLost(self, reason: Failure) -> None:
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.lost = reason
         self.pool.closed(self)
         super().connectionLost(reason)
@@ -119,6 +125,16 @@ class Connection(HTTP11ClientProtocol):  # type: ignore[misc]  # its annotations
         if self.transport is not None and self.lost is None:
             self.transport.abortConnection()
 
+    def part(self) -> None:
+        """Close an idle connection politely, without waiting for the peer to agree.
+
+        Close_notify, then FIN, once what is buffered is sent: a peer that does
+        not read can still hold it, so a later `drop` must be sure to follow.
+        """
+        self.lasting = False
+        self.transport.loseConnection()
+        self.transport.transport.loseConnection()
+
     def dataReceived(self, data: bytes) -> None:
         self.received += len(data)
         if self._head is None:
@@ -144,7 +160,9 @@ class Connection(HTTP11ClientProtocol):  # type: ignore[misc]  # its annotations
             status, self.lasting = check_head(data[: end.end()])
             if self._head_size + end.end() > MAX_HEAD:
                 break
-            if status == 101 or status >= 200:
+            if status == 101:
+                raise Malformed("answered 101 (nobody asked to switch protocols)")
+            if status >= 200:
                 self._head = None
                 return data
             self._head_size += end.end()

@@ -11,6 +11,9 @@ the old answer is still given, and a new one fetched behind it. (Should it be
 out of date: TLS checks who is there.)
 """
 
+# mypy: allow-untyped-calls
+# (many functions of Twisted and zope.interface have no annotations)
+
 from __future__ import annotations
 
 import socket
@@ -23,7 +26,6 @@ from typing import Any, Protocol, TypeVar
 from attrs import define
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.python.failure import Failure
 
 from routemaster.sender.reasons import LocalFault, Reason, is_local
@@ -61,7 +63,7 @@ class Threads:
     """
 
     def __init__(self, reactor: Any, most: int = THREADS) -> None:
-        self._reactor: IReactorFromThreads = reactor
+        self._reactor = reactor  # IReactorFromThreads
         self._most = most
         self._calls: SimpleQueue[tuple[Callable[[], Any], Deferred[Any]] | None] = SimpleQueue()
         self._started = 0
@@ -114,7 +116,8 @@ def look_up(name: str) -> Sequence[str]:
             raise LocalFault(f"no name look-up: {shortage.strerror}") from None
         if is_local(fault):
             raise LocalFault(f"no name look-up: {fault}") from None
-        raise NoAddress(f"the name {name} does not resolve ({getattr(fault, 'strerror', None) or fault})") from None
+        why = getattr(fault, "strerror", None) or fault
+        raise NoAddress(f"the name {name} does not resolve ({why})") from None
     return [str(entry[4][0]) for entry in found]
 
 
@@ -139,9 +142,9 @@ class Names:
     """The resolver: `addresses` is its one question."""
 
     def __init__(
-        self, clock: IReactorTime, runner: Runner, ask: Callable[[str], Sequence[str]] = look_up
+        self, clock: Any, runner: Runner, ask: Callable[[str], Sequence[str]] = look_up
     ) -> None:
-        self._clock = clock
+        self._clock: Any = clock  # IReactorTime
         self._runner = runner
         self._ask = ask
         self._slots = Slots(THREADS, 1, max_waiting=MAX_WAITING)

@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectError
 from twisted.internet.error import TimeoutError as ConnectTimeout
-from twisted.internet.interfaces import IAddress, IDelayedCall
+from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
@@ -28,6 +28,7 @@ from routemaster.sender.reasons import Reason, is_local
 from routemaster.sender.trust import Trust
 
 IDLE = 4.0  #: seconds
+PARTING = 1.0  #: seconds for a polite end, before it is aborted
 
 Key = tuple[str, int]  #: host, port
 
@@ -56,7 +57,8 @@ class Pool:
         self._connect_timeout = connect_timeout
         self._idle: dict[Key, list[Connection]] = {}
         self._since: dict[Connection, float] = {}  # idle connections, longest idle first
-        self._reaper: IDelayedCall | None = None
+        self._reaper: Any = None  # the one timer of the idle
+        self._parting: dict[Connection, Any] = {}  # and those of the closing
         self._open: set[Connection] = set()
         self._closing: Deferred[None] | None = None
 
@@ -109,9 +111,9 @@ class Pool:
         host, port = key
         late = self._reactor.seconds() + self._connect_timeout
         addresses = await self._names.addresses(host, self._connect_timeout)
-        factory = TLSMemoryBIOFactory(
-            self._trust.creator(host), True, _Connections(self, key), clock=self._reactor
-        )
+        creator: Any = self._trust.creator(host)
+        plain: Any = _Connections(self, key)
+        factory: Any = TLSMemoryBIOFactory(creator, True, plain, clock=self._reactor)
         faults: list[ConnectError] = []
         for tried, address in enumerate(addresses):
             share = (late - self._reactor.seconds()) / (len(addresses) - tried)
@@ -141,6 +143,8 @@ class Pool:
         self._open.discard(connection)
         if connection.idle:
             self._forget(connection)
+        if (parting := self._parting.pop(connection, None)) is not None and parting.active():
+            parting.cancel()
         if self._closing is not None and not self._open and not self._closing.called:
             self._closing.callback(None)
 
@@ -171,4 +175,5 @@ class Pool:
                 self._reaper = self._reactor.callLater(since + IDLE - now, self._reap)
                 break
             self._forget(connection)
-            connection.drop()
+            self._parting[connection] = self._reactor.callLater(PARTING, connection.drop)
+            connection.part()

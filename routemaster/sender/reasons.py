@@ -1,16 +1,21 @@
 """From an exception to a verdict and one line on which an operator can act."""
 
+# mypy: allow-untyped-calls
+# (many functions of Twisted and zope.interface have no annotations)
+
 from __future__ import annotations
 
 import errno
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from OpenSSL import SSL
 from twisted.internet import error
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.client import RequestNotSent, ResponseFailed
+from twisted.web._newclient import RequestNotSent
+from twisted.web.client import ResponseFailed
 from twisted.web.http import PotentialDataLoss
 
 from routemaster.interfaces import Verdict
@@ -58,7 +63,7 @@ def explain(failure: Failure) -> tuple[Verdict, str]:
 
 
 def _inner(failure: Failure) -> Iterator[BaseException]:
-    value = failure.value
+    value: Any = failure.value
     reasons = getattr(value, "reasons", None)
     if reasons:
         for reason in reasons:

@@ -22,7 +22,7 @@ class BadCallback(ValueError):
     """The callback is no URL that a delivery can be sent to; the sentence says why."""
 
 
-class PreparedURL(EncodedURL):  # type: ignore[misc]  # hyperlink is untyped
+class PreparedURL(EncodedURL):
     """A URL that is already what treq would make of it.
 
     treq converts and encodes its URL for each request; this one answers from
@@ -34,7 +34,8 @@ class PreparedURL(EncodedURL):  # type: ignore[misc]  # hyperlink is untyped
     @classmethod
     def prepare(cls, text: str) -> PreparedURL:
         """Parse `text`, an ASCII URL."""
-        url: PreparedURL = cls.from_text(text)
+        url = cls.from_text(text)
+        assert isinstance(url, cls)  # noqa: S101  # hyperlink makes one of its own class
         url._text = text
         return url
 

@@ -5,6 +5,9 @@ a context for each host would pay them again), and what differs between hosts,
 the name to send and to verify, belongs to the connection anyway.
 """
 
+# mypy: allow-untyped-calls
+# (many functions of Twisted and zope.interface have no annotations)
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -19,10 +22,12 @@ from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface.declarations import implementer
 
 from routemaster.errors import ConfigError
 from routemaster.sender.reasons import Reason, tls_reason
+
+Verifier = Callable[[SSL.Connection, crypto.X509, int, int, int], bool]
 
 # X509_V_ERR_*: the numbers are OpenSSL's and stable.
 _WHY = {
@@ -59,7 +64,8 @@ class Trust:
             try:
                 context.load_verify_locations(str(ca_file))
             except SSL.Error as fault:
-                raise ConfigError(f"ca_file {ca_file}: no certificates can be read ({tls_reason(fault)})") from None
+                why = tls_reason(fault)
+                raise ConfigError(f"ca_file {ca_file}: no certificates can be read ({why})") from None
 
     def creator(self, host: str) -> HostCreator:
         """A maker of connections to `host`, a name or an IP address."""
@@ -86,7 +92,7 @@ class HostCreator:
             connection.set_verify(flags, self._verifier(protocol))
         return connection
 
-    def _verifier(self, protocol: TLSMemoryBIOProtocol) -> Callable[[SSL.Connection, crypto.X509, int, int, int], bool]:
+    def _verifier(self, protocol: TLSMemoryBIOProtocol) -> Verifier:
         failing: TLSMemoryBIOProtocol | None = protocol
 
         def verify(_: SSL.Connection, certificate: crypto.X509, code: int, depth: int, good: int) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -80,6 +80,8 @@ class Received:
 class Wire(Protocol):
     """One connection, from the side of the server, for a behaviour to write as it likes."""
 
+    transport: Any
+
     def __init__(self, beast: Beast, number: int) -> None:
         self.beast = beast
         self.number = number
@@ -92,8 +94,7 @@ class Wire(Protocol):
     def connectionMade(self) -> None:
         self.beast.wires.add(self)
         self._play = Deferred.fromCoroutine(self.beast.behaviour(self))
-        self._play.addErrback(lambda failure: failure.trap(Gone, CancelledError))
-        self._play.addErrback(lambda failure: _log.failure("A beast fell over", failure=failure))
+        self._play.addErrback(self._over)
 
     def dataReceived(self, data: bytes) -> None:
         self.beast.heard += len(data)
@@ -106,6 +107,10 @@ class Wire(Protocol):
         self._wake()
         if self._play is not None:
             self._play.cancel()
+
+    def _over(self, failure: Failure) -> None:
+        if not isinstance(failure.value, (Gone, CancelledError)):
+            _log.failure("A beast fell over", failure=failure)
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, None
@@ -170,7 +175,7 @@ class Wire(Protocol):
         await Deferred()
 
 
-Behaviour = Callable[[Wire], Awaitable[None]]
+Behaviour = Callable[[Wire], Coroutine[Deferred[Any], Any, None]]
 
 
 class Beast(Factory):
@@ -254,7 +259,9 @@ class Answer:
 class HttpsSink(Beast):
     """A well-behaved receiver: records every request, answers what the script says, then `default`."""
 
-    def __init__(self, reactor: Any, options: ssl.CertificateOptions, *script: Answer, default: Answer | None = None):
+    def __init__(
+        self, reactor: Any, options: ssl.CertificateOptions, *script: Answer, default: Answer | None = None
+    ) -> None:
         self.script = deque(script)
         self.default = default or Answer()
         super().__init__(reactor, options, self._serve)
@@ -275,7 +282,7 @@ ZOO: dict[str, Behaviour] = {}
 
 def beast(behaviour: Behaviour) -> Behaviour:
     """Enter a behaviour in the table under its name."""
-    ZOO[behaviour.__name__] = behaviour  # type: ignore[attr-defined]
+    ZOO[behaviour.__name__] = behaviour
     return behaviour
 
 

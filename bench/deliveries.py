@@ -1,0 +1,149 @@
+"""How fast deliveries leave: `TreqSender.send` against a bare loop over treq, in the same run.
+
+    python bench/deliveries.py [--quick] [--concurrency N] [--seconds S] [--rounds R]
+
+A sink in another process answers 204 over TLS. The bare loop is
+`treq.client.HTTPClient.post` on an Agent with a keep-alive pool, its answer's
+body read: no deadline, no checks, no cap. The two take turns, so that a slow
+moment hits both. The last line: `ratio <median> ...`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from subprocess import PIPE, Popen
+from typing import Any
+
+from treq.client import HTTPClient
+from twisted.internet import reactor, ssl
+from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
+from twisted.internet.task import react
+from twisted.web.client import Agent, HTTPConnectionPool, readBody
+from twisted.web.iweb import IPolicyForHTTPS
+from zope.interface import implementer
+
+from routemaster.sender import TreqSender
+from routemaster.testing.zoo import Authority, Beast, Wire
+
+BODY = b'[{"topic":"cats","type":"update","url":"https://app.example.com/cats/42","t":1500000000000}]'
+
+
+async def serve(wire: Wire) -> None:
+    """As cheap as a server can be: the client is what is measured."""
+    while True:
+        await wire.more()
+        while b"}]" in wire._buffer:
+            wire._buffer = wire._buffer.partition(b"}]")[2]
+            wire.write(b"HTTP/1.1 204 No Content\r\nServer: sink\r\nDate: Mon, 02 Nov 2026 10:00:00 GMT\r\n\r\n")
+
+
+def sink(folder: Path) -> None:
+    """The other process: leave the root certificate in `folder`, say the port, serve for ever."""
+    authority = Authority()
+    authority.write(folder / "roots.pem")
+    print(Beast(reactor, authority.issue(), serve).port, flush=True)
+    reactor.run()
+
+
+@implementer(IPolicyForHTTPS)
+class Policy:
+    """What a careful user of treq would write: one set of options for the one host."""
+
+    def __init__(self, roots: Path) -> None:
+        authority = ssl.Certificate.loadPEM(roots.read_bytes())
+        self._creator = ssl.optionsForClientTLS("localhost", trustRoot=authority)
+
+    def creatorForNetloc(self, hostname: bytes, port: int) -> Any:
+        return self._creator
+
+
+async def rate(clock: Any, post: Any, concurrency: int, seconds: float) -> float:
+    """POSTs per second, by so many loops at once."""
+    end = clock.seconds() + seconds
+    done = 0
+
+    async def loop() -> None:
+        nonlocal done
+        while clock.seconds() < end:
+            await post()
+            done += 1
+
+    start = clock.seconds()
+    await gatherResults([ensureDeferred(loop()) for _ in range(concurrency)])
+    return done / (clock.seconds() - start)
+
+
+async def measure(clock: Any, options: argparse.Namespace, roots: Path, port: int) -> None:
+    url = f"https://localhost:{port}/callback"
+    sender = TreqSender(clock, user_agent="routemaster/bench", ca_file=roots)
+    pool = HTTPConnectionPool(clock)
+    pool.maxPersistentPerHost = options.concurrency
+    client = HTTPClient(Agent(clock, Policy(roots), pool=pool))
+    headers = {"Content-Type": "application/json", "User-Agent": "bench"}
+    reused = total = 0
+
+    async def ours() -> None:
+        nonlocal reused, total
+        outcome = await sender.send(url, "uuid", BODY)
+        assert not outcome.error, outcome
+        total += 1
+        reused += outcome.reused
+
+    async def bare() -> None:
+        response = await client.post(
+            url, data=BODY, headers=headers, auth=("uuid", "uuid"), allow_redirects=False, unbuffered=True
+        )
+        await readBody(response)
+        assert response.code == 204
+
+    ways = [("bare", bare), ("ours", ours)]
+    ratios = []
+    for _, post in ways:
+        await rate(clock, post, options.concurrency, 0.3)
+    for number in range(options.rounds):
+        rates = {}
+        for name, post in ways if number % 2 else reversed(ways):
+            rates[name] = await rate(clock, post, options.concurrency, options.seconds)
+        ratios.append(rates["ours"] / rates["bare"])
+        print(f"bare treq {rates['bare']:.0f}/s, sender {rates['ours']:.0f}/s: {ratios[-1]:.2f}", flush=True)
+    print(
+        f"ratio {median(ratios):.2f} (from {min(ratios):.2f} to {max(ratios):.2f}) "
+        f"concurrency {options.concurrency} reused {100 * reused / total:.1f} %"
+    )
+    await sender.close()
+    await pool.closeCachedConnections()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a few seconds in all")
+    parser.add_argument("--concurrency", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=3.0, help="for each half of a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sink", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.quick:
+        options.seconds, options.rounds = 0.7, 3
+    if options.sink:
+        return sink(options.sink)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Popen([sys.executable, __file__, "--sink", folder], stdout=PIPE, text=True) as child,
+    ):
+        port = int(child.stdout.readline())
+
+        def run(clock: Any) -> Deferred[None]:
+            return ensureDeferred(measure(clock, options, Path(folder) / "roots.pem", port))
+
+        try:
+            react(run)
+        finally:
+            child.kill()
+
+
+if __name__ == "__main__":
+    main()
