@@ -1,0 +1,71 @@
+"""A subscriber in one file: receives batches over HTTPS and prints their events.
+
+Nothing but Python is needed. It borrows the certificate that the bus has made
+for localhost, which the bus trusts too:
+
+    python examples/receiver.py --port 17891
+
+Then subscribe with `https://localhost:17891/events` as callback. A real
+receiver acknowledges (200 or 204) once it has put the events where they are
+safe, can tell a duplicate from its `url` and `t`, and checks the credential.
+"""
+
+import argparse
+import base64
+import json
+import ssl
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+STATE = Path("~/.local/state/routemaster").expanduser()
+
+
+class Receiver(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # connections are kept, and most deliveries reuse one
+    uuid = None
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.uuid and self.headers["Authorization"] != basic(self.uuid):
+            return self.answer(401)
+        events = json.loads(body)
+        print(f"a batch of {len(events)}:")
+        for event in events:
+            print("  ", event["topic"], event["type"], event["url"], event.get("data", ""))
+        sys.stdout.flush()
+        return self.answer(204)
+
+    def answer(self, status):
+        self.send_response(status)
+        if status != 204:
+            self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *details):
+        """The events say enough."""
+
+
+def basic(uuid):
+    """The bus presents the uuid as user name and as password."""
+    return "Basic " + base64.b64encode(f"{uuid}:{uuid}".encode()).decode()
+
+
+def main():
+    options = argparse.ArgumentParser(description="Receive events from Routemaster and print them.")
+    options.add_argument("--port", type=int, default=17891)
+    options.add_argument("--certificate", type=Path, default=STATE / "localhost.crt")
+    options.add_argument("--private-key", type=Path, default=STATE / "localhost.key")
+    options.add_argument("--uuid", help="the credential given when subscribing; others are refused")
+    chosen = options.parse_args()
+    Receiver.uuid = chosen.uuid
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(chosen.certificate, chosen.private_key)
+    server = ThreadingHTTPServer(("127.0.0.1", chosen.port), Receiver)
+    server.socket = tls.wrap_socket(server.socket, server_side=True)
+    print(f"receiving on https://localhost:{chosen.port}/", flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,288 @@
+"""The one place that builds the parts and joins them; the order of start and stop.
+
+Start: Redis, wake-ups, the worker and the periodic parts, the ports last.
+With a Redis of its own the bus waits until it serves; one that is given by
+URL may be away, and the bus answers 503 until it comes.
+
+Stop: the ports first, so that nothing new comes in while requests under way
+finish; then the worker, whose attempts in flight finish under leases that are
+still renewed; then leases are given back, connections closed, and Redis last.
+`MultiService` would stop all at once and wait for none.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from enum import Enum
+from random import random
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+
+from routemaster import __version__
+from routemaster.certificates import ReloadableTLS, ensure_self_signed
+from routemaster.config import Config
+from routemaster.delivery.worker import Rules, Worker
+from routemaster.errors import ConfigError, RoutemasterError, StoreUnavailable
+from routemaster.periodic import Periodic
+from routemaster.sender import TreqSender
+from routemaster.store.address import RedisAddress
+from routemaster.store.connection import Connection
+from routemaster.store.embedded import EmbeddedRedis
+from routemaster.store.facts import fact_lines
+from routemaster.store.keys import Keys
+from routemaster.store.redis import RedisStore
+from routemaster.store.scripts import SCRIPTS
+from routemaster.store.wakeups import Wakeups
+from routemaster.web.api import Api
+from routemaster.web.api import Limits as ApiLimits
+from routemaster.web.auth import Doorkeeper
+from routemaster.web.redirect import RedirectResource
+from routemaster.web.site import BusSite, Limits
+
+TOKEN_POLL = 0.5    #: seconds; a change of tokens is seen by every process within a second
+TIDY_INTERVAL = 10  #: seconds between two rounds of trimming and repairing
+DRAIN = 10.0        #: seconds for requests under way to finish when the bus stops
+
+
+class Role(Enum):
+    """Which half of the bus a process runs."""
+
+    ALL = "all"
+    WEB = "web"
+    WORKER = "worker"
+
+
+class Bus(Service):
+    """Routemaster as a service of Twisted's."""
+
+    name = "routemaster"
+    _log = Logger()
+
+    def __init__(self, config: Config, role: Role, reactor: Any, reopen_log: Callable[[], None]) -> None:
+        """Raises ConfigError if a file that the configuration names cannot be used.
+
+        `reopen_log` is called on SIGHUP.
+        """
+        self._config, self._role, self._reactor, self._reopen_log = config, role, reactor, reopen_log
+        self._tls = None if role is Role.WORKER else self._load_certificate()
+        self._sender = None if role is Role.WEB else self._make_sender()
+        self._undo: list[Callable[[], Any]] = []  #: in the order of starting
+        self._starting: Deferred[None] | None = None
+        self.ports: list[IListeningPort] = []
+
+    # -- start
+
+    def startService(self) -> None:
+        """Start in the background; if that fails, say why in one line and stop the process with status 1."""
+        super().startService()
+        signal.signal(signal.SIGHUP, lambda _number, _frame: self._reactor.callFromThread(self.reload))
+        self._starting = Deferred.fromCoroutine(self._start())
+        self._starting.addErrback(self._give_up)
+
+    def _give_up(self, failure: Any) -> None:
+        if failure.check(CancelledError):
+            return  # told to stop while starting
+        if failure.check(RoutemasterError, OSError):
+            self._log.critical("cannot start: {reason}", reason=failure.getErrorMessage())
+        else:
+            self._log.failure("cannot start", failure)
+        # twistd has no other way to a status of its own
+        self._reactor.addSystemEventTrigger("after", "shutdown", _leave_with_failure)
+        self._reactor.callLater(0, self._reactor.stop)
+
+    async def _start(self) -> None:
+        config, reactor = self._config, self._reactor
+        self._log.info("Routemaster {version} starts, role {role}", version=__version__, role=self._role.value)
+        address = await self._redis()
+        keys = Keys(config.namespace)
+        connection = Connection(
+            address,
+            reactor=reactor,
+            reply_timeout=config.redis_timeout,
+            scripts=SCRIPTS.values(),
+            on_up=lambda: self._background(self._describe(connection)),
+        )
+        store = RedisStore(connection, config.namespace, config.lease_ttl)
+        doorkeeper = Doorkeeper(config.clients, config.root_key, store)
+        parts = [Periodic("reading tokens", doorkeeper.poll, TOKEN_POLL, reactor)]
+        connection.start()
+        self._undo.append(connection.stop)
+        if config.redis_url is None:
+            await connection.when_connected()
+
+        worker = None
+        if self._sender is not None:
+            worker = self._worker(store)
+            sweep = Periodic("the sweep", worker.sweep, min(config.sweep_interval, config.lease_ttl / 3), reactor)
+            parts += [
+                sweep,
+                Periodic("lease expiry", worker.expire, config.lease_ttl / 10, reactor),
+                Periodic("tidying", store.tidy, TIDY_INTERVAL, reactor),
+            ]
+        tokens = parts[0]
+
+        def hear(message: bytes) -> None:
+            if message == b"k":
+                tokens.hasten()
+            elif worker is not None:
+                worker.hear(message)
+
+        def resubscribed() -> None:
+            for part in parts:
+                part.hasten()
+
+        wakeups = Wakeups(address, keys.wakeups, reactor=reactor, on_message=hear, on_up=resubscribed)
+        wakeups.start()
+        self._undo.append(wakeups.stop)
+        for part in parts:
+            part.start()
+            self._undo.append(part.stop)
+        if worker is not None:
+            self._undo.append(self._sender.close)  # type: ignore[union-attr]
+            self._undo.append(lambda: worker.stop(config.grace))
+        if self._tls is not None:
+            await self._open_ports(Api(store, doorkeeper, reactor, self._api_limits()))
+        self._log.info("Routemaster is ready")
+
+    async def _redis(self) -> RedisAddress:
+        config = self._config
+        if config.redis_url is not None:
+            return RedisAddress.parse(config.redis_url)
+        embedded = EmbeddedRedis(self._reactor, config.state_dir)
+        self._undo.append(embedded.stop)
+        return await embedded.start()
+
+    def _make_sender(self) -> TreqSender:
+        config = self._config
+        return TreqSender(
+            self._reactor,
+            user_agent=f"routemaster/{__version__}",
+            connect_timeout=config.connect_timeout,
+            timeout=config.timeout,
+            verify=config.ssl_verify,
+            ca_file=config.ca_file,
+            max_open=config.max_open_deliveries,
+        )
+
+    def _worker(self, store: RedisStore) -> Worker:
+        config = self._config
+        assert self._sender is not None  # noqa: S101  # for the type: the caller has asked
+        return Worker(
+            f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+            store,
+            self._sender,
+            self._reactor,
+            random,
+            Rules(
+                lease_ttl=config.lease_ttl,
+                retry_delay=config.retry_delay / 1000,
+                max_backoff=config.max_backoff_ms / 1000,
+                max_batch_body=config.max_batch_body,
+            ),
+        )
+
+    def _api_limits(self) -> ApiLimits:
+        config = self._config
+        return ApiLimits(config.max_event_data, config.scaling_threshold, config.scaling_deadline / 1000)
+
+    async def _open_ports(self, api: Api) -> None:
+        config = self._config
+        limits = Limits(
+            max_body=config.max_body, max_bulk_body=config.max_bulk_body, connections=config.max_connections
+        )
+        resource = api.app.resource()
+        assert self._tls is not None  # noqa: S101  # for the type: the caller has asked
+        site = BusSite(resource, reactor=self._reactor, limits=limits)
+        await self._listen(config.https, self._tls.wrap(site), site, "HTTPS")
+        if config.http is not None:
+            redirect = RedirectResource(config.public_url, resource, config.trusted_proxies)
+            plain = BusSite(redirect, reactor=self._reactor, limits=limits)
+            await self._listen(config.http, plain, plain, "plain HTTP")
+
+    async def _listen(self, endpoint: str, factory: Any, site: BusSite, what: str) -> None:
+        try:
+            port = await serverFromString(self._reactor, endpoint).listen(factory)
+        except Exception as error:
+            raise ConfigError(f"cannot listen for {what} on {endpoint}: {error}") from error
+        self.ports.append(port)
+        self._log.info("{what} on {address}", what=what, address=port.getHost())
+
+        async def close() -> None:
+            await _maybe(port.stopListening())
+            await site.drain(DRAIN)
+
+        self._undo.append(close)
+
+    def _load_certificate(self) -> ReloadableTLS:
+        config = self._config
+        if config.certificate is not None and config.private_key is not None:
+            return ReloadableTLS(config.certificate, config.private_key)
+        certificate, key, made = ensure_self_signed(config.state_dir, self._reactor.seconds())
+        note = "made a" if made else "using the"
+        self._log.info("{note} self-signed certificate {path}", note=note, path=str(certificate))
+        return ReloadableTLS(certificate, key)
+
+    async def _describe(self, connection: Connection) -> None:
+        try:
+            facts = await connection.describe()
+        except StoreUnavailable:
+            return  # it went again; the next connection tells
+        for level, line in fact_lines(facts):
+            getattr(self._log, level)("{line}", line=line)
+
+    def _background(self, work: Any) -> None:
+        Deferred.fromCoroutine(work).addErrback(lambda failure: self._log.failure("a step failed", failure))
+
+    # -- in between
+
+    def reload(self) -> None:
+        """Read the certificate again and reopen the log; what is broken is told and the old one kept."""
+        self._reopen_log()
+        if self._tls is not None:
+            try:
+                self._tls.reload()
+            except ConfigError as error:
+                self._log.error("the old certificate is kept: {error}", error=error)
+            else:
+                days = self._tls.days_left(self._reactor.seconds())
+                self._log.info("the certificate is read again; it is good for {days} days", days=int(days))
+
+    # -- stop
+
+    def stopService(self) -> Deferred[None]:
+        """Undo the start, last things first; fires when all is done."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    async def _stop(self) -> None:
+        self._log.info("Routemaster stops")
+        if self._starting is not None and not self._starting.called:
+            self._starting.cancel()
+        while self._undo:
+            undo = self._undo.pop()
+            try:
+                await _maybe(undo())
+            except Exception:
+                self._log.failure("a part did not stop in good order")
+        self._log.info("Routemaster has stopped")
+
+
+async def _maybe(result: Any) -> None:
+    if result is not None:
+        await result
+
+
+def _leave_with_failure() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
