@@ -99,7 +99,7 @@ class RedisAddress:
         """
         endpoint: Any
         if self.path:
-            endpoint = UNIXClientEndpoint(reactor, self.path, timeout=connect_timeout)  # type: ignore[no-untyped-call]
+            endpoint = UNIXClientEndpoint(reactor, self.path, timeout=connect_timeout)
         else:
             endpoint = HostnameEndpoint(reactor, self.host, self.port, timeout=connect_timeout)
         if self.tls:
@@ -135,12 +135,12 @@ def _database(text: str) -> int:
 def _trust(ca_file: str | None) -> Any:
     """The roots to believe: the system's, or those in `ca_file` alone."""
     if ca_file is None:
-        return platformTrust()  # type: ignore[no-untyped-call]
+        return platformTrust()
     try:
         found = _PEM.findall(Path(ca_file).read_bytes())
         if not found:
             raise ConfigError(f"ca_file of the Redis URL: {ca_file} holds no PEM certificate.")
-        return trustRootFromCertificates([Certificate.loadPEM(pem) for pem in found])  # type: ignore[no-untyped-call]
+        return trustRootFromCertificates([Certificate.loadPEM(pem) for pem in found])
     except OSError as error:
         raise ConfigError(f"ca_file of the Redis URL: cannot read {ca_file}: {error.strerror}.") from None
     except (ValueError, SSLError):

@@ -44,7 +44,9 @@ class _Pace(txredisapi.RedisFactory):
         return float(self.retryDelay(failures))  # type: ignore[no-untyped-call]
 
 
-class _OneWire(Factory):
+class OneWire(Factory):
+    """Builds the protocol of a connection, quietly."""
+
     noisy = False
 
     def __init__(self, build: Callable[[], Wire]) -> None:
@@ -78,7 +80,7 @@ class Link:
         self._address = address
         self._reactor = reactor
         self.name = f"Redis at {address.label}"
-        self._factory = _OneWire(lambda: build(self.name))
+        self._factory = OneWire(lambda: build(self.name))
         self._prepare = prepare
         self._on_up = on_up
         self._on_down = on_down

