@@ -19,6 +19,7 @@ import socket
 import sys
 from collections.abc import Callable
 from enum import Enum
+from pathlib import Path
 from random import random
 from typing import Any
 
@@ -74,8 +75,9 @@ class Bus(Service):
         `reopen_log` is called on SIGHUP.
         """
         self._config, self._role, self._reactor, self._reopen_log = config, role, reactor, reopen_log
-        self._tls = None if role is Role.WORKER else self._load_certificate()
-        self._sender = None if role is Role.WEB else self._make_sender()
+        certificate, key = self._certificate()
+        self._tls = None if role is Role.WORKER else ReloadableTLS(certificate, key)
+        self._sender = None if role is Role.WEB else self._make_sender(certificate)
         self._undo: list[Callable[[], Any]] = []  #: in the order of starting
         self._starting: Deferred[None] | None = None
         self.ports: list[IListeningPort] = []
@@ -162,15 +164,17 @@ class Bus(Service):
         self._undo.append(embedded.stop)
         return await embedded.start()
 
-    def _make_sender(self) -> TreqSender:
+    def _make_sender(self, certificate: Path) -> TreqSender:
         config = self._config
+        # a receiver being tried out on the same machine may borrow the pair that was made here
+        own = [certificate] if config.certificate is None else []
         return TreqSender(
             self._reactor,
             user_agent=f"routemaster/{__version__}",
             connect_timeout=config.connect_timeout,
             timeout=config.timeout,
             verify=config.ssl_verify,
-            ca_file=config.ca_file,
+            ca_files=own if config.ca_file is None else [*own, config.ca_file],
             max_open=config.max_open_deliveries,
         )
 
@@ -223,14 +227,15 @@ class Bus(Service):
 
         self._undo.append(close)
 
-    def _load_certificate(self) -> ReloadableTLS:
+    def _certificate(self) -> tuple[Path, Path]:
+        """Paths of the certificate and its key; a pair for localhost is made if none is configured."""
         config = self._config
         if config.certificate is not None and config.private_key is not None:
-            return ReloadableTLS(config.certificate, config.private_key)
+            return config.certificate, config.private_key
         certificate, key, made = ensure_self_signed(config.state_dir, self._reactor.seconds())
         note = "made a" if made else "using the"
         self._log.info("{note} self-signed certificate {path}", note=note, path=str(certificate))
-        return ReloadableTLS(certificate, key)
+        return certificate, key
 
     async def _describe(self, connection: Connection) -> None:
         try:

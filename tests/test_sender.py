@@ -54,7 +54,7 @@ class SenderCase(TestCase):
         self.ca_file = AUTHORITY.write(Path(self.mktemp()))
 
     def sender(self, **options: Any) -> TreqSender:
-        options = {"user_agent": "routemaster/9", "timeout": 5.0, "ca_file": self.ca_file, **options}
+        options = {"user_agent": "routemaster/9", "timeout": 5.0, "ca_files": [self.ca_file], **options}
         sender = TreqSender(reactor, **options)
 
         async def close() -> None:
@@ -388,7 +388,7 @@ class Tls(SenderCase):
     async def test_verify_off(self) -> None:
         """Only by option is any certificate accepted."""
         beast = self._stopped(HttpsSink(reactor, Authority().issue("other.example")))
-        self.assertAcknowledged(await self.sender(verify=False, ca_file=None).send(beast.url, UUID, b"[]"))
+        self.assertAcknowledged(await self.sender(verify=False, ca_files=()).send(beast.url, UUID, b"[]"))
 
     async def test_name(self) -> None:
         """A name is resolved, sent as SNI, and verified."""
@@ -398,7 +398,7 @@ class Tls(SenderCase):
     def test_unusable_ca_file(self) -> None:
         """A ca_file without certificates is a configuration error that names the file."""
         missing = Path(self.mktemp())
-        error = self.assertRaises(ConfigError, TreqSender, reactor, user_agent="x", ca_file=missing)
+        error = self.assertRaises(ConfigError, TreqSender, reactor, user_agent="x", ca_files=[missing])
         self.assertIn(str(missing), str(error))
 
 

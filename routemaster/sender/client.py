@@ -262,7 +262,7 @@ class TreqSender:
     `connect_timeout`: seconds for look-up and TCP; `timeout`: seconds for the
     whole exchange. `max_open`: attempts, and connections, at once; for one host
     `max_per_host`. `ask` resolves a name, blocking, in a thread. Raises
-    `ConfigError` for a `ca_file` that cannot be used.
+    `ConfigError` for one of `ca_files` that cannot be used.
     """
 
     def __init__(
@@ -273,7 +273,7 @@ class TreqSender:
         connect_timeout: float = 2.0,
         timeout: float = 20.0,
         verify: bool = True,
-        ca_file: Path | None = None,
+        ca_files: Sequence[Path] = (),
         max_open: int = 1000,
         max_per_host: int = 100,
         ask: Callable[[str], Sequence[str]] = look_up,
@@ -283,7 +283,7 @@ class TreqSender:
         self._user_agent = user_agent
         self._names = Names(reactor, Threads(reactor), ask)
         self.pool = Pool(
-            reactor, self._names, Trust(verify, ca_file), max_open=max_open, connect_timeout=connect_timeout
+            reactor, self._names, Trust(verify, ca_files), max_open=max_open, connect_timeout=connect_timeout
         )
         self.slots = Slots(max_open, max_per_host)
         self.cookies = NoCookies()

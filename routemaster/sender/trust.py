@@ -10,7 +10,7 @@ the name to send and to verify, belongs to the connection anyway.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from OpenSSL import SSL, crypto
@@ -49,18 +49,18 @@ class BadCertificate(Reason):
 class Trust:
     """Makes TLS connections; `verify` off accepts any certificate.
 
-    `ca_file`: PEM, further roots beside the system's. Raises `ConfigError` if
-    it cannot be used.
+    `ca_files`: PEM, further roots beside the system's. Raises `ConfigError` if
+    one cannot be used.
     """
 
-    def __init__(self, verify: bool = True, ca_file: Path | None = None) -> None:
+    def __init__(self, verify: bool = True, ca_files: Sequence[Path] = ()) -> None:
         self.verify = verify
         self._options = ssl.CertificateOptions(
             trustRoot=ssl.platformTrust() if verify else None,
             raiseMinimumTo=ssl.TLSVersion.TLSv1_2,
         )
         context: SSL.Context = self._options.getContext()
-        if ca_file is not None:
+        for ca_file in ca_files:
             try:
                 context.load_verify_locations(str(ca_file))
             except SSL.Error as fault:
