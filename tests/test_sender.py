@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import socket
 from base64 import b64encode
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,13 +28,13 @@ from twisted.web.http_headers import Headers
 
 from routemaster.errors import ConfigError
 from routemaster.interfaces import Outcome, Verdict
-from routemaster.sender import TreqSender
+from routemaster.sender import TreqSender, client
 from routemaster.sender import names as names_module
 from routemaster.sender.client import retry_after
 from routemaster.sender.connection import Malformed, check_head
-from routemaster.sender.names import MAX_WAITING, Names, NoAddress, choose
+from routemaster.sender.names import MAX_WAITING, Names, NoAddress, choose, look_up
 from routemaster.sender.pool import IDLE
-from routemaster.sender.reasons import MAX_REASON, Reason, explain, one_line
+from routemaster.sender.reasons import MAX_REASON, LocalFault, Reason, explain, one_line
 from routemaster.sender.slots import Closed, Full, Slots
 from routemaster.sender.target import BadCallback, Target
 from routemaster.testing import zoo
@@ -211,6 +212,7 @@ class Answers(SenderCase):
         outcome = await self.sender().send(beast.url, UUID, b"[]")
         self.assertAcknowledged(outcome)
         self.assertGreater(outcome.received, 65536)
+        self.assertLess(outcome.received, 65536 + 32768)
         await self.gone(beast)
 
     async def test_not_lasting(self) -> None:
@@ -219,8 +221,8 @@ class Answers(SenderCase):
         for name in ("says_close", "stray_bytes", "old_version"):
             beast = self.beast(name)
             await sender.send(beast.url, UUID, b"[]")
-            await self.gone(beast)
             self.assertEqual(sender.pool.idle, 0, name)
+            await self.gone(beast)
 
     async def test_switching(self) -> None:
         """101 is an answer nobody asked for."""
@@ -265,6 +267,14 @@ class Limits(SenderCase):
         """A refusal whose body never ends keeps its status as the reason."""
         await self.late("endless_refusal", "answered 500")
 
+    async def test_refusal_is_not_waited_for(self) -> None:
+        """The body of a refusal gets a short time of its own, not the rest of the deadline."""
+        self.patch(client, "DRAIN", 0.1)
+        beast, start = self.beast("endless_refusal"), reactor.seconds()
+        self.assertFailed(await self.sender(timeout=9.0).send(beast.url, UUID, b"[]"), "answered 500")
+        self.assertLess(reactor.seconds() - start, 5.0)
+        await self.gone(beast)
+
     async def test_handshake_stall(self) -> None:
         """A peer that never speaks TLS ends at the deadline."""
         await self.late(zoo.silent_port, "no TLS handshake within 0.2 s", None)
@@ -288,6 +298,14 @@ class Limits(SenderCase):
             self.assertFailed(await sender.send(beast.url, UUID, b"[]"), "over 65536 bytes")
             await self.gone(beast)
         self.assertEqual([line for line in lines if "Ignoring" in str(line.get("log_format"))], [])
+
+    async def test_long_head(self) -> None:
+        """A whole head acknowledges up to 64 KiB, and not beyond."""
+        sender = self.sender()
+        for size, expected in ((65000, Verdict.ACKNOWLEDGED), (66000, Verdict.FAILED)):
+            padding = b"X: " + b"x" * 995 + b"\r\n"
+            beast = self.saying(b"HTTP/1.1 204 N\r\n" + padding * (size // 1000) + b"\r\n")
+            self.assertEqual((await sender.send(beast.url, UUID, b"[]")).verdict, expected)
 
     async def test_black_hole(self) -> None:
         """A connect that is never answered ends at connect_timeout."""
@@ -392,8 +410,11 @@ class Tls(SenderCase):
 
     async def test_name(self) -> None:
         """A name is resolved, sent as SNI, and verified."""
-        sink = self.sink()
+        options, named = AUTHORITY.issue("localhost"), []
+        options.getContext().set_tlsext_servername_callback(lambda tls: named.append(tls.get_servername()))
+        sink = self._stopped(HttpsSink(reactor, options))
         self.assertAcknowledged(await self.sender().send(sink.url_for("localhost"), UUID, b"[]"))
+        self.assertEqual(named, [b"localhost"])
 
     def test_unusable_ca_file(self) -> None:
         """A ca_file without certificates is a configuration error that names the file."""
@@ -508,6 +529,18 @@ class Faults(SenderCase):
             self.assertEqual(outcome.verdict, Verdict.LOCAL, outcome)
             self.assertIn("Too many open files", outcome.error)
             self.assertAcknowledged(await sender.send(url, UUID, b"[]"))
+
+    def test_no_descriptors_for_a_name(self) -> None:
+        """A name that cannot be found for lack of descriptors is not a name that does not exist."""
+        def missing(*_: object, **__: object) -> None:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        self.patch(socket, "getaddrinfo", missing)
+        self.assertRaises(NoAddress, look_up, "a.example")
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        self.assertRaises(LocalFault, look_up, "a.example")
 
     def test_errnos(self) -> None:
         """Lack of descriptors, buffers, memory and ports is LOCAL; refusal is not."""
