@@ -1,6 +1,6 @@
 """What the HTTP layer costs: Klein on Twisted's own Site against the bus's, the same handler, both over TLS.
 
-    python bench/http_layer.py [ROUNDS [SECONDS]]
+    PYTHONPATH=. python bench/http_layer.py [ROUNDS [SECONDS]]
 
 Each round measures both one after the other, each in a fresh process; the last
 line is `ratio R`, the median over the rounds of bus/bare (requests a second).
@@ -40,13 +40,15 @@ def handler_on(app: Any) -> Any:
 def serve(kind: str) -> None:
     """Serve until killed."""
     from klein import Klein
-    from twisted.internet import reactor, ssl
+    from twisted.internet import reactor as running
+    from twisted.internet import ssl
     from twisted.internet.endpoints import SSL4ServerEndpoint, TCP4ServerEndpoint
     from twisted.web.server import Site
 
     from routemaster.certificates import ReloadableTLS, ensure_self_signed
     from routemaster.web.site import BusSite, new_app
 
+    reactor: Any = running
     with tempfile.TemporaryDirectory() as directory:
         certificate, key, _ = ensure_self_signed(directory, time.time())
         tls = ReloadableTLS(certificate, key)
@@ -58,7 +60,7 @@ def serve(kind: str) -> None:
         site = tls.wrap(BusSite(handler_on(new_app()), reactor=reactor))
         listening = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site)
     listening.addCallback(lambda port: print(port.getHost().port, flush=True))
-    reactor.run()  # type: ignore[attr-defined]
+    reactor.run()
 
 
 def measure(kind: str, seconds: float) -> Result:

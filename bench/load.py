@@ -22,6 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from itertools import cycle
+from typing import cast
 
 from attrs import field, frozen
 
@@ -84,7 +85,7 @@ def run(
     now = started
     while now < until and len(latencies) < wanted:
         for key, _ in selector.select(1.0):
-            connection, pending = key.fileobj, key.data
+            connection, pending = cast(socket.socket, key.fileobj), key.data
             try:
                 data = connection.recv(65536)
             except (ssl.SSLWantReadError, BlockingIOError):

@@ -20,9 +20,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
@@ -173,41 +179,39 @@ class _TLSFactory(TLSMemoryBIOFactory):
 
 def _context(certificate: Path, private_key: Path) -> tuple[SSL.Context, float]:
     """An OpenSSL context for servers, and when its certificate expires, in seconds since the epoch."""
-    for option, path in ("certificate", certificate), ("private_key", private_key):
-        try:
-            path.read_bytes()
-        except OSError as error:
-            raise ConfigError(f"{option}: cannot read {path}: {error.strerror}") from None
+    pem = _read("certificate", certificate)
+    try:
+        own, *chain = x509.load_pem_x509_certificates(pem)
+    except ValueError:
+        raise ConfigError(f"certificate: {certificate} is not a PEM certificate") from None
+    try:
+        key = load_pem_private_key(_read("private_key", private_key), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):  # a TypeError is how a passphrase is asked for
+        raise ConfigError(f"private_key: {private_key} is not a PEM key without a passphrase") from None
+    if key.public_key() != own.public_key():
+        raise ConfigError(f"private_key: {private_key} is not the key of the certificate {certificate}")
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_cipher_list(CIPHERS)
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)  # sessions are resumed by tickets, which cost no memory
     context.set_alpn_select_callback(_choose_protocol)
     try:
-        context.use_certificate_chain_file(os.fspath(certificate))
-    except SSL.Error:
-        raise ConfigError(f"certificate: {certificate} is not a PEM certificate") from None
+        context.use_certificate(own)
+        for issuer in chain:
+            context.add_extra_chain_cert(issuer)
+        context.use_privatekey(cast(Any, key))
+    except (SSL.Error, TypeError):
+        raise ConfigError(f"certificate: {certificate} cannot be used for TLS, key included") from None
+    return context, own.not_valid_after_utc.timestamp()
+
+
+def _read(option: str, path: Path) -> bytes:
     try:
-        context.use_privatekey_file(os.fspath(private_key))
-    except SSL.Error as error:
-        raise ConfigError(_why_not(certificate, private_key, error)) from None
-    try:
-        context.check_privatekey()
-    except SSL.Error:
-        raise ConfigError(_mismatch(certificate, private_key)) from None
-    return context, x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc.timestamp()
-
-
-def _mismatch(certificate: Path, private_key: Path) -> str:
-    return f"private_key: {private_key} is not the key of the certificate {certificate}"
-
-
-def _why_not(certificate: Path, private_key: Path, error: SSL.Error) -> str:
-    """OpenSSL compares the pair while it reads the key; tell a wrong key from no key."""
-    if "mismatch" in str(error):
-        return _mismatch(certificate, private_key)
-    return f"private_key: {private_key} is not a PEM private key without a passphrase"
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{option}: cannot read {path}: {error.strerror}") from None
 
 
 def _choose_protocol(connection: SSL.Connection, offered: list[bytes]) -> Any:

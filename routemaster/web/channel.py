@@ -69,7 +69,7 @@ class BusChannel(HTTPChannel):
 
     site: BusSite
     transport: Any
-    _networkProducer: Any  # noqa: N815
+    _networkProducer: Any
     _log = Logger()
 
     def __init__(self) -> None:
@@ -125,10 +125,7 @@ class BusChannel(HTTPChannel):
     def loseConnection(self) -> None:
         """Close once what is written has been sent; abort if the peer does not take it in time."""
         if self.state is not State.CLOSING:
-            limits = self.site.limits
-            self._wait(State.CLOSING, limits.response if self._waitingForTransport else limits.closing)
-            if self._paused:  # TLS must read to take leave
-                self._networkProducer.resumeProducing()
+            self._take_leave()
             super().loseConnection()
 
     def refuse(self, refused: Refused) -> None:
@@ -145,11 +142,17 @@ class BusChannel(HTTPChannel):
         self._body.clear()
         self._decoder = None
         if ITCPTransport.providedBy(self.transport) and not self.isSecure():
-            self._wait(State.CLOSING, self.site.limits.closing)
+            self._take_leave()
             self._networkProducer.unregisterProducer()
             self.transport.loseWriteConnection()
         else:  # TLS has its own farewell: it reads on until the peer has said its own
             self.loseConnection()
+
+    def _take_leave(self) -> None:
+        limits = self.site.limits
+        self._wait(State.CLOSING, limits.response if self._waitingForTransport else limits.closing)
+        if self._paused:  # only by reading is the peer's goodbye noticed
+            self._networkProducer.resumeProducing()
 
     def _wait(self, state: State, seconds: float) -> None:
         self.state = state

@@ -33,7 +33,7 @@ _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-class Refused(Exception):  # noqa: N818 - what happens to a request, not what went wrong here
+class Refused(Exception):
     """The bytes are no request that the bus takes: `status` and one fixed sentence for the answer."""
 
     def __init__(self, status: int, sentence: str) -> None:

@@ -34,7 +34,7 @@ class RedirectResource(Resource):
         trusted_proxies: networks of the proxies to believe.
     """
 
-    isLeaf = True  # noqa: N815
+    isLeaf = True
 
     def __init__(
         self, public_url: str, api: Any = None, trusted_proxies: Sequence[IPv4Network | IPv6Network] = ()

@@ -33,7 +33,7 @@ def error_body(sentence: str) -> bytes:
 class BusRequest(Request):
     """See above. `content` is in memory and complete; read it before the first `await`."""
 
-    defaultContentType = None  # noqa: N815
+    defaultContentType = None
     channel: BusChannel
     _log = Logger()
 
@@ -47,6 +47,7 @@ class BusRequest(Request):
         self.args = parse_qs(query, 1) if query else {}
         self.requestHeaders = head.headers
         self.content = BytesIO(body)
+        self.prepath, self.postpath = [], []
         self.site = self.channel.site
         self.process()
 
