@@ -1,0 +1,320 @@
+"""The figures of the bus, each against something bare or against itself in the same run.
+
+    python bench/figures.py [--quick] ingest fanout bulk latency drain memory idle
+
+Every figure starts a bus of its own, as an operator would: `twistd routemaster`
+with its embedded Redis (append-only file on), TLS, publishers and subscribers
+in other processes. Ratios are what counts; rates depend on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import http.client
+import json
+import os
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from http_layer import measure as measure_bare
+from load import Result, run
+
+HERE = Path(__file__).parent
+URL = "https://www.example.com/things/%07d"
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+class Bus:
+    """A running daemon and what a client needs to talk to it."""
+
+    def __init__(self, *options: str, clients: int = 1) -> None:
+        self.tokens = [f"client{number}" for number in range(clients)]
+        self._folder = tempfile.TemporaryDirectory()
+        self.state = Path(self._folder.name)
+        self.port = free_port()
+        self._children: list[subprocess.Popen[Any]] = []
+        self.log = (self.state / "log").open("w+")
+        self.process = subprocess.Popen(
+            [
+                str(Path(sys.executable).with_name("twistd")), "-n", "routemaster",
+                "--state-dir", str(self.state), "--https", f"tcp:{self.port}:interface=127.0.0.1:backlog=1024",
+                "--log-level", "WARNING", *options,
+            ],
+            cwd=HERE.parent, stdout=self.log, stderr=self.log,
+            env={**os.environ, "ROUTEMASTER_CLIENTS": ",".join(self.tokens), "PYTHONPATH": str(HERE.parent)},
+        )  # fmt: skip
+        self._await()
+
+    def _await(self) -> None:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            try:
+                if self.call("GET", "/pulse") == 204:
+                    return
+            except OSError:
+                time.sleep(0.05)
+        self.log.seek(0)
+        raise SystemExit(f"the bus did not start:\n{self.log.read()}")
+
+    def __enter__(self) -> Bus:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for child in self._children:
+            child.kill()
+            child.wait()
+        self.process.terminate()
+        self.process.wait()
+        self._folder.cleanup()
+
+    def call(self, method: str, path: str, body: object = None, client: int = 0, read: bool = False) -> Any:
+        """One request on a connection of its own: the status, or the answer's JSON."""
+        connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=unverified(), timeout=30)
+        credential = base64.b64encode(f"{self.tokens[client]}:".encode()).decode()
+        data = None if body is None else json.dumps(body)
+        connection.request(method, path, data, {"Authorization": f"Basic {credential}"})
+        answer = connection.getresponse()
+        text = answer.read()
+        connection.close()
+        return json.loads(text) if read else answer.status
+
+    def request(self, events: int = 1, topic: str = "things", data: object = None) -> bytes:
+        """A whole raw request that publishes so many events."""
+        one = {"type": "update", "url": URL % 42, "timestamp": 1234567890123, "data": data}
+        body = json.dumps(one if events == 1 else [one] * events).encode()
+        credential = base64.b64encode(f"{self.tokens[0]}:".encode())
+        return (
+            b"POST /topics/%b HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bench\r\nAccept: */*\r\n"
+            b"Authorization: Basic %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+        ) % (topic.encode(), credential, len(body), body)
+
+    def sink(self) -> int:
+        """The port of a subscriber in a process of its own."""
+        child = subprocess.Popen(
+            [sys.executable, str(HERE / "sink.py"), str(self.state / "localhost.crt"), str(self.state / "localhost.key")],
+            stdout=subprocess.PIPE,
+        )
+        self._children.append(child)
+        assert child.stdout is not None
+        return int(child.stdout.readline())
+
+    def subscribe(self, port: int, client: int = 0, **options: object) -> None:
+        body = {"topics": ["things"], "callback": f"https://localhost:{port}/events", **options}
+        assert self.call("POST", "/subscription", body, client) == 204
+
+    def queued(self) -> int:
+        return sum(one["events"]["queued"] for one in self.call("GET", "/subscriptions", read=True))
+
+    def load(self, requests: Sequence[bytes], seconds: float, connections: int = 16) -> Result:
+        """Load from a process of its own, as clients would."""
+        result = run("127.0.0.1", self.port, requests, connections=connections, seconds=seconds)
+        assert set(result.statuses) == {204}, result.statuses
+        return result
+
+    def pids(self) -> list[int]:
+        """The daemon and its Redis."""
+        return [self.process.pid, int((self.state / "redis" / "redis.pid").read_text())]
+
+
+def unverified() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def seen(port: int) -> dict[str, Any]:
+    """What a sink has seen."""
+    connection = http.client.HTTPSConnection("127.0.0.1", port, context=unverified())
+    connection.request("GET", "/")
+    answer: dict[str, Any] = json.loads(connection.getresponse().read())
+    connection.close()
+    return answer
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_mb(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def ingest(quick: bool) -> None:
+    """Single events, one live subscriber, against a bare Klein handler that answers 204 over TLS."""
+    ratios = []
+    for _ in range(2 if quick else 5):
+        bare = measure_bare("bare", 1.0 if quick else 4.0)
+        with Bus() as bus:
+            assert bus.call("POST", "/topics/things", {"type": "noop", "url": URL % 1}) == 204
+            port = bus.sink()
+            bus.subscribe(port)
+            bus.load([bus.request()], 0.5)
+            result = bus.load([bus.request()], 1.0 if quick else 4.0)
+        ratios.append(result.rate / bare.rate)
+        print(f"  bare Klein {bare.rate:.0f}/s, bus {result.rate:.0f}/s (p99 {result.percentile(99):.1f} ms)")
+    print(f"ingest ratio {median(ratios):.2f} (goal 0.7)")
+
+
+def fanout(quick: bool) -> None:
+    """Single events, 100 subscribers of the topic against one; they wait for company, so that only the way in is measured."""
+    ratios = []
+    for _ in range(2 if quick else 5):
+        rates = {}
+        for subscribers in (1, 100):
+            with Bus(clients=100) as bus:
+                assert bus.call("POST", "/topics/things", {"type": "noop", "url": URL % 1}) == 204
+                for client in range(subscribers):
+                    bus.subscribe(9, client, timeout=3_600_000, max=10_000)
+                bus.load([bus.request()], 0.2)
+                # fewer events than fill a batch: nothing is delivered meanwhile
+                result = run("127.0.0.1", bus.port, [bus.request()], count=3000 if quick else 8000)
+                rates[subscribers] = result.rate
+        ratios.append(rates[100] / rates[1])
+        print(f"  1 subscriber {rates[1]:.0f}/s, 100 subscribers {rates[100]:.0f}/s")
+    print(f"fanout ratio {median(ratios):.2f} (goal 0.9)")
+
+
+def bulk(quick: bool) -> None:
+    """Bulk publication of 100 events a request against single publication, one live subscriber."""
+    ratios = []
+    for _ in range(2 if quick else 5):
+        rates = {}
+        for events in (1, 100):
+            with Bus() as bus:
+                assert bus.call("POST", "/topics/things", {"type": "noop", "url": URL % 1}) == 204
+                bus.subscribe(9, timeout=3_600_000, max=10_000)
+                result = bus.load([bus.request(events)], 1.0 if quick else 3.0)
+                rates[events] = result.rate * events
+        ratios.append(rates[100] / rates[1])
+        print(f"  single {rates[1]:.0f} events/s, by the hundred {rates[100]:.0f} events/s")
+    print(f"bulk ratio {median(ratios):.1f} (goal 15)")
+
+
+def latency(quick: bool) -> None:
+    """From the start of the POST to arrival at the subscriber: 50 events/s, timeout 0."""
+    with Bus() as bus:
+        assert bus.call("POST", "/topics/things", {"type": "noop", "url": URL % 1}) == 204
+        port = bus.sink()
+        bus.subscribe(port, timeout=0)
+        connection = http.client.HTTPSConnection("127.0.0.1", bus.port, context=unverified())
+        credential = base64.b64encode(f"{bus.tokens[0]}:".encode()).decode()
+        start, count = time.monotonic(), 100 if quick else 1000
+        for number in range(count):
+            time.sleep(max(0.0, start + number / 50 - time.monotonic()))
+            body = {"type": "update", "url": URL % number, "data": {"sent": time.monotonic_ns()}}
+            connection.request("POST", "/topics/things", json.dumps(body), {"Authorization": f"Basic {credential}"})
+            assert connection.getresponse().read() == b""
+        time.sleep(0.2)
+        sink = seen(port)
+    times = sorted(sink["latencies"])
+    assert len(times) == count, (len(times), count)
+    print(
+        f"latency p50 {times[count // 2]:.1f} ms (goal 5), p99 {times[int(count * 0.99)]:.1f} ms (goal 20), "
+        f"longest {times[-1]:.1f} ms; {sink['batches']} batches on {sink['connections']} connections"
+    )
+
+
+def drain(quick: bool) -> None:
+    """A backlog to one subscriber, 100 events in a batch."""
+    backlog = 20_000 if quick else 100_000
+    with Bus() as bus:
+        assert bus.call("POST", "/topics/things", {"type": "noop", "url": URL % 1}) == 204
+        bus.subscribe(9, timeout=3_600_000, max=10_000)
+        requests = [bus.request(1000)]
+        result = run("127.0.0.1", bus.port, requests, connections=2, count=backlog // 1000 - 2)
+        assert set(result.statuses) == {204}
+        waiting = bus.queued()
+        port = bus.sink()
+        started = time.monotonic()
+        bus.subscribe(port, max=100)
+        while (events := seen(port)["events"]) < waiting and time.monotonic() < started + 60:
+            time.sleep(0.02)
+        elapsed = time.monotonic() - started
+        sink = seen(port)
+    print(
+        f"drain {events / elapsed:.0f} events/s (goal 30000): {events} of {waiting} events in {sink['batches']} "
+        f"batches on {sink['connections']} connections, {elapsed:.2f} s"
+    )
+
+
+def memory(quick: bool) -> None:
+    """Redis's memory for a backlog, against the bytes of its fragments."""
+    for subscribers in (1, 100):
+        with Bus(clients=100) as bus:
+            assert bus.call("POST", "/topics/things", {"type": "noop", "url": URL % 1}) == 204
+            for client in range(subscribers):
+                bus.subscribe(9, client, timeout=3_600_000, max=10_000)
+            before = used_memory(bus)
+            count = 20 if quick else 100
+            run("127.0.0.1", bus.port, [bus.request(1000)], connections=2, count=count)
+            events = bus.queued() // subscribers
+            taken = used_memory(bus) - before
+            one = len(b'{"topic":"things","type":"update","url":"","t":1234567890123}') + len(URL % 42)
+        print(
+            f"memory ratio {taken / (events * one):.2f} (goal 1.5 at most) with {subscribers} subscribers: "
+            f"{taken / events:.0f} bytes for an event of {one}"
+        )
+
+
+def used_memory(bus: Bus) -> int:
+    """Bytes that Redis's data takes."""
+    reply = subprocess.run(
+        ["redis-cli", "-s", str(bus.state / "redis" / "redis.sock"), "info", "memory"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    return int(reply.partition("used_memory_dataset:")[2].split()[0])
+
+
+def idle(quick: bool) -> None:
+    """Resident memory of an idle process, and what 1,000 idle subscribers cost."""
+    seconds = 5.0 if quick else 30.0
+    with Bus(clients=1000) as bus:
+        time.sleep(1)
+        print(f"idle {resident_mb(bus.process.pid):.0f} MB resident (goal below 90)")
+        assert bus.call("POST", "/topics/things", {"type": "noop", "url": URL % 1}) == 204
+        for client in range(1000):
+            bus.subscribe(9, client)
+        time.sleep(3)
+        before = [cpu_seconds(pid) for pid in bus.pids()]
+        time.sleep(seconds)
+        used = [100 * (cpu_seconds(pid) - was) / seconds for pid, was in zip(bus.pids(), before, strict=True)]
+        resident = resident_mb(bus.process.pid)
+    print(
+        f"idle with 1,000 subscribers: {used[0]:.1f} % of a core (goal below 5), Redis {used[1]:.1f} %, "
+        f"{resident:.0f} MB resident"
+    )
+
+
+FIGURES = {figure.__name__: figure for figure in (ingest, fanout, bulk, latency, drain, memory, idle)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a few seconds each: to see that it works")
+    parser.add_argument("figures", nargs="*", help="which ones; all if none is named")
+    options = parser.parse_args()
+    for name in options.figures or FIGURES:
+        print(f"{name}: {FIGURES[name].__doc__}", flush=True)
+        FIGURES[name](options.quick)
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
