@@ -17,7 +17,7 @@ from typing import Any, Self, cast
 from urllib.parse import SplitResult, parse_qs, unquote, unquote_to_bytes, urlsplit
 
 from attrs import field, frozen
-from OpenSSL.SSL import Error as SSLError
+from OpenSSL.crypto import Error as CertificateError
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import Certificate, optionsForClientTLS, platformTrust, trustRootFromCertificates
@@ -143,5 +143,5 @@ def _trust(ca_file: str | None) -> Any:
         return trustRootFromCertificates([Certificate.loadPEM(pem) for pem in found])
     except OSError as error:
         raise ConfigError(f"ca_file of the Redis URL: cannot read {ca_file}: {error.strerror}.") from None
-    except (ValueError, SSLError):
+    except (ValueError, CertificateError):
         raise ConfigError(f"ca_file of the Redis URL: {ca_file} holds a broken certificate.") from None

@@ -169,6 +169,8 @@ class Link:
             await wire.when_lost()
         finally:
             self.wire = None
+            if not self._stopping:
+                self.why = wire.why  # for whoever calls while on_down is told
             self._call(self._on_down)
         self._trouble(wire.why)
         return float(self._reactor.seconds() - since)

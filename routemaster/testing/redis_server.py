@@ -138,11 +138,20 @@ class PrivateRedis:
 
         For simple answers: CONFIG SET, FLUSHALL, DEBUG and the like.
         """
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(START_LIMIT)
-            connection.connect(self.socket_path)
+        with self.dial() as connection:
             connection.sendall(b"*%d\r\n" % len(args) + b"".join(b"$%d\r\n%b\r\n" % (len(a), a) for a in args))
             return connection.recv(65536)
+
+    def dial(self) -> socket.socket:
+        """A connected socket, blocking; the caller closes it."""
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(START_LIMIT)
+        try:
+            connection.connect(self.socket_path)
+        except OSError:
+            connection.close()
+            raise
+        return connection
 
     def flush(self) -> None:
         """Delete all keys."""
