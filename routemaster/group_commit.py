@@ -1,8 +1,8 @@
 """Group commit: events that come while a publication of their topic is under way go together in the next.
 
 An idle topic pays no delay, a busy one gets fewer and larger calls, by
-itself. What waits here has not been sent to the store: when a call fails,
-those behind it are refused at once, with nothing stored.
+itself. What waits here has not been sent to the store: when the store fails a
+call, those behind it are refused at once, with nothing stored.
 """
 
 from __future__ import annotations
@@ -11,29 +11,48 @@ from collections.abc import Sequence
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, fail
-from twisted.python.failure import Failure
 
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Store
-from routemaster.model import Published
 
 GROUP_EVENTS = 1000            #: events in one call, unless one publication alone has more
 GROUP_BYTES = 1024 * 1024      #: bytes of fragments in one call, likewise
-WAITING_BYTES = 64 * 1024 * 1024  #: bytes of fragments that may wait in this process
+HELD_BYTES = 64 * 1024 * 1024  #: bytes of fragments that this process holds for the store, sent or not
 
 
 @frozen(eq=False)
-class _Waiting:
+class _Publication:
     fragments: Sequence[bytes]
     size: int
     done: Deferred[None] = field(factory=Deferred)
+
+    def end(self, error: Exception | None) -> None:
+        """Tell who waits, if anybody still does: it may have been cancelled."""
+        if not self.done.called:
+            if error is None:
+                self.done.callback(None)
+            else:
+                self.done.errback(error)
 
 
 @define(eq=False)
 class _Lane:
     """The publications of one client to one topic."""
 
-    waiting: list[_Waiting] = field(factory=list)
+    waiting: list[_Publication] = field(factory=list)
+
+    def take(self) -> list[_Publication]:
+        """Remove the oldest publications that fit into one call: at least one, if there is any."""
+        events = size = 0
+        for count, publication in enumerate(self.waiting):
+            events += len(publication.fragments)
+            size += publication.size
+            if count and (events > GROUP_EVENTS or size > GROUP_BYTES):
+                break
+        else:
+            count = len(self.waiting)
+        group, self.waiting = self.waiting[:count], self.waiting[count:]
+        return group
 
 
 class GroupCommit:
@@ -42,73 +61,52 @@ class GroupCommit:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lanes: dict[tuple[str, str], _Lane] = {}
-        self._waiting_bytes = 0
+        self._held = 0
 
     def publish(self, topic: str, publisher: str, fragments: Sequence[bytes]) -> Deferred[None]:
-        """Fires when the fragments are stored; fails with NotYourTopic or StoreUnavailable.
+        """Fires when the fragments are stored; fails as the store's call does (NotYourTopic, StoreUnavailable).
 
         Cancelling it only stops the waiting: what was handed over is stored all the same.
         """
         size = sum(map(len, fragments))
-        if self._waiting_bytes + size > WAITING_BYTES:
+        if self._held + size > HELD_BYTES:
             return fail(StoreUnavailable("too many events wait for the store; nothing was stored"))
-        publication = _Waiting(fragments, size)
+        self._held += size
+        publication = _Publication(fragments, size)
         lane = self._lanes.get((topic, publisher))
         if lane is None:
-            lane = self._lanes[topic, publisher] = _Lane()
-            self._commit(topic, publisher, lane, [publication])
+            lane = self._lanes[topic, publisher] = _Lane([publication])
+            Deferred.fromCoroutine(self._commit(topic, publisher, lane))
         else:
             lane.waiting.append(publication)
-            self._waiting_bytes += size
         return publication.done
 
-    def _commit(self, topic: str, publisher: str, lane: _Lane, group: list[_Waiting]) -> None:
-        fragments = (
-            group[0].fragments
-            if len(group) == 1
-            else [fragment for publication in group for fragment in publication.fragments]
-        )
-        call: Deferred[Published] = Deferred.fromCoroutine(self._store.publish(topic, publisher, fragments))
-        call.addBoth(self._committed, topic, publisher, lane, group)
+    async def _commit(self, topic: str, publisher: str, lane: _Lane) -> None:
+        """Empty a lane, call by call. The next call is under way before those of the last are told."""
+        told: list[_Publication] = []
+        refused: list[_Publication] = []
+        error: Exception | None = None
+        while group := lane.take():
+            call = Deferred.fromCoroutine(self._store.publish(topic, publisher, _fragments(group)))
+            self._tell(told, error)
+            told, error = group, None
+            try:
+                await call
+            except Exception as raised:
+                error = raised
+                if isinstance(raised, StoreUnavailable):
+                    refused, lane.waiting = lane.waiting, []
+        del self._lanes[topic, publisher]
+        self._tell(told, error)
+        self._tell(refused, StoreUnavailable("the store failed while this waited its turn; nothing was stored"))
 
-    def _committed(
-        self, result: Published | Failure, topic: str, publisher: str, lane: _Lane, group: list[_Waiting]
-    ) -> None:
-        refused: list[_Waiting] = []
-        if isinstance(result, Failure) and result.check(StoreUnavailable):
-            refused, lane.waiting = lane.waiting, []
-            self._waiting_bytes -= sum(publication.size for publication in refused)
-        following = self._next_group(lane)
-        if following:
-            self._commit(topic, publisher, lane, following)
-        else:
-            del self._lanes[topic, publisher]
-        for publication in group:
-            _end(publication.done, result)
-        for publication in refused:
-            _end(publication.done, Failure(StoreUnavailable(f"{result.value}; nothing was stored")))  # type: ignore[union-attr]
-
-    def _next_group(self, lane: _Lane) -> list[_Waiting]:
-        events = size = 0
-        for count, publication in enumerate(lane.waiting):
-            events += len(publication.fragments)
-            size += publication.size
-            if count and (events > GROUP_EVENTS or size > GROUP_BYTES):
-                size -= publication.size
-                break
-        else:
-            count = len(lane.waiting)
-        group, lane.waiting = lane.waiting[:count], lane.waiting[count:]
-        self._waiting_bytes -= size
-        return group
+    def _tell(self, publications: list[_Publication], error: Exception | None) -> None:
+        for publication in publications:
+            self._held -= publication.size
+            publication.end(error)
 
 
-def _end(done: Deferred[None], result: Published | Failure) -> None:
-    if done.called:
-        return  # cancelled: nobody waits any more
-    if isinstance(result, Failure):
-        done.errback(result)
-    else:
-        done.callback(None)
-
-
+def _fragments(group: list[_Publication]) -> Sequence[bytes]:
+    if len(group) == 1:
+        return group[0].fragments
+    return [fragment for publication in group for fragment in publication.fragments]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address
 from json.encoder import encode_basestring
 from typing import Any, Final, TypeVar
@@ -23,25 +24,27 @@ _T = TypeVar("_T")
 EVENT_TYPES: Final = frozenset({"create", "update", "delete", "noop"})
 MAX_URL: Final = 1024
 MAX_BULK: Final = 1000
+MAX_TOKEN: Final = 64
 DEFAULT_TIMEOUT: Final = 500
 DEFAULT_MAX: Final = 100
 
 _TOPIC = re.compile(r"[a-z_]{1,32}")
-_TOKEN = re.compile(r"[a-z0-9:_-]{1,64}")
+_TOKEN = re.compile(rf"[a-z0-9:_-]{{1,{MAX_TOKEN}}}")
 _TOKEN_NAME = re.compile(r"[a-z0-9:_-]{1,30}")
 _UUID = re.compile(r"[\x20-\x39\x3b-\x7e]{1,128}")
+# Both cases are spelt out: under IGNORECASE the Kelvin sign is a `k` and the long s an `s`.
+_HTTPS = r"[Hh][Tt][Tt][Pp][Ss]://"
 _EVENT_URL = re.compile(
-    r"https://(?:[^\s/?#@\\]*@)?(?:\[[0-9a-f:.]+\]|[^\s/?#@:\[\]\\\x00-\x1f\x7f]+)(?::[0-9]{1,5})?"
-    r"(?:[/?#][^\s\x00-\x1f\x7f]*)?",
-    re.IGNORECASE,
+    _HTTPS + r"(?:[^\s/?#@\\\x00-\x1f\x7f]*@)?"
+    r"(?:\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]\\\x00-\x1f\x7f]+)(?::[0-9]{0,5})?"
+    r"(?:[/?#][^\s\x00-\x1f\x7f]*)?"
 )
 _CALLBACK = re.compile(
-    r"https://(?P<host>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?"
-    r"(?:/[\x21\x22\x24-\x3e\x40-\x5b\x5d-\x7e]*)?",
-    re.IGNORECASE,
+    r"https://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[1-9][0-9]{0,4}))?"
+    r"(?:/[\x21\x22\x24-\x3e\x40-\x5b\x5d-\x7e]*)?"
 )
-_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
-_NUMERIC = re.compile(r"[0-9]+|0x[0-9a-f]*", re.IGNORECASE)
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_NUMERIC = re.compile(r"[0-9]+|0[Xx][0-9A-Fa-f]*")
 
 
 def shown(value: object, limit: int = 60) -> str:
@@ -73,6 +76,16 @@ def public_name(token: str) -> str:
     A token without that mark is a name through and through (`demo`).
     """
     return token.partition("--")[0] or "unnamed"
+
+
+def veiled(token: str) -> str:
+    """A client as other clients may see it: never its whole token, which would let them in as it.
+
+    Where no `--` ends a public name, digits of a digest tell clients apart.
+    """
+    if "--" in token:
+        return public_name(token)
+    return f"client-{sha256(token.encode()).hexdigest()[:8]}"
 
 
 # -- publishing -------------------------------------------------------------
@@ -237,7 +250,7 @@ def check_callback(url: object) -> str:
     match = _CALLBACK.fullmatch(url)
     if not match or not _is_host(match["host"]):
         raise refusal
-    if match["port"] is not None and not 1 <= int(match["port"]) <= 65535:
+    if match["port"] is not None and int(match["port"]) > 65535:
         raise refusal
     return url
 

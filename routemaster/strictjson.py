@@ -39,7 +39,10 @@ def _no_constant(name: str) -> None:
 _decode = json.JSONDecoder(
     object_pairs_hook=_no_repeats, parse_float=_finite, parse_constant=_no_constant
 ).decode
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+# No value here can hold itself: what is encoded was decoded, or was built by a handler.
+_encode = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
+).encode
 
 
 def decode(body: bytes) -> Any:
@@ -51,7 +54,7 @@ def decode(body: bytes) -> Any:
     try:
         value = _decode(text)
     except json.JSONDecodeError as error:
-        raise Invalid(f"the body is not JSON: {error.msg} at character {error.pos}") from None
+        raise Invalid(f"the body is not JSON, see character {error.pos}: {error.msg}") from None
     except RecursionError:
         raise _too_deep() from None
     except ValueError:  # int() refuses more digits than sys.get_int_max_str_digits()

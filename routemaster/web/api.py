@@ -1,39 +1,46 @@
 """The endpoints of contract section 2: parse, one call, answer.
 
-A handler is cancelled when its client goes away. A step towards the store
-that has begun is not: it runs to its end on its own (`_whole`).
+A handler is cancelled when its client goes away. A change that has begun is
+not: it runs to its end on its own (`_whole`).
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import evolve, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from routemaster import strictjson
 from routemaster.delivery.machine import Facts, State, decide
-from routemaster.errors import Invalid, RoutemasterError, StoreUnavailable, UnknownTopic
+from routemaster.errors import Invalid, RoutemasterError, StoreUnavailable, TooLarge, UnknownTopic
 from routemaster.group_commit import GroupCommit
 from routemaster.interfaces import Clock, Store
 from routemaster.model import (
+    ApiToken,
     SubscriptionFacts,
     check_api_token,
     check_subscription,
     check_topic,
     event_fragments,
-    public_name,
+    is_token,
     shown,
+    veiled,
 )
 from routemaster.web.answers import Unauthorized, json_answer, no_content, refusal
 from routemaster.web.auth import Doorkeeper, Principal, Role
 from routemaster.web.routing import BusApp, new_app
 
 SCALING_PAUSE = 1.0  #: seconds by which `/pulse/scaling` answers late when more workers are wanted
+
+_log = Logger()
+_T = TypeVar("_T")
 
 
 @frozen
@@ -43,13 +50,23 @@ class Limits:
     max_event_data: int        #: bytes of compact JSON
     scaling_threshold: int     #: deliveries
     scaling_deadline: float    #: seconds
+    max_body: int = 65536      #: bytes of a body that holds one event; the site bounds all others
 
 
 class Api:
     """The Klein application of the bus."""
 
-    def __init__(self, store: Store, doorkeeper: Doorkeeper, clock: Clock, limits: Limits) -> None:
+    def __init__(
+        self,
+        store: Store,
+        doorkeeper: Doorkeeper,
+        clock: Clock,
+        limits: Limits,
+        hex_digits: Callable[[int], str] = secrets.token_hex,
+    ) -> None:
+        """`hex_digits(n)` gives two digits for each of n bytes that nobody can guess."""
         self._store, self._doorkeeper, self._clock, self._limits = store, doorkeeper, clock, limits
+        self._hex_digits = hex_digits
         self._commit = GroupCommit(store)
         self.app = self._routes()
 
@@ -77,7 +94,7 @@ class Api:
         ):
             endpoint = f"{method} {path}"
             app.route(path, methods=[method], endpoint=endpoint)(handler)
-        app.handle_errors(RoutemasterError)(refusal)
+        app.handle_errors(RoutemasterError)(refusal)  # type: ignore[arg-type]  # Klein knows only methods
         return app
 
     # -- who asks
@@ -105,10 +122,12 @@ class Api:
         """POST /topics/:name"""
         publisher = self._client(request)
         topic = check_topic(name)
-        body = strictjson.decode(request.content.getvalue())
-        fragments = event_fragments(
-            topic, body, int(self._clock.seconds() * 1000), self._limits.max_event_data
-        )
+        text = request.content.getvalue()
+        most = self._limits.max_body
+        if len(text) > most and not text.lstrip(b" \t\r\n").startswith(b"["):
+            raise TooLarge(f"the body is too large: one event takes at most {most} bytes, only an array more")
+        now_ms = int(self._clock.seconds() * 1000)
+        fragments = event_fragments(topic, strictjson.decode(text), now_ms, self._limits.max_event_data)
         stored = self._commit.publish(topic, publisher, fragments)
         return stored.addCallback(lambda _: no_content(request))
 
@@ -198,28 +217,37 @@ class Api:
     async def add_token(self, request: Any) -> bytes:
         """POST /api_tokens"""
         self._root(request)
-        made = check_api_token(strictjson.decode(request.content.getvalue()), secrets.token_hex(16))
-        if self._doorkeeper.is_configured(made.token):
-            raise Invalid("this token is taken: the configuration gives it to a client or to root")
-        await _whole(self._store.add_token(made))
-        await self._doorkeeper.refresh()
+        made = check_api_token(strictjson.decode(request.content.getvalue()), self._hex_digits(16))
+        if self._doorkeeper.is_root_key(made.token):
+            raise Invalid("this token is taken: it is the root key")
+        await _whole(self._admit(made))
         return json_answer(request, {"name": made.name, "token": made.token}, 201)
 
     async def remove_token(self, request: Any, token: str) -> bytes:
         """DELETE /api_tokens/:token"""
         self._root(request)
-        await _whole(self._store.remove_token(token))
-        await self._doorkeeper.refresh()
+        if is_token(token):  # else nobody ever had it
+            await _whole(self._dismiss(token))
         return no_content(request)
 
+    async def _admit(self, made: ApiToken) -> None:
+        await self._store.add_token(made)
+        self._doorkeeper.admit(made)
 
-def _whole(work: Coroutine[Deferred[Any], Any, None]) -> Deferred[None]:
-    """Run several steps to their end, even if the client that asked for them goes away."""
-    told: Deferred[None] = Deferred()
+    async def _dismiss(self, token: str) -> None:
+        await self._store.remove_token(token)
+        self._doorkeeper.dismiss(token)
 
-    def tell(result: Any) -> None:
-        if not told.called:  # else cancelled: nobody listens any more
+
+def _whole(work: Coroutine[Deferred[Any], Any, _T]) -> Deferred[_T]:
+    """Do all of a change, even if the client that asked for it goes away meanwhile."""
+    told: Deferred[_T] = Deferred()
+
+    def tell(result: _T | Failure) -> None:
+        if not told.called:
             told.callback(result)
+        elif isinstance(result, Failure) and not isinstance(result.value, RoutemasterError):
+            _log.failure("a change whose client has gone failed", result)
 
     Deferred.fromCoroutine(work).addBoth(tell)
     return told
@@ -234,8 +262,12 @@ def _named_topic(name: str) -> str:
 
 
 def _seen_by(principal: Principal, token: str) -> str:
-    """A token as others may see it: their credentials are not for everybody."""
-    return token if principal.role is Role.ROOT or principal.token == token else public_name(token)
+    """A token for root and its owner; for others what does not let them in."""
+    return token if _may_see(principal, token) else veiled(token)
+
+
+def _may_see(principal: Principal, token: str) -> bool:
+    return principal.role is Role.ROOT or principal.token == token
 
 
 def _facts(fact: SubscriptionFacts) -> Facts:
@@ -251,7 +283,7 @@ def _facts(fact: SubscriptionFacts) -> Facts:
 
 def _subscription_json(fact: SubscriptionFacts, principal: Principal, now: float) -> dict[str, object]:
     subscription, health = fact.subscription, fact.health
-    own = principal.role is Role.ROOT or principal.token == subscription.subscriber
+    own = _may_see(principal, subscription.subscriber)
     step = decide(_facts(fact), now)
     return {
         "subscriber": _seen_by(principal, subscription.subscriber),
@@ -274,7 +306,9 @@ def _subscription_json(fact: SubscriptionFacts, principal: Principal, now: float
 
 def _deliveries_due(fact: SubscriptionFacts, horizon: float) -> int:
     """How many batches of a subscription are due by `horizon`, in seconds since the epoch."""
-    if decide(_facts(fact), horizon).state is not State.DELIVERING:
-        return 0
     full, rest = divmod(fact.queued, fact.subscription.max)
-    return full + (1 if rest and decide(evolve(_facts(fact), backlog=rest), horizon).state is State.DELIVERING else 0)
+
+    def due(backlog: int) -> bool:
+        return decide(evolve(_facts(fact), backlog=backlog), horizon).state is State.DELIVERING
+
+    return full * due(fact.queued) + due(rest)
