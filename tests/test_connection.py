@@ -7,7 +7,7 @@ from typing import Any
 import trustme
 from attrs import evolve
 from twisted.internet import reactor
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults
 from twisted.internet.endpoints import TCP4ServerEndpoint, wrapServerTLS
 from twisted.internet.error import ConnectionDone
 from twisted.internet.ssl import PrivateCertificate
@@ -450,12 +450,14 @@ class FakeRedisTests(Case):
         self.patch(link, "SLOW", 0.1)
         troubles = (CLOSE, None, b"-ERR max number of clients reached\r\n", b"-LOADING wait\r\n", b"-ERR no\r\n",
                     b"HTTP/1.1 400 Bad Request\r\n\r\n")
-        for trouble in troubles:
-            for step in (b"AUTH", b"SELECT", b"INFO", b"SCRIPT"):
-                await self.handshake(
-                    lambda n, c, step=step, trouble=trouble: trouble if c[0] == step else polite(n, c),
-                    password=b"pw", db=1,
-                )
+        steps = (b"AUTH", b"SELECT", b"INFO", b"SCRIPT")
+        await gatherResults([
+            Deferred.fromCoroutine(self.handshake(
+                lambda n, c, step=step, trouble=trouble: trouble if c[0] == step else polite(n, c),
+                password=b"pw", db=1,
+            ))
+            for trouble in troubles for step in steps
+        ])
 
     async def test_cut_at_every_byte(self) -> None:
         """A reply cut short anywhere is an unknown outcome, never a shorter reply."""
