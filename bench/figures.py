@@ -274,12 +274,13 @@ def memory(quick: bool) -> None:
 
 
 def used_memory(bus: Bus) -> int:
-    """Bytes that Redis's data takes."""
-    reply = subprocess.run(
-        ["redis-cli", "-s", str(bus.state / "redis" / "redis.sock"), "info", "memory"],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    return int(reply.partition("used_memory_dataset:")[2].split()[0])
+    """Bytes that all keys of the bus take, names and overhead included."""
+
+    def redis(*words: str) -> list[str]:
+        command = ["redis-cli", "-s", str(bus.state / "redis" / "redis.sock"), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+    return sum(int(redis("memory", "usage", key, "samples", "0")[0]) for key in redis("keys", "*"))
 
 
 def idle(quick: bool) -> None:

@@ -15,8 +15,10 @@ from attrs import frozen
 from routemaster.model import (
     ApiToken,
     Cursor,
+    Dropped,
     EventID,
     Published,
+    StoreFigures,
     Subscription,
     SubscriptionFacts,
     TopicFacts,
@@ -182,6 +184,17 @@ class Store(Protocol):
 
     async def remove_token(self, token: str) -> None:
         """Shut a client out; nothing happens if it is not in."""
+
+    # upkeep
+
+    async def figures(self) -> StoreFigures:
+        """What the store says of itself."""
+
+    async def drop_oldest(self, most: int) -> Dropped:
+        """Drop the oldest events over all topics, owed or not: at least one, at most `most` of each topic.
+
+        Afterwards nothing is left that is older than anything that was dropped.
+        """
 
     # the way out
 

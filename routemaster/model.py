@@ -338,6 +338,7 @@ class Cursor:
     version: int              #: of the subscription that last joined or left
     sent: int                 #: events delivered in this stay
     spans: tuple[Span, ...]   #: in order; empty: left, and nothing is owed
+    dropped: int = 0          #: events of this stay that autodrop took away
 
     @property
     def open(self) -> bool:
@@ -350,9 +351,9 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: bytes) -> Cursor:
-        """From the form kept in Redis: `membership version sent after/until after/`."""
-        membership, version, sent, *spans = text.split()
-        return cls(int(membership), int(version), int(sent), tuple(map(_parse_span, spans)))
+        """From the form kept in Redis: `membership version sent dropped after/until after/`."""
+        membership, version, sent, dropped, *spans = text.split()
+        return cls(int(membership), int(version), int(sent), tuple(map(_parse_span, spans)), int(dropped))
 
 
 def _parse_span(text: bytes) -> Span:
@@ -397,6 +398,25 @@ class SubscriptionFacts:
     queued: int
     oldest: float | None        #: when the oldest waiting event was accepted, seconds since the epoch
     health: Health
+    dropped: int = 0            #: events that autodrop took away
+
+
+@frozen
+class Dropped:
+    """What one step of autodrop took away."""
+
+    events: int              #: gone from the logs; 0: there was nothing left
+    lost: Mapping[str, int]  #: events lost, by subscriber
+
+
+@frozen
+class StoreFigures:
+    """What the store says of itself."""
+
+    bytes_used: int
+    max_memory: int     #: bytes; 0: no limit of its own
+    cpu_user_ms: float  #: since it started
+    cpu_sys_ms: float   #: since it started
 
 
 def chunks(items: Sequence[_T], size: int) -> list[Sequence[_T]]:

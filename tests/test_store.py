@@ -18,7 +18,8 @@ from routemaster.store.connection import Connection
 from routemaster.store.memory import MemoryStore
 from routemaster.store.redis import RedisStore
 from routemaster.store.scripts import SCRIPTS
-from routemaster.testing.redis_server import PrivateRedis, servers
+from routemaster.store.wakeups import Wakeups
+from routemaster.testing.redis_server import ServerBinary, servers, shared
 
 TTL = 10.0
 
@@ -270,6 +271,18 @@ class StoreContract:
         await self.publish("cats", b"new", publisher="other")
         self.assertEqual(await self.deliver("cats"), [b"old", b"new"])
 
+    async def test_repair_does_not_subscribe_to_a_recreated_topic(self) -> None:
+        """Repairing and tidying never undo that the deletion of a topic ended its subscriptions."""
+        await self.create("cats")
+        await self.store.subscribe(subscription("cats"))
+        await self.publish("cats", b"old")
+        await self.store.delete_topic("cats", "pub")
+        await self.publish("cats", b"not for us", publisher="other")
+        await self.store.repair("sub")
+        await self.store.tidy()
+        await self.publish("cats", b"nor this", publisher="other")
+        self.assertEqual(await self.deliver("cats"), [b"old"])
+
     async def test_recreated_after_nobody_was_owed(self) -> None:
         """A topic that left nothing behind and is made again delivers to new subscribers."""
         await self.create("cats")
@@ -436,6 +449,47 @@ class StoreContract:
         self.assertEqual(await self.store.tails(["cats", "dogs"]), {"cats": published.last})
         self.assertEqual(await self.store.tails([]), {})
 
+    # -- autodrop
+
+    async def test_drop_oldest(self) -> None:
+        """The oldest events go first, over all topics, each counted for everybody who was owed it."""
+        await self.create("cats", "dogs")
+        await self.store.subscribe(subscription("cats", "dogs"))
+        await self.store.subscribe(subscription("cats", subscriber="two"))
+        for n in range(10):
+            await self.publish("dogs" if n % 3 else "cats", b"%d" % n)
+        await self.deliver("cats", subscriber="two", most=1)
+        gone, lost = 0, {"sub": 0, "two": 0}
+        while left := await self.fragments("cats", "dogs"):
+            self.assertEqual(left, [b"%d" % n for n in range(gone, 10)])
+            dropped = await self.store.drop_oldest(2)
+            self.assertTrue(0 < dropped.events <= 4)
+            gone += dropped.events
+            for subscriber, count in dropped.lost.items():
+                lost[subscriber] += count
+            facts = await self.facts()
+            self.assertEqual((facts.sent, facts.queued, facts.dropped), (0, 10 - gone, gone))
+        self.assertEqual(lost, {"sub": 10, "two": 3})
+        self.assertEqual((await self.store.drop_oldest(2)).events, 0)
+        facts = await self.facts("two")
+        self.assertEqual((facts.sent, facts.queued, facts.dropped), (1, 0, 3))
+
+    async def test_drop_under_a_batch_in_flight(self) -> None:
+        """A batch acknowledged after its events were dropped is neither counted twice nor moves back."""
+        await self.create("cats")
+        await self.store.subscribe(subscription("cats"))
+        await self.publish("cats", b"1", b"2", b"3")
+        reading = await self.read("cats", most=2)
+        membership = reading.places["cats"].cursor.membership
+        await self.store.drop_oldest(1)
+        await self.store.acknowledge("sub", "w1", 1, [Ack("cats", membership, reading.entries[-1][1])])
+        facts = await self.facts()
+        self.assertEqual((facts.sent, facts.dropped, facts.queued), (1, 1, 1))
+
+    async def test_figures(self) -> None:
+        """The store tells how much memory it uses."""
+        self.assertGreaterEqual((await self.store.figures()).bytes_used, 0)
+
     # -- tokens
 
     async def test_tokens(self) -> None:
@@ -498,21 +552,74 @@ class MemoryStoreTests(StoreContract, TestCase):
 class RedisStoreContract(StoreContract):
     """Redis keeps the contract; a player names the server."""
 
-    binary: Any
+    binary: ServerBinary
 
     async def setUp(self) -> None:
-        server = await shared_server(self.binary)
-        self.connection = Connection(server.address, reactor=reactor, scripts=SCRIPTS.values())
+        self.server = shared(self.binary)
+        self.connection = Connection(self.server.address, reactor=reactor, scripts=SCRIPTS.values())
         self.connection.start()
         self.addCleanup(lambda: Deferred.fromCoroutine(self.connection.stop()))
         await self.connection.when_connected()
-        await self.connection.command(b"FLUSHALL")
         self.store = RedisStore(self.connection, "rm", TTL)
         self.heard: list[bytes] = []
-        self.wakeups = Wakeups(server.address, b"rm:wakeups", reactor=reactor, on_message=self.heard.append)
+        self.awaited: list[tuple[int, Deferred[None]]] = []
+        listening: Deferred[None] = Deferred()
+        wakeups = Wakeups(
+            self.server.address,
+            b"rm:wakeups",
+            reactor=reactor,
+            on_message=self.hear,
+            on_up=lambda: listening.callback(None),
+        )
+        wakeups.start()
+        self.addCleanup(lambda: Deferred.fromCoroutine(wakeups.stop()))
+        await listening
+
+    def hear(self, message: bytes) -> None:
+        self.heard.append(message)
+        for count, enough in self.awaited:
+            if len(self.heard) == count:
+                enough.callback(None)
 
     async def hints(self, count: int) -> list[bytes]:
+        if len(self.heard) < count:
+            enough: Deferred[None] = Deferred()
+            self.awaited.append((count, enough))
+            await enough.addTimeout(5, reactor)
         return self.heard
 
     async def leftovers(self) -> list[object]:
         return [key for key in await self.connection.command(b"KEYS", b"*") if key != b"rm:tokens_version"]
+
+    async def test_full_memory(self) -> None:
+        """With Redis full nothing new is taken, and all that makes room or keeps order goes on."""
+        await self.create("cats", "dogs")
+        await self.store.subscribe(subscription("cats", "dogs"))
+        await self.store.subscribe(subscription("cats", subscriber="two"))
+        await self.publish("cats", b"1", b"2", b"3")
+        self.server.call(b"CONFIG", b"SET", b"maxmemory", b"1")
+        self.addCleanup(self.server.call, b"CONFIG", b"SET", b"maxmemory", b"0")
+        for call in (self.publish("cats", b"4"), self.store.subscribe(subscription("dogs"))):
+            error = await self.refused(StoreUnavailable, call)
+            self.assertFalse(error.outcome_unknown)
+        self.assertEqual(await self.deliver("cats", "dogs", most=1), [b"1"])
+        grant = await self.grant()
+        self.assertEqual(await self.store.fail("sub", "w1", grant.epoch, 1.0, "x"), 1)
+        _, versions = await self.store.renew("w1", {"sub": grant.epoch})
+        self.assertIsNotNone(versions["sub"])
+        self.assertEqual((await self.store.drop_oldest(2)).lost, {"sub": 1, "two": 2})
+        await self.store.leave("sub", "cats")
+        await self.store.delete_topic("cats", "pub")
+        await self.store.unsubscribe("two")
+        await self.store.tidy()
+        facts = await self.facts()
+        self.assertEqual((facts.sent, facts.dropped, facts.queued), (1, 1, 1))
+
+
+for binary in servers():
+    name = f"Redis{binary.version.replace('.', '_')}StoreTests"
+    globals()[name] = type(
+        name,
+        (RedisStoreContract, TestCase),
+        {"binary": binary, "__doc__": f"Redis {binary.version} keeps the contract.", "__module__": __name__},
+    )

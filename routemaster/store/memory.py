@@ -6,6 +6,7 @@ Redis store to the same contract.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from attrs import define, evolve, field
@@ -15,10 +16,12 @@ from routemaster.interfaces import Ack, Clock, Grant, Held, Place, Reading, Stay
 from routemaster.model import (
     ApiToken,
     Cursor,
+    Dropped,
     EventID,
     Health,
     Published,
     Span,
+    StoreFigures,
     Subscription,
     SubscriptionFacts,
     TopicFacts,
@@ -40,6 +43,7 @@ class _Subscriber:
     subscription: Subscription | None = None
     topics: dict[str, Stay] = field(factory=dict)
     sent: int = 0
+    dropped: int = 0
     epoch: int = 0
     health: Health = field(factory=Health)
 
@@ -177,6 +181,7 @@ class MemoryStore:
             cursor = self._topics[topic].cursors[subscriber]
             if not cursor.spans:
                 known.sent += cursor.sent
+                known.dropped += cursor.dropped
                 del known.topics[topic], self._topics[topic].cursors[subscriber]
                 self._trim(topic)
 
@@ -201,6 +206,7 @@ class MemoryStore:
                     queued=sum(cursor.backlog(logs[topic].tail) for topic, cursor in cursors.items()),
                     oldest=min(ages) / 1e6 if ages else None,
                     health=known.health,
+                    dropped=known.dropped + sum(cursor.dropped for cursor in cursors.values()),
                 )
             )
         return facts
@@ -306,7 +312,8 @@ class MemoryStore:
             log = self._topics.get(ack.topic)
             cursor = log.cursors.get(subscriber) if log else None
             if log is not None and cursor is not None and cursor.membership == ack.membership:
-                log.cursors[subscriber] = _advanced(cursor, ack.last)
+                passed, spans = _passed(cursor, ack.last)
+                log.cursors[subscriber] = evolve(cursor, sent=cursor.sent + passed, spans=spans)
                 self._trim(ack.topic)
         known = self._subscribers.get(subscriber)
         if known is not None and self._holds(subscriber, worker, epoch):
@@ -333,6 +340,26 @@ class MemoryStore:
     async def repair(self, subscriber: str) -> None:
         if subscriber in self._subscribers:
             self._settle_stays(subscriber)
+
+    async def figures(self) -> StoreFigures:
+        used = sum(len(fragment) for topic in self._topics.values() for _, fragment in topic.log)
+        return StoreFigures(used, 0, 0.0, 0.0)
+
+    async def drop_oldest(self, most: int) -> Dropped:
+        logs = {name: topic for name, topic in self._topics.items() if topic.log}
+        if not logs:
+            return Dropped(0, {})
+        moment = min(topic.log[:most][-1][0].us for topic in logs.values())
+        events, lost = 0, Counter[str]()
+        for name, topic in logs.items():
+            old = [entry_id for entry_id, _ in topic.log[:most] if entry_id.us <= moment]
+            events += len(old)
+            for subscriber, cursor in topic.cursors.items() if old else ():
+                passed, spans = _passed(cursor, old[-1])
+                lost[subscriber] += passed
+                topic.cursors[subscriber] = evolve(cursor, dropped=cursor.dropped + passed, spans=spans)
+            self._trim(name)
+        return Dropped(events, {subscriber: count for subscriber, count in lost.items() if count})
 
     async def tidy(self) -> None:
         for topic in list(self._topics):
@@ -361,7 +388,8 @@ def _closed(cursor: Cursor, tail: EventID) -> Cursor:
     return evolve(cursor, spans=(*before, *([Span(last.after, tail)] if last.after.n < tail.n else [])))
 
 
-def _advanced(cursor: Cursor, last: EventID) -> Cursor:
+def _passed(cursor: Cursor, last: EventID) -> tuple[int, tuple[Span, ...]]:
+    """How many events of the cursor's spans lie up to `last`, and the spans that are left."""
     passed, left = 0, []
     for span in cursor.spans:
         if span.until is not None and span.until.n <= last.n:
@@ -371,4 +399,4 @@ def _advanced(cursor: Cursor, last: EventID) -> Cursor:
             left.append(Span(last, span.until))
         else:
             left.append(span)
-    return evolve(cursor, sent=cursor.sent + passed, spans=tuple(left))
+    return passed, tuple(left)

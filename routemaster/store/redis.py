@@ -14,6 +14,7 @@ say, is made of such steps in an order in which each prefix is harmless:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -24,9 +25,11 @@ from routemaster.interfaces import Ack, Grant, Held, Place, Reading, Stay
 from routemaster.model import (
     ApiToken,
     Cursor,
+    Dropped,
     EventID,
     Health,
     Published,
+    StoreFigures,
     Subscription,
     SubscriptionFacts,
     TopicFacts,
@@ -37,6 +40,7 @@ from routemaster.store.keys import Keys
 from routemaster.store.scripts import SCRIPTS
 
 BUNDLE = 256  #: subscribers or topics in one call, so that no script holds Redis up for long
+HEADS = 8     #: topics in one call that walks their first events
 
 
 class RedisStore:
@@ -289,7 +293,45 @@ class RedisStore:
         meta, stays = await self._meta(subscriber)
         version = _fields(meta).get(b"version")
         if version is not None:
-            await self._follow(subscriber, int(version), _stays(stays))
+            await self._follow(subscriber, int(version), _stays(stays), stamp=False)
+
+    async def figures(self) -> StoreFigures:
+        text = b"".join(
+            await all_of(
+                self._connection.command(b"INFO", section) for section in (b"memory", b"cpu")
+            )
+        )
+        lines = (line.partition(b":") for line in text.splitlines())
+        told = {name: value for name, colon, value in lines if colon}
+        return StoreFigures(
+            bytes_used=int(told[b"used_memory"]),
+            max_memory=int(told[b"maxmemory"]),
+            cpu_user_ms=float(told[b"used_cpu_user"]) * 1000,
+            cpu_sys_ms=float(told[b"used_cpu_sys"]) * 1000,
+        )
+
+    async def drop_oldest(self, most: int) -> Dropped:
+        topics = await self._names(self._keys.topics)
+        replies = await all_of(
+            self._run("heads", [self._keys.topic(topic)[1] for topic in bundle], b"%d" % most)
+            for bundle in chunks(topics, HEADS)
+        )
+        ends = {
+            topic: ends
+            for topic, ends in zip(topics, (ends for reply in replies for ends in reply), strict=True)
+            if ends
+        }
+        if not ends:
+            return Dropped(0, {})
+        # up to this moment no log holds more than `most` events
+        moment = min(EventID.parse(last).us for _first, last in ends.values())
+        events, lost = 0, Counter[str]()
+        for topic in ends:
+            gone, losses = await self._run("drop", self._keys.topic(topic), b"%d" % moment, b"%d" % most)
+            events += gone
+            for subscriber, count in zip(losses[::2], losses[1::2], strict=True):
+                lost[subscriber.decode()] += count
+        return Dropped(events, lost)
 
     async def tidy(self) -> None:
         for topic in await self._names(self._keys.topics):
@@ -314,13 +356,20 @@ class RedisStore:
                 await self.repair(subscriber)
                 await self._hint(f"s {subscriber}")
 
-    async def _follow(self, subscriber: str, version: int, stays: Mapping[str, Stay]) -> None:
-        """Make the topics' cursors follow the subscription."""
+    async def _follow(
+        self, subscriber: str, version: int, stays: Mapping[str, Stay], stamp: bool = True
+    ) -> None:
+        """Make the topics' cursors follow the subscription.
+
+        With `stamp` those that do already learn its version too, so that a
+        step of an older one that is still on its way changes nothing.
+        """
         steps: list[Deferred[Any]] = []
-        for topic, stay in stays.items():
+        for topic, cursor in (await self._cursors(subscriber, stays)).items():
+            stay = stays[topic]
             if stay.state == "gone":
                 steps.append(self._forget(subscriber, topic, stay.membership, version, b"all"))
-            else:
+            elif cursor is None or (cursor.version < version and (stamp or cursor.open != (stay.state == "on"))):
                 script = "join" if stay.state == "on" else "leave"
                 identity = (subscriber.encode(), b"%d" % stay.membership, b"%d" % version)
                 steps.append(self._run(script, self._keys.topic(topic), *identity))
@@ -330,28 +379,33 @@ class RedisStore:
                 raise outcome
         await self._retire(subscriber, version, stays)
 
+    async def _cursors(self, subscriber: str, topics: Iterable[str]) -> dict[str, Cursor | None]:
+        names = list(topics)
+        texts = await all_of(
+            self._connection.command(b"HGET", self._keys.topic(topic)[2], subscriber.encode()) for topic in names
+        )
+        return {
+            topic: Cursor.parse(text) if text else None for topic, text in zip(names, texts, strict=True)
+        }
+
     async def _retire(self, subscriber: str, version: int, stays: Mapping[str, Stay]) -> None:
         """End the stays in which nothing is owed any more; then the subscriber, if none is left."""
-        name = subscriber.encode()
-        texts = await all_of(
-            self._connection.command(b"HGET", self._keys.topic(topic)[2], name) for topic in stays
-        )
-        over = {}
-        for (topic, stay), text in zip(stays.items(), texts, strict=True):
-            cursor = Cursor.parse(text) if text else None
-            if stay.state == "gone" or cursor is None or not cursor.spans:
-                over[topic] = (stay.membership, cursor.sent if cursor else 0)
+        over = {
+            topic: (stays[topic].membership, cursor.sent if cursor else 0, cursor.dropped if cursor else 0)
+            for topic, cursor in (await self._cursors(subscriber, stays)).items()
+            if cursor is None or not cursor.spans or stays[topic].state == "gone"
+        }
         arguments = [
             part
-            for topic, (membership, sent) in over.items()
-            for part in (topic.encode(), b"%d" % membership, b"%d" % sent)
+            for topic, figures in over.items()
+            for part in (topic.encode(), *(b"%d" % figure for figure in figures))
         ]
         keys = (self._keys.lease(subscriber), *self._keys.subscriber(subscriber))
         if await self._run("fold", keys, b"%d" % version, *arguments):
             await self._drop_name(self._keys.subscribers, subscriber)
         await all_of(
             self._forget(subscriber, topic, membership, version, b"settled")
-            for topic, (membership, _sent) in over.items()
+            for topic, (membership, _sent, _dropped) in over.items()
         )
 
     def _forget(self, subscriber: str, topic: str, membership: int, version: int, how: bytes) -> Deferred[Any]:
@@ -383,7 +437,8 @@ class _Ledger:
     def __init__(self, subscriber: str, meta: Mapping[bytes, bytes], stays: Mapping[str, Stay]) -> None:
         self._subscriber, self._meta, self._stays = subscriber, meta, stays
         self._subscribed: dict[str, Stay] = {}
-        self._sent, self._queued = int(meta.get(b"sent", 0)), 0
+        self._sent, self._dropped = int(meta.get(b"sent", 0)), int(meta.get(b"dropped", 0))
+        self._queued = 0
         self._oldest: int | None = None
 
     def add(self, topic: str, exists: bool, tail: EventID, cursor: Cursor, oldest: bytes) -> None:
@@ -394,6 +449,7 @@ class _Ledger:
         if exists and cursor.open:
             self._subscribed[topic] = stay
         self._sent += cursor.sent
+        self._dropped += cursor.dropped
         self._queued += cursor.backlog(tail)
         if oldest:
             us = EventID.parse(oldest).us
@@ -413,6 +469,7 @@ class _Ledger:
                 last_error=meta[b"last_error"].decode() if b"last_error" in meta else None,
                 retry_at=_seconds(meta.get(b"retry_at")),
             ),
+            dropped=self._dropped,
         )
 
 

@@ -8,10 +8,10 @@ from typing import Final
 from routemaster.store.connection import Script
 
 _WRITES_WHILE_FULL: Final = frozenset({
-    "acknowledge", "acquire", "delete_topic", "dissolve", "fold", "forget",
+    "acknowledge", "acquire", "delete_topic", "dissolve", "drop", "fold", "forget",
     "leave", "quit", "release", "renew", "settle", "trim",
 })
-_READS: Final = frozenset({"backlog", "read", "tails"})
+_READS: Final = frozenset({"backlog", "heads", "read", "tails"})
 _TAKES_MEMORY: Final = frozenset({"configure", "join", "publish"})
 
 

@@ -2,7 +2,7 @@
 -- cursor is kept. Model in Python: routemaster.model.EventID and Cursor.
 --
 --   ID      <us>-<n>: microseconds by Redis's clock, running number in the log
---   cursor  "<membership> <version> <sent> <after>/<until> <after>/"
+--   cursor  "<membership> <version> <sent> <dropped> <after>/<until> <after>/"
 --
 -- Refusals are error replies "RM:<CODE> ..." (routemaster.store.redis names them).
 
@@ -30,6 +30,7 @@ local function parse(text)
     if field == 1 then cursor.membership = tonumber(word)
     elseif field == 2 then cursor.version = tonumber(word)
     elseif field == 3 then cursor.sent = tonumber(word)
+    elseif field == 4 then cursor.dropped = tonumber(word)
     else
       local after, till = string.match(word, '^([^/]*)/(.*)$')
       cursor.spans[#cursor.spans + 1] = {after = after, till = till ~= '' and till or nil}
@@ -39,7 +40,7 @@ local function parse(text)
 end
 
 local function format(cursor)
-  local words = {digits(cursor.membership), digits(cursor.version), digits(cursor.sent)}
+  local words = {digits(cursor.membership), digits(cursor.version), digits(cursor.sent), digits(cursor.dropped)}
   for _, span in ipairs(cursor.spans) do
     words[#words + 1] = span.after .. '/' .. (span.till or '')
   end
@@ -61,6 +62,26 @@ local function close(cursor, tail)
   end
 end
 
+-- Moves the cursor past an ID and all before it; how many events it passed that
+-- way. It never moves back.
+local function pass(cursor, id)
+  local n, passed, left = n_of(id), 0, {}
+  for _, span in ipairs(cursor.spans) do
+    local after = n_of(span.after)
+    if span.till and n_of(span.till) <= n then
+      passed = passed + n_of(span.till) - after
+    else
+      if after < n then
+        passed = passed + n - after
+        span.after = id
+      end
+      left[#left + 1] = span
+    end
+  end
+  cursor.spans = left
+  return passed
+end
+
 -- HDEL first: Redis 6.2 refuses a script for want of memory only at its first
 -- write, and only if that write could take memory. So a cursor moves, and the
 -- backlog can be trimmed, while Redis is full; on 7 `allow-oom` says the same.
@@ -75,7 +96,7 @@ end
 local function trim(meta, log, cursors, how)
   local lowest, lowest_n
   for _, text in ipairs(redis.call('HVALS', cursors)) do
-    local first = string.match(text, '^%S+ %S+ %S+ ([^/]+)/')
+    local first = string.match(text, '^%S+ %S+ %S+ %S+ ([^/]+)/')
     if first then
       local n = n_of(first)
       if not lowest_n or n < lowest_n then lowest, lowest_n = first, n end

@@ -10,21 +10,9 @@ local cursor = text and parse(text)
 if not cursor or cursor.membership ~= tonumber(ARGV[2]) then
   return {0, text, tail}
 end
-local n, passed, left = n_of(ARGV[3]), 0, {}
-for _, span in ipairs(cursor.spans) do
-  local after = n_of(span.after)
-  if span.till and n_of(span.till) <= n then
-    passed = passed + n_of(span.till) - after
-  else
-    if after < n then
-      passed = passed + n - after
-      span.after = ARGV[3]
-    end
-    left[#left + 1] = span
-  end
-end
+local passed = pass(cursor, ARGV[3])
 if passed > 0 then
-  cursor.spans, cursor.sent = left, cursor.sent + passed
+  cursor.sent = cursor.sent + passed
   store(KEYS[3], ARGV[1], cursor)
   -- with many subscribers finding the lowest cursor is left to the sweep
   if redis.call('HLEN', KEYS[3]) <= 8 then trim(KEYS[1], KEYS[2], KEYS[3], '~') end

@@ -1,8 +1,9 @@
 -- Promise: the subscriber gets every event accepted from now on; what it is
--- already owed stays. Repeating it, or doing it late, changes nothing.
+-- already owed stays. Repeating it, or doing it late, changes nothing: a stay that
+-- was closed since by the topic's deletion is not opened again.
 -- KEYS  meta, log, cursors of one topic
 -- ARGV  subscriber, membership, version
--- Reply 1 if joined (now or before), 0 if a later version has spoken
+-- Reply 1 if joined, 0 if this version or a later one has spoken already
 -- Codes NOTOPIC
 local known = redis.call('HMGET', KEYS[1], 'publisher', 'tail')
 if not known[1] then
@@ -11,9 +12,9 @@ end
 local membership, version = tonumber(ARGV[2]), tonumber(ARGV[3])
 local text = redis.call('HGET', KEYS[3], ARGV[1])
 local cursor = text and parse(text)
-if cursor and cursor.version > version then return 0 end
+if cursor and cursor.version >= version then return 0 end
 if not cursor or cursor.membership < membership then
-  cursor = {membership = membership, sent = 0, spans = {}}
+  cursor = {membership = membership, sent = 0, dropped = 0, spans = {}}
 end
 cursor.version = version
 if not open_span(cursor) then

@@ -11,7 +11,7 @@ local cursor = text and parse(text)
 if cursor and cursor.version > version then return 0 end
 if not cursor or cursor.membership < membership then
   -- kept as a mark, so that an older join that comes late is recognized
-  cursor = {membership = membership, sent = 0, spans = {}}
+  cursor = {membership = membership, sent = 0, dropped = 0, spans = {}}
 end
 local was = open_span(cursor) and 1 or 0
 cursor.version = version

@@ -1,0 +1,109 @@
+"""Dropping the oldest events before Redis is full: an exception, never business as usual.
+
+Without it a subscriber that is dead and was never unsubscribed fills Redis
+until nothing can be published. Two marks, from the memory that Redis may use
+and the part of it to be kept free:
+
+- above the high mark (`max - min_free`) the oldest events over all topics are
+  dropped, in bounded steps, whoever they are owed to,
+- until the low mark (`max - 2 * min_free`) is reached, or nothing is left.
+
+Past half of the way from the low to the high mark it warns. It may run in
+several processes at once: each event is dropped and counted once, and at most
+a step too much goes. Design section 6.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from attrs import frozen
+from twisted.logger import Logger
+
+from routemaster.interfaces import Store
+from routemaster.model import public_name
+
+STEP = 500  #: events dropped from a log at once
+
+
+@frozen
+class Marks:
+    """Bytes of Redis's memory in use at which something happens."""
+
+    max_mem: int
+    low: int
+    high: int
+
+    @property
+    def warning(self) -> int:
+        """From here on an operator should look."""
+        return self.low + (self.high - self.low) // 2
+
+
+def marks(max_mem: int, min_free: int, configured: bool, own_limit: int) -> Marks:
+    """The marks in force.
+
+    `own_limit` is Redis's maxmemory (0: none); it replaces `max_mem` unless
+    that was `configured`. What is kept free is then at most a tenth of it.
+    """
+    if own_limit and not configured:
+        max_mem, min_free = own_limit, min(min_free, own_limit // 10)
+    return Marks(max_mem, max_mem - 2 * min_free, max_mem - min_free)
+
+
+class Autodrop:
+    """Looks, and drops if it must; `run` is for every 30 seconds or so."""
+
+    _log = Logger()
+
+    def __init__(self, store: Store, max_mem: int, min_free: int, configured: bool) -> None:
+        """Bytes; `configured` is false if `max_mem` is only the default."""
+        self._store = store
+        self._limits = (max_mem, min_free, configured)
+        self._warned = False
+
+    async def marks(self) -> Marks:
+        """The marks in force now."""
+        return marks(*self._limits, (await self._store.figures()).max_memory)
+
+    async def run(self) -> None:
+        """One look. Raises StoreUnavailable; what was dropped until then is logged all the same."""
+        figures = await self._store.figures()
+        limits = marks(*self._limits, figures.max_memory)
+        self._warn(figures.bytes_used, limits)
+        if figures.bytes_used <= limits.high:
+            return
+        events, lost = 0, Counter[str]()
+        try:
+            while figures.bytes_used > limits.low:
+                dropped = await self._store.drop_oldest(STEP)
+                if not dropped.events:
+                    self._log.error(
+                        "Redis uses {used} bytes, above the low mark of {low}, and no event is left to drop: "
+                        "give it more memory, or find who else uses it",
+                        used=figures.bytes_used, low=limits.low,
+                    )  # fmt: skip
+                    break
+                events += dropped.events
+                lost.update(dropped.lost)
+                figures = await self._store.figures()
+        finally:
+            self._tell(events, lost)
+
+    def _warn(self, used: int, limits: Marks) -> None:
+        near = used > limits.warning
+        if near and not self._warned:
+            self._log.warn(
+                "Redis uses {used} bytes; above {high} the oldest events are dropped: find the subscriber that "
+                "falls behind, or give Redis more memory",
+                used=used, high=limits.high,
+            )  # fmt: skip
+        self._warned = near
+
+    def _tell(self, events: int, lost: Counter[str]) -> None:
+        if events:
+            self._log.error("autodrop removed {events} events from the logs", events=events)
+        for subscriber, count in sorted(lost.items()):
+            self._log.error(
+                "autodrop: {name} lost {count} events", name=public_name(subscriber), count=count
+            )
