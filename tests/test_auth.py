@@ -101,6 +101,17 @@ class IdentifyTests(Case):
             for password in ("", "x", "pass word", "é", "Basic ", "!:!", "p" * 8000):
                 self.assertEqual(self.door.identify(basic(token, password)), Principal(Role.CLIENT, token))
 
+    def test_longest_token_wins(self) -> None:
+        """Of tokens that begin alike the longest one that the credential holds is meant, up to 64 characters."""
+        tokens = ("a", "a:b", "a:b:" + "c" * 60, "d" * 63 + ":")
+        self.door = Doorkeeper(tokens, None, self.store)
+        self.done(self.door.refresh())
+        for token in tokens:
+            self.assertEqual(self.let_in(token, "x"), token)
+        self.assertEqual(self.let_in("a:b:c"), "a:b")
+        self.assertEqual(self.let_in("a", "x:y"), "a")
+        self.assertIsNone(self.let_in("d" * 63))
+
     def test_root(self) -> None:
         """The root key is let in as root, whatever the password; it may hold what no token may."""
         for password in ("", "x", "demo", "a:b"):

@@ -551,15 +551,15 @@ class StoreWordTests(Case):
 
     def test_cursors(self) -> None:
         """A cursor is read from its text; its backlog is what its spans leave between them and the tail."""
-        cursor = Cursor.parse(b"7 9 3 5-2/6-4 8-10/")
+        cursor = Cursor.parse(b"7 9 3 1 5-2/6-4 8-10/")
         first, second = Span(EventID(5, 2), EventID(6, 4)), Span(EventID(8, 10), None)
-        self.assertEqual(cursor, Cursor(7, 9, 3, (first, second)))
+        self.assertEqual(cursor, Cursor(7, 9, 3, (first, second), 1))
         self.assertTrue(cursor.open)
         self.assertEqual(cursor.backlog(EventID(9, 15)), 2 + 5)
-        left = Cursor.parse(b"7 9 3 5-2/6-4")
+        left = Cursor.parse(b"7 9 3 0 5-2/6-4")
         self.assertFalse(left.open)
         self.assertEqual(left.backlog(EventID(9, 15)), 2)
-        over = Cursor.parse(b"7 9 3")
+        over = Cursor.parse(b"7 9 3 0")
         self.assertFalse(over.open)
         self.assertEqual(over.backlog(EventID(9, 15)), 0)
 

@@ -10,7 +10,7 @@ that makes a change.
 from __future__ import annotations
 
 import binascii
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from enum import Enum
 from hashlib import sha256
 
@@ -109,7 +109,7 @@ def _digest(token: str) -> bytes:
     return sha256(token.encode()).digest()
 
 
-def _user_names(authorization: bytes) -> Iterator[bytes]:
+def _user_names(authorization: bytes) -> list[bytes]:
     """What may be the user name, the likeliest first.
 
     Everything before a colon may be, for a token may hold colons (contract
@@ -119,16 +119,17 @@ def _user_names(authorization: bytes) -> Iterator[bytes]:
     """
     scheme, _, credentials = authorization.partition(b" ")
     if scheme.lower() != b"basic":
-        return
+        return []
     try:
         decoded = binascii.a2b_base64(credentials.strip(b" "), strict_mode=True)
     except binascii.Error:
-        return
-    first = end = decoded.find(b":")
-    if first < 0:
-        return
-    end = max(first, decoded.rfind(b":", first, MAX_TOKEN + 1))
-    while end > first:
-        yield decoded[:end]
-        end = decoded.rfind(b":", first, end)
-    yield decoded[:first]
+        return []
+    first, colon, rest = decoded.partition(b":")
+    if not colon:
+        return []
+    names = [first]
+    end = rest.find(b":")
+    while 0 <= end < MAX_TOKEN - len(first):
+        names.insert(0, b"%b:%b" % (first, rest[:end]))
+        end = rest.find(b":", end + 1)
+    return names
