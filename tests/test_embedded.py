@@ -44,10 +44,13 @@ reactor.run()
 class _Daemon(ProcessProtocol):
     def __init__(self) -> None:
         self.said: Deferred[bytes] = Deferred()
+        self._line = b""
         self.ended: Deferred[None] = Deferred()
 
     def outReceived(self, data: bytes) -> None:
-        self.said.callback(data)
+        self._line += data
+        if data.endswith(b"\n"):
+            self.said.callback(self._line)
 
     def errReceived(self, data: bytes) -> None:
         sys.stderr.write(data.decode())
@@ -175,6 +178,19 @@ class EachServer(Case):
         again = await self.start(self.binary)
         self.assertEqual(await self.content(again), [])
 
+    async def test_stop_of_a_hung_server(self) -> None:
+        """A server that does not hear SIGTERM is killed in the end; what it had acknowledged is kept."""
+        self.patch(embedded, "STOP_PATIENCE", 0.0)
+        self.patch(embedded, "STOP_AGAIN", 0.05)
+        redis = await self.start(self.binary)
+        await self.fill(redis)
+        pid = redis.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        await redis.stop()
+        self.assertFalse(alive(pid))
+        self.assertEqual(await self.content(await self.start(self.binary)), [*range(100)])
+
     async def daemon(self, kind: str) -> tuple[int, int, _Daemon]:
         """The pids of another process's daemon and of its server."""
         protocol = _Daemon()
@@ -291,14 +307,14 @@ class EachServer(Case):
         self.assertEqual(await self.content(again), [*range(5000)])
 
     async def test_stop_while_loading(self) -> None:
-        """A stop does not wait until a long load is over; whoever waits for the start is told."""
+        """A stop does not wait until a long load is over, however early it comes; whoever waits is told."""
         slow = self.state_dir / "redis-server"
         slow.write_text(f'#!/bin/sh\n[ "$1" = --version ] || exec sleep 600\nexec "{self.binary.path}" "$@"\n')
         slow.chmod(0o755)
         redis = EmbeddedRedis(reactor, self.state_dir, [str(slow)])
         starting = Deferred.fromCoroutine(redis.start())
         while redis.pid is None:
-            await deferLater(reactor, 0.01, lambda: None)
+            await deferLater(reactor, 0, lambda: None)
         await redis.stop()
         await self.assertFailure(starting, EmbeddedRedisError)
 

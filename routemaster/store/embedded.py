@@ -29,7 +29,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
+from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import deferLater
 from twisted.internet.utils import getProcessOutput
@@ -46,6 +47,7 @@ from routemaster.store.wire import Reply, Wire
 SOCKET_LIMIT = 107           #: bytes in a Unix socket's path
 ORPHAN_PATIENCE = 30.0       #: seconds for the server of an earlier run to end
 STOP_PATIENCE = 30.0         #: seconds from SIGTERM to SIGKILL
+STOP_AGAIN = 0.5             #: seconds from one SIGTERM to the next
 MAX_PAUSE = 5.0              #: seconds between restarts of a server that keeps dying
 PROGRESS = 5.0               #: seconds between lines about loading
 _ENVIRONMENT = ("PATH", "HOME", "TZ", "LD_LIBRARY_PATH")  # our own holds secrets that are none of Redis's business
@@ -132,8 +134,10 @@ class EmbeddedRedis:
             self._program = await self._choose_program()
             await self._launch()
             await self._until_ready()
-        except BaseException:
+        except BaseException as error:
             await self.stop()
+            if isinstance(error, CancelledError):
+                raise EmbeddedRedisError("the embedded Redis was stopped before it was ready") from None
             raise
         self._watch = Deferred.fromCoroutine(self._keep_alive())
         return self.address
@@ -145,20 +149,24 @@ class EmbeddedRedis:
         if watch is not None:
             watch.cancel()
             await watch
-        if self._child.transport is not None and not self._child.ending:
-            self._child.transport.signalProcess("TERM")
-            patience = self._reactor.callLater(STOP_PATIENCE, self._kill)
-            await self._child.ended()
-            if patience.active():
-                patience.cancel()
-            self.log.info("the embedded Redis has stopped")
+        await self._end_child()
         if self._daemon_lock is not None:
             os.close(self._daemon_lock)
             self._daemon_lock = None
 
-    def _kill(self) -> None:
-        self.log.error("the embedded Redis did not stop in {s:g} s: it is killed", s=STOP_PATIENCE)
-        self._child.transport.signalProcess("KILL")
+    async def _end_child(self) -> None:
+        """SIGTERM, again and again: between fork and exec one would be lost. SIGKILL after a long wait."""
+        child = self._child
+        limit = self._reactor.seconds() + STOP_PATIENCE
+        while child.transport is not None and not child.ending:
+            signal = "TERM"
+            if self._reactor.seconds() > limit:
+                signal = "KILL"
+                self.log.error("the embedded Redis did not stop in {s:g} s: it is killed", s=STOP_PATIENCE)
+            with suppress(ProcessExitedAlready):
+                child.transport.signalProcess(signal)
+            with suppress(TimeoutError):
+                await child.ended().addTimeout(STOP_AGAIN, self._reactor)
 
     # -- before the start
 
