@@ -31,6 +31,7 @@ from attrs import field, fields, frozen
 
 from routemaster.errors import ConfigError
 from routemaster.kinds import (
+    ADDRESS,
     APP_NAME,
     ENDPOINT,
     MASK,
@@ -173,6 +174,8 @@ class Config:
     metric_collection_service: str = option(
         "metrics", one_of("print", "datadog", "statsd", "none"), "METRIC_COLLECTION_SERVICE"
     )
+    statsd_address: tuple[str, int] = option("metrics", ADDRESS)
+    datadog_url: str = option("metrics", ORIGIN)
     datadog_api_key: str | None = option("metrics", perhaps(SECRET), "DATADOG_API_KEY")
     datadog_app_key: str | None = option("metrics", perhaps(SECRET), "DATADOG_APP_KEY")
 

@@ -13,7 +13,7 @@ from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, fail
 
 from routemaster.errors import StoreUnavailable
-from routemaster.interfaces import Store
+from routemaster.interfaces import Meter, Store
 
 GROUP_EVENTS = 1000            #: events in one call, unless one publication alone has more
 GROUP_BYTES = 1024 * 1024      #: bytes of fragments in one call, likewise
@@ -58,8 +58,8 @@ class _Lane:
 class GroupCommit:
     """Publishes through the store, one call at a time for each topic and publisher."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, meter: Meter) -> None:
+        self._store, self._meter = store, meter
         self._lanes: dict[tuple[str, str], _Lane] = {}
         self._held = 0
 
@@ -87,11 +87,14 @@ class GroupCommit:
         refused: list[_Publication] = []
         error: Exception | None = None
         while group := lane.take():
-            call = Deferred.fromCoroutine(self._store.publish(topic, publisher, _fragments(group)))
+            fragments = _fragments(group)
+            call = Deferred.fromCoroutine(self._store.publish(topic, publisher, fragments))
             self._tell(told, error)
             told, error = group, None
             try:
                 await call
+                self._meter.count("events.published", len(fragments), topic=topic)
+                self._meter.count("events.bytes", sum(map(len, fragments)), topic=topic)
             except Exception as raised:
                 error = raised
                 if isinstance(raised, StoreUnavailable):

@@ -131,6 +131,46 @@ class Ack:
     last: EventID
 
 
+class Meter(Protocol):
+    """Counts, at the cost of a look-up; what it has counted is told elsewhere (`routemaster.metrics`)."""
+
+    def count(self, name: str, by: int = 1, **tags: str) -> None:
+        """Add to a counter; tag values are for everybody's eyes (`model.public_name`)."""
+
+    def observe(self, name: str, milliseconds: float) -> None:
+        """Add an observation to a histogram."""
+
+
+@frozen
+class Sample:
+    """One measured value."""
+
+    name: str                 #: without the prefix `routemaster.`
+    value: float
+    tags: Mapping[str, str]
+
+
+@frozen
+class Snapshot:
+    """All that was measured, at one time; counters are totals, or what they grew by."""
+
+    gauges: Sequence[Sample]
+    counters: Sequence[Sample]
+
+
+class Adapter(Protocol):
+    """Tells a metrics service."""
+
+    async def tell(self, snapshot: Snapshot) -> None:
+        """Tell what is measured now, and what counters have grown by since it was last told.
+
+        Raises an exception if that did not arrive; the counts are then told again.
+        """
+
+    async def close(self) -> None:
+        """Close what was opened."""
+
+
 class Store(Protocol):
     """Keeps topics, subscriptions, tokens and leases.
 
@@ -184,6 +224,23 @@ class Store(Protocol):
 
     async def remove_token(self, token: str) -> None:
         """Shut a client out; nothing happens if it is not in."""
+
+    # metrics
+
+    async def add_counts(self, counts: Mapping[str, int]) -> None:
+        """Add to the totals of all processes, in one step."""
+
+    async def counts(self) -> dict[str, int]:
+        """The totals of all processes since the beginning."""
+
+    async def reported(self) -> dict[str, int]:
+        """The totals as they were last told to the metrics service."""
+
+    async def set_reported(self, counts: Mapping[str, int]) -> None:
+        """Remember that these were told."""
+
+    async def elect(self, office: str, process: str, seconds: float) -> bool:
+        """Whether this process holds an office, now and for so long, that only one can hold."""
 
     # upkeep
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -170,6 +170,23 @@ def parse_origin(text: str) -> str:
     return text.rstrip("/")
 
 
+def parse_address(text: str) -> tuple[str, int]:
+    """An IP address and a port: no name, for looking it up would take time."""
+    host, _, port = text.rpartition(":")
+    address = ip_address(host[1:-1] if host.startswith("[") else host)
+    if (address.version == 6) != host.startswith("[") or not re.fullmatch("[0-9]{1,5}", port):
+        raise ValueError
+    if not 1 <= int(port) <= 65535:
+        raise ValueError
+    return str(address), int(port)
+
+
+def write_address(address: tuple[str, int]) -> str:
+    """As it is parsed."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def parse_redis_url(text: str) -> str:
     """The URL; the store reads the parts."""
     url = urlsplit(text)
@@ -193,6 +210,7 @@ SECRET_URL = matching("https?://[!-~]{1,1024}", "an http:// or https:// URL", hi
 REDIS_URL = Kind(
     "redis://HOST[:PORT][/DB], rediss://... or unix:///PATH", parse_redis_url, mask=without_login
 )
+ADDRESS = Kind("an IP address and a port, such as 127.0.0.1:8125", parse_address, write_address)
 ORIGIN = Kind("an https:// URL of a host and perhaps a port, without a path", parse_origin)
 ENDPOINT = Kind("a Twisted endpoint such as tcp:17890 or unix:/path, and never ssl:", parse_endpoint)
 NETWORKS = several(Kind("an IP address or network such as 10.0.0.0/8", ip_network))

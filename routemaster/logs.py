@@ -170,7 +170,10 @@ def _cut(text: str, longest: int) -> str:
 
 
 def _level(event: LogEvent) -> str:
-    return LEVEL_NAMES.get(event.get("log_level", LogLevel.info), "INFO")
+    level = event.get("log_level", LogLevel.info)
+    if level is LogLevel.info and event.get("log_namespace") == "log_legacy":
+        return "DEBUG"  # Twisted's older parts say there what they open and close
+    return LEVEL_NAMES.get(level, "INFO")
 
 
 def _time(event: LogEvent) -> str | None:

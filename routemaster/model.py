@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address
 from json.encoder import encode_basestring
 from typing import Any, Final, TypeVar
@@ -76,16 +75,6 @@ def public_name(token: str) -> str:
     A token without that mark is a name through and through (`demo`).
     """
     return token.partition("--")[0] or "unnamed"
-
-
-def veiled(token: str) -> str:
-    """A client as other clients may see it: never its whole token, which would let them in as it.
-
-    Where no `--` ends a public name, digits of a digest tell clients apart.
-    """
-    if "--" in token:
-        return public_name(token)
-    return f"client-{sha256(token.encode()).hexdigest()[:8]}"
 
 
 # -- publishing -------------------------------------------------------------

@@ -3,6 +3,9 @@
 A `LoopingCall` stops for ever after one exception; the services of the bus
 must not. Each run starts an interval after the last began, or when the last
 has ended if that is later; runs never overlap.
+
+A hint may come while a run is under way, which may have looked already: then
+another run follows it at once.
 """
 
 from __future__ import annotations
@@ -10,15 +13,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from twisted.internet.defer import Deferred
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from routemaster.errors import StoreUnavailable
-from routemaster.interfaces import Clock
+from routemaster.interfaces import Clock, Timer
 
 
 class Periodic:
-    """A `LoopingCall` that survives, reports, and ends in good order."""
+    """Runs its work until it is stopped."""
 
     _log = Logger()
 
@@ -26,42 +28,53 @@ class Periodic:
         self, name: str, work: Callable[[], Awaitable[None] | None], interval: float, clock: Clock
     ) -> None:
         """`work` is called every `interval` seconds; `name` stands for it in the log."""
-        self._name, self._work, self._interval = name, work, interval
-        self._loop = LoopingCall(self._run)
-        self._loop.clock = clock  # type: ignore[assignment]
-        self._under_way: Deferred[None] | None = None
-        self._resting = False
+        self._name, self._work, self._interval, self._clock = name, work, interval, clock
+        self._loop: Deferred[None] | None = None
+        self._sleep: Deferred[None] | None = None
+        self._running = self._hinted = self._resting = False
 
     def start(self) -> None:
         """Work now, and then every interval."""
-        self._loop.start(self._interval, now=True)
+        self._running = True
+        self._loop = Deferred.fromCoroutine(self._keep_on())
 
     def hasten(self) -> None:
         """Work now rather than at the end of the interval."""
-        if self._loop.running and self._under_way is None:
-            self._loop.reset()
-            self._run()
+        self._hinted = True
+        self._wake()
 
     async def stop(self) -> None:
         """Start no run any more, and wait for the end of one that is under way."""
-        if self._loop.running:
-            self._loop.stop()
-        if self._under_way is not None:
-            ended: Deferred[None] = Deferred()
-            self._under_way.addBoth(lambda _: ended.callback(None))
-            await ended
+        self._running = False
+        self._wake()
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            await loop
 
-    def _run(self) -> Deferred[None]:
-        if self._under_way is not None:
-            return self._under_way
-        done: Deferred[None] = Deferred.fromCoroutine(self._once())
-        if not done.called:
-            self._under_way = done
-            done.addBoth(self._ended)
-        return done
+    async def _keep_on(self) -> None:
+        while self._running:
+            self._hinted = False
+            next_run = self._clock.seconds() + self._interval
+            await self._once()
+            if self._running and not self._hinted:
+                await self._until(next_run)
 
-    def _ended(self, _result: object) -> None:
-        self._under_way = None
+    async def _until(self, then: float) -> None:
+        """Sleep until a time, a hint or the end; however late it is, others get a turn."""
+        self._sleep = Deferred()
+        timer: Timer = self._clock.callLater(self._left(then), self._wake)
+        await self._sleep
+        if timer.active():
+            timer.cancel()
+
+    def _left(self, then: float) -> float:
+        """Seconds to wait; never more than the interval, should the clock have been set back."""
+        return min(max(0.0, then - self._clock.seconds()), self._interval)
+
+    def _wake(self) -> None:
+        sleep, self._sleep = self._sleep, None
+        if sleep is not None:
+            sleep.callback(None)
 
     async def _once(self) -> None:
         try:

@@ -4,36 +4,45 @@ Start: Redis, wake-ups, the worker and the periodic parts, the ports last.
 With a Redis of its own the bus waits until it serves; one that is given by
 URL may be away, and the bus answers 503 until it comes.
 
-Stop: the ports first, so that nothing new comes in while requests under way
-finish; then the worker, whose attempts in flight finish under leases that are
-still renewed; then leases are given back, connections closed, and Redis last.
-`MultiService` would stop all at once and wait for none.
+Stop: the ports first, so that nothing new comes in; then requests and attempts
+under way finish side by side, the attempts under leases that are still renewed
+and are given back one by one; then the periodic parts, the connections, and
+Redis last. `MultiService` would stop all at once and wait for none.
 """
+
+# mypy: allow-untyped-calls
 
 from __future__ import annotations
 
 import os
 import secrets
-import signal
 import socket
-import sys
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from random import random
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from routemaster import __version__
+from routemaster.autodrop import Autodrop
 from routemaster.certificates import ReloadableTLS, ensure_self_signed
 from routemaster.config import Config
 from routemaster.delivery.worker import Rules, Worker
 from routemaster.errors import ConfigError, RoutemasterError, StoreUnavailable
+from routemaster.interfaces import Adapter
+from routemaster.metrics import prometheus
+from routemaster.metrics.datadog import Datadog
+from routemaster.metrics.meter import Meter
+from routemaster.metrics.printing import Printing
+from routemaster.metrics.statsd import Statsd
+from routemaster.monitor import Monitor
 from routemaster.periodic import Periodic
 from routemaster.sender import TreqSender
 from routemaster.store.address import RedisAddress
@@ -52,6 +61,7 @@ from routemaster.web.site import BusSite, Limits
 
 TOKEN_POLL = 0.5    #: seconds; a change of tokens is seen by every process within a second
 TIDY_INTERVAL = 10  #: seconds between two rounds of trimming and repairing
+AUTODROP_INTERVAL = 30  #: seconds from one look of autodrop to the next
 DRAIN = 10.0        #: seconds for requests under way to finish when the bus stops
 
 
@@ -69,38 +79,39 @@ class Bus(Service):
     name = "routemaster"
     _log = Logger()
 
-    def __init__(self, config: Config, role: Role, reactor: Any, reopen_log: Callable[[], None]) -> None:
-        """Raises ConfigError if a file that the configuration names cannot be used.
+    def __init__(self, config: Config, role: Role, reactor: Any, on_failure: Callable[[], None]) -> None:
+        """`on_failure` is called if the bus cannot start, after it has said why.
 
-        `reopen_log` is called on SIGHUP.
+        Raises ConfigError if a file that the configuration names cannot be used.
         """
-        self._config, self._role, self._reactor, self._reopen_log = config, role, reactor, reopen_log
+        self._config, self._role, self._reactor, self._on_failure = config, role, reactor, on_failure
         certificate, key = self._certificate()
         self._tls = None if role is Role.WORKER else ReloadableTLS(certificate, key)
         self._sender = None if role is Role.WEB else self._make_sender(certificate)
+        self._process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._meter, self._adapter = Meter(), self._make_adapter()
         self._undo: list[Callable[[], Any]] = []  #: in the order of starting
         self._starting: Deferred[None] | None = None
-        self.ports: list[IListeningPort] = []
+        self._stopping = False
+        self._sites: list[BusSite] = []
+        self.ports: list[Any] = []
 
     # -- start
 
     def startService(self) -> None:
-        """Start in the background; if that fails, say why in one line and stop the process with status 1."""
+        """Start in the background; if that fails, say why in one line."""
         super().startService()
-        signal.signal(signal.SIGHUP, lambda _number, _frame: self._reactor.callFromThread(self.reload))
         self._starting = Deferred.fromCoroutine(self._start())
         self._starting.addErrback(self._give_up)
 
     def _give_up(self, failure: Any) -> None:
-        if failure.check(CancelledError):
-            return  # told to stop while starting
+        if self._stopping:
+            return  # told to stop while starting: whatever that broke is no news
         if failure.check(RoutemasterError, OSError):
             self._log.critical("cannot start: {reason}", reason=failure.getErrorMessage())
         else:
             self._log.failure("cannot start", failure)
-        # twistd has no other way to a status of its own
-        self._reactor.addSystemEventTrigger("after", "shutdown", _leave_with_failure)
-        self._reactor.callLater(0, self._reactor.stop)
+        self._on_failure()
 
     async def _start(self) -> None:
         config, reactor = self._config, self._reactor
@@ -116,22 +127,31 @@ class Bus(Service):
         )
         store = RedisStore(connection, config.namespace, config.lease_ttl)
         doorkeeper = Doorkeeper(config.clients, config.root_key, store)
-        parts = [Periodic("reading tokens", doorkeeper.poll, TOKEN_POLL, reactor)]
+        monitor = self._monitor(store)
+        tokens = Periodic("reading tokens", doorkeeper.poll, TOKEN_POLL, reactor)
+        parts = [
+            tokens,
+            Periodic("adding up counters", monitor.flush, config.counter_flush_interval, reactor),
+            Periodic("telling metrics", monitor.tell, config.monitor_interval, reactor),
+        ]
+        hasty = [tokens]
         connection.start()
         self._undo.append(connection.stop)
         if config.redis_url is None:
             await connection.when_connected()
+        self._go_on()
 
         worker = None
         if self._sender is not None:
             worker = self._worker(store)
             sweep = Periodic("the sweep", worker.sweep, min(config.sweep_interval, config.lease_ttl / 3), reactor)
+            hasty.append(sweep)
             parts += [
                 sweep,
                 Periodic("lease expiry", worker.expire, config.lease_ttl / 10, reactor),
                 Periodic("tidying", store.tidy, TIDY_INTERVAL, reactor),
+                Periodic("autodrop", self._autodrop(store).run, AUTODROP_INTERVAL, reactor),
             ]
-        tokens = parts[0]
 
         def hear(message: bytes) -> None:
             if message == b"k":
@@ -140,21 +160,36 @@ class Bus(Service):
                 worker.hear(message)
 
         def resubscribed() -> None:
-            for part in parts:
+            for part in hasty:
                 part.hasten()
 
         wakeups = Wakeups(address, keys.wakeups, reactor=reactor, on_message=hear, on_up=resubscribed)
         wakeups.start()
         self._undo.append(wakeups.stop)
+        self._undo.append(lambda: self._close_metrics(monitor))
         for part in parts:
             part.start()
             self._undo.append(part.stop)
-        if worker is not None:
-            self._undo.append(self._sender.close)  # type: ignore[union-attr]
-            self._undo.append(lambda: worker.stop(config.grace))
+        if self._sender is not None:
+            self._undo.append(self._sender.close)
+        self._undo.append(lambda: self._finish(worker))
         if self._tls is not None:
-            await self._open_ports(Api(store, doorkeeper, reactor, self._api_limits()))
+
+            async def exposition() -> bytes:
+                return prometheus.exposition(await monitor.measure(), config.app_name)
+
+            def ready() -> bool:
+                return connection.connected and not self._stopping
+
+            limits = self._api_limits()
+            await self._open_ports(Api(store, doorkeeper, reactor, limits, self._meter, exposition, ready))
+        self._count_processes("start")
         self._log.info("Routemaster is ready")
+
+    def _go_on(self) -> None:
+        """To be asked after waiting: not everything that one waits for passes a cancellation on."""
+        if self._stopping:
+            raise CancelledError
 
     async def _redis(self) -> RedisAddress:
         config = self._config
@@ -178,11 +213,57 @@ class Bus(Service):
             max_open=config.max_open_deliveries,
         )
 
+    def _autodrop(self, store: RedisStore) -> Autodrop:
+        config = self._config
+        configured = config.origins["redis_max_mem"] != "default"
+        return Autodrop(store, config.redis_max_mem, config.redis_min_free, configured)
+
+    def _monitor(self, store: RedisStore) -> Monitor:
+        return Monitor(
+            store,
+            self._meter,
+            self._autodrop(store),
+            self._adapter,
+            self._reactor,
+            self._process,
+            self._config.monitor_interval,
+        )
+
+    def _make_adapter(self) -> Adapter | None:
+        """Who is told the metrics."""
+        config, reactor = self._config, self._reactor
+        if config.metric_collection_service == "print":
+            return Printing(config.app_name)
+        if config.metric_collection_service == "statsd":
+            return Statsd(reactor, config.app_name, *config.statsd_address)
+        if config.metric_collection_service == "datadog":
+            return Datadog(
+                reactor,
+                config.app_name,
+                config.datadog_api_key or "",
+                config.datadog_app_key or "",
+                config.monitor_interval,
+                config.datadog_url,
+            )
+        return None
+
+    def _count_processes(self, status: str) -> None:
+        kinds = ("web", "worker") if self._role is Role.ALL else (self._role.value,)
+        for kind in kinds:
+            self._meter.count("process", status=status, type=kind)
+
+    async def _close_metrics(self, monitor: Monitor) -> None:
+        self._count_processes("stop")
+        with suppress(StoreUnavailable):
+            await monitor.flush()
+        if self._adapter is not None:
+            await self._adapter.close()
+
     def _worker(self, store: RedisStore) -> Worker:
         config = self._config
         assert self._sender is not None  # noqa: S101  # for the type: the caller has asked
         return Worker(
-            f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+            self._process,
             store,
             self._sender,
             self._reactor,
@@ -197,7 +278,9 @@ class Bus(Service):
 
     def _api_limits(self) -> ApiLimits:
         config = self._config
-        return ApiLimits(config.max_event_data, config.scaling_threshold, config.scaling_deadline / 1000)
+        return ApiLimits(
+            config.max_event_data, config.scaling_threshold, config.scaling_deadline / 1000, config.max_body
+        )
 
     async def _open_ports(self, api: Api) -> None:
         config = self._config
@@ -207,10 +290,12 @@ class Bus(Service):
         resource = api.app.resource()
         assert self._tls is not None  # noqa: S101  # for the type: the caller has asked
         site = BusSite(resource, reactor=self._reactor, limits=limits)
+        site.noisy = False
         await self._listen(config.https, self._tls.wrap(site), site, "HTTPS")
         if config.http is not None:
             redirect = RedirectResource(config.public_url, resource, config.trusted_proxies)
             plain = BusSite(redirect, reactor=self._reactor, limits=limits)
+            plain.noisy = False
             await self._listen(config.http, plain, plain, "plain HTTP")
 
     async def _listen(self, endpoint: str, factory: Any, site: BusSite, what: str) -> None:
@@ -219,13 +304,9 @@ class Bus(Service):
         except Exception as error:
             raise ConfigError(f"cannot listen for {what} on {endpoint}: {error}") from error
         self.ports.append(port)
-        self._log.info("{what} on {address}", what=what, address=port.getHost())
-
-        async def close() -> None:
-            await _maybe(port.stopListening())
-            await site.drain(DRAIN)
-
-        self._undo.append(close)
+        self._sites.append(site)
+        self._log.info("{what} on {address}", what=what, address=_label(port.getHost()))
+        self._go_on()
 
     def _certificate(self) -> tuple[Path, Path]:
         """Paths of the certificate and its key; a pair for localhost is made if none is configured."""
@@ -251,8 +332,7 @@ class Bus(Service):
     # -- in between
 
     def reload(self) -> None:
-        """Read the certificate again and reopen the log; what is broken is told and the old one kept."""
-        self._reopen_log()
+        """Read the certificate again; if it cannot be used that is told, and the old one kept."""
         if self._tls is not None:
             try:
                 self._tls.reload()
@@ -271,15 +351,34 @@ class Bus(Service):
 
     async def _stop(self) -> None:
         self._log.info("Routemaster stops")
-        if self._starting is not None and not self._starting.called:
+        self._stopping = True
+        if self._starting is not None:
             self._starting.cancel()
+        await self._undo_all()
+        if self._starting is not None:
+            await self._starting
+            await self._undo_all()  # what it began while it was being cancelled
+        self._log.info("Routemaster has stopped")
+
+    async def _undo_all(self) -> None:
         while self._undo:
             undo = self._undo.pop()
             try:
                 await _maybe(undo())
             except Exception:
                 self._log.failure("a part did not stop in good order")
-        self._log.info("Routemaster has stopped")
+
+    async def _finish(self, worker: Worker | None) -> None:
+        """Close the ports, then let what is under way finish: no longer than the longest of it may take."""
+        for port in self.ports:
+            await _maybe(port.stopListening())
+        ends = [site.drain(DRAIN) for site in self._sites]
+        if worker is not None:
+            ends.append(worker.stop(self._config.grace))
+        finishing = [Deferred.fromCoroutine(end) for end in ends]
+        for ended, failure in await DeferredList(finishing, consumeErrors=True):
+            if not ended:
+                self._log.failure("something did not finish in good order", failure)
 
 
 async def _maybe(result: Any) -> None:
@@ -287,7 +386,10 @@ async def _maybe(result: Any) -> None:
         await result
 
 
-def _leave_with_failure() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)
+def _label(address: Any) -> str:
+    """An address of Twisted's as an operator writes it."""
+    if isinstance(address, IPv4Address):
+        return f"{address.host}:{address.port}"
+    if isinstance(address, IPv6Address):
+        return f"[{address.host}]:{address.port}"
+    return str(getattr(address, "name", address))

@@ -1,16 +1,27 @@
-"""`twistd routemaster`: its options, made from the table of the configuration, and its service.
+"""`twistd routemaster`: its options, made from the table of the configuration, and its process.
 
 Whatever is wrong with the configuration ends the start with one line and
 status 1, before anything is opened.
+
+Signals: SIGTERM and SIGINT stop the bus in good order, however often they
+come, and the status is 0. SIGHUP reads the certificate again and reopens the
+log. SIGUSR1 and SIGUSR2 mean nothing here, and do nothing. A bus that cannot
+start ends with status 1.
 """
+
+# mypy: allow-untyped-calls
 
 from __future__ import annotations
 
+import atexit
 import os
+import signal
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from twisted.logger import Logger
 from twisted.python import usage
 
 from routemaster import __version__, logs
@@ -19,6 +30,7 @@ from routemaster.errors import ConfigError
 from routemaster.service import Bus, Role
 
 _HELP = help_texts()
+_log = Logger()
 
 
 class Options(usage.Options):
@@ -35,6 +47,18 @@ class Options(usage.Options):
 
     config: Config
     role: Role
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """As Twisted does, but one line says what is wrong, and no page of help buries it."""
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            _refuse(f"{error}; `twistd routemaster --help` shows every option")
+
+    def parseArgs(self, *surplus: str) -> None:
+        """There are options only; what is surplus is not repeated, it may be a slip with a secret."""
+        if surplus:
+            raise usage.UsageError("only options are allowed")
 
     def postOptions(self) -> None:
         """Load the configuration, and have twistd log through the bus's observer."""
@@ -55,11 +79,22 @@ class Options(usage.Options):
         if self["print-config"]:
             sys.stdout.write(self.config.describe())
             sys.exit(0)
-        _Log.config = self.config
         if self.parent is not None:
-            self.parent["logger"] = f"{__name__}.observer"
-            if self.parent.get("nodaemon") and self.parent.get("pidfile") == "twistd.pid":
-                self.parent["pidfile"] = ""  # in the foreground whoever started it knows its ID
+            self._take_over(self.parent)
+
+    def _take_over(self, twistd: Any) -> None:
+        """Settle what twistd's own options say about the log and the process ID."""
+        for name in ("logfile", "syslog"):
+            if twistd.get(name):
+                _refuse(f"twistd's own --{name} is not used: give --log-file after the word routemaster")
+        if twistd.get("nodaemon") and twistd.get("pidfile") == "twistd.pid":
+            twistd["pidfile"] = ""  # in the foreground whoever started it knows its ID
+        if twistd.get("logger"):
+            return
+        _Log.config = self.config
+        # in the background nobody reads standard error
+        _Log.file = self.config.log_file or (None if twistd.get("nodaemon") else Path("twistd.log"))
+        twistd["logger"] = f"{__name__}.observer"
 
     def opt_version(self) -> NoReturn:
         """Print the version of Routemaster."""
@@ -71,6 +106,7 @@ class _Log:
     """twistd finds its observer by name, so what it is made of has to be found by name too."""
 
     config: Config
+    file: Path | None
     observer: logs.LogObserver | None = None
 
 
@@ -78,15 +114,10 @@ def observer() -> Any:
     """The observer through which twistd logs; called by twistd."""
     config = _Log.config
     try:
-        _Log.observer = logs.observer(config.log_file, config.log_level, config.log_format)
+        _Log.observer = logs.observer(_Log.file, config.log_level, config.log_format)
     except OSError as error:
-        _refuse(f"log_file {config.log_file}: {error.strerror}")
+        _refuse(f"log_file {_Log.file}: {error.strerror}")
     return _Log.observer
-
-
-def _reopen_log() -> None:
-    if _Log.observer is not None:
-        _Log.observer.reopen()
 
 
 def _refuse(line: str) -> NoReturn:
@@ -97,7 +128,63 @@ def makeService(options: Options) -> Bus:
     """The service for twistd to run."""
     from twisted.internet import reactor  # the wiring is where the reactor comes in
 
+    process = Process(reactor)
     try:
-        return Bus(options.config, options.role, reactor, _reopen_log)
+        bus = Bus(options.config, options.role, reactor, process.fail)
     except ConfigError as error:
         _refuse(str(error))
+    process.govern(bus)
+    return bus
+
+
+class Process:
+    """How the process of a bus ends, and what it does on a signal."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._ending = False
+
+    def govern(self, bus: Bus) -> None:
+        """Take the signals over as soon as the reactor, which brings handlers of its own, runs."""
+
+        def reload() -> None:
+            if _Log.observer is not None:
+                _Log.observer.reopen()
+            bus.reload()
+
+        def nothing() -> None:
+            """Ends nobody, as the system's own answer to the signal would."""
+
+        self._reactor.callWhenRunning(self._on, signal.SIGTERM, lambda: self._asked_to_stop("SIGTERM"))
+        self._reactor.callWhenRunning(self._on, signal.SIGINT, lambda: self._asked_to_stop("SIGINT"))
+        self._reactor.callWhenRunning(self._on, signal.SIGHUP, reload)
+        self._reactor.callWhenRunning(self._on, signal.SIGUSR1, nothing)
+        self._reactor.callWhenRunning(self._on, signal.SIGUSR2, nothing)
+
+    def _on(self, number: signal.Signals, action: Callable[[], None]) -> None:
+        # a handler may run between any two instructions: all it does is to have the reactor call
+        signal.signal(number, lambda _number, _frame: self._reactor.callFromThread(action))
+
+    def _asked_to_stop(self, name: str) -> None:
+        if self._ending:
+            _log.info("{name} again: the bus is stopping already", name=name)
+        else:
+            _log.info("{name}: the bus is asked to stop", name=name)
+            self._end()
+
+    def fail(self) -> None:
+        """Stop, and end with status 1. twistd knows no status of its own: the exit is bent when it has done."""
+        atexit.register(_exit_with_failure)
+        if not self._ending:
+            self._reactor.callWhenRunning(self._reactor.callLater, 0, self._end)
+
+    def _end(self) -> None:
+        if not self._ending:
+            self._ending = True
+            self._reactor.stop()
+
+
+def _exit_with_failure() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)

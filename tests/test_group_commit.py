@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from routemaster import group_commit
 from routemaster.errors import NotYourTopic, StoreBroken, StoreUnavailable
 from routemaster.group_commit import GroupCommit
+from routemaster.metrics.meter import Meter
 
 DOWN = StoreUnavailable("the store is away", outcome_unknown=True)
 
@@ -45,7 +46,8 @@ class GroupCommitTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.store = SlowStore()
-        self.commit = GroupCommit(self.store)  # type: ignore[arg-type]
+        self.meter = Meter()
+        self.commit = GroupCommit(self.store, self.meter)  # type: ignore[arg-type]
 
     def publish(self, *fragments: bytes, topic: str = "cats", publisher: str = "pub") -> Deferred[None]:
         return self.commit.publish(topic, publisher, fragments)

@@ -29,7 +29,6 @@ from routemaster.model import (
     is_token,
     public_name,
     shown,
-    veiled,
 )
 from routemaster.sender.target import Target
 from tests.test_strictjson import JSON, same
@@ -93,13 +92,6 @@ class NameTests(Case):
             "demo": "demo", "a--b": "a", "a-b--c--d": "a-b", "a--": "a", "--secret": "unnamed", "a-b": "a-b",
         }.items():  # fmt: skip
             self.assertEqual(public_name(token), name)
-
-    def test_veiled(self) -> None:
-        """Other clients never see a whole token, and can tell clients apart."""
-        self.assertEqual(veiled("my-service--6f1d"), "my-service")
-        seen = {veiled(token) for token in ("demo", "6f1d6311-98a9-42ab-8da4-ed2d7d5b86c4", "sub", "--x")}
-        self.assertEqual(len(seen), 4)
-        self.assertFalse({name for name in seen for token in ("demo", "6f1d6311", "sub") if token in name})
 
     def test_shown(self) -> None:
         """A value in a sentence is short, printable and on one line, whatever it is."""

@@ -261,9 +261,11 @@ class EmbeddedRedis:
         self._child = _Child()
         launcher = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), *command]
         kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        self._reactor.spawnProcess(self._child, sys.executable, launcher, env=kept, path=place,
-                                   childFDs={0: "w", 1: "r", 2: "r", 3: lock})
-        os.close(lock)  # from now on it is the server's
+        try:
+            self._reactor.spawnProcess(self._child, sys.executable, launcher, env=kept, path=place,
+                                       childFDs={0: "w", 1: "r", 2: "r", 3: lock})
+        finally:
+            os.close(lock)  # from now on it is the server's
 
     async def _until_ready(self) -> None:
         next_line = self._reactor.seconds() + PROGRESS
@@ -303,7 +305,7 @@ class EmbeddedRedis:
                     pause = min(pause * 2, MAX_PAUSE)
                     await self._launch()
                     await self._until_ready()
-                except EmbeddedRedisError as error:
+                except (RoutemasterError, OSError) as error:  # OSError: no descriptors, no processes, disk full
                     self.log.error("the embedded Redis did not start again: {error}", error=str(error))
 
     def _last_words(self) -> str:

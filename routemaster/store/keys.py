@@ -18,12 +18,18 @@ class Keys:
         self.subscribers = prefix + b"subscribers"  #: set: tokens of subscribers, may lag
         self.tokens = prefix + b"tokens"            #: hash: token -> name for people
         self.tokens_version = prefix + b"tokens_version"  #: string: counts changes of `tokens`
+        self.counters = prefix + b"counters"        #: hash: series -> total of all processes
+        self.reported = prefix + b"reported"        #: hash: series -> total as last told to the metrics service
         self.wakeups = prefix + b"wakeups"          #: channel: hints for workers
 
     def topic(self, name: str) -> tuple[bytes, bytes, bytes]:
         """A topic's meta (hash), log (stream) and cursors (hash)."""
         tag = b"%s{t:%s}:" % (self._prefix, name.encode())
         return tag + b"meta", tag + b"log", tag + b"cursors"
+
+    def office(self, name: str) -> bytes:
+        """Which process does something for all (string with a TTL)."""
+        return self._prefix + b"office:" + name.encode()
 
     def lease(self, subscriber: str) -> bytes:
         """A subscriber's lease (string with a TTL)."""

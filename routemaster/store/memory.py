@@ -60,6 +60,9 @@ class MemoryStore:
         self._leases: dict[str, tuple[str, int, float]] = {}
         self._tokens: dict[str, ApiToken] = {}
         self._tokens_version = 0
+        self._counts: Counter[str] = Counter()
+        self._reported: dict[str, int] = {}
+        self._offices: dict[str, tuple[str, float]] = {}
         self._last_us = 0
 
     def _now(self) -> int:
@@ -228,6 +231,28 @@ class MemoryStore:
         self._tokens.pop(token, None)
         self._tokens_version += 1
         self._hint(b"k")
+
+    # -- metrics
+
+    async def add_counts(self, counts: Mapping[str, int]) -> None:
+        self._counts.update(counts)
+
+    async def counts(self) -> dict[str, int]:
+        return dict(self._counts)
+
+    async def reported(self) -> dict[str, int]:
+        return dict(self._reported)
+
+    async def set_reported(self, counts: Mapping[str, int]) -> None:
+        self._reported.update(counts)
+
+    async def elect(self, office: str, process: str, seconds: float) -> bool:
+        now = self._clock.seconds()
+        holder, until = self._offices.get(office, (process, 0.0))
+        if holder != process and until > now:
+            return False
+        self._offices[office] = process, now + seconds
+        return True
 
     # -- the way out
 

@@ -185,6 +185,24 @@ class RedisStore:
         steps = (command, (b"INCR", self._keys.tokens_version))
         return all_of([*(self._connection.command(*step) for step in steps), self._hint("k")])
 
+    # -- metrics
+
+    async def add_counts(self, counts: Mapping[str, int]) -> None:
+        await self._run("count", (self._keys.counters,), *_pairs(counts))
+
+    async def counts(self) -> dict[str, int]:
+        return _numbers(await self._connection.command(b"HGETALL", self._keys.counters))
+
+    async def reported(self) -> dict[str, int]:
+        return _numbers(await self._connection.command(b"HGETALL", self._keys.reported))
+
+    async def set_reported(self, counts: Mapping[str, int]) -> None:
+        await self._run("report", (self._keys.reported,), *_pairs(counts))
+
+    async def elect(self, office: str, process: str, seconds: float) -> bool:
+        life = b"%d" % round(seconds * 1000)
+        return bool(await self._run("elect", (self._keys.office(office),), process.encode(), life))
+
     # -- the way out
 
     async def subscribers(self) -> set[str]:
@@ -490,6 +508,14 @@ def _seconds(us: bytes | None) -> float | None:
 
 def _fields(flat: Sequence[bytes]) -> dict[bytes, bytes]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _pairs(counts: Mapping[str, int]) -> list[bytes]:
+    return [part for name, count in counts.items() for part in (name.encode(), b"%d" % count)]
+
+
+def _numbers(flat: Sequence[bytes]) -> dict[str, int]:
+    return {name.decode(): int(count) for name, count in _fields(flat).items()}
 
 
 def _stays(flat: Sequence[bytes]) -> dict[str, Stay]:

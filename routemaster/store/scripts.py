@@ -8,8 +8,8 @@ from typing import Final
 from routemaster.store.connection import Script
 
 _WRITES_WHILE_FULL: Final = frozenset({
-    "acknowledge", "acquire", "delete_topic", "dissolve", "drop", "fold", "forget",
-    "leave", "quit", "release", "renew", "settle", "trim",
+    "acknowledge", "acquire", "count", "delete_topic", "dissolve", "drop", "elect", "fold", "forget",
+    "leave", "quit", "release", "renew", "report", "settle", "trim",
 })
 _READS: Final = frozenset({"backlog", "heads", "read", "tails"})
 _TAKES_MEMORY: Final = frozenset({"configure", "join", "publish"})

@@ -11,17 +11,19 @@ from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from attrs import evolve, frozen
+from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from routemaster import strictjson
-from routemaster.delivery.machine import Facts, State, decide
+from routemaster.delivery.forecast import batches_due, step_of
+from routemaster.delivery.machine import State
 from routemaster.errors import Invalid, RoutemasterError, StoreUnavailable, TooLarge, UnknownTopic
 from routemaster.group_commit import GroupCommit
-from routemaster.interfaces import Clock, Store
+from routemaster.interfaces import Clock, Meter, Store
+from routemaster.metrics.prometheus import CONTENT_TYPE
 from routemaster.model import (
     ApiToken,
     SubscriptionFacts,
@@ -30,14 +32,16 @@ from routemaster.model import (
     check_topic,
     event_fragments,
     is_token,
+    public_name,
     shown,
-    veiled,
 )
 from routemaster.web.answers import Unauthorized, json_answer, no_content, refusal
 from routemaster.web.auth import Doorkeeper, Principal, Role
 from routemaster.web.routing import BusApp, new_app
 
 SCALING_PAUSE = 1.0  #: seconds by which `/pulse/scaling` answers late when more workers are wanted
+
+SCALING_KEPT = 1.0   #: seconds for which the count behind it is used again
 
 _log = Logger()
 _T = TypeVar("_T")
@@ -62,12 +66,18 @@ class Api:
         doorkeeper: Doorkeeper,
         clock: Clock,
         limits: Limits,
+        meter: Meter,
+        exposition: Callable[[], Coroutine[Any, Any, bytes]],
+        ready: Callable[[], bool],
         hex_digits: Callable[[int], str] = secrets.token_hex,
     ) -> None:
-        """`hex_digits(n)` gives two digits for each of n bytes that nobody can guess."""
+        """What is asked for elsewhere: `exposition` makes the text for Prometheus, `ready` tells whether the
+        bus should be sent requests, `hex_digits(n)` gives two digits for each of n bytes that nobody can guess.
+        """
         self._store, self._doorkeeper, self._clock, self._limits = store, doorkeeper, clock, limits
-        self._hex_digits = hex_digits
-        self._commit = GroupCommit(store)
+        self._exposition, self._ready, self._hex_digits = exposition, ready, hex_digits
+        self._commit = GroupCommit(store, meter)
+        self._due: tuple[float, int] | None = None
         self.app = self._routes()
 
     def _routes(self) -> BusApp:
@@ -88,6 +98,8 @@ class Api:
             ("/pulse/scaling", "GET", self.scaling),
             ("/health", "GET", self.health),
             ("/health/ping", "GET", self.ping),
+            ("/health/ready", "GET", self.readiness),
+            ("/metrics", "GET", self.metrics),
             ("/api_tokens", "GET", self.tokens),
             ("/api_tokens", "POST", self.add_token),
             ("/api_tokens/<token>", "DELETE", self.remove_token),
@@ -190,11 +202,31 @@ class Api:
     async def scaling(self, request: Any) -> bytes:
         """GET /pulse/scaling"""
         self._who(request)
-        horizon = self._clock.seconds() + self._limits.scaling_deadline
-        due = sum(_deliveries_due(fact, horizon) for fact in await self._store.subscriptions())
-        if due > self._limits.scaling_threshold:
+        if await self._deliveries_due() > self._limits.scaling_threshold:
             await deferLater(self._clock, SCALING_PAUSE, lambda: None)  # type: ignore[arg-type]
         return no_content(request)
+
+    async def _deliveries_due(self) -> int:
+        """How many are due soon; counted at most once a second, for any number of monitors."""
+        now = self._clock.seconds()
+        if self._due is None or not 0 <= now - self._due[0] < SCALING_KEPT:
+            facts = await self._store.subscriptions()
+            horizon = now + self._limits.scaling_deadline
+            self._due = now, sum(batches_due(fact, horizon) for fact in facts)
+        return self._due[1]
+
+    async def metrics(self, request: Any) -> bytes:
+        """GET /metrics"""
+        self._who(request)
+        text = await self._exposition()
+        request.setHeader(b"Content-Type", CONTENT_TYPE)
+        return text
+
+    def readiness(self, request: Any) -> bytes:
+        """GET /health/ready, for load balancers; needs no credential"""
+        if not self._ready():
+            raise StoreUnavailable("the bus is starting or stopping, or its Redis is away")
+        return json_answer(request, {"ready": True})
 
     def health(self, request: Any) -> bytes:
         """GET /health"""
@@ -263,28 +295,17 @@ def _named_topic(name: str) -> str:
 
 def _seen_by(principal: Principal, token: str) -> str:
     """A token for root and its owner; for others what does not let them in."""
-    return token if _may_see(principal, token) else veiled(token)
+    return token if _may_see(principal, token) else public_name(token)
 
 
 def _may_see(principal: Principal, token: str) -> bool:
     return principal.role is Role.ROOT or principal.token == token
 
 
-def _facts(fact: SubscriptionFacts) -> Facts:
-    """What `decide` needs, in seconds since the epoch."""
-    return Facts(
-        backlog=fact.queued,
-        oldest=fact.oldest or 0.0,
-        max=fact.subscription.max,
-        timeout=fact.subscription.timeout / 1000,
-        retry_at=fact.health.retry_at or 0.0,
-    )
-
-
 def _subscription_json(fact: SubscriptionFacts, principal: Principal, now: float) -> dict[str, object]:
     subscription, health = fact.subscription, fact.health
     own = _may_see(principal, subscription.subscriber)
-    step = decide(_facts(fact), now)
+    step = step_of(fact, now)
     return {
         "subscriber": _seen_by(principal, subscription.subscriber),
         "callback": subscription.callback,
@@ -303,12 +324,3 @@ def _subscription_json(fact: SubscriptionFacts, principal: Principal, now: float
         },
     }
 
-
-def _deliveries_due(fact: SubscriptionFacts, horizon: float) -> int:
-    """How many batches of a subscription are due by `horizon`, in seconds since the epoch."""
-    full, rest = divmod(fact.queued, fact.subscription.max)
-
-    def due(backlog: int) -> bool:
-        return decide(evolve(_facts(fact), backlog=backlog), horizon).state is State.DELIVERING
-
-    return full * due(fact.queued) + due(rest)

@@ -1,0 +1,39 @@
+"""What a subscription will do next, told from what is stored of it, by any process."""
+
+from __future__ import annotations
+
+from attrs import evolve
+
+from routemaster.delivery.machine import Facts, State, Step, decide
+from routemaster.model import SubscriptionFacts
+
+
+def facts_of(fact: SubscriptionFacts) -> Facts:
+    """What `decide` needs, in seconds since the epoch."""
+    return Facts(
+        backlog=fact.queued,
+        oldest=fact.oldest or 0.0,
+        max=fact.subscription.max,
+        timeout=fact.subscription.timeout / 1000,
+        retry_at=fact.health.retry_at or 0.0,
+    )
+
+
+def step_of(fact: SubscriptionFacts, now: float) -> Step:
+    """What its courier does at `now`, in seconds since the epoch, as far as the store knows."""
+    return decide(facts_of(fact), now)
+
+
+def batches(fact: SubscriptionFacts) -> int:
+    """How many batches its backlog makes."""
+    return -(-fact.queued // fact.subscription.max)
+
+
+def batches_due(fact: SubscriptionFacts, horizon: float) -> int:
+    """How many of them are due by `horizon`, in seconds since the epoch."""
+    full, rest = divmod(fact.queued, fact.subscription.max)
+
+    def due(backlog: int) -> bool:
+        return decide(evolve(facts_of(fact), backlog=backlog), horizon).state is State.DELIVERING
+
+    return full * due(fact.queued) + due(rest)

@@ -1,0 +1,135 @@
+"""Measuring: what is counted here goes to the totals of all, and one process tells the metrics service.
+
+`flush` adds this process's counts to the totals in the store. `measure` makes
+one `Snapshot` of everything, with totals, for whoever asks (`GET /metrics`).
+`tell` is for every `monitor_interval`: the process that holds the office of
+monitor tells the adapter what there is now, and by how much each counter has
+grown since it was last told. What could not be told is told with the next.
+
+What queues have gained and lost is not counted event by event: it follows
+from the cursors, exactly.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+from twisted.logger import Logger
+
+from routemaster.autodrop import Autodrop
+from routemaster.delivery.forecast import batches, batches_due
+from routemaster.errors import StoreUnavailable
+from routemaster.interfaces import Adapter, Clock, Sample, Snapshot, Store
+from routemaster.metrics.meter import Meter, parse_series, series
+from routemaster.model import SubscriptionFacts, public_name
+
+OFFICE = "monitor"
+
+
+class Monitor:
+    """Measures, and tells."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        store: Store,
+        meter: Meter,
+        autodrop: Autodrop,
+        adapter: Adapter | None,
+        clock: Clock,
+        process: str,
+        interval: float,
+    ) -> None:
+        """`process` is unique among live processes; `interval` in seconds; no adapter: nobody is told."""
+        self._store, self._meter, self._autodrop = store, meter, autodrop
+        self._adapter, self._clock = adapter, clock
+        self._process, self._interval = process, interval
+
+    async def flush(self) -> None:
+        """Add what was counted here to the totals; what the store refuses is kept for the next time."""
+        taken = self._meter.take()
+        if not taken:
+            return
+        try:
+            await self._store.add_counts(taken)
+        except StoreUnavailable as error:
+            if not error.outcome_unknown:  # else it may be in, and counting twice is worse than not at all
+                self._meter.give_back(taken)
+            raise
+
+    async def measure(self) -> Snapshot:
+        """Everything, counters as totals since the beginning."""
+        gauges, derived = await self._look()
+        return Snapshot(gauges, _samples((await self._store.counts()) | derived))
+
+    async def tell(self) -> None:
+        """Tell the adapter, if this process is the one to do so."""
+        if self._adapter is None:
+            return
+        if not await self._store.elect(OFFICE, self._process, 2 * self._interval + 5):
+            return
+        gauges, derived = await self._look()
+        totals = (await self._store.counts()) | derived
+        told = await self._store.reported()
+        grown = {name: total - told.get(name, 0) for name, total in totals.items()}
+        # a total that shrank began anew: its subscription was made again
+        grown = {name: totals[name] if by < 0 else by for name, by in grown.items() if by}
+        try:
+            await self._adapter.tell(Snapshot(gauges, _samples(grown)))
+        except Exception as error:
+            self._meter.count("metrics.failures")
+            self._log.warn("metrics could not be told: {error}", error=str(error) or type(error).__name__)
+            return
+        if grown:
+            await self._store.set_reported({name: totals[name] for name in grown})
+
+    async def _look(self) -> tuple[list[Sample], dict[str, int]]:
+        facts = await self._store.subscriptions()
+        figures, marks = await self._store.figures(), await self._autodrop.marks()
+        now = self._clock.seconds()
+        due = sum(batches_due(fact, now) for fact in facts)
+        events = _by_name(facts, lambda fact: fact.queued)
+        gauges = [
+            *(Sample("subscriber.queue.events", count, {"subscriber": name}) for name, count in events.items()),
+            *(
+                Sample("subscriber.queue.batches", count, {"subscriber": name})
+                for name, count in _by_name(facts, batches).items()
+            ),
+            Sample("jobs.count", due, {"queue": "main", "status": "instant"}),
+            Sample("jobs.count", sum(map(batches, facts)) - due, {"queue": "main", "status": "scheduled"}),
+            Sample("redis.bytes_used", figures.bytes_used, {}),
+            Sample("redis.max_mem", marks.max_mem, {}),
+            Sample("redis.low_mark", marks.low, {}),
+            Sample("redis.high_mark", marks.high, {}),
+            Sample("redis.used_cpu_user", figures.cpu_user_ms, {}),
+            Sample("redis.used_cpu_sys", figures.cpu_sys_ms, {}),
+        ]
+        sources: dict[str, Callable[[SubscriptionFacts], int]] = {
+            "events.added": lambda fact: fact.sent + fact.dropped + fact.queued,
+            "events.removed": lambda fact: fact.sent + fact.dropped,
+            "events.autodropped": lambda fact: fact.dropped,
+        }
+        derived = {
+            series(metric, {"queue": name}): count
+            for metric, source in sources.items()
+            for name, count in _by_name(facts, source).items()
+        }
+        return gauges, derived
+
+
+def _by_name(facts: list[SubscriptionFacts], figure: Callable[[SubscriptionFacts], int]) -> dict[str, int]:
+    """A figure by public name; tokens that share one are added up."""
+    sums: Counter[str] = Counter()
+    for fact in facts:
+        sums[public_name(fact.subscription.subscriber)] += figure(fact)
+    return dict(sums)
+
+
+def _samples(counts: Mapping[str, int]) -> list[Sample]:
+    samples = []
+    for text, count in sorted(counts.items()):
+        name, tags = parse_series(text)
+        samples.append(Sample(name, count, tags))
+    return samples
