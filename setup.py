@@ -49,6 +49,7 @@ setup(
         "hiredis>=3.0",
         "hyperlink>=21.0",
         "klein>=24.8",
+        "prometheus-client>=0.20",
         "pyopenssl>=26.0",
         "service-identity>=24.1",
         "treq>=24.9",
