@@ -486,6 +486,21 @@ class StoreContract:
         facts = await self.facts()
         self.assertEqual((facts.sent, facts.dropped, facts.queued), (1, 1, 1))
 
+    async def test_counters(self) -> None:
+        """Counts of all processes add up, all of a step together, and what was reported is kept apart."""
+        await self.store.add_counts({"a|x=1": 2, "b": 1})
+        await self.store.add_counts({"a|x=1": 3})
+        await self.store.set_reported({"b": 1})
+        await self.store.set_reported({"b": 7, "c": 1})
+        self.assertEqual(await self.store.counts(), {"a|x=1": 5, "b": 1})
+        self.assertEqual(await self.store.reported(), {"b": 7, "c": 1})
+
+    async def test_office(self) -> None:
+        """An office has one holder, who keeps it by asking again."""
+        holders = [await self.store.elect("monitor", process, 60) for process in ("p1", "p2", "p1")]
+        self.assertEqual(holders, [True, False, True])
+        self.assertTrue(await self.store.elect("other", "p2", 60))
+
     async def test_figures(self) -> None:
         """The store tells how much memory it uses."""
         self.assertGreaterEqual((await self.store.figures()).bytes_used, 0)
@@ -612,6 +627,9 @@ class RedisStoreContract(StoreContract):
         await self.store.delete_topic("cats", "pub")
         await self.store.unsubscribe("two")
         await self.store.tidy()
+        await self.store.add_counts({"a": 1})
+        await self.store.set_reported({"a": 1})
+        self.assertTrue(await self.store.elect("monitor", "p1", 60))
         facts = await self.facts()
         self.assertEqual((facts.sent, facts.dropped, facts.queued), (1, 1, 1))
 
