@@ -182,13 +182,14 @@ class ObserverTests(SynchronousTestCase):
         """What a Logger and a legacy publisher emit is written, without the remains of the old interface."""
         for form in ("text", "json"):
             stream = StringIO()
-            observe = observer(stream, "INFO", form)
+            observe = observer(stream, "DEBUG", form)
             publisher = LogPublisher(Legacy(lambda event: None), observe)
             Logger("routemaster.x", observer=publisher).error("{n} gone", n=3)
             LegacyPublisher(observerPublisher=publisher, publishPublisher=publisher).msg("old\n")
             first, second = stream.getvalue().splitlines()
             self.assertIn("3 gone", first)
             self.assertIn("old", second)
+            self.assertIn("DEBUG", second, "what the old interface says by the way is for those who look closely")
             if form == "json":
                 self.assertEqual(set(json.loads(first)), {"time", "level", "namespace", "message", "n"})
 
