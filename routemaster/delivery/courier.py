@@ -9,29 +9,36 @@ One attempt is two round trips to the store: read, and acknowledge or fail.
 While an attempt is in flight the next batch is read ahead. The next attempt
 starts only after the acknowledgement of the last is stored, so that a crash
 repeats one batch at most.
+
+Each turn of the loop awaits one thing at most and then decides anew: whatever
+was told meanwhile (stop, a changed subscription, a lost lease) is seen before
+an attempt starts. A store that is away makes the courier rest and look again;
+it ends only when it is told to, or has nothing to deliver for. Any other
+exception ends it, and the worker decides when to try again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
+from routemaster.delivery.backlog import Backlog, Entry
 from routemaster.delivery.health import pause
 from routemaster.delivery.machine import Facts, State, Step, decide
 from routemaster.delivery.watch import Watch
 from routemaster.errors import StoreUnavailable
-from routemaster.interfaces import Ack, Clock, Grant, Outcome, Place, Sender, Store, Timer, Verdict
+from routemaster.interfaces import Ack, Clock, Grant, Held, Outcome, Reading, Sender, Store, Timer, Verdict
 from routemaster.model import EventID, Subscription, public_name
 
-SLACK = 64         #: events after which a waiting courier looks again although its batch is not full
-STORE_RETRY = 0.2  #: seconds between tries to store the end of an attempt
-LOCAL_PAUSE = 1.0  #: seconds to wait after a fault of this machine
-
-Entry = tuple[str, EventID, bytes]
+STORE_RETRY = 0.2          #: seconds before the store is asked again after it was away, growing ...
+STORE_RETRY_LONGEST = 2.0  #: ... up to this
+LEASE_POLL = 0.5    #: seconds between looks at a lease under which no attempt may start
+LOCAL_PAUSE = 1.0   #: seconds to wait after a fault of this machine, and up to half as long again
+HOLLOW_PAUSE = 5.0  #: seconds between looks for events that are owed but not there
 
 
 @frozen
@@ -43,13 +50,13 @@ class Context:
     sender: Sender
     clock: Clock
     watch: Watch
-    chance: Callable[[], float]            #: in [0, 1)
-    local: Callable[[int], float]          #: store's microseconds -> seconds by `clock`
-    lease_holds: Callable[[str], bool]     #: whether an attempt may start under the lease
-    retry_delay: float                     #: seconds
-    max_backoff: float                     #: seconds
-    max_batch_body: int                    #: bytes
-    spawn: Callable[[Coroutine[Deferred[Any], Any, None]], Deferred[None]]  #: runs a coroutine, reports its failure
+    chance: Callable[[], float]         #: in [0, 1)
+    local: Callable[[int], float]       #: store's microseconds -> seconds by `clock`
+    acquire: Callable[[str], Awaitable[Grant | Held | None]]  #: the store's, noted by the worker
+    lease_holds: Callable[[str], bool]  #: whether an attempt may start under the lease
+    retry_delay: float                  #: seconds
+    max_backoff: float                  #: seconds
+    max_batch_body: int                 #: bytes
 
 
 class Courier:
@@ -58,44 +65,41 @@ class Courier:
     _log = Logger()
 
     def __init__(self, context: Context, subscriber: str, grant: Grant) -> None:
+        if grant.subscription is None:
+            raise ValueError("there is nothing to deliver for a subscription that was dissolved")
         self._context = context
         self.subscriber = subscriber
+        self.name = public_name(subscriber)  #: as logs show it
         self.step = Step(State.IDLE)
-        self._places: dict[str, Place] = {}
-        self._ahead: Sequence[Entry] = ()
-        self._oldest: float | None = None
+        self._backlog = Backlog(context.watch, self, context.clock, context.local)
         self._stopping = self._aborted = False
-        self._stale = False
+        self._stale = True                 #: whether the subscription and the places have to be learnt anew
+        self._given: Grant | None = grant  #: not looked at yet
         self._mended = 0
+        self._troubles = 0
+        self._told_hollow = False
+        self._idling = False               #: whether it sleeps because nothing waits
         self._wake: Deferred[None] | None = None
         self._timer: Timer | None = None
         self._attempt: Deferred[Outcome] | None = None
-        self._asked: dict[str, int] = {}
-        self._take(grant)
+        self._obey(grant, grant.subscription)
 
-    def _take(self, grant: Grant) -> None:
-        if grant.subscription is None:
-            raise ValueError("there is nothing to deliver for a subscription that was dissolved")
-        self._subscription: Subscription = grant.subscription
+    def _obey(self, grant: Grant, subscription: Subscription) -> None:
+        self._subscription = subscription
         self.epoch, self.version = grant.epoch, grant.version
-        self._grant = grant
-        self._failures = grant.failures
-        self._retry_at = self._context.local(grant.retry_at) if grant.retry_at > grant.now else 0.0
+        self._failures, self._retry_at = grant.failures, 0.0
+        if grant.retry_at > grant.now:
+            # no pause is longer than the longest, whatever the store's clock does
+            longest = self._context.clock.seconds() + self._context.max_backoff
+            self._retry_at = min(self._context.local(grant.retry_at), longest)
 
     # -- from outside
 
-    @property
-    def attempting(self) -> bool:
-        """Whether a POST is in flight."""
-        return self._attempt is not None
-
     def woken(self, topic: str, first: EventID | None) -> None:
         """The watch's call: a log has grown."""
-        self._asked.pop(topic, None)
-        place = self._places.get(topic)
-        if first is not None and place is not None and place.tail is not None:
-            if self.step.state is State.IDLE and self._oldest is None and first.n == place.tail.n + 1:
-                self._oldest = self._context.local(first.us)
+        self._backlog.answered(topic)
+        if first is not None and self._idling:
+            self._backlog.accepted(topic, first)
         self._rouse()
 
     def reload(self) -> None:
@@ -118,138 +122,105 @@ class Courier:
     # -- the loop
 
     async def run(self) -> None:
-        """Deliver until stopped, or until there is no subscription any more."""
+        """Deliver until stopped, or until there is no subscription or no lease any more."""
         try:
-            await self._look()
             while not self._stopping:
-                if self._stale and not await self._reload():
-                    break
-                facts = self._facts()
-                if facts is None:
-                    await self._read_ahead(self._after(()))
-                    continue
-                self.step = decide(facts, self._context.clock.seconds())
-                if self.step.state is not State.DELIVERING:
-                    await self._sleep(self.step)
-                elif self._context.lease_holds(self.subscriber):
-                    await self._deliver(facts.max)
-                else:
-                    await self._sleep(Step(State.DELIVERING, self._context.clock.seconds() + STORE_RETRY))
-        except StoreUnavailable as error:
-            self._log.debug("delivery to '{name}' rests: {error}", name=self.name, error=error)
+                try:
+                    await self._turn()
+                    self._troubles = 0
+                except StoreUnavailable as error:
+                    self._log.debug("delivery to '{name}' rests: {error}", name=self.name, error=error)
+                    if not self._stopping:
+                        await self._pause(self._store_pause())
         finally:
-            for topic in self._places:
-                self._context.watch.leave(topic, self)
+            self._backlog.leave()
 
-    @property
-    def name(self) -> str:
-        """The subscriber as logs show it."""
-        return public_name(self.subscriber)
+    async def _turn(self) -> None:
+        """Decide on what is known now, and do one thing."""
+        now = self._context.clock.seconds()
+        if self._stale:
+            await self._look()
+        elif self._backlog.is_hollow():
+            await self._wait_for_lost()
+        elif (facts := self._facts(now)) is None:
+            await self._read()
+        elif (step := self._decide(facts, now)).state is not State.DELIVERING:
+            await self._sleep(step)
+        elif not self._context.lease_holds(self.subscriber):
+            await self._sleep(Step(State.DELIVERING, now + LEASE_POLL))
+        elif not self._backlog.is_ready(facts.max):
+            await self._read()
+        else:
+            await self._deliver()
 
-    async def _reload(self) -> bool:
-        self._stale = False
-        grant = await self._context.store.acquire(self.subscriber, self._context.worker)
-        if not isinstance(grant, Grant) or grant.epoch != self.epoch:
-            return False
-        if grant.subscription is None:
-            await self._context.store.repair(self.subscriber)
-            return False
-        self._take(grant)
-        await self._look()
-        return True
+    def _decide(self, facts: Facts, now: float) -> Step:
+        self.step = decide(facts, now)
+        return self.step
+
+    def _facts(self, now: float) -> Facts | None:
+        """The facts, or None if the oldest event's age matters and is not known."""
+        waiting, subscription = self._backlog.count(), self._subscription
+        oldest = self._backlog.oldest
+        if oldest is None:
+            if 0 < waiting < subscription.max and subscription.timeout and now >= self._retry_at:
+                return None
+            oldest = now
+        return Facts(waiting, oldest, subscription.max, subscription.timeout / 1000, self._retry_at)
 
     async def _look(self) -> None:
-        """Learn where the subscriber stands in each topic, and mend what does not fit."""
-        grant = self._grant
-        for topic in self._places.keys() - grant.stays.keys():
-            self._context.watch.leave(topic, self)
-        self._places, self._asked = dict.fromkeys(grant.stays, Place(None, None)), {}
-        for topic in grant.stays:
-            self._context.watch.attend(topic, self)  # before reading, so that no hint falls in between
-        await self._read_ahead(dict.fromkeys(grant.stays))
-        if self._mended != grant.version and self._amiss():
-            self._mended = grant.version
-            await self._context.store.repair(self.subscriber)
+        """Learn anew what is to be delivered and where the subscriber stands; mend what does not fit."""
+        self._stale = False  # first: whatever is told from now on makes it stale again
+        try:
+            grant, self._given = self._given, None
+            answer = grant or await self._context.acquire(self.subscriber)
+            if not isinstance(answer, Grant):
+                return self._finish()
+            if answer.subscription is None:
+                await self._context.store.repair(self.subscriber)
+                return self._finish()
+            self._obey(answer, answer.subscription)
+            self._backlog.follow(answer.stays)
+            await self._read()
+            if self._mended != answer.version and self._backlog.amiss():
+                await self._context.store.repair(self.subscriber)
+                self._mended, self._stale = answer.version, True
+        except StoreUnavailable:
             self._stale = True
+            raise
 
-    def _amiss(self) -> bool:
-        """Whether a stay and its cursor disagree, or a stay is over."""
-        for topic, stay in self._grant.stays.items():
-            cursor = self._places[topic].cursor
-            if cursor is None or cursor.membership != stay.membership or not cursor.spans:
-                return True
-            if cursor.open and stay.state != "on":
-                return True
-        return False
+    def _finish(self) -> None:
+        """There is nothing to deliver for, unless something was told since."""
+        self._stopping = self._stopping or not self._stale
 
-    def _backlog(self) -> int:
-        """Events waiting, by all that is known here."""
-        backlog = 0
-        for topic, place in self._places.items():
-            if place.cursor is not None and place.tail is not None:
-                known = self._context.watch.tail(topic)
-                if known is not None and known > place.tail:
-                    place = self._places[topic] = Place(place.cursor, known)
-                backlog += place.cursor.backlog(place.tail)  # type: ignore[union-attr, arg-type]
-        return backlog
+    async def _read(self) -> None:
+        """Read the next batch; the answer also tells where the subscriber stands."""
+        after, most = self._backlog.after({}), self._subscription.max
+        told = self._backlog.told()
+        reading = Reading((), {})
+        if after:
+            reading = await self._context.store.read(self.subscriber, after, most, self._context.max_batch_body)
+        self._backlog.take_in(reading, most, told)
+        self._told_hollow = self._told_hollow and not reading.entries
 
-    def _facts(self) -> Facts | None:
-        """The facts, or None if the oldest event's age matters and is not known."""
-        backlog = self._backlog()
-        subscription = self._subscription
-        now = self._context.clock.seconds()
-        if not backlog:
-            self._oldest = None
-        elif self._oldest is None:
-            if backlog < subscription.max and subscription.timeout and now >= self._retry_at:
-                return None
-        oldest = now if self._oldest is None else self._oldest
-        return Facts(backlog, oldest, subscription.max, subscription.timeout / 1000, self._retry_at)
-
-    def _after(self, sent: Sequence[Entry]) -> dict[str, EventID | None]:
-        """Where to read on, in each topic that holds something behind what was `sent`."""
-        after: dict[str, EventID | None] = {topic: entry_id for topic, entry_id, _ in sent}
-        return {
-            topic: after.get(topic)
-            for topic, place in self._places.items()
-            if place.cursor and place.tail and place.cursor.backlog(place.tail)
-        }
-
-    async def _read_ahead(self, after: Mapping[str, EventID | None]) -> None:
-        """Read the next batch; the answer also corrects the places."""
-        subscription = self._subscription
-        self._ahead, self._oldest = (), None
-        if not after:
-            return
-        reading = await self._context.store.read(
-            self.subscriber, after, subscription.max, self._context.max_batch_body
-        )
-        self._places.update({topic: reading.places[topic] for topic in after if topic in self._places})
-        self._ahead = reading.entries
-        if self._ahead:
-            self._oldest = self._context.local(self._ahead[0][1].us)
-        elif not any(after.values()):
-            # nothing where something should be: an autodrop, or a lost tail of the store's own log
-            self._oldest = self._context.clock.seconds()
+    async def _wait_for_lost(self) -> None:
+        """Events are owed that the log does not hold; the store's upkeep has to say what became of them."""
+        if not self._told_hollow:
+            self._log.error("'{name}' is owed events that the store does not hold", name=self.name)
+            self._told_hollow = True
+        self.step = Step(State.WAITING, self._context.clock.seconds() + HOLLOW_PAUSE)
+        await self._sleep(self.step, missing=1)
 
     # -- one attempt
 
-    async def _deliver(self, most: int) -> None:
-        waiting = self._backlog()
-        if len(self._ahead) < min(most, waiting):
-            await self._read_ahead(self._after(()))
-        batch, self._ahead = self._ahead, ()
-        if not batch:
-            self._log.error("{name} is owed events that the store does not hold", name=self.name)
-            self._stale = True
-            await self._sleep(Step(State.DELIVERING, self._context.clock.seconds() + LOCAL_PAUSE))
-            return
-        subscription = self._subscription
+    async def _deliver(self) -> None:
+        batch, subscription, whom = self._backlog.ahead, self._subscription, self._whom()
+        last = {topic: entry_id for topic, entry_id, _ in batch}
         body = b"[%s]" % b",".join([fragment for _, _, fragment in batch])
         began = self._context.clock.seconds()
         sending = self._context.sender.send(subscription.callback, subscription.uuid, body)
         self._attempt = attempt = Deferred.fromCoroutine(sending)
-        ahead = self._start_reading(batch) if waiting > len(batch) else None
+        more = self._backlog.count() > len(batch)
+        behind = Deferred.fromCoroutine(self._read_behind(last)) if more else None
         try:
             outcome = await attempt
         except CancelledError:
@@ -257,64 +228,62 @@ class Courier:
             self._stopping = True
         finally:
             self._attempt = None
-        elapsed = self._context.clock.seconds() - began
-        self._report(batch, outcome, elapsed)
+        self._report(batch, outcome, self._context.clock.seconds() - began)
         if outcome.verdict is Verdict.ACKNOWLEDGED:
-            await self._until_stored(lambda: self._acknowledge(batch))
-            self._failures, self._retry_at, self._oldest = 0, 0.0, None
-            if ahead is not None:
-                await ahead
-                if self._ahead:
-                    self._oldest = self._context.local(self._ahead[0][1].us)
+            await self._until_stored(lambda: self._acknowledge(last))
+            self._failures, self._retry_at = 0, 0.0
+            reading = await behind if behind else None
+            if reading and not self._stale:
+                self._backlog.take_behind(reading, subscription.max)
+            return
+        self._backlog.failed(batch)
+        if outcome.verdict is Verdict.FAILED:
+            await self._record_failure(outcome, whom)
         else:
-            self._oldest = self._context.local(batch[0][1].us)
-            if ahead is not None:
-                await ahead
-                self._ahead = ()
-            if outcome.verdict is Verdict.LOCAL:
-                self._retry_at = self._context.clock.seconds() + LOCAL_PAUSE
-            else:
-                await self._record_failure(outcome)
+            self._retry_at = self._context.clock.seconds() + LOCAL_PAUSE * (1 + self._context.chance() / 2)
 
-    def _start_reading(self, batch: Sequence[Entry]) -> Deferred[None]:
-        """Read behind a batch in flight; a failure to do so only means to read later."""
+    async def _read_behind(self, last: Mapping[str, EventID]) -> Reading | None:
+        """Read on behind a batch in flight; a failure only means to read later, when it will be told."""
+        try:
+            after, most = self._backlog.after(last), self._subscription.max
+            return await self._context.store.read(self.subscriber, after, most, self._context.max_batch_body)
+        except Exception:
+            return None
 
-        async def read() -> None:
-            try:
-                reading = await self._context.store.read(
-                    self.subscriber, self._after(batch), most, self._context.max_batch_body
-                )
-            except StoreUnavailable:
-                return
-            self._ahead = reading.entries
-
-        most = self._subscription.max
-        return self._context.spawn(read())
-
-    async def _acknowledge(self, batch: Sequence[Entry]) -> None:
-        last = {topic: entry_id for topic, entry_id, _ in batch}
-        acks = [Ack(topic, self._grant.stays[topic].membership, entry_id) for topic, entry_id in last.items()]
+    async def _acknowledge(self, last: Mapping[str, EventID]) -> None:
+        acks = [Ack(topic, self._backlog.membership(topic), entry_id) for topic, entry_id in last.items()]
         places = await self._context.store.acknowledge(
             self.subscriber, self._context.worker, self.epoch, acks
         )
-        self._places.update(places)
-        if any(place.cursor is None or not place.cursor.spans for place in places.values()):
-            await self._context.store.repair(self.subscriber)
+        if not self._backlog.acknowledged(places):
             self._stale = True
+            await self._context.store.repair(self.subscriber)
 
-    async def _record_failure(self, outcome: Outcome) -> None:
+    def _whom(self) -> tuple[int, str, str | None]:
+        """Under which lease, and where, the subscriber is tried."""
+        return self.epoch, self._subscription.callback, self._subscription.uuid
+
+    async def _record_failure(self, outcome: Outcome, whom: tuple[int, str, str | None]) -> None:
         context = self._context
-        self._failures += 1
+        if self._stale:
+            await self._look()
+            if self._stopping or self._whom() != whom:
+                return  # it says nothing about who is to be reached now
         wait = pause(
-            self._failures, context.retry_delay, context.max_backoff, context.chance(), outcome.retry_after
+            self._failures + 1, context.retry_delay, context.max_backoff, context.chance(), outcome.retry_after
         )
+        self._failures += 1
         self._retry_at = context.clock.seconds() + wait
 
         async def record() -> None:
+            left = max(0.0, self._retry_at - context.clock.seconds())
             failures = await context.store.fail(
-                self.subscriber, context.worker, self.epoch, wait, outcome.error
+                self.subscriber, context.worker, self.epoch, left, outcome.error
             )
-            self._stopping = self._stopping or failures is None
+            if failures is None:
+                self._stopping = True  # the lease is lost
+            else:
+                self._failures = failures
 
         await self._until_stored(record)
 
@@ -326,19 +295,12 @@ class Courier:
             except StoreUnavailable:
                 if self._aborted:
                     raise
-            await self._pause(STORE_RETRY)
+            await self._pause(self._store_pause())
 
     def _report(self, batch: Sequence[Entry], outcome: Outcome, elapsed: float) -> None:
-        facts = {
-            "name": self.name,
-            "events": len(batch),
-            "first": str(batch[0][1]),
-            "last": str(batch[-1][1]),
-            "attempt": self._failures + 1,
-            "status": outcome.status,
-            "ms": round(elapsed * 1000, 1),
-            "reused": outcome.reused,
-        }
+        facts = {"name": self.name, "events": len(batch), "attempt": self._failures + 1}
+        facts |= {"first": str(batch[0][1]), "last": str(batch[-1][1])}
+        facts |= {"status": outcome.status, "ms": round(elapsed * 1000, 1), "reused": outcome.reused}
         if outcome.verdict is Verdict.ACKNOWLEDGED:
             self._log.debug("delivered {events} events to '{name}' in {ms} ms", **facts)
         else:
@@ -348,13 +310,24 @@ class Courier:
 
     # -- sleep
 
-    async def _sleep(self, step: Step) -> None:
-        """Rest until the step's time or a reason to look again."""
+    async def _sleep(self, step: Step, missing: int | None = None) -> None:
+        """Rest until the step's time or a reason to look again; `missing` events are one."""
         if self._stopping or self._stale:
             return
-        if step.state in (State.IDLE, State.WAITING):
-            self._ask_to_be_woken(step.state)
+        if step.state is State.IDLE:
+            missing = 1
+        elif step.state is State.WAITING and missing is None:
+            missing = self._subscription.max - self._backlog.count()
+        if missing is not None:
+            self._backlog.ask(missing)
+        self._idling = step.state is State.IDLE
         await self._pause(None if step.until is None else step.until - self._context.clock.seconds())
+        self._idling = False
+        self._backlog.aged()
+
+    def _store_pause(self) -> float:
+        self._troubles += 1
+        return pause(self._troubles, STORE_RETRY, STORE_RETRY_LONGEST, self._context.chance())
 
     async def _pause(self, seconds: float | None) -> None:
         wake: Deferred[None] = Deferred()
@@ -362,22 +335,6 @@ class Courier:
         if seconds is not None:
             self._timer = self._context.clock.callLater(max(0.0, seconds), self._rouse)
         await wake
-
-    def _ask_to_be_woken(self, state: State) -> None:
-        """Name the number in each log at which there is something to decide.
-
-        A batch is full when the topics together have grown enough; then at
-        least one of them has grown by its share.
-        """
-        subscription = self._subscription
-        step = 1
-        if state is State.WAITING:
-            missing = subscription.max - self._backlog()
-            step = max(1, min(SLACK, missing // len(self._places)))
-        for topic, place in self._places.items():
-            if place.tail is not None and self._asked.get(topic, place.tail.n + step + 1) > place.tail.n + step:
-                self._asked[topic] = place.tail.n + step
-                self._context.watch.wake_at(topic, place.tail.n + step, self)
 
     def _rouse(self) -> None:
         wake, self._wake = self._wake, None

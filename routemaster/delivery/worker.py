@@ -6,11 +6,17 @@ would have told. A lease is good for its time to live counted from when its
 renewal was *sent*; an attempt starts only while at least half of that is
 left, so that a store that cannot be reached, and so could not take the
 acknowledgement, stops deliveries before it makes duplicates.
+
+A lease is given back only when the worker stops. One that was lost is not
+ours to give; a subscriber whose courier broke down keeps its lease until it
+ends, so that a fault that sits in the data is met again after a rest, not at
+once by the next worker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
+from math import inf
 from typing import Any
 
 from attrs import frozen
@@ -18,12 +24,14 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from routemaster.delivery.courier import Context, Courier
+from routemaster.delivery.health import pause
 from routemaster.delivery.watch import Watch
 from routemaster.errors import StoreUnavailable
-from routemaster.interfaces import Clock, Grant, Sender, Store
-from routemaster.model import EventID, chunks
+from routemaster.interfaces import Clock, Grant, Held, Sender, Store
+from routemaster.model import EventID, chunks, public_name
 
 AT_ONCE = 100  #: leases asked for together
+MARGIN = 0.1   #: share of a lease's life before its end in which it counts as lost
 
 
 @frozen
@@ -34,6 +42,14 @@ class Rules:
     retry_delay: float = 0.1
     max_backoff: float = 60.0
     max_batch_body: int = 8 * 1024 * 1024  #: bytes
+
+
+@frozen
+class _Breakdown:
+    """Unforeseen failures of one subscriber's deliveries."""
+
+    count: int    #: in a row
+    until: float  #: rest until then
 
 
 class Worker:
@@ -52,14 +68,18 @@ class Worker:
     ) -> None:
         """`name` is unique among live processes; `chance` answers in [0, 1)."""
         self._name, self._store, self._clock, self._rules = name, store, clock, rules
+        self._chance = chance
         self._watch = Watch()
         self._couriers: dict[str, Courier] = {}
-        self._running: dict[str, Deferred[None]] = {}
         self._leased_until: dict[str, float] = {}
-        self._held_until: dict[str, float] = {}
+        self._held_until: dict[str, float] = {}  #: by another worker
+        self._breakdowns: dict[str, _Breakdown] = {}
         self._asking: set[str] = set()
-        self._offset: float | None = None
+        self._told: set[str] = set()    #: hints about them came while they were asked for
+        self._tasks: set[Deferred[None]] = set()
+        self._taking = False
         self._stopping = False
+        self._ahead = (-inf, inf)  #: how far the store's clock is before ours: not less, not more
         self._context = Context(
             worker=name,
             store=store,
@@ -68,48 +88,65 @@ class Worker:
             watch=self._watch,
             chance=chance,
             local=self._local,
+            acquire=self._ask,
             lease_holds=self._lease_holds,
             retry_delay=rules.retry_delay,
             max_backoff=rules.max_backoff,
             max_batch_body=rules.max_batch_body,
-            spawn=self._spawn,
         )
 
     @property
     def leases(self) -> int:
         """How many subscribers this worker delivers to."""
-        return len(self._leased_until)
+        return len(self._couriers)
 
     # -- time
 
-    def _note_time(self, store_us: int) -> None:
-        self._offset = store_us / 1e6 - self._clock.seconds()
+    def _note_time(self, sent: float, store_us: int) -> None:
+        """The store's clock showed `store_us` at some moment since `sent`.
+
+        Quick answers narrow the difference down; one that contradicts what
+        was known (a clock was set, or drifts) begins anew.
+        """
+        least, most = store_us / 1e6 - self._clock.seconds(), store_us / 1e6 - sent
+        known_least, known_most = self._ahead
+        if least <= known_most and known_least <= most:
+            least, most = max(least, known_least), min(most, known_most)
+        self._ahead = least, most
 
     def _local(self, us: int) -> float:
-        return us / 1e6 - (self._offset or 0.0)
+        return us / 1e6 - sum(self._ahead) / 2
 
     def _lease_holds(self, subscriber: str) -> bool:
         left = self._leased_until.get(subscriber, 0.0) - self._clock.seconds()
         return left > self._rules.lease_ttl / 2
 
-    def _stopped(self) -> bool:
+    def _is_stopping(self) -> bool:
         return self._stopping  # asked again after an await, it may have become true
 
     # -- hints
 
     def hear(self, message: bytes) -> None:
         """Take a hint from the wake-up channel; what is not understood is none."""
-        kind, _, rest = message.partition(b" ")
-        if kind == b"t" and not self._stopping:
-            topic, first, last = rest.decode("ascii", "replace").split(" ")
-            self._watch.advance(topic, EventID.parse(first.encode()), EventID.parse(last.encode()))
-        elif kind == b"s" and not self._stopping:
-            subscriber = rest.decode("ascii", "replace")
+        kind, *words = message.split(b" ")
+        if self._stopping:
+            return
+        if kind == b"t" and len(words) == 3:
+            topic = words[0].decode("ascii", "replace")
+            if self._watch.attended(topic):
+                try:
+                    first, last = EventID.parse(words[1]), EventID.parse(words[2])
+                except ValueError:
+                    return
+                self._watch.advance(topic, first, last)
+        elif kind == b"s" and len(words) == 1:
+            subscriber = words[0].decode("ascii", "replace")
             courier = self._couriers.get(subscriber)
             if courier is not None:
                 courier.reload()
+            elif subscriber in self._asking:
+                self._told.add(subscriber)
             else:
-                self._held_until.pop(subscriber, None)
                 self._spawn(self._acquire(subscriber))
 
     # -- the sweep
@@ -117,10 +154,25 @@ class Worker:
     async def sweep(self) -> None:
         """Renew leases, find what changed, take what is free. Raises StoreUnavailable."""
         self.expire()
+        await self._renew()
+        topics = self._watch.topics()
+        told = {topic: self._watch.tail(topic) for topic in topics}
+        for topic, tail in (await self._store.tails(topics)).items():
+            self._watch.correct(topic, told[topic], tail)
+            self._watch.advance(topic, None, tail)
+        known = await self._store.subscribers()
+        for notes in (self._held_until, self._breakdowns):
+            for gone in notes.keys() - known:
+                del notes[gone]
+        free = known - self._couriers.keys() - self._held_until.keys()
+        # in the background: however long that takes, leases have to be renewed meanwhile
+        self._spawn(self._take(free))
+
+    async def _renew(self) -> None:
         sent = self._clock.seconds()
-        epochs = {subscriber: self._couriers[subscriber].epoch for subscriber in self._couriers}
+        epochs = {subscriber: courier.epoch for subscriber, courier in self._couriers.items()}
         now, versions = await self._store.renew(self._name, epochs)
-        self._note_time(now)
+        self._note_time(sent, now)
         for subscriber, version in versions.items():
             courier = self._couriers.get(subscriber)
             if courier is None or courier.epoch != epochs[subscriber]:
@@ -128,31 +180,26 @@ class Worker:
             if version is None:
                 self._lose(subscriber)
             else:
-                self._leased_until[subscriber] = sent + self._rules.lease_ttl
+                self._lease_renewed(subscriber, sent)
                 if version != courier.version:
                     courier.reload()
-        for topic, tail in (await self._store.tails(self._watch.topics())).items():
-            self._watch.advance(topic, None, tail)
-        await self._take_free()
 
-    async def _take_free(self) -> None:
-        present = self._clock.seconds()
-        known = await self._store.subscribers()
-        self._held_until = {name: until for name, until in self._held_until.items() if name in known}
-        free = [
-            name
-            for name in sorted(known - self._couriers.keys())
-            if self._held_until.get(name, 0.0) <= present
-        ]
-        for bundle in chunks(free, AT_ONCE):
-            await DeferredList([self._spawn(self._acquire(subscriber)) for subscriber in bundle])
+    def _lease_renewed(self, subscriber: str, sent: float) -> None:
+        until = sent + self._rules.lease_ttl
+        self._leased_until[subscriber] = max(until, self._leased_until.get(subscriber, until))
 
     def expire(self) -> None:
-        """Give up what could not be renewed in time; to be called several times in a lease's life."""
+        """Give up what could not be renewed in time, and ask for what others may have given up.
+
+        To be called about ten times in a lease's life.
+        """
         present = self._clock.seconds()
         for subscriber, until in list(self._leased_until.items()):
-            if until <= present:
+            if until - MARGIN * self._rules.lease_ttl <= present:
                 self._lose(subscriber)
+        free = [subscriber for subscriber, until in self._held_until.items() if until <= present]
+        if free:
+            self._spawn(self._take(free))
 
     def _lose(self, subscriber: str) -> None:
         self._leased_until.pop(subscriber, None)
@@ -161,52 +208,98 @@ class Worker:
             self._log.warn("lost the lease on '{name}'", name=courier.name)
             courier.abort()
 
+    # -- taking leases
+
+    async def _take(self, free: Iterable[str]) -> None:
+        if self._taking:
+            return  # whoever is left out is found again
+        self._taking = True
+        try:
+            for bundle in chunks(sorted(free), AT_ONCE):
+                await DeferredList([self._spawn(self._acquire(subscriber)) for subscriber in bundle])
+        finally:
+            self._taking = False
+
     async def _acquire(self, subscriber: str) -> None:
         if self._stopping or subscriber in self._couriers or subscriber in self._asking:
             return
+        breakdown = self._breakdowns.get(subscriber)
+        if breakdown is not None and breakdown.until > self._clock.seconds():
+            return
         self._asking.add(subscriber)
+        self._held_until.pop(subscriber, None)
         try:
-            sent = self._clock.seconds()
-            grant = await self._store.acquire(subscriber, self._name)
+            grant = await self._ask(subscriber)
+            if isinstance(grant, Grant):
+                await self._take_over(subscriber, grant)
         except StoreUnavailable:
-            return  # the next sweep asks again
+            pass  # the next sweep asks again
+        except Exception:
+            self._broke_down(subscriber)
         finally:
             self._asking.discard(subscriber)
-        if grant is None:
-            return
-        if not isinstance(grant, Grant):
-            self._held_until[subscriber] = sent + grant.remaining
-            return
-        self._note_time(grant.now)
+            if subscriber not in self._couriers:
+                self._leased_until.pop(subscriber, None)
+        if subscriber in self._told:
+            self._told.discard(subscriber)
+            self.hear(b"s " + subscriber.encode())
+
+    async def _ask(self, subscriber: str) -> Grant | Held | None:
+        sent = self._clock.seconds()
+        answer = await self._store.acquire(subscriber, self._name)
+        if isinstance(answer, Grant):
+            self._note_time(sent, answer.now)
+            self._lease_renewed(subscriber, sent)
+        elif isinstance(answer, Held):
+            self._held_until[subscriber] = self._clock.seconds() + answer.remaining
+        return answer
+
+    async def _take_over(self, subscriber: str, grant: Grant) -> None:
         if grant.subscription is None:
+            # this ends the lease too, or else another try has to wait until it ends
             await self._store.repair(subscriber)
-        if self._stopped() or grant.subscription is None:
+        elif self._is_stopping():
             await self._store.release(subscriber, self._name, grant.epoch)
         else:
-            self._leased_until[subscriber] = sent + self._rules.lease_ttl
             courier = self._couriers[subscriber] = Courier(self._context, subscriber, grant)
-            self._running[subscriber] = self._spawn(self._run(courier))
+            self._spawn(self._run(courier))
 
     async def _run(self, courier: Courier) -> None:
         subscriber = courier.subscriber
         try:
             await courier.run()
-        finally:
-            del self._couriers[subscriber], self._running[subscriber]
-            if self._leased_until.pop(subscriber, None) is not None:
-                await self._release(courier)
-
-    async def _release(self, courier: Courier) -> None:
-        try:
-            await self._store.release(courier.subscriber, self._name, courier.epoch)
+            if self._is_stopping() and subscriber in self._leased_until:
+                await self._store.release(subscriber, self._name, courier.epoch)
         except StoreUnavailable:
-            return  # it ends by itself
+            pass  # the lease ends by itself
+        except Exception:
+            self._broke_down(subscriber)
+        finally:
+            del self._couriers[subscriber]
+            self._leased_until.pop(subscriber, None)
+
+    def _broke_down(self, subscriber: str) -> None:
+        """Something that nobody foresaw ended the deliveries to a subscriber: report it once, and rest."""
+        present, ttl = self._clock.seconds(), self._rules.lease_ttl
+        longest = max(ttl, self._rules.max_backoff)
+        last = self._breakdowns.get(subscriber)
+        count = 1 if last is None or present - last.until > longest else last.count + 1
+        rest = pause(count, ttl, longest, self._chance())
+        self._breakdowns[subscriber] = _Breakdown(count, present + rest)
+        name, rest = public_name(subscriber), round(rest, 1)
+        if count == 1:
+            self._log.failure("deliveries to '{name}' broke down, and rest for {rest} s", name=name, rest=rest)
+        else:
+            line = "deliveries to '{name}' broke down {count} times, and rest for {rest} s"
+            self._log.error(line, name=name, rest=rest, count=count)
 
     def _spawn(self, work: Coroutine[Deferred[Any], Any, None]) -> Deferred[None]:
         """Run a coroutine; its failure is reported, never raised."""
-        running: Deferred[None] = Deferred.fromCoroutine(work)
-        running.addErrback(lambda failure: self._log.failure("a delivery broke down", failure))
-        return running
+        task: Deferred[None] = Deferred.fromCoroutine(work)
+        self._tasks.add(task)
+        task.addErrback(lambda failure: self._log.failure("the worker broke down", failure))
+        task.addBoth(lambda _: self._tasks.discard(task))
+        return task
 
     # -- the end
 
@@ -219,7 +312,8 @@ class Worker:
         for courier in list(self._couriers.values()):
             courier.stop()
         cut = self._clock.callLater(grace, self._abort_all)
-        await DeferredList(list(self._running.values()))
+        while self._tasks:
+            await DeferredList(list(self._tasks))
         if cut.active():
             cut.cancel()
 
