@@ -28,7 +28,7 @@ from twisted.web.http_headers import Headers
 
 from routemaster.errors import ConfigError
 from routemaster.interfaces import Outcome, Verdict
-from routemaster.sender import TreqSender, client
+from routemaster.sender import TreqSender, client, pool
 from routemaster.sender import names as names_module
 from routemaster.sender.client import retry_after
 from routemaster.sender.connection import Malformed, check_head
@@ -328,6 +328,10 @@ class Limits(SenderCase):
 
 class Stale(SenderCase):
     """A kept connection that the peer closes as we use it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(pool, "IDLE", 600.0)  # a machine that stands still for seconds shall not end it before
 
     async def test_retried_once_on_a_fresh_connection(self) -> None:
         """The delivery is made again at once on a new connection, whether it was closed or reset."""
