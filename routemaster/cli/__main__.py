@@ -1,0 +1,7 @@
+"""`python -m routemaster.cli`: the same as `routemaster-admin`."""
+
+import sys
+
+from routemaster.cli import main
+
+sys.exit(main())

@@ -1,0 +1,265 @@
+"""`routemaster-admin doctor`: each check is one line that says what was found, and what to do.
+
+The judgements are functions of facts; `examination` asks for the facts, in the
+order in which one thing rests on the other, and leaves out what makes no sense
+after what it has found.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+
+from attrs import frozen
+from cryptography import x509
+
+from routemaster.cli.bus import SELF_MADE, Bus, BusError
+from routemaster.cli.redis import Redis, RedisError, Server, examine, place
+from routemaster.cli.tables import clean, size, span
+from routemaster.cli.trip import round_trip
+from routemaster.config import Config
+
+OLDEST_REDIS = (6, 2)
+MAX_SKEW = 1.0   #: seconds
+DAYS_LEFT = 14.0  #: of a certificate, from which on doctor warns
+DAY = 86400
+
+
+class Verdict(Enum):
+    """How a check went; only `FAIL` makes the exit status 1."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "FAIL"
+    SKIP = "skip"
+
+
+@frozen
+class Finding:
+    """The result of one check."""
+
+    check: str
+    verdict: Verdict
+    found: str
+    todo: str = ""
+
+    @property
+    def line(self) -> str:
+        """For people."""
+        todo = f"; {self.todo}" if self.todo else ""
+        return clean(f"{self.verdict.value:<4}  {self.check:<13}  {self.found}{todo}")
+
+
+def examination(config: Config, bus: Bus, file: Path | None) -> Iterator[Finding]:
+    """All checks; `file` is what --config named."""
+    yield configuration(config, file)
+    yield from redis_findings(config)
+    presented: bytes | None = None
+    alive = daemon(bus)
+    yield alive
+    if alive.verdict is Verdict.OK:
+        yield pulse(bus, config)
+        with suppress(BusError):
+            presented = bus.certificate()
+    yield certificate(config, presented, time.time())
+    yield loopback(bus, config, alive)
+
+
+# Redis
+
+
+def redis_findings(config: Config) -> Iterator[Finding]:
+    """What there is to say about Redis."""
+    where = place(config)
+    began = time.monotonic()
+    try:
+        with Redis(where) as redis:
+            server = examine(redis)
+    except RedisError as error:
+        todo = "see that it runs, and check redis_url"
+        if config.redis_url is None:
+            todo = "the bus runs it: start the daemon, and run doctor as its user and with its state_dir"
+        yield Finding("redis", Verdict.FAIL, str(error), todo)
+        return
+    took = time.monotonic() - began
+    if server.role == "slave":
+        yield Finding(
+            "redis", Verdict.FAIL, f"{where.label} is a read-only replica", "point redis_url to the primary"
+        )
+    else:
+        kind = "the daemon's own, at" if config.redis_url is None else "at"
+        yield Finding("redis", Verdict.OK, f"{kind} {where.label}, {took * 1000:.1f} ms")
+    yield version(server)
+    yield policy(server)
+    yield durability(server)
+    given = config.origins["redis_max_mem"] != "default"
+    yield memory(server, config.redis_max_mem, config.redis_min_free, given)
+    yield clock(server)
+
+
+def version(server: Server) -> Finding:
+    """Scripts are written for 6.2 and later."""
+    oldest = ".".join(map(str, OLDEST_REDIS))
+    if server.version is None:
+        return Finding("version", Verdict.WARN, "unknown", f"see to it that Redis is {oldest} or later")
+    numbers = tuple(int(part) for part in server.version.split(".")[:2] if part.isdecimal())
+    if numbers < OLDEST_REDIS:
+        return Finding("version", Verdict.FAIL, f"Redis {server.version}", f"{oldest} or later is needed")
+    return Finding("version", Verdict.OK, f"Redis {server.version}")
+
+
+def policy(server: Server) -> Finding:
+    """A Redis that evicts keys deletes events, subscriptions and tokens."""
+    if server.policy == "noeviction":
+        return Finding("policy", Verdict.OK, "maxmemory-policy noeviction: a full Redis loses nothing")
+    if server.policy is None:
+        return Finding("policy", Verdict.WARN, "maxmemory-policy unknown", "see to it that it is noeviction")
+    found = f"maxmemory-policy {server.policy}: a full Redis silently deletes events, subscriptions and tokens"
+    return Finding("policy", Verdict.FAIL, found, "set it to noeviction")
+
+
+def durability(server: Server) -> Finding:
+    """What a crash may cost."""
+    if server.appendonly is None:
+        return Finding("durability", Verdict.WARN, "unknown", "see to it that appendonly is yes")
+    if server.appendonly != "yes":
+        found = "appendonly no: a crash of Redis loses what came after the last snapshot"
+        return Finding("durability", Verdict.WARN, found, "set appendonly yes")
+    found = f"appendonly yes, appendfsync {server.appendfsync or 'unknown'}"
+    if server.appendfsync == "no":
+        return Finding("durability", Verdict.WARN, found, "set appendfsync everysec, or always")
+    return Finding("durability", Verdict.OK, found)
+
+
+def memory(server: Server, most: int, free: int, given: bool) -> Finding:
+    """Memory in use against autodrop's marks; they follow Redis's own limit unless redis_max_mem is `given`."""
+    if server.used is None:
+        return Finding("memory", Verdict.WARN, "unknown", "watch by other means that Redis does not fill up")
+    if server.limit and not given:
+        most, free = server.limit, min(free, server.limit // 10)
+    high, low = most - free, most - 2 * free
+    found = f"{size(server.used)} in use, events are dropped above {size(high)}"
+    more = "find the subscriber that falls behind (routemaster-admin subscriptions), or give Redis more memory"
+    if server.used > high:
+        return Finding("memory", Verdict.FAIL, found, more)
+    if server.limit and server.limit < high:
+        found += f", but Redis itself refuses them above its maxmemory of {size(server.limit)}"
+        return Finding("memory", Verdict.WARN, found, "raise maxmemory, or lower redis_max_mem below it")
+    if server.used > (low + high) // 2:
+        return Finding("memory", Verdict.WARN, found, more)
+    return Finding("memory", Verdict.OK, found)
+
+
+def clock(server: Server) -> Finding:
+    """Ages and deadlines compare Redis's clock with that of this host."""
+    found = f"Redis is {abs(server.skew):.3f} s {'ahead of' if server.skew > 0 else 'behind'} this host"
+    if abs(server.skew) - server.took / 2 > MAX_SKEW:
+        return Finding("clock", Verdict.WARN, found, "synchronise both clocks (NTP)")
+    return Finding("clock", Verdict.OK, found)
+
+
+# The daemon
+
+
+def configuration(config: Config, file: Path | None) -> Finding:
+    """It has been loaded; from where."""
+    origins = set(config.origins.values())
+    variables = sorted(each.removeprefix("environment ") for each in origins if each.startswith("environment "))
+    sources = ([str(file)] if file else []) + variables
+    found = f"from {', '.join(sources)}" if sources else "defaults only"
+    return Finding("configuration", Verdict.OK, found)
+
+
+def daemon(bus: Bus) -> Finding:
+    """Whether it answers, over TLS, as one whom we trust."""
+    began = time.monotonic()
+    try:
+        bus.want("GET", "/health", statuses=(200,))
+    except BusError as error:
+        return Finding("daemon", Verdict.FAIL, str(error))
+    return Finding("daemon", Verdict.OK, f"{bus.url} answers, {(time.monotonic() - began) * 1000:.1f} ms")
+
+
+def pulse(bus: Bus, config: Config) -> Finding:
+    """Whether the daemon has its Redis."""
+    who = config.root_key or next(iter(config.clients), None)
+    if who is None:
+        return Finding("pulse", Verdict.SKIP, "left out: neither a root key nor a client is configured")
+    try:
+        bus.want("GET", "/pulse", who, statuses=(204,))
+    except BusError as error:
+        return Finding("pulse", Verdict.FAIL, str(error))
+    return Finding("pulse", Verdict.OK, "the daemon has its Redis")
+
+
+def certificate(config: Config, presented: bytes | None, now: float) -> Finding:
+    """How long the certificate is good, and for which names.
+
+    `presented` (DER) is what the daemon shows; None: it was not seen. Only
+    then does the file decide.
+    """
+    path = config.certificate or config.state_dir / SELF_MADE[0]
+    own: x509.Certificate | None = None
+    trouble = ""
+    try:
+        own = x509.load_pem_x509_certificates(path.read_bytes())[0]
+    except FileNotFoundError:
+        trouble = f"{path} is not there"
+    except OSError as error:
+        trouble = f"{path} cannot be read: {error.strerror}"
+    except ValueError:
+        trouble = f"{path} holds no PEM certificate"
+    shown = x509.load_der_x509_certificate(presented) if presented else own
+    if shown is None:
+        if config.certificate is None:
+            return Finding("certificate", Verdict.WARN, trouble, "the daemon makes one when it starts")
+        return Finding("certificate", Verdict.FAIL, trouble, "check certificate, and run doctor as the bus's user")
+    days = (shown.not_valid_after_utc.timestamp() - now) / DAY
+    names = _names(shown)
+    if days < 0:
+        return Finding("certificate", Verdict.FAIL, f"expired {span(-days * DAY)} ago, {names}", _renewal(config))
+    found = f"good for {days:.0f} days, {names}"
+    if days < DAYS_LEFT:
+        return Finding("certificate", Verdict.WARN, found, _renewal(config))
+    if own is not None and own != shown:
+        todo = "send the daemon SIGHUP to have the file read again, unless a proxy answers there"
+        return Finding("certificate", Verdict.WARN, f"{found}, is not the one in {path}", todo)
+    return Finding("certificate", Verdict.OK, found)
+
+
+def _renewal(config: Config) -> str:
+    if config.certificate is None:
+        return "restart the daemon, which then makes a new one"
+    return "renew it, and send the daemon SIGHUP"
+
+
+def _names(shown: x509.Certificate) -> str:
+    try:
+        names = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return "for no name"
+    return "for " + ", ".join(str(name.value) for name in names)
+
+
+def loopback(bus: Bus, config: Config, alive: Finding) -> Finding:
+    """An event through the bus and back to us, or why not."""
+    why = ""
+    if alive.verdict is not Verdict.OK:
+        why = "the daemon does not answer"
+    elif config.root_key is None:
+        why = "no root key is given (--root-key-file or ROUTEMASTER_ROOT_KEY), which a throw-away client needs"
+    elif config.certificate is not None:
+        why = "the bus has a configured certificate, so there is none that it would trust on a receiver here"
+    if why or config.root_key is None:
+        return Finding("round trip", Verdict.SKIP, f"left out: {why}")
+    certificate, key = (config.state_dir / name for name in SELF_MADE)
+    trip = round_trip(bus, config.root_key, certificate, key)
+    found = trip.problem or f"an event came back after {(trip.latency or 0) * 1000:.1f} ms"
+    if trip.left:
+        found += f"; left behind: {', '.join(trip.left)}"
+        todo = "run doctor again in 5 minutes, which then removes it"
+        return Finding("round trip", Verdict.FAIL, found, todo)
+    return Finding("round trip", Verdict.FAIL if trip.problem else Verdict.OK, found)

@@ -1,0 +1,143 @@
+"""What an operator reads: facts of the bus as lines of text. Pure; time and width are arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from math import log10
+from typing import Any
+
+STALE = 60.0   #: seconds beyond its timeout that an event may wait before its subscription is called stale
+NARROWEST = 60
+LONGEST_NAME = 24
+
+
+def clean(text: str) -> str:
+    """The text with nothing in it that a terminal would obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def clip(text: str, width: int) -> str:
+    """The text, with its end left out if it is too long."""
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def span(seconds: float) -> str:
+    """A duration in its two largest units; nothing is younger than now."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
+
+
+def size(count: float) -> str:
+    """A number of bytes, to one decimal."""
+    if count < 1000:
+        return f"{count:.0f} bytes"
+    exponent = min(int(log10(count)) // 3, 4)
+    return f"{count / 1000**exponent:.1f} {' kMGT'[exponent]}B"
+
+
+def counted(count: int, noun: str) -> str:
+    """A number and what it counts."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    """Columns as wide as what is in them, two blanks apart; those in `right` hold numbers."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )  # fmt: skip
+        return "  ".join(padded).rstrip()
+
+    return [line(head), *map(line, rows)]
+
+
+def tokens(facts: Sequence[dict[str, Any]]) -> list[str]:
+    """The tokens that root has made."""
+    if not facts:
+        return ["no tokens (those in the configuration are not listed)"]
+    return table(["NAME", "TOKEN"], [[clean(each["name"]), clean(each["token"])] for each in facts])
+
+
+def topics(facts: Sequence[dict[str, Any]]) -> list[str]:
+    """The topics, who publishes them, how much."""
+    if not facts:
+        return ["no topics"]
+    rows = [[clean(each["name"]), _name(each["publisher"]), f"{each['events']:,}"] for each in facts]
+    return table(["TOPIC", "PUBLISHER", "EVENTS"], rows, right={2})
+
+
+def verdict(fact: dict[str, Any], now: float) -> str:
+    """How a subscription is, in a word; capitals ask for action."""
+    failures, oldest = fact["health"]["failures"], fact["events"]["oldest"]
+    if failures:
+        return f"FAILING x{failures}"
+    if oldest is not None and now - oldest > fact["timeout"] / 1000 + STALE:
+        return "STALE"
+    return str(fact["health"]["state"])
+
+
+def subscriptions(facts: Sequence[dict[str, Any]], now: float, width: int) -> list[str]:
+    """The subscriptions, those in trouble first, with the reason on a line of its own."""
+    if not facts:
+        return ["no subscriptions"]
+    words = [verdict(each, now) for each in facts]
+    ranked = sorted(zip(words, facts, strict=True), key=lambda pair: not pair[0][0].isupper())
+    head = ["SUBSCRIBER", "QUEUED", "OLDEST", "HEALTH", "NEXT", "CALLBACK"]
+    rows = [
+        [
+            _name(each["subscriber"]),
+            f"{each['events']['queued']:,}",
+            _age(each["events"]["oldest"], now),
+            word,
+            _next(each["health"]["next_attempt"], now),
+            clean(each["callback"].removeprefix("https://")),
+        ]
+        for word, each in ranked
+    ]
+    width = max(width, NARROWEST)
+    first, *others = (clip(line, width) for line in table(head, rows, right={1, 2}))
+    lines = [first]
+    for line, (_, each) in zip(others, ranked, strict=True):
+        lines.append(line)
+        if each["health"]["failures"]:
+            lines.append(clip("  " + _reason(each["health"], now), width))
+    return [*lines, _summary(facts, words)]
+
+
+def _summary(facts: Sequence[dict[str, Any]], words: Sequence[str]) -> str:
+    queued = sum(each["events"]["queued"] for each in facts)
+    parts = [counted(len(facts), "subscription"), f"{counted(queued, 'event')} queued"]
+    for trouble in ("FAILING", "STALE"):
+        if number := sum(word.startswith(trouble) for word in words):
+            parts.append(f"{number} {trouble}")
+    return ", ".join(parts)
+
+
+def _reason(health: dict[str, Any], now: float) -> str:
+    success = health["last_success"]
+    when = "never delivered" if success is None else f"last success {span(now - success)} ago"
+    return f"{clean(health['last_error'] or 'no reason given')} ({when})"
+
+
+def _name(token: str) -> str:
+    """What precedes `--` names a client; the rest is its secret, and `--json` has it."""
+    return clip(clean(token.partition("--")[0] or token), LONGEST_NAME)
+
+
+def _age(moment: float | None, now: float) -> str:
+    return "-" if moment is None else span(now - moment)
+
+
+def _next(moment: float | None, now: float) -> str:
+    if moment is None:
+        return "-"
+    return "now" if moment <= now + 0.5 else f"in {span(moment - now)}"
