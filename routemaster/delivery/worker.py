@@ -31,6 +31,7 @@ from routemaster.interfaces import Clock, Grant, Held, Sender, Store
 from routemaster.model import EventID, chunks, public_name
 
 AT_ONCE = 100  #: leases asked for together
+DRIFT = 0.001  #: seconds by which two clocks may part in a second
 MARGIN = 0.1   #: share of a lease's life before its end in which it counts as lost
 
 
@@ -79,6 +80,7 @@ class Worker:
         self._tasks: set[Deferred[None]] = set()
         self._taking = False
         self._stopping = False
+        self._noted_at = 0.0
         self._ahead = (-inf, inf)  #: how far the store's clock is before ours: not less, not more
         self._context = Context(
             worker=name,
@@ -105,14 +107,17 @@ class Worker:
     def _note_time(self, sent: float, store_us: int) -> None:
         """The store's clock showed `store_us` at some moment since `sent`.
 
-        Quick answers narrow the difference down; one that contradicts what
-        was known (a clock was set, or drifts) begins anew.
+        Quick answers narrow the difference down, and what they told is kept,
+        with some allowance for drift, against late ones; an answer that
+        contradicts it (a clock was set) begins anew.
         """
-        least, most = store_us / 1e6 - self._clock.seconds(), store_us / 1e6 - sent
-        known_least, known_most = self._ahead
+        now = self._clock.seconds()
+        least, most = store_us / 1e6 - now, store_us / 1e6 - sent
+        allowance = DRIFT * (1 + abs(now - self._noted_at))
+        known_least, known_most = self._ahead[0] - allowance, self._ahead[1] + allowance
         if least <= known_most and known_least <= most:
             least, most = max(least, known_least), min(most, known_most)
-        self._ahead = least, most
+        self._ahead, self._noted_at = (least, most), now
 
     def _local(self, us: int) -> float:
         return us / 1e6 - sum(self._ahead) / 2
