@@ -1,0 +1,89 @@
+"""The documents tell what is there: what the code has and they do not name fails here."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from pathlib import Path
+
+from docutils.core import publish_doctree
+from twisted.trial.unittest import SynchronousTestCase
+
+from routemaster.config import OPTIONS, REDIS_ENV_KEY
+from routemaster.store.keys import Keys
+from routemaster.web.api import Api
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.rst"
+ARCHITECTURE = ROOT / "docs" / "architecture.rst"
+DOCUMENTS = sorted([*ROOT.glob("*.rst"), *ROOT.glob("docs/**/*.rst")])
+
+
+def literals(document: Path) -> set[str]:
+    """What a document sets in ``double backquotes``."""
+    return set(re.findall(r"``(.+?)``", document.read_text("utf-8"), re.DOTALL))
+
+
+def key_names() -> set[str]:
+    """Every name that `Keys` makes, without the namespace, as the documents write it."""
+    keys = Keys("")
+    names = [value for value in vars(keys).values() if isinstance(value, bytes)]
+    for method in (name for name, value in vars(Keys).items() if callable(value) and name[0] != "_"):
+        made = getattr(keys, method)("NAME")
+        names += made if isinstance(made, tuple) else [made]
+    return {name.decode().removeprefix(":") for name in names} - {""}
+
+
+def endpoints() -> set[str]:
+    """Every method and path of the API, as the documents write them."""
+    app = object.__new__(Api)._routes()  # the routes need none of the parts that the handlers do
+    return {
+        f"{method} {rule.rule.replace('<', ':').replace('>', '')}"
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD"}
+    }
+
+
+class DocumentsTests(SynchronousTestCase):
+    """A document that fell behind the code."""
+
+    def test_scripts(self) -> None:
+        """The architecture names every Lua script."""
+        names = {Path(path.name).stem for path in (files("routemaster.store") / "lua").iterdir()}
+        self.assertEqual(names - literals(ARCHITECTURE), set())
+
+    def test_keys(self) -> None:
+        """The architecture names every key in Redis."""
+        self.assertIn("{t:NAME}:log", key_names())
+        self.assertEqual(key_names() - literals(ARCHITECTURE), set())
+
+    def test_endpoints(self) -> None:
+        """README names every request that the API answers, and no other."""
+        named = {text for text in literals(README) if re.match("(GET|POST|PUT|DELETE) /", text)}
+        self.assertEqual(endpoints(), named)
+
+    def test_variables(self) -> None:
+        """README shows no variable of the environment that the bus does not know."""
+        known = {variable for option in OPTIONS for variable in option.environment}
+        shown = re.findall(
+            r"\b(?:ROUTEMASTER|METRIC|DATADOG|EXCEPTION|REDIS|MAX)_[A-Z_]+\b", README.read_text("utf-8")
+        )
+        self.assertEqual(set(shown) - known - {REDIS_ENV_KEY}, set())
+
+    def test_options(self) -> None:
+        """README points to the shipped file, which names every option."""
+        self.assertIn("`etc/routemaster.ini <etc/routemaster.ini>`_", README.read_text("utf-8"))
+        shipped = (ROOT / "etc" / "routemaster.ini").read_text("utf-8")
+        self.assertEqual([option.name for option in OPTIONS if f"\n{option.name} =" not in shipped], [])
+
+    def test_links(self) -> None:
+        """What the documents link to in the tree exists."""
+        for document in DOCUMENTS:
+            for target in re.findall(r"`[^`<]+ <([^>:]+)>`_", document.read_text("utf-8")):
+                self.assertTrue((document.parent / target).exists(), f"{document.name} links to {target}")
+
+    def test_syntax(self) -> None:
+        """docutils has nothing to object to in any document."""
+        settings = {"report_level": 2, "halt_level": 2, "syntax_highlight": "none"}
+        for document in DOCUMENTS:
+            publish_doctree(document.read_text("utf-8"), str(document), settings_overrides=settings)
