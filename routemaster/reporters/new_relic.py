@@ -4,13 +4,15 @@
 library of the process. The settings are made here, and the application is
 registered with the first report, in our thread; the agent then has threads of
 its own, keeps errors in bounded stores, and sends them once a minute or when
-it is shut down. It speaks TLS only. What it tells of the machine (host name,
-versions, names of packages) it tells by itself; arguments and environment are
-not among that. There is one agent in a process, and it cannot be started again.
+it is shut down. It speaks TLS only. Besides errors it tells of itself and of the
+machine: host name and address, memory, versions, paths of Python, its metrics;
+arguments and environment are not among that. There is one agent in a process:
+it cannot be started again, nor live through a fork.
 """
 
 from __future__ import annotations
 
+import sys
 from threading import Event
 from typing import Any
 from urllib.parse import urlsplit
@@ -59,7 +61,7 @@ class NewRelicService:
             raise refusal(FORM)
         self._about = about
         self._application: Any = None
-        self._agent = library("newrelic.agent", "newrelic", "newrelic")
+        self._agent = _imported()
         self._settings = self._agent.global_settings()
         self._settings.license_key = key
         self._settings.host = parts.hostname
@@ -106,6 +108,13 @@ class NewRelicService:
                 return self._application
             never.wait(GLANCE)
         raise TimeoutError
+
+
+def _imported() -> Any:
+    """The agent, without its hook in every import, which has nothing to do here."""
+    agent = library("newrelic.agent", "newrelic", "newrelic")
+    sys.meta_path[:] = [each for each in sys.meta_path if type(each).__module__ != "newrelic.api.import_hook"]
+    return agent
 
 
 def _switch_off(settings: Any, name: str) -> None:

@@ -99,7 +99,7 @@ class RemoteReporter:
             return
         self._stopped = True
         self._timer.cancel()
-        self._put_over(float("inf"))
+        self._put_over(self._clock.seconds())
         self._outbox.close()
         deadline = self._clock.seconds() + GRACE
         while self._outbox.busy and self._clock.seconds() < deadline:
@@ -116,9 +116,12 @@ class RemoteReporter:
                 return
         report = read(event, failure, self._scrubber)
         with self._lock:
-            # another thread may have been quicker with the same
-            opened = None if self._folding.folds(mark, now) else self._folding.open(mark, report, now)
-        if opened is not None:
+            if self._folding.folds(mark, now):
+                return  # another thread was quicker with the same
+            opened = self._folding.open(mark, report, now)
+        if opened is None:
+            self._outbox.lose(1)
+        else:
             self._outbox.put(opened)
 
     def _look(self) -> None:
@@ -136,7 +139,7 @@ class RemoteReporter:
         lost = self._outbox.take_lost()
         if lost:
             self._log.warn(
-                "{lost} exception reports did not get through to {service}; the log has every exception",
+                "{service} did not get {lost} of the exception reports; the log has every exception",
                 lost=lost,
                 service=self._name,
             )

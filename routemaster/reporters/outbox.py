@@ -28,7 +28,7 @@ class Outbox:
         self._queue: Queue[Report | None] = Queue(CAPACITY + 1)
         self._thread: Thread | None = None
         self._closed = self._sending = False
-        self._service = make(self._lose)
+        self._service = make(self.lose)
 
     def put(self, report: Report) -> None:
         """Send the report some time, or count it as lost."""
@@ -57,9 +57,9 @@ class Outbox:
         """Count as lost what still waits, or is under way."""
         with suppress(Empty):
             while True:
-                self._lose(self._queue.get_nowait() is not None)
+                self.lose(self._queue.get_nowait() is not None)
         self._queue.put_nowait(None)
-        self._lose(self._sending)
+        self.lose(self._sending)
 
     def take_lost(self) -> int:
         """How many reports were lost since this was last asked."""
@@ -67,7 +67,8 @@ class Outbox:
             lost, self._lost = self._lost, 0
             return lost
 
-    def _lose(self, number: int) -> None:
+    def lose(self, number: int) -> None:
+        """Count that many as lost."""
         with self._lock:
             self._lost += number
 
@@ -77,6 +78,6 @@ class Outbox:
             try:
                 self._service.send(report)
             except Exception:
-                self._lose(1)
+                self.lose(1)
             self._sending = False
         self._service.close(FLUSH)
