@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from unittest.mock import Mock
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from routemaster.delivery.backlog import Backlog
+from routemaster.delivery.watch import Watch
+from routemaster.interfaces import Stay
 from routemaster.testing.script_sender import ACKNOWLEDGED, LOCAL, ScriptedSender, refused
 from tests.deliveries import CALLBACK, NOW, DeliveryTestCase
 
@@ -285,6 +289,18 @@ class OutcomeTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1, 2]])
         self.pass_time(1)
         self.assertEqual(self.batches, [[1, 2], [1, 2], [3, 4], [5, 6]])
+
+    def test_dropped_after_failure(self) -> None:
+        """Events of a failed batch that were dropped meanwhile, to free memory, do not come again."""
+        self.sender.then(refused())
+        self.subscribe("cats")
+        self.worker()
+        self.publish("cats", 2)
+        log = self.memory._topics["cats"]
+        (span,) = log.cursors["sub"].spans
+        log.cursors["sub"] = evolve(log.cursors["sub"], spans=(evolve(span, after=log.log.pop(0)[0]),))
+        self.pass_time(1)
+        self.assertEqual((self.batches, self.queued()), ([[1, 2], [2]], 0))
 
     def test_pauses_grow(self) -> None:
         """Pauses double with each failure in a row, up to the longest, and go on for ever."""
@@ -649,6 +665,28 @@ class RaceTests(DeliveryTestCase):
                 self.assertEqual((len(self.batches), worker.leases), (before, 0))
                 self._all_stops()
 
+    def test_unsubscribed_unheard_of(self) -> None:
+        """That a subscription ended in flight is also learnt from the acknowledgement's answer."""
+        self.sender.otherwise = None
+        self.subscribe("cats")
+        worker = self.worker()
+        self.publish("cats", 2)
+        self.deaf = True
+        self.do(self.memory.unsubscribe("sub"))
+        self.end()
+        self.assertEqual(worker.leases, 0)
+
+    def test_dissolved(self) -> None:
+        """A subscription that is found dissolved is cleared away, and nothing is sent for it."""
+        self.subscribe("cats", timeout=500)
+        worker = self.worker()
+        self.publish("cats")
+        self.memory._subscribers["sub"].subscription = None
+        worker.hear(b"s sub")
+        self.assertEqual((worker.leases, self.store.calls["repair"]), (0, 1))
+        self.clock.advance(1)
+        self.assertEqual(self.batches, [])
+
     def test_unsubscribed_and_back(self) -> None:
         """Who unsubscribes and comes back gets what is accepted from then on, at once and nothing twice."""
         for moment in ("waiting", "flight", "failing"):
@@ -734,6 +772,17 @@ class RestTests(DeliveryTestCase):
         self.pass_time(1)
         self.assertEqual((self.batches, self.queued()), ([[1], [2]], 0))
 
+    def test_hollow_log_and_an_event_meanwhile(self) -> None:
+        """An event accepted while the reading that found nothing was under way is delivered at once."""
+        self.subscribe("cats")
+        self.publish("cats")
+        self.hollow()
+        gate = self.store.delay("read")
+        self.worker()
+        self.publish("cats")
+        gate.callback(None)
+        self.assertEqual(self.batches, [[2]])
+
     def test_next_event_ends_the_wait_for_lost_ones(self) -> None:
         """An event accepted after the loss is not held up by it."""
         self.subscribe("cats")
@@ -760,11 +809,35 @@ class RestTests(DeliveryTestCase):
             self.assertEqual(self.batches, [[1]])
             self._all_stops()
 
+    def test_topic_begun_again(self) -> None:
+        """A log that begins anew under a cursor of its earlier life is not counted against other topics."""
+        self.subscribe("cats", "dogs", timeout=60_000, max=4)
+        worker = self.worker()
+        self.publish("cats", 4)
+        us = NOW * 1e6 + 9e6
+        worker.hear(b"t cats %d-%d %d-%d" % (us, 1, us, 1))
+        self.publish("dogs", 4)
+        self.assertEqual(self.batches, [[1, 2, 3, 4], [5, 6, 7, 8]])
+
+    def test_stay_that_should_be_left(self) -> None:
+        """A cursor left open in a stay that is to end is mended at the first look."""
+        self.subscribe("cats", "dogs")
+        known = self.memory._subscribers["sub"]
+        known.topics["cats"] = evolve(known.topics["cats"], state="left")
+        self.worker()
+        self.assertEqual(self.store.calls["repair"], 1)
+
+    def test_topics_in_one_order(self) -> None:
+        """Topics are always named to the store in the same order, which decides where times are equal."""
+        backlog = Backlog(Watch(), Mock(), self.clock, float)
+        for topics in ("bca", "cab"):
+            backlog.follow({topic: Stay(1, "on") for topic in topics})
+            self.assertEqual(list(backlog.after({})), ["a", "b", "c"])
+
     def test_stay_without_cursor(self) -> None:
         """A stay that its topic does not know is mended once, then left to the store's upkeep."""
         self.subscribe("cats", "dogs")
         cursor = self.memory._topics["cats"].cursors.pop("sub")
-        self.store._store.repair = self.store.delay  # type: ignore[method-assign]
         repairs: list[str] = []
 
         async def repair(subscriber: str) -> None:

@@ -90,9 +90,8 @@ class Backlog:
     def accepted(self, topic: str, first: EventID) -> None:
         """Nothing waited until `first` was accepted in `topic`; so it is the oldest, if none is missed."""
         place = self._places.get(topic)
-        if self.oldest is None and place is not None and place.tail is not None:
-            if first.n == place.tail.n + 1:
-                self.oldest = self._moment(first)
+        if place is not None and place.tail is not None and first.n == place.tail.n + 1:
+            self.oldest = self._moment(first)
 
     def _moment(self, event: EventID) -> float:
         # nothing was accepted in the future, whatever the store's clock does
@@ -179,8 +178,3 @@ class Backlog:
             if cursor is None or cursor.membership != self.membership(topic) or not cursor.spans:
                 return False
         return True
-
-    def failed(self, batch: Sequence[Entry]) -> None:
-        """The batch waits again; it is to be read anew, for it may have grown or been dropped."""
-        self.discard()
-        self.oldest = self._moment(batch[0][1])

@@ -29,9 +29,10 @@ from twisted.logger import Logger
 from routemaster.delivery.backlog import Backlog, Entry
 from routemaster.delivery.health import pause
 from routemaster.delivery.machine import Facts, State, Step, decide
+from routemaster.delivery.measures import Measures
 from routemaster.delivery.watch import Watch
 from routemaster.errors import StoreUnavailable
-from routemaster.interfaces import Ack, Clock, Grant, Held, Outcome, Reading, Sender, Store, Timer, Verdict
+from routemaster.interfaces import Ack, Clock, Grant, Held, Meter, Outcome, Reading, Sender, Store, Timer, Verdict
 from routemaster.model import EventID, Subscription, public_name
 
 STORE_RETRY = 0.2          #: seconds before the store is asked again after it was away, growing ...
@@ -50,6 +51,7 @@ class Context:
     sender: Sender
     clock: Clock
     watch: Watch
+    meter: Meter
     chance: Callable[[], float]         #: in [0, 1)
     local: Callable[[int], float]       #: store's microseconds -> seconds by `clock`
     acquire: Callable[[str], Awaitable[Grant | Held | None]]  #: the store's, noted by the worker
@@ -71,6 +73,7 @@ class Courier:
         self.subscriber = subscriber
         self.name = public_name(subscriber)  #: as logs show it
         self.step = Step(State.IDLE)
+        self._measures = Measures(context.meter, self.name)
         self._backlog = Backlog(context.watch, self, context.clock, context.local)
         self._stopping = self._aborted = False
         self._stale = True                 #: whether the subscription and the places have to be learnt anew
@@ -228,7 +231,7 @@ class Courier:
             self._stopping = True
         finally:
             self._attempt = None
-        self._report(batch, outcome, self._context.clock.seconds() - began)
+        self._report(batch, outcome, began)
         if outcome.verdict is Verdict.ACKNOWLEDGED:
             await self._until_stored(lambda: self._acknowledge(last))
             self._failures, self._retry_at = 0, 0.0
@@ -236,7 +239,7 @@ class Courier:
             if reading and not self._stale:
                 self._backlog.take_behind(reading, subscription.max)
             return
-        self._backlog.failed(batch)
+        self._backlog.discard()  # the next attempt reads anew: the batch may have grown, or been dropped
         if outcome.verdict is Verdict.FAILED:
             await self._record_failure(outcome, whom)
         else:
@@ -297,10 +300,15 @@ class Courier:
                     raise
             await self._pause(self._store_pause())
 
-    def _report(self, batch: Sequence[Entry], outcome: Outcome, elapsed: float) -> None:
+    def _report(self, batch: Sequence[Entry], outcome: Outcome, began: float) -> None:
+        ended = self._context.clock.seconds()
+        if outcome.verdict is not Verdict.LOCAL:
+            oldest = self._context.local(batch[0][1].us)
+            acknowledged = outcome.verdict is Verdict.ACKNOWLEDGED
+            self._measures.attempt(len(batch), oldest, began, ended, acknowledged)
         facts = {"name": self.name, "events": len(batch), "attempt": self._failures + 1}
         facts |= {"first": str(batch[0][1]), "last": str(batch[-1][1])}
-        facts |= {"status": outcome.status, "ms": round(elapsed * 1000, 1), "reused": outcome.reused}
+        facts |= {"status": outcome.status, "ms": round((ended - began) * 1000, 1), "reused": outcome.reused}
         if outcome.verdict is Verdict.ACKNOWLEDGED:
             self._log.debug("delivered {events} events to '{name}' in {ms} ms", **facts)
         else:
