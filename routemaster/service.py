@@ -2,7 +2,8 @@
 
 Start: Redis, wake-ups, the worker and the periodic parts, the ports last.
 With a Redis of its own the bus waits until it serves; one that is given by
-URL may be away, and the bus answers 503 until it comes.
+URL may be away: after a moment the bus goes on, answers 503 until Redis comes,
+and looks at everything when it does.
 
 Stop: the ports first, so that nothing new comes in; then requests and attempts
 under way finish side by side, the attempts under leases that are still renewed
@@ -26,7 +27,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, TimeoutError
 from twisted.internet.endpoints import serverFromString
 from twisted.logger import Logger
 
@@ -62,6 +63,7 @@ from routemaster.web.site import BusSite, Limits
 TOKEN_POLL = 0.5    #: seconds; a change of tokens is seen by every process within a second
 TIDY_INTERVAL = 10  #: seconds between two rounds of trimming and repairing
 AUTODROP_INTERVAL = 30  #: seconds from one look of autodrop to the next
+HEAD_START = 1.0    #: seconds for a Redis by URL to answer before the ports open without it
 DRAIN = 10.0        #: seconds for requests under way to finish when the bus stops
 
 
@@ -118,12 +120,22 @@ class Bus(Service):
         self._log.info("Routemaster {version} starts, role {role}", version=__version__, role=self._role.value)
         address = await self._redis()
         keys = Keys(config.namespace)
+        hasty: list[Periodic] = []
+
+        def look() -> None:
+            for part in hasty:
+                part.hasten()
+
+        def connected() -> None:
+            look()
+            self._background(self._describe(connection))
+
         connection = Connection(
             address,
             reactor=reactor,
             reply_timeout=config.redis_timeout,
             scripts=SCRIPTS.values(),
-            on_up=lambda: self._background(self._describe(connection)),
+            on_up=connected,
         )
         store = RedisStore(connection, config.namespace, config.lease_ttl)
         doorkeeper = Doorkeeper(config.clients, config.root_key, store)
@@ -134,11 +146,13 @@ class Bus(Service):
             Periodic("adding up counters", monitor.flush, config.counter_flush_interval, reactor),
             Periodic("telling metrics", monitor.tell, config.monitor_interval, reactor),
         ]
-        hasty = [tokens]
+        hasty.append(tokens)
         connection.start()
         self._undo.append(connection.stop)
-        if config.redis_url is None:
-            await connection.when_connected()
+        up = connection.when_connected()
+        if config.redis_url is not None:
+            up.addTimeout(HEAD_START, reactor).addErrback(lambda failure: failure.trap(TimeoutError))
+        await up
         self._go_on()
 
         worker = None
@@ -159,11 +173,7 @@ class Bus(Service):
             elif worker is not None:
                 worker.hear(message)
 
-        def resubscribed() -> None:
-            for part in hasty:
-                part.hasten()
-
-        wakeups = Wakeups(address, keys.wakeups, reactor=reactor, on_message=hear, on_up=resubscribed)
+        wakeups = Wakeups(address, keys.wakeups, reactor=reactor, on_message=hear, on_up=look)
         wakeups.start()
         self._undo.append(wakeups.stop)
         self._undo.append(lambda: self._close_metrics(monitor))
@@ -274,6 +284,7 @@ class Bus(Service):
                 max_backoff=config.max_backoff_ms / 1000,
                 max_batch_body=config.max_batch_body,
             ),
+            self._meter,
         )
 
     def _api_limits(self) -> ApiLimits:

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from routemaster.delivery.worker import Rules, Worker
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Outcome
+from routemaster.metrics.meter import Meter
 from routemaster.model import Subscription
 from routemaster.store.memory import MemoryStore
 from routemaster.testing.script_sender import ACKNOWLEDGED, Attempt, ScriptedSender
@@ -100,7 +101,7 @@ class DeliveryTestCase(SynchronousTestCase):
         self.store_clock = StoreClock(self.clock)
         self.memory = MemoryStore(self.store_clock, TTL, self._hint)  # type: ignore[arg-type]
         self.store = TroubledStore(self.memory, self.clock)
-        self.sender = ScriptedSender()
+        self.sender, self.meter = ScriptedSender(), Meter()
         self.workers: list[Worker] = []
         self.deaf = False  #: hints are lost
         self.chance = 0.0
@@ -136,6 +137,7 @@ class DeliveryTestCase(SynchronousTestCase):
             self.clock,
             lambda: self.chance,
             Rules(lease_ttl=TTL, **rules),
+            self.meter,
         )
         self.workers.append(worker)
         self.sweep(worker)

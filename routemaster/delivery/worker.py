@@ -27,7 +27,7 @@ from routemaster.delivery.courier import Context, Courier
 from routemaster.delivery.health import pause
 from routemaster.delivery.watch import Watch
 from routemaster.errors import StoreUnavailable
-from routemaster.interfaces import Clock, Grant, Held, Sender, Store
+from routemaster.interfaces import Clock, Grant, Held, Meter, Sender, Store
 from routemaster.model import EventID, chunks, public_name
 
 AT_ONCE = 100  #: leases asked for together
@@ -66,6 +66,7 @@ class Worker:
         clock: Clock,
         chance: Callable[[], float],
         rules: Rules,
+        meter: Meter,
     ) -> None:
         """`name` is unique among live processes; `chance` answers in [0, 1)."""
         self._name, self._store, self._clock, self._rules = name, store, clock, rules
@@ -88,6 +89,7 @@ class Worker:
             sender=sender,
             clock=clock,
             watch=self._watch,
+            meter=meter,
             chance=chance,
             local=self._local,
             acquire=self._ask,
