@@ -84,6 +84,7 @@ class Stay:
 
     membership: int  #: grows with each new stay; the topic's cursor carries the same
     state: str       #: `on`; `left`: deliver what is owed, then end it; `gone`: end it at once
+    version: int = 0  #: of the subscription when it came to want that
 
 
 @frozen

@@ -108,7 +108,7 @@ class RedisStore:
             if not exists:
                 raise UnknownTopic(f"no topic {topic} exists: it will once its publisher has sent an event")
         index = (b"SADD", self._keys.subscribers, subscriber.encode())
-        _, (version, stays) = await all_of([
+        _, (_version, stays) = await all_of([
             self._connection.command(*index),
             self._run(
                 "configure",
@@ -120,15 +120,15 @@ class RedisStore:
                 *(topic.encode() for topic in topics),
             ),
         ])
-        await self._follow(subscriber, int(version), _stays(stays))
+        await self._follow(subscriber, _stays(stays))
         await all_of([self._connection.command(*index), self._hint(f"s {subscriber}")])
 
     async def unsubscribe(self, subscriber: str) -> None:
         try:
-            version, stays = await self._run("dissolve", self._keys.subscriber(subscriber))
+            _version, stays = await self._run("dissolve", self._keys.subscriber(subscriber))
         except ScriptRefusal as refusal:
             _refuse(refusal)
-        await self._follow(subscriber, int(version), _stays(stays))
+        await self._follow(subscriber, _stays(stays))
         await self._hint(f"s {subscriber}")
 
     async def leave(self, subscriber: str, topic: str) -> None:
@@ -136,13 +136,13 @@ class RedisStore:
         if not await self._connection.command(b"HEXISTS", keys[0], b"publisher"):
             raise UnknownTopic(f"no topic {topic} exists")
         try:
-            version, membership = await self._run(
+            version, membership, wanted = await self._run(
                 "quit", self._keys.subscriber(subscriber), topic.encode()
             )
         except ScriptRefusal as refusal:
             _refuse(refusal, topic)
-        was_subscribed = await self._run("leave", keys, subscriber.encode(), membership, version)
-        await self._retire(subscriber, int(version), {topic: Stay(int(membership), "left")})
+        was_subscribed = await self._run("leave", keys, subscriber.encode(), membership, version, wanted)
+        await self._retire(subscriber, {topic: Stay(int(membership), "left", int(version))})
         await self._hint(f"s {subscriber}")
         if not was_subscribed:
             raise NotSubscribed(f"this client is not subscribed to {topic}")
@@ -181,9 +181,10 @@ class RedisStore:
     async def tokens_version(self) -> int:
         return int(await self._connection.command(b"GET", self._keys.tokens_version) or 0)
 
-    def _change_tokens(self, *command: bytes) -> Deferred[Any]:
-        steps = (command, (b"INCR", self._keys.tokens_version))
-        return all_of([*(self._connection.command(*step) for step in steps), self._hint("k")])
+    async def _change_tokens(self, *command: bytes) -> None:
+        count = (b"INCR", self._keys.tokens_version)
+        await self._connection.command(*count)  # a full Redis refuses this, and then nothing is changed
+        await all_of([*(self._connection.command(*step) for step in (command, count)), self._hint("k")])
 
     # -- metrics
 
@@ -309,9 +310,8 @@ class RedisStore:
 
     async def repair(self, subscriber: str) -> None:
         meta, stays = await self._meta(subscriber)
-        version = _fields(meta).get(b"version")
-        if version is not None:
-            await self._follow(subscriber, int(version), _stays(stays), stamp=False)
+        if meta:
+            await self._follow(subscriber, _stays(stays))
 
     async def figures(self) -> StoreFigures:
         text = b"".join(
@@ -374,28 +374,27 @@ class RedisStore:
                 await self.repair(subscriber)
                 await self._hint(f"s {subscriber}")
 
-    async def _follow(
-        self, subscriber: str, version: int, stays: Mapping[str, Stay], stamp: bool = True
-    ) -> None:
+    async def _follow(self, subscriber: str, stays: Mapping[str, Stay]) -> None:
         """Make the topics' cursors follow the subscription.
 
-        With `stamp` those that do already learn its version too, so that a
-        step of an older one that is still on its way changes nothing.
+        Each learns the version with which the client last spoke of the topic,
+        so that an older step that is still on its way changes nothing, and so
+        that a stay which the topic's deletion has ended since is not begun again.
         """
         steps: list[Deferred[Any]] = []
         for topic, cursor in (await self._cursors(subscriber, stays)).items():
             stay = stays[topic]
             if stay.state == "gone":
-                steps.append(self._forget(subscriber, topic, stay.membership, version, b"all"))
-            elif cursor is None or (cursor.version < version and (stamp or cursor.open != (stay.state == "on"))):
+                steps.append(self._forget(subscriber, topic, stay.membership, stay.version, b"all"))
+            elif cursor is None or cursor.version < stay.version:
                 script = "join" if stay.state == "on" else "leave"
-                identity = (subscriber.encode(), b"%d" % stay.membership, b"%d" % version)
+                identity = (subscriber.encode(), b"%d" % stay.membership, b"%d" % stay.version)
                 steps.append(self._run(script, self._keys.topic(topic), *identity))
         for outcome in await outcomes(steps):
             # a topic deleted in between: the subscription came first, and ended with it
             if isinstance(outcome, Exception) and not isinstance(outcome, ScriptRefusal):
                 raise outcome
-        await self._retire(subscriber, version, stays)
+        await self._retire(subscriber, stays)
 
     async def _cursors(self, subscriber: str, topics: Iterable[str]) -> dict[str, Cursor | None]:
         names = list(topics)
@@ -406,24 +405,22 @@ class RedisStore:
             topic: Cursor.parse(text) if text else None for topic, text in zip(names, texts, strict=True)
         }
 
-    async def _retire(self, subscriber: str, version: int, stays: Mapping[str, Stay]) -> None:
+    async def _retire(self, subscriber: str, stays: Mapping[str, Stay]) -> None:
         """End the stays in which nothing is owed any more; then the subscriber, if none is left."""
-        over = {
-            topic: (stays[topic].membership, cursor.sent if cursor else 0, cursor.dropped if cursor else 0)
-            for topic, cursor in (await self._cursors(subscriber, stays)).items()
-            if cursor is None or not cursor.spans or stays[topic].state == "gone"
-        }
-        arguments = [
-            part
-            for topic, figures in over.items()
-            for part in (topic.encode(), *(b"%d" % figure for figure in figures))
-        ]
+        arguments = []
+        for topic, cursor in (await self._cursors(subscriber, stays)).items():
+            stay = stays[topic]
+            if cursor is None or not cursor.spans or stay.state == "gone":
+                seen = f"{stay.membership} {stay.version} {stay.state}"
+                sent, dropped = (cursor.sent, cursor.dropped) if cursor else (0, 0)
+                arguments += [topic.encode(), seen.encode(), b"%d" % sent, b"%d" % dropped]
         keys = (self._keys.lease(subscriber), *self._keys.subscriber(subscriber))
-        if await self._run("fold", keys, b"%d" % version, *arguments):
+        gone, *ended = await self._run("fold", keys, *arguments)
+        if gone:
             await self._drop_name(self._keys.subscribers, subscriber)
         await all_of(
-            self._forget(subscriber, topic, membership, version, b"settled")
-            for topic, (membership, _sent, _dropped) in over.items()
+            self._forget(subscriber, topic, stays[topic].membership, stays[topic].version, b"settled")
+            for topic in (name.decode() for name in ended)
         )
 
     def _forget(self, subscriber: str, topic: str, membership: int, version: int, how: bytes) -> Deferred[Any]:
@@ -521,8 +518,8 @@ def _numbers(flat: Sequence[bytes]) -> dict[str, int]:
 def _stays(flat: Sequence[bytes]) -> dict[str, Stay]:
     stays = {}
     for topic, stay in _fields(flat).items():
-        membership, _, state = stay.partition(b" ")
-        stays[topic.decode()] = Stay(int(membership), state.decode())
+        membership, version, state = stay.split()
+        stays[topic.decode()] = Stay(int(membership), state.decode(), int(version))
     return stays
 
 

@@ -9,10 +9,10 @@ from routemaster.store.connection import Script
 
 _WRITES_WHILE_FULL: Final = frozenset({
     "acknowledge", "acquire", "count", "delete_topic", "dissolve", "drop", "elect", "fold", "forget",
-    "leave", "quit", "release", "renew", "report", "settle", "trim",
+    "join", "leave", "quit", "release", "renew", "report", "settle", "trim",
 })
 _READS: Final = frozenset({"backlog", "heads", "read", "tails"})
-_TAKES_MEMORY: Final = frozenset({"configure", "join", "publish"})
+_TAKES_MEMORY: Final = frozenset({"configure", "publish"})
 
 
 def _load(name: str) -> Script:

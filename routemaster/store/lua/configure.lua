@@ -2,7 +2,8 @@
 -- from the reply.
 -- KEYS  meta, topics of one subscriber
 -- ARGV  callback, uuid ('' for none), timeout, max, topic...
--- Reply {version, {topic, "<membership> on|left|gone", ...}}
+-- Reply {version, {topic, "<membership> <version> on|left|gone", ...}}; a stay's version is
+-- that with which the client last spoke of it
 local meta = redis.call('HMGET', KEYS[1], 'version', 'callback', 'uuid')
 local version = math.max(clock(), (tonumber(meta[1] or '0')) + 1)
 if not meta[2] then
@@ -15,22 +16,23 @@ if meta[2] and (meta[2] ~= ARGV[1] or meta[3] ~= ARGV[2]) then
 end
 redis.call('HSET', KEYS[1], 'version', digits(version),
   'callback', ARGV[1], 'uuid', ARGV[2], 'timeout', ARGV[3], 'max', ARGV[4])
+local spoken = ' ' .. digits(version) .. ' '
 local wanted = {}
 for index = 5, #ARGV do wanted[ARGV[index]] = true end
 local stays = redis.call('HGETALL', KEYS[2])
 for index = 1, #stays, 2 do
   local topic = stays[index]
-  local membership, state = string.match(stays[index + 1], '^(%d+) (%a+)$')
+  local membership, state = string.match(stays[index + 1], '^(%d+) %d+ (%a+)$')
   if wanted[topic] then
     if state ~= 'gone' then
-      redis.call('HSET', KEYS[2], topic, membership .. ' on')
+      redis.call('HSET', KEYS[2], topic, membership .. spoken .. 'on')
       wanted[topic] = nil
     end
   elseif state == 'on' then
-    redis.call('HSET', KEYS[2], topic, membership .. ' left')
+    redis.call('HSET', KEYS[2], topic, membership .. spoken .. 'left')
   end
 end
 for topic in pairs(wanted) do
-  redis.call('HSET', KEYS[2], topic, digits(version) .. ' on')
+  redis.call('HSET', KEYS[2], topic, digits(version) .. spoken .. 'on')
 end
 return {digits(version), redis.call('HGETALL', KEYS[2])}

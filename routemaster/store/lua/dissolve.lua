@@ -2,7 +2,7 @@
 -- forgotten, as the reply tells.
 -- KEYS  meta, topics of one subscriber
 -- ARGV  none
--- Reply {version, {topic, "<membership> gone", ...}}
+-- Reply {version, {topic, "<membership> <version> gone", ...}}
 -- Codes NOTSUBSCRIBED
 local meta = redis.call('HMGET', KEYS[1], 'version', 'callback', 'epoch')
 if not meta[2] then
@@ -13,7 +13,7 @@ redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'version', digits(version), 'epoch', meta[3] or '0')
 local stays = redis.call('HGETALL', KEYS[2])
 for index = 1, #stays, 2 do
-  stays[index + 1] = string.gsub(stays[index + 1], '%a+$', 'gone')
+  stays[index + 1] = string.match(stays[index + 1], '^%d+') .. ' ' .. digits(version) .. ' gone'
   redis.call('HSET', KEYS[2], stays[index], stays[index + 1])
 end
 return {digits(version), stays}

@@ -1,6 +1,7 @@
 -- Promise: the subscriber gets every event accepted from now on; what it is
 -- already owed stays. Repeating it, or doing it late, changes nothing: a stay that
--- was closed since by the topic's deletion is not opened again.
+-- was closed since by the topic's deletion is not opened again. Runs while Redis is
+-- full: that the subscription is taken was decided by `configure`.
 -- KEYS  meta, log, cursors of one topic
 -- ARGV  subscriber, membership, version
 -- Reply 1 if joined, 0 if this version or a later one has spoken already
@@ -25,5 +26,5 @@ if not open_span(cursor) then
     cursor.spans[#cursor.spans + 1] = {after = known[2]}
   end
 end
-redis.call('HSET', KEYS[3], ARGV[1], format(cursor))
+store(KEYS[3], ARGV[1], cursor)
 return 1

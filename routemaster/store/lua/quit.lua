@@ -1,15 +1,15 @@
 -- Promise: the subscriber no longer wants this topic.
 -- KEYS  meta, topics of one subscriber
 -- ARGV  topic
--- Reply {version, membership}
+-- Reply {version, membership, version with which the client wanted it until now}
 -- Codes NOTSUBSCRIBED
 local stay = redis.call('HGET', KEYS[2], ARGV[1])
-local membership, state = string.match(stay or '', '^(%d+) (%a+)$')
+local membership, wanted, state = string.match(stay or '', '^(%d+) (%d+) (%a+)$')
 if state ~= 'on' then
   return redis.error_reply('RM:NOTSUBSCRIBED not subscribed')
 end
 local version = math.max(clock(), tonumber(redis.call('HGET', KEYS[1], 'version')) + 1)
 redis.call('HDEL', KEYS[2], ARGV[1]) -- see store() for why first
 redis.call('HSET', KEYS[1], 'version', digits(version))
-redis.call('HSET', KEYS[2], ARGV[1], membership .. ' left')
-return {digits(version), membership}
+redis.call('HSET', KEYS[2], ARGV[1], membership .. ' ' .. digits(version) .. ' left')
+return {digits(version), membership, wanted}
