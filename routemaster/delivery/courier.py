@@ -255,9 +255,8 @@ class Courier:
 
     async def _acknowledge(self, last: Mapping[str, EventID]) -> None:
         acks = [Ack(topic, self._backlog.membership(topic), entry_id) for topic, entry_id in last.items()]
-        places = await self._context.store.acknowledge(
-            self.subscriber, self._context.worker, self.epoch, acks
-        )
+        context = self._context
+        places = await context.store.acknowledge(self.subscriber, context.worker, self.epoch, acks)
         if not self._backlog.acknowledged(places):
             self._stale = True
             await self._context.store.repair(self.subscriber)
@@ -280,9 +279,7 @@ class Courier:
 
         async def record() -> None:
             left = max(0.0, self._retry_at - context.clock.seconds())
-            failures = await context.store.fail(
-                self.subscriber, context.worker, self.epoch, left, outcome.error
-            )
+            failures = await context.store.fail(self.subscriber, context.worker, self.epoch, left, outcome.error)
             if failures is None:
                 self._stopping = True  # the lease is lost
             else:
@@ -312,9 +309,8 @@ class Courier:
         if outcome.verdict is Verdict.ACKNOWLEDGED:
             self._log.debug("delivered {events} events to '{name}' in {ms} ms", **facts)
         else:
-            self._log.warn(
-                "failed to deliver {events} events to '{name}': {error}", error=outcome.error, **facts
-            )
+            facts["error"] = outcome.error
+            self._log.warn("failed to deliver {events} events to '{name}': {error}", **facts)
 
     # -- sleep
 
