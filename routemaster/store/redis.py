@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from twisted.internet.defer import Deferred, DeferredList
 
-from routemaster.errors import NotSubscribed, NotYourTopic, RoutemasterError, UnknownTopic
+from routemaster.errors import NotSubscribed, NotYourTopic, RoutemasterError, StoreUnavailable, UnknownTopic
 from routemaster.interfaces import Ack, Grant, Held, Place, Reading, Stay
 from routemaster.model import (
     ApiToken,
@@ -72,10 +72,14 @@ class RedisStore:
             first, last, created = await self._run("publish", keys, *arguments, *fragments)
         except ScriptRefusal as refusal:
             _refuse(refusal, topic)
+        except StoreUnavailable:
+            self._indexed.discard(topic)  # it may have been made anew, after a janitor took its name away
+            raise
         if created or topic not in self._indexed:
             self._indexed.add(topic)
             # again: a janitor may have taken the name for a stale one in between
-            _background(self._connection.command(b"SADD", self._keys.topics, topic.encode()))
+            named = self._connection.command(b"SADD", self._keys.topics, topic.encode())
+            named.addErrback(lambda _failure: self._indexed.discard(topic))
         return Published(EventID.parse(first), EventID.parse(last))
 
     async def delete_topic(self, topic: str, publisher: str | None) -> None:
@@ -533,11 +537,6 @@ def _refuse(refusal: ScriptRefusal, topic: str = "") -> NoReturn:
         ),
     }
     raise errors[refusal.code] from None
-
-
-def _background(step: Deferred[Any]) -> None:
-    """Let a step run whose failure the sweep makes good."""
-    step.addErrback(lambda _failure: None)
 
 
 async def outcomes(steps: Iterable[Deferred[Any]]) -> list[Any]:
