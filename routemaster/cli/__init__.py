@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     delete.add_argument("token", metavar="TOKEN", help="its token, - to read it from standard input")
     command(commands, "topics", list_topics, "List the topics.")
     command(commands, "subscriptions", list_subscriptions, "Show who is owed what, and how deliveries go.")
-    command(commands, "doctor", doctor, "Check everything from the configuration to a round trip.")
+    command(commands, "doctor", examine, "Check everything from the configuration to a round trip.")
     return parser
 
 
@@ -185,7 +185,7 @@ def list_subscriptions(arguments: argparse.Namespace) -> int:
     return _tell(arguments, answer.body, tables.subscriptions(answer.body, answer.now, width))
 
 
-def doctor(arguments: argparse.Namespace) -> int:
+def examine(arguments: argparse.Namespace) -> int:
     """Each finding is printed as it is made; 1 if any is a failure."""
     findings = []
     file = getattr(arguments, "config", None)

@@ -81,13 +81,16 @@ class Bus:
 
     def refusal(self, answer: Answer) -> str:
         """What the bus said instead, in one line."""
+        if answer.status == 401:
+            return (
+                "the bus answered 401, it does not let this credential in: "
+                "give the one that it was started with (--config, --root-key-file, environment)"
+            )
         said = answer.body.get("error") if isinstance(answer.body, dict) else None
         if not isinstance(said, str):
             said = f"an answer that Routemaster does not give there; is {self.url} the right --url?"
         unknown = isinstance(answer.body, dict) and answer.body.get("outcome") == "unknown"
         end = " (it may have been done all the same: look before you repeat it)" if unknown else ""
-        if answer.status == 401:
-            end = "; give the credential that the daemon was started with (--config, --root-key-file, environment)"
         return f"the bus answered {answer.status}: {said}{end}"
 
     def certificate(self) -> bytes:

@@ -140,4 +140,4 @@ def _age(moment: float | None, now: float) -> str:
 def _next(moment: float | None, now: float) -> str:
     if moment is None:
         return "-"
-    return "now" if moment <= now + 0.5 else f"in {span(moment - now)}"
+    return "now" if moment < now + 1 else f"in {span(moment - now)}"
