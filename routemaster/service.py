@@ -21,31 +21,23 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
-from pathlib import Path
-from random import random
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, TimeoutError
 from twisted.internet.endpoints import serverFromString
-from twisted.logger import Logger
+from twisted.logger import Logger, globalLogPublisher
 
-from routemaster import __version__
-from routemaster.autodrop import Autodrop
-from routemaster.certificates import ReloadableTLS, ensure_self_signed
+from routemaster import __version__, assembly
+from routemaster.certificates import ReloadableTLS
 from routemaster.config import Config
-from routemaster.delivery.worker import Rules, Worker
+from routemaster.delivery.worker import Worker
 from routemaster.errors import ConfigError, RoutemasterError, StoreUnavailable
-from routemaster.interfaces import Adapter
 from routemaster.metrics import prometheus
-from routemaster.metrics.datadog import Datadog
 from routemaster.metrics.meter import Meter
-from routemaster.metrics.printing import Printing
-from routemaster.metrics.statsd import Statsd
 from routemaster.monitor import Monitor
 from routemaster.periodic import Periodic
-from routemaster.sender import TreqSender
 from routemaster.store.address import RedisAddress
 from routemaster.store.connection import Connection
 from routemaster.store.embedded import EmbeddedRedis
@@ -55,10 +47,9 @@ from routemaster.store.redis import RedisStore
 from routemaster.store.scripts import SCRIPTS
 from routemaster.store.wakeups import Wakeups
 from routemaster.web.api import Api
-from routemaster.web.api import Limits as ApiLimits
 from routemaster.web.auth import Doorkeeper
 from routemaster.web.redirect import RedirectResource
-from routemaster.web.site import BusSite, Limits
+from routemaster.web.site import BusSite
 
 TOKEN_POLL = 0.5    #: seconds; a change of tokens is seen by every process within a second
 TIDY_INTERVAL = 10  #: seconds between two rounds of trimming and repairing
@@ -87,11 +78,12 @@ class Bus(Service):
         Raises ConfigError if a file that the configuration names cannot be used.
         """
         self._config, self._role, self._reactor, self._on_failure = config, role, reactor, on_failure
-        certificate, key = self._certificate()
+        certificate, key = assembly.certificate_files(config, reactor.seconds())
         self._tls = None if role is Role.WORKER else ReloadableTLS(certificate, key)
-        self._sender = None if role is Role.WEB else self._make_sender(certificate)
+        self._sender = None if role is Role.WEB else assembly.sender(config, reactor, certificate)
         self._process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self._meter, self._adapter = Meter(), self._make_adapter()
+        self._meter, self._adapter = Meter(), assembly.adapter(config, reactor)
+        self._reporter = assembly.reporter(config, reactor)
         self._undo: list[Callable[[], Any]] = []  #: in the order of starting
         self._starting: Deferred[None] | None = None
         self._stopping = False
@@ -103,6 +95,7 @@ class Bus(Service):
     def startService(self) -> None:
         """Start in the background; if that fails, say why in one line."""
         super().startService()
+        globalLogPublisher.addObserver(self._reporter)  # type: ignore[arg-type]  # zope's interface
         self._starting = Deferred.fromCoroutine(self._start())
         self._starting.addErrback(self._give_up)
 
@@ -139,7 +132,10 @@ class Bus(Service):
         )
         store = RedisStore(connection, config.namespace, config.lease_ttl)
         doorkeeper = Doorkeeper(config.clients, config.root_key, store)
-        monitor = self._monitor(store)
+        autodrop = assembly.autodrop(config, store)
+        monitor = Monitor(
+            store, self._meter, autodrop, self._adapter, reactor, self._process, config.monitor_interval
+        )
         tokens = Periodic("reading tokens", doorkeeper.poll, TOKEN_POLL, reactor)
         parts = [
             tokens,
@@ -157,14 +153,14 @@ class Bus(Service):
 
         worker = None
         if self._sender is not None:
-            worker = self._worker(store)
+            worker = assembly.worker(config, reactor, self._process, store, self._sender, self._meter)
             sweep = Periodic("the sweep", worker.sweep, min(config.sweep_interval, config.lease_ttl / 3), reactor)
             hasty.append(sweep)
             parts += [
                 sweep,
                 Periodic("lease expiry", worker.expire, config.lease_ttl / 10, reactor),
                 Periodic("tidying", store.tidy, TIDY_INTERVAL, reactor),
-                Periodic("autodrop", self._autodrop(store).run, AUTODROP_INTERVAL, reactor),
+                Periodic("autodrop", autodrop.run, AUTODROP_INTERVAL, reactor),
             ]
 
         def hear(message: bytes) -> None:
@@ -191,7 +187,7 @@ class Bus(Service):
             def ready() -> bool:
                 return connection.connected and not self._stopping
 
-            limits = self._api_limits()
+            limits = assembly.api_limits(config)
             await self._open_ports(Api(store, doorkeeper, reactor, limits, self._meter, exposition, ready))
         self._count_processes("start")
         self._log.info("Routemaster is ready")
@@ -209,54 +205,6 @@ class Bus(Service):
         self._undo.append(embedded.stop)
         return await embedded.start()
 
-    def _make_sender(self, certificate: Path) -> TreqSender:
-        config = self._config
-        # a receiver being tried out on the same machine may borrow the pair that was made here
-        own = [certificate] if config.certificate is None else []
-        return TreqSender(
-            self._reactor,
-            user_agent=f"routemaster/{__version__}",
-            connect_timeout=config.connect_timeout,
-            timeout=config.timeout,
-            verify=config.ssl_verify,
-            ca_files=own if config.ca_file is None else [*own, config.ca_file],
-            max_open=config.max_open_deliveries,
-        )
-
-    def _autodrop(self, store: RedisStore) -> Autodrop:
-        config = self._config
-        configured = config.origins["redis_max_mem"] != "default"
-        return Autodrop(store, config.redis_max_mem, config.redis_min_free, configured)
-
-    def _monitor(self, store: RedisStore) -> Monitor:
-        return Monitor(
-            store,
-            self._meter,
-            self._autodrop(store),
-            self._adapter,
-            self._reactor,
-            self._process,
-            self._config.monitor_interval,
-        )
-
-    def _make_adapter(self) -> Adapter | None:
-        """Who is told the metrics."""
-        config, reactor = self._config, self._reactor
-        if config.metric_collection_service == "print":
-            return Printing(config.app_name)
-        if config.metric_collection_service == "statsd":
-            return Statsd(reactor, config.app_name, *config.statsd_address)
-        if config.metric_collection_service == "datadog":
-            return Datadog(
-                reactor,
-                config.app_name,
-                config.datadog_api_key or "",
-                config.datadog_app_key or "",
-                config.monitor_interval,
-                config.datadog_url,
-            )
-        return None
-
     def _count_processes(self, status: str) -> None:
         kinds = ("web", "worker") if self._role is Role.ALL else (self._role.value,)
         for kind in kinds:
@@ -269,35 +217,9 @@ class Bus(Service):
         if self._adapter is not None:
             await self._adapter.close()
 
-    def _worker(self, store: RedisStore) -> Worker:
-        config = self._config
-        assert self._sender is not None  # noqa: S101  # for the type: the caller has asked
-        return Worker(
-            self._process,
-            store,
-            self._sender,
-            self._reactor,
-            random,
-            Rules(
-                lease_ttl=config.lease_ttl,
-                retry_delay=config.retry_delay / 1000,
-                max_backoff=config.max_backoff_ms / 1000,
-                max_batch_body=config.max_batch_body,
-            ),
-            self._meter,
-        )
-
-    def _api_limits(self) -> ApiLimits:
-        config = self._config
-        return ApiLimits(
-            config.max_event_data, config.scaling_threshold, config.scaling_deadline / 1000, config.max_body
-        )
-
     async def _open_ports(self, api: Api) -> None:
         config = self._config
-        limits = Limits(
-            max_body=config.max_body, max_bulk_body=config.max_bulk_body, connections=config.max_connections
-        )
+        limits = assembly.site_limits(config)
         resource = api.app.resource()
         assert self._tls is not None  # noqa: S101  # for the type: the caller has asked
         site = BusSite(resource, reactor=self._reactor, limits=limits)
@@ -318,16 +240,6 @@ class Bus(Service):
         self._sites.append(site)
         self._log.info("{what} on {address}", what=what, address=_label(port.getHost()))
         self._go_on()
-
-    def _certificate(self) -> tuple[Path, Path]:
-        """Paths of the certificate and its key; a pair for localhost is made if none is configured."""
-        config = self._config
-        if config.certificate is not None and config.private_key is not None:
-            return config.certificate, config.private_key
-        certificate, key, made = ensure_self_signed(config.state_dir, self._reactor.seconds())
-        note = "made a" if made else "using the"
-        self._log.info("{note} self-signed certificate {path}", note=note, path=str(certificate))
-        return certificate, key
 
     async def _describe(self, connection: Connection) -> None:
         try:
@@ -370,6 +282,8 @@ class Bus(Service):
             await self._starting
             await self._undo_all()  # what it began while it was being cancelled
         self._log.info("Routemaster has stopped")
+        globalLogPublisher.removeObserver(self._reporter)  # type: ignore[arg-type]
+        await self._reporter.stop()
 
     async def _undo_all(self) -> None:
         while self._undo:

@@ -18,9 +18,9 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "words": ("", "errors", "kinds", "strictjson", "model", "config"),
     "decisions": ("delivery.machine", "delivery.health", "delivery.forecast"),
     "contracts": ("interfaces",),
-    "adapters": ("store.", "sender.", "metrics.", "reporters.", "certificates", "logs"),
+    "adapters": ("store.", "sender.", "metrics.", "reporters.", "certificates", "logs", "notify"),
     "running parts": ("periodic", "group_commit", "autodrop", "monitor", "delivery.", "web."),
-    "wiring": ("service", "tap"),
+    "wiring": ("assembly", "service", "tap"),
 }
 #: what users of the bus and tests import; nothing of the bus itself imports it
 OTHER_SIDE = ("client.", "receiver.", "cli.", "client", "receiver", "cli", "testing.")
