@@ -105,10 +105,8 @@ class Bus:
 
     def sink(self) -> int:
         """The port of a subscriber in a process of its own."""
-        child = subprocess.Popen(
-            [sys.executable, str(HERE / "sink.py"), str(self.state / "localhost.crt"), str(self.state / "localhost.key")],
-            stdout=subprocess.PIPE,
-        )
+        pair = [str(self.state / f"localhost.{kind}") for kind in ("crt", "key")]
+        child = subprocess.Popen([sys.executable, str(HERE / "sink.py"), *pair], stdout=subprocess.PIPE)
         self._children.append(child)
         assert child.stdout is not None
         return int(child.stdout.readline())
@@ -173,7 +171,7 @@ def ingest(quick: bool) -> None:
 
 
 def fanout(quick: bool) -> None:
-    """Single events, 100 subscribers of the topic against one; they wait for company, so that only the way in is measured."""
+    """Single events, 100 subscribers of the topic against one; they wait, so that only the way in is measured."""
     ratios = []
     for _ in range(2 if quick else 5):
         rates = {}
@@ -184,7 +182,7 @@ def fanout(quick: bool) -> None:
                     bus.subscribe(9, client, timeout=3_600_000, max=10_000)
                 bus.load([bus.request()], 0.2)
                 # fewer events than fill a batch: nothing is delivered meanwhile
-                result = run("127.0.0.1", bus.port, [bus.request()], count=3000 if quick else 8000)
+                result = run("127.0.0.1", bus.port, [bus.request()], count=3000 if quick else 6000)
                 rates[subscribers] = result.rate
         ratios.append(rates[100] / rates[1])
         print(f"  1 subscriber {rates[1]:.0f}/s, 100 subscribers {rates[100]:.0f}/s")
@@ -219,7 +217,8 @@ def latency(quick: bool) -> None:
         for number in range(count):
             time.sleep(max(0.0, start + number / 50 - time.monotonic()))
             body = {"type": "update", "url": URL % number, "data": {"sent": time.monotonic_ns()}}
-            connection.request("POST", "/topics/things", json.dumps(body), {"Authorization": f"Basic {credential}"})
+            headers = {"Authorization": f"Basic {credential}"}
+            connection.request("POST", "/topics/things", json.dumps(body), headers)
             assert connection.getresponse().read() == b""
         time.sleep(0.2)
         sink = seen(port)

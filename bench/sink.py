@@ -16,6 +16,7 @@ import ssl
 import sys
 import threading
 import time
+from contextlib import suppress
 
 LENGTH = re.compile(rb"content-length: *([0-9]+)", re.IGNORECASE)
 SENT = re.compile(rb'"sent":([0-9]+)')
@@ -69,10 +70,8 @@ def main(certificate: str, key: str) -> None:
 
     def accept(plain: socket.socket) -> None:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        try:
+        with suppress(OSError):
             sink.serve(context.wrap_socket(plain, server_side=True))
-        except OSError:
-            pass
 
     while True:
         threading.Thread(target=accept, args=(listener.accept()[0],), daemon=True).start()

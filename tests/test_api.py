@@ -769,7 +769,7 @@ class MonitoringTests(Case):
                 self.assertTrue(self.expect(500, "GET", "/pulse", who=who).error)
 
     def test_readiness(self) -> None:
-        """/health/ready is 503 while the bus should not be sent requests, for load balancers without credentials."""
+        """/health/ready is 503 while the bus should not be sent requests; load balancers need no credential."""
         self.assertEqual(self.expect(200, "GET", "/health/ready", who=None).body, b'{"ready":true}')
         self.ready = False
         self.assertIn("Redis is away", self.expect(503, "GET", "/health/ready", who=None).error)
