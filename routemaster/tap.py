@@ -145,7 +145,7 @@ class Process:
         self._ending = False
 
     def govern(self, bus: Bus) -> None:
-        """Take the signals over as soon as the reactor, which brings handlers of its own, runs."""
+        """Take the signals over: now, again when the reactor has brought handlers of its own, and to the end."""
 
         def reload() -> None:
             if _Log.observer is not None:
@@ -155,11 +155,17 @@ class Process:
         def nothing() -> None:
             """Ends nobody, as the system's own answer to the signal would."""
 
-        self._reactor.callWhenRunning(self._on, signal.SIGTERM, lambda: self._asked_to_stop("SIGTERM"))
-        self._reactor.callWhenRunning(self._on, signal.SIGINT, lambda: self._asked_to_stop("SIGINT"))
-        self._reactor.callWhenRunning(self._on, signal.SIGHUP, reload)
-        self._reactor.callWhenRunning(self._on, signal.SIGUSR1, nothing)
-        self._reactor.callWhenRunning(self._on, signal.SIGUSR2, nothing)
+        for number, action in {
+            signal.SIGTERM: lambda: self._asked_to_stop("SIGTERM"),
+            signal.SIGINT: lambda: self._asked_to_stop("SIGINT"),
+            signal.SIGHUP: reload,
+            signal.SIGUSR1: nothing,
+            signal.SIGUSR2: nothing,
+        }.items():
+            self._on(number, action)
+            self._reactor.callWhenRunning(self._on, number, action)
+            # nobody is left to call, and Python, ending, would bring back the deadly default
+            self._reactor.addSystemEventTrigger("after", "shutdown", signal.signal, number, signal.SIG_IGN)
 
     def _on(self, number: signal.Signals, action: Callable[[], None]) -> None:
         # a handler may run between any two instructions: all it does is to have the reactor call
