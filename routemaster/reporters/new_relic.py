@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 from threading import Event
+from threading import enumerate as enumerate_threads
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -104,7 +105,8 @@ class NewRelicService:
             self._application = self._agent.register_application(self._about.app_name, timeout=0.0)
         never = Event()
         for _ in range(int(PATIENCE / GLANCE)):
-            if self._application.active:
+            # it is active a moment before its sending thread starts; a stop in between would send nothing
+            if self._application.active and not _registering():
                 return self._application
             never.wait(GLANCE)
         raise TimeoutError
@@ -115,6 +117,11 @@ def _imported() -> Any:
     agent = library("newrelic.agent", "newrelic", "newrelic")
     sys.meta_path[:] = [each for each in sys.meta_path if type(each).__module__ != "newrelic.api.import_hook"]
     return agent
+
+
+def _registering() -> bool:
+    """Whether the agent's thread which registers the application is still at it."""
+    return any(each.name.startswith("NR-Activate-Session") for each in enumerate_threads())
 
 
 def _switch_off(settings: Any, name: str) -> None:
