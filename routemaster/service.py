@@ -37,6 +37,7 @@ from routemaster.errors import ConfigError, RoutemasterError, StoreUnavailable
 from routemaster.metrics import prometheus
 from routemaster.metrics.meter import Meter
 from routemaster.monitor import Monitor
+from routemaster.notify import Notifier
 from routemaster.periodic import Periodic
 from routemaster.store.address import RedisAddress
 from routemaster.store.connection import Connection
@@ -84,6 +85,7 @@ class Bus(Service):
         self._process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._meter, self._adapter = Meter(), assembly.adapter(config, reactor)
         self._reporter = assembly.reporter(config, reactor)
+        self._notifier = Notifier(os.environ, reactor)
         self._undo: list[Callable[[], Any]] = []  #: in the order of starting
         self._starting: Deferred[None] | None = None
         self._stopping = False
@@ -95,6 +97,7 @@ class Bus(Service):
     def startService(self) -> None:
         """Start in the background; if that fails, say why in one line."""
         super().startService()
+        self._notifier.start_watchdog()
         globalLogPublisher.addObserver(self._reporter)  # type: ignore[arg-type]  # zope's interface
         self._starting = Deferred.fromCoroutine(self._start())
         self._starting.addErrback(self._give_up)
@@ -190,6 +193,7 @@ class Bus(Service):
             limits = assembly.api_limits(config)
             await self._open_ports(Api(store, doorkeeper, reactor, limits, self._meter, exposition, ready))
         self._count_processes("start")
+        self._notifier.ready()
         self._log.info("Routemaster is ready")
 
     def _go_on(self) -> None:
@@ -274,6 +278,7 @@ class Bus(Service):
 
     async def _stop(self) -> None:
         self._log.info("Routemaster stops")
+        self._notifier.stopping()
         self._stopping = True
         if self._starting is not None:
             self._starting.cancel()
@@ -282,6 +287,7 @@ class Bus(Service):
             await self._starting
             await self._undo_all()  # what it began while it was being cancelled
         self._log.info("Routemaster has stopped")
+        self._notifier.stop_watchdog()
         globalLogPublisher.removeObserver(self._reporter)  # type: ignore[arg-type]
         await self._reporter.stop()
 
