@@ -222,7 +222,8 @@ class Courier:
         began = self._context.clock.seconds()
         sending = self._context.sender.send(subscription.callback, subscription.uuid, body)
         self._attempt = attempt = Deferred.fromCoroutine(sending)
-        more = self._backlog.count() > len(batch)
+        # who has failed will hardly take the next batch too: reading it would only burden the store
+        more = not self._failures and self._backlog.count() > len(batch)
         behind = Deferred.fromCoroutine(self._read_behind(last)) if more else None
         try:
             outcome = await attempt
