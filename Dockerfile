@@ -2,10 +2,12 @@
 # with a Redis of its own unless ROUTEMASTER_REDIS_URL names one. docs/operations.rst tells more.
 
 FROM python:3.11-slim AS build
+# Another extra for exceptions: --build-arg EXTRAS=embedded,sentry
+ARG EXTRAS=embedded
 WORKDIR /build
 RUN python -m venv --without-pip /opt/routemaster
 COPY . .
-RUN pip --python /opt/routemaster/bin/python install --no-cache-dir '.[embedded]'
+RUN pip --python /opt/routemaster/bin/python install --no-cache-dir ".[$EXTRAS]"
 # Twisted keeps a list of its plugins beside them; at run time nothing there can be written.
 RUN cd / && /opt/routemaster/bin/twistd --help >/dev/null
 
