@@ -36,7 +36,7 @@ PUBLISHERS = ("pub_a", "pub_b")
 WORKERS = ("w1", "w2")
 ROOT = None
 WATCHER = "watcher"
-SCENES = ("as it is", "owed", "left", "deleted", "recreated", "forgotten", "named")
+SCENES = ("as it is", "owed", "left", "deleted", "drained", "recreated", "forgotten", "named")
 ROOM = 1 << 20
 
 processes = st.integers(0, 1)
@@ -675,10 +675,12 @@ class History(RuleBasedStateMachine):
             self.do(self.leave_op(subscriber, topic), which)
         elif scene in ("forgotten", "named"):
             self.do(self.unsubscribe_op(subscriber), which)
-        if scene in ("deleted", "recreated", "forgotten", "named"):
+        if scene in ("deleted", "drained", "recreated", "forgotten", "named"):
             owner = self.model.topics[topic].publisher
             self.do(self.delete_op(topic, ROOT), which)
-            if scene == "recreated":
+            if scene == "drained":
+                self.deliver_all(which, subscriber)
+            if scene in ("drained", "recreated"):
                 self.do(self.publish_op(topic, PUBLISHERS[owner == PUBLISHERS[0]], 1), which)
         if scene == "named":
             for op in (self.publish_op(topic, PUBLISHERS[0], 1), self.subscribe_op(subscriber, ())):
@@ -740,19 +742,23 @@ class History(RuleBasedStateMachine):
     def drain(self) -> None:
         """Everybody answers 200: all that is owed arrives, in order, and is counted."""
         for name, sub in self.model.subscribers.items():
-            for expired in self.player.expire(name):
-                self.model.leases.pop(expired, None)
-            while sub.waiting():
-                grant = self.acquire(0, name)
-                entries = self.read(0, name, dict.fromkeys(grant.stays), 7, 300)
-                require(bool(entries), "what is owed can be read", sub)
-                self.acknowledge(self.flight(grant, 0, name, entries), 0)
+            self.deliver_all(0, name)
+            require(not sub.waiting(), "everything pending drains", sub)
             self.do(self.upkeep_op(name))
         self.look(1)
         seen = self.player.seen()
         for name, sub in self.model.subscribers.items():
             stays = seen.subscribers[name].stays
             require(stays.keys() == sub.on, "a stay that is over leaves nothing", stays, sub.on)
+
+    def deliver_all(self, which: int, subscriber: str) -> None:
+        """A worker takes over, if need be after the lease of another, and delivers until nothing is owed."""
+        self.time_passes(subscriber, True)
+        while self.model.subscribers[subscriber].waiting():
+            grant = self.acquire(which, subscriber)
+            entries = self.read(which, subscriber, dict.fromkeys(grant.stays), 7, 300)
+            require(bool(entries), "what is owed can be read", subscriber)
+            self.acknowledge(self.flight(grant, which, subscriber, entries), which)
 
     def clear(self) -> None:
         """Everything is deleted: no key is left without an owner."""

@@ -98,7 +98,7 @@ class RedisHistoryContract(HistoryContract):
         self.at_each_command(product(SCENES[1:], CALLS, CALLS), play)
 
     def test_broken_off(self) -> None:
-        """A call whose connection breaks has happened or not; upkeep or a second try mends it, Redis full or not."""
+        """A call whose connection breaks has happened or not; upkeep or a second try mends it."""
 
         def play(history: History, case: Any, steps: int) -> bool:
             scene, (kind, wanted), lost, then = case
