@@ -412,7 +412,7 @@ class History(RuleBasedStateMachine):
 
     @rule(
         which=processes, subscriber=subscribers, taken=st.booleans(), own=st.booleans(),
-        what=st.sampled_from(("acknowledge", "fail", "release", "renew")),
+        what=st.sampled_from(("acknowledge", "fail", "release")),
     )
     def stall(self, which: int, subscriber: str, taken: bool, own: bool, what: str) -> None:
         """A worker sleeps through the end of its lease; another, or itself, takes and fails; then it speaks."""
@@ -426,14 +426,13 @@ class History(RuleBasedStateMachine):
             successor = which if own else 1 - which
             again = self.acquire(successor, subscriber)
             self.fail(successor, WORKERS[successor], subscriber, again.epoch)
+        self.renew_all(which, {subscriber: flight.epoch})
         if what == "acknowledge":
             self.acknowledge(flight, which)
         elif what == "fail":
             self.fail(which, flight.worker, subscriber, flight.epoch)
-        elif what == "release":
-            self.release(which, flight.worker, subscriber, flight.epoch)
         else:
-            self.renew_all(which, {subscriber: flight.epoch})
+            self.release(which, flight.worker, subscriber, flight.epoch)
 
     def release(self, which: int, worker: str, subscriber: str, epoch: int) -> None:
         self.run_on(which, lambda store: store.release(subscriber, worker, epoch))

@@ -255,7 +255,7 @@ class RealRedis(Case):
 
     async def test_cancelling_does_not_disarm(self) -> None:
         """A caller who cancels takes nothing from the others, and the silent connection is still given up."""
-        redis, connection = await self.up(reply_timeout=0.2)
+        redis, connection = await self.up(reply_timeout=0.6)
         first, second = connection.command(b"INCR", b"k"), connection.command(b"INCR", b"k")
         first.cancel()
         await self.assertFailure(first, CancelledError)

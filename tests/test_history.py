@@ -21,8 +21,8 @@ from tests.history import PUBLISHERS, SCENES, History
 from tests.history_players import MemoryPlayer, RedisPlayer
 
 ASKED = os.environ.get("ROUTEMASTER_HISTORIES", "")
-HISTORIES, STEPS = (int(number) for number in (ASKED or "150x50").split("x"))
-PART = 1 if ASKED else 10  #: of so many places at which a call can be held up, one is tried
+HISTORIES, STEPS = (int(number) for number in (ASKED or "120x50").split("x"))
+PART = 1 if ASKED else 13  #: of so many places at which a call can be held up, one is tried
 LIMIT = 99                 #: more commands than any call has
 CALLS = (
     ("publish", ()), ("subscribe", ("cats",)), ("subscribe", ()), ("subscribe", ("cats", "dogs")),

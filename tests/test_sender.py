@@ -445,9 +445,9 @@ class Sharing(SenderCase):
 
     async def test_waiting_is_not_timed(self) -> None:
         """Waiting for a slot does not eat the deadline: all queued deliveries are acknowledged."""
-        sink = self.sink(default=Answer(delay=0.1))
-        sender = self.sender(max_per_host=1, timeout=0.3)
-        outcomes = await gatherResults([ensureDeferred(sender.send(sink.url, UUID, b"[]")) for _ in range(5)])
+        sink = self.sink(default=Answer(delay=0.25))
+        sender = self.sender(max_per_host=1, timeout=1.0)
+        outcomes = await gatherResults([ensureDeferred(sender.send(sink.url, UUID, b"[]")) for _ in range(6)])
         for outcome in outcomes:
             self.assertAcknowledged(outcome)
         self.assertEqual(sink.connections, 1)

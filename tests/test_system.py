@@ -733,7 +733,7 @@ class TwoProcessesTests(SystemCase):
             holder.signal(how)
             self.assertEqual(await holder.ended(), 0 if how == "TERM" else -signal.SIGKILL)
             count = len(sink.received)
-            patience = 3 if how == "KILL" else 1
+            patience = 8 if how == "KILL" else 5
             await until(lambda n=count: len(sink.received) > n, "deliveries by the other", patience)
             lost += holder.log.count("lost the lease")
             await holder.start()
