@@ -74,6 +74,7 @@ setup(
             "docutils>=0.20",
             "hypothesis>=6.100",
             "mypy>=1.8",
+            "pyyaml>=6",
             "ruff>=0.6",
             "trustme>=1.2",
         ],
