@@ -30,7 +30,6 @@ TTL = 1000.0  #: seconds: no lease ends unless a history says so
 NAMESPACE = "rm"
 
 
-
 class Line:
     """Plays `Connection` on a blocking socket: what is issued goes out when somebody waits for it."""
 

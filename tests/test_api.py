@@ -182,9 +182,6 @@ class Case(SynchronousTestCase):
         self.done(store.acknowledge(subscriber, "w", grant.epoch, [ack]))
 
 
-# -- who may what -----------------------------------------------------------
-
-
 @frozen
 class Endpoint:
     """A request, and what each kind of asker gets, when `Case.cats` has been called."""
@@ -295,9 +292,6 @@ class NoRootKeyTests(Case):
                 if who == ROOT_KEY:
                     status = endpoint.nobody
                 self.expect(status, endpoint.method, endpoint.path, endpoint.body, who)
-
-
-# -- paths and bodies -------------------------------------------------------
 
 
 class PathTests(Case):
@@ -421,9 +415,6 @@ class BodyTests(Case):
         answer = self.ask("POST", path, body, self.who(path))
         self.assertIn(answer.status, (201, 204, 400, 403, 404), answer)
         self.well_formed(answer)
-
-
-# -- publishing -------------------------------------------------------------
 
 
 class PublishTests(Case):
@@ -556,9 +547,6 @@ class PublishTests(Case):
         self.assertEqual([event["t"] for event in self.queue()], [0, 1, 2])
 
 
-# -- subscribing ------------------------------------------------------------
-
-
 class SubscribeTests(Case):
     """POST and DELETE of /subscription, DELETE of /subscriber/topics/:topic."""
 
@@ -669,9 +657,6 @@ class SubscribeTests(Case):
             self.wire.transport.lose()
             self.store.let_go()
             self.assertEqual(len(self.flushLoggedErrors(ValueError)), logged)
-
-
-# -- monitoring -------------------------------------------------------------
 
 
 class MonitoringTests(Case):
@@ -835,9 +820,6 @@ class MonitoringTests(Case):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
-# -- tokens -----------------------------------------------------------------
-
-
 class TokenTests(Case):
     """/api_tokens."""
 
@@ -945,8 +927,6 @@ class TokenTests(Case):
             self.store.let_go()
             self.expect(status, "GET", "/pulse", who=MADE)
 
-
-# -- the store in trouble ---------------------------------------------------
 
 #: every request that asks the store for something, with who asks; the probes have rules of their own
 ASKING = [

@@ -34,7 +34,8 @@ from routemaster.config import Config, load
 from routemaster.errors import StoreBroken, StoreUnavailable
 from routemaster.interfaces import Grant
 from routemaster.metrics.meter import Meter
-from routemaster.model import ApiToken, check_api_token, check_subscription, check_topic
+from routemaster.model import ApiToken
+from routemaster.rules import check_api_token, check_subscription, check_topic
 from routemaster.store.address import RedisAddress
 from routemaster.store.embedded import EmbeddedRedis
 from routemaster.store.memory import MemoryStore

@@ -15,7 +15,7 @@ HOME = Path(routemaster.__file__).parent
 
 #: from the ground up, the rooms of each floor; a name ending in a dot is a package with all that is in it
 FLOORS: dict[str, tuple[str, ...]] = {
-    "words": ("", "errors", "kinds", "strictjson", "model", "config"),
+    "words": ("", "errors", "kinds", "strictjson", "model", "rules", "config"),
     "decisions": ("delivery.machine", "delivery.health", "delivery.forecast"),
     "contracts": ("interfaces",),
     "adapters": ("store.", "sender.", "metrics.", "reporters.", "certificates", "logs", "notify"),
@@ -25,7 +25,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
 #: what users of the bus and tests import; nothing of the bus itself imports it
 OTHER_SIDE = ("client.", "receiver.", "cli.", "client", "receiver", "cli", "testing.")
 #: what the other side may build on; its fakes play the contracts and start servers
-OTHER_SIDE_KNOWS = ("errors", "kinds", "model", "strictjson", "config", "interfaces")
+OTHER_SIDE_KNOWS = ("errors", "kinds", "model", "rules", "strictjson", "config", "interfaces")
 #: fakes and private servers for tests: beyond words, the adapters that they play or drive
 TESTING_KNOWS = ("store.", "sender.")
 

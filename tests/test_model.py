@@ -13,21 +13,15 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster import strictjson
 from routemaster.errors import Invalid
-from routemaster.model import (
-    ApiToken,
-    Cursor,
-    EventID,
-    Span,
-    Subscription,
+from routemaster.model import ApiToken, Cursor, EventID, Span, Subscription, chunks, public_name
+from routemaster.rules import (
     check_api_token,
     check_callback,
     check_subscription,
     check_topic,
-    chunks,
     event_fragment,
     event_fragments,
     is_token,
-    public_name,
     shown,
 )
 from routemaster.sender.target import Target

@@ -66,9 +66,6 @@ KNOWN = (ROOT_KEY, PASSWORD)
 SCRUBBER = Scrubber(KNOWN)
 
 
-# -- exceptions -------------------------------------------------------------
-
-
 CALL = (lambda: work()).__code__  # type: ignore[name-defined]  # noqa: F821  # it gets other globals
 
 
@@ -126,9 +123,6 @@ def event(failure: Failure | None, text: str = "the sweep failed", **fields: Any
         "log_format": text,
         "log_failure": failure,
     } | fields
-
-
-# -- what stands in ---------------------------------------------------------
 
 
 class Tray:
@@ -272,8 +266,6 @@ def messages(events: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-# -- the choice -------------------------------------------------------------
-
 GOOD = {
     "sentry": "https://key@sentry.test/7",
     "honeybadger": "https://key@api.honeybadger.test",
@@ -383,9 +375,6 @@ class ChoiceTests(SynchronousTestCase):
         self.assertNotIn("newrelic.api.import_hook", [type(each).__module__ for each in sys.meta_path])
 
 
-# -- scrubbing --------------------------------------------------------------
-
-
 class ScrubTests(SynchronousTestCase):
     """What may leave of a message."""
 
@@ -465,9 +454,6 @@ class ScrubTests(SynchronousTestCase):
             began = thread_time()
             SCRUBBER.message(text)
             self.assertLess(thread_time() - began, 0.5, piece)
-
-
-# -- reports ----------------------------------------------------------------
 
 
 class ReportTests(SynchronousTestCase):
@@ -569,9 +555,6 @@ class ReportTests(SynchronousTestCase):
         self.assertIsNone(error)
         for canary in CANARIES:
             self.assertNotIn(canary, repr(report))
-
-
-# -- the observer -----------------------------------------------------------
 
 
 class ObserverTests(SynchronousTestCase):
@@ -805,9 +788,6 @@ class OutboxTests(TestCase):
             await reporter.stop()
         self.assertTrue(messages(events)[0].startswith("sentry did not get 2 of"))
         self.assertFalse(box.busy)
-
-
-# -- the services -----------------------------------------------------------
 
 
 class ServiceCase(TestCase):

@@ -31,7 +31,7 @@ from routemaster.cli.doctor import Finding, Verdict, examination
 from routemaster.config import Config, load
 from routemaster.errors import ConfigError, RoutemasterError
 from routemaster.kinds import ORIGIN, ROOT_KEY
-from routemaster.model import shown
+from routemaster.rules import shown
 
 PROGRAM = "routemaster-admin"
 PIPE_WIDTH = 120  #: characters of a line where there is no terminal

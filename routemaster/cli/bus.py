@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from attrs import frozen
 
 from routemaster.errors import ConfigError, RoutemasterError
-from routemaster.model import shown
+from routemaster.rules import shown
 
 PATIENCE = 10.0  #: seconds for the bus to say something
 SELF_MADE = ("localhost.crt", "localhost.key")  #: in the state directory, made by a daemon without a certificate

@@ -18,7 +18,7 @@ from attrs import field, frozen
 
 from routemaster.config import Config
 from routemaster.errors import RoutemasterError
-from routemaster.model import shown
+from routemaster.rules import shown
 
 PATIENCE = 3.0  #: seconds for Redis to say something
 

@@ -24,17 +24,8 @@ from routemaster.errors import Invalid, RoutemasterError, StoreUnavailable, TooL
 from routemaster.group_commit import GroupCommit
 from routemaster.interfaces import Clock, Meter, Store
 from routemaster.metrics.prometheus import CONTENT_TYPE
-from routemaster.model import (
-    ApiToken,
-    SubscriptionFacts,
-    check_api_token,
-    check_subscription,
-    check_topic,
-    event_fragments,
-    is_token,
-    public_name,
-    shown,
-)
+from routemaster.model import ApiToken, SubscriptionFacts, public_name
+from routemaster.rules import check_api_token, check_subscription, check_topic, event_fragments, is_token, shown
 from routemaster.web.answers import Unauthorized, json_answer, no_content, refusal
 from routemaster.web.auth import Doorkeeper, Principal, Role
 from routemaster.web.routing import BusApp, new_app

@@ -18,7 +18,8 @@ from attrs import frozen
 
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Store
-from routemaster.model import MAX_TOKEN, ApiToken, is_token
+from routemaster.model import ApiToken
+from routemaster.rules import MAX_TOKEN, is_token
 
 
 class Role(Enum):
