@@ -178,7 +178,7 @@ class Store(Protocol):
     Every call either does the whole of what it promises or raises;
     `StoreUnavailable` tells whether the outcome is known. Hints about changes
     go out on the wake-up channel: `t TOPIC FIRST LAST` (events accepted),
-    `s SUBSCRIBER` (look again), `k` (tokens changed).
+    `s SUBSCRIBER` (look again), `w WORKER on|off` (a worker came or went), `k` (tokens changed).
     """
 
     async def ping(self) -> None:
@@ -258,6 +258,12 @@ class Store(Protocol):
 
     async def subscribers(self) -> set[str]:
         """Who may have something to be delivered."""
+
+    async def announce(self, worker: str, seconds: float) -> dict[str, float]:
+        """A worker lives for so many seconds more; each that does, with the seconds that are left to it."""
+
+    async def withdraw(self, worker: str) -> None:
+        """A worker lives no more."""
 
     async def acquire(self, subscriber: str, worker: str) -> Grant | Held | None:
         """Take the lease, or keep it if it is ours; None: there is no such subscriber."""

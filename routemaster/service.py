@@ -161,7 +161,7 @@ class Bus(Service):
             hasty.append(sweep)
             parts += [
                 sweep,
-                Periodic("lease expiry", worker.expire, config.lease_ttl / 10, reactor),
+                Periodic("lease expiry", worker.expire, config.lease_ttl / 20, reactor),
                 Periodic("tidying", store.tidy, TIDY_INTERVAL, reactor),
                 Periodic("autodrop", autodrop.run, AUTODROP_INTERVAL, reactor),
             ]

@@ -16,7 +16,9 @@ HOME = Path(routemaster.__file__).parent
 #: from the ground up, the rooms of each floor; a name ending in a dot is a package with all that is in it
 FLOORS: dict[str, tuple[str, ...]] = {
     "words": ("", "errors", "kinds", "strictjson", "model", "rules", "config"),
-    "decisions": ("delivery.machine", "delivery.health", "delivery.forecast"),
+    "decisions": (
+        "delivery.machine", "delivery.health", "delivery.forecast", "delivery.peers", "delivery.store_time",
+    ),
     "contracts": ("interfaces",),
     "adapters": ("store.", "sender.", "metrics.", "reporters.", "certificates", "logs", "notify"),
     "running parts": ("periodic", "group_commit", "autodrop", "monitor", "delivery.", "web."),

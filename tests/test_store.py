@@ -501,6 +501,21 @@ class StoreContract:
         self.assertEqual(holders, [True, False, True])
         self.assertTrue(await self.store.elect("other", "p2", 60))
 
+    async def test_workers(self) -> None:
+        """Who announces itself lives until its time is over or it withdraws; the others hear of both."""
+        self.assertEqual(set(await self.store.announce("w1", 60)), {"w1"})
+        told = await self.store.announce("w2", 30)
+        self.assertEqual(set(told), {"w1", "w2"})
+        self.assertTrue(55 < told["w1"] <= 60 and 25 < told["w2"] <= 30, told)
+        await self.store.announce("w1", 40)
+        await self.store.announce("short", 0)
+        self.assertEqual(set(await self.store.announce("w2", 30)), {"w1", "w2"})
+        await self.store.withdraw("w1")
+        await self.store.withdraw("w1")
+        self.assertEqual(set(await self.store.announce("w2", 30)), {"w2"})
+        expected = [b"w w1 on", b"w w2 on", b"w short on", b"w w1 off"]
+        self.assertEqual(await self.hints(len(expected)), expected)
+
     async def test_figures(self) -> None:
         """The store tells how much memory it uses."""
         self.assertGreaterEqual((await self.store.figures()).bytes_used, 0)
@@ -630,6 +645,8 @@ class RedisStoreContract(StoreContract):
         await self.store.add_counts({"a": 1})
         await self.store.set_reported({"a": 1})
         self.assertTrue(await self.store.elect("monitor", "p1", 60))
+        self.assertEqual(set(await self.store.announce("w1", 60)), {"w1"})
+        await self.store.withdraw("w1")
         facts = await self.facts()
         self.assertEqual((facts.sent, facts.dropped, facts.queued), (1, 1, 1))
 

@@ -6,11 +6,16 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from routemaster.delivery.peers import preferred
 from routemaster.errors import StoreBroken
 from routemaster.interfaces import Held
 from routemaster.model import EventID
 from routemaster.testing.script_sender import ACKNOWLEDGED, Attempt, refused
 from tests.deliveries import CALLBACK, NOW, SWEEP, TTL, DeliveryTestCase, TroubledStore
+
+#: two workers, and which of them the subscriber `sub` belongs to
+OWNER = preferred("sub", ("w1", "w2"))
+OTHER = {"w1": "w2", "w2": "w1"}[OWNER]
 
 
 class HintTests(DeliveryTestCase):
@@ -128,32 +133,26 @@ class LeaseTests(DeliveryTestCase):
             delivered = [n for a in mine if a.outcome == ACKNOWLEDGED for n in a.events]
             self.assertEqual(delivered, list(range(1, 181)))
 
-    def test_other_workers_subscriber(self) -> None:
-        """A subscriber that another worker delivers to is left alone."""
-        self.subscribe("cats")
-        first, second = self.worker("w1"), self.worker("w2")
-        self.pass_time(60)
-        self.assertEqual((first.leases, second.leases), (1, 0))
-
     def test_taken_over_after_a_crash(self) -> None:
         """The subscribers of a worker that died are taken over within a lease's life and a second."""
         self.subscribe("cats")
-        self.worker("w1")
+        self.worker(OWNER)
         self.pass_time(4)
-        successor = self.worker("w2")
+        successor = self.worker(OTHER)
         dead = self.workers.pop(0)
         self.publish("cats")  # the dead one's courier heard it, and cannot act: see below
         self.assertEqual(successor.leases, 0)
-        self.pass_time(TTL + 1)
+        self.pass_time(TTL + 0.5)
         self.assertEqual(successor.leases, 1)
         self.do(dead.stop(0))
 
     def test_taken_over_at_once_after_a_stop(self) -> None:
         """The subscribers of a worker that stopped in good order are taken over at once."""
         self.subscribe("cats")
-        first, second = self.worker("w1"), self.worker("w2")
-        self.do(first.stop(5))
-        self.assertEqual((first.leases, second.leases), (0, 1))
+        owner, other = self.worker(OWNER), self.worker(OTHER)
+        self.assertEqual((owner.leases, other.leases), (1, 0))
+        self.do(owner.stop(5))
+        self.assertEqual((owner.leases, other.leases), (0, 1))
 
     def test_leases_live(self) -> None:
         """A lease is kept for as long as sweeps go through."""
@@ -323,11 +322,124 @@ class LeaseTests(DeliveryTestCase):
         self.assertEqual(worker.leases, 1)
 
 
+class SharingTests(DeliveryTestCase):
+    """How workers share subscribers out, and hand them over."""
+
+    def test_handed_over_between_attempts(self) -> None:
+        """A newcomer gets what belongs to it after the attempt in flight, and goes on behind that."""
+        self.sender.otherwise = None
+        self.subscribe("cats", max=2)
+        first = self.worker(OTHER)
+        self.publish("cats", 4)
+        second = self.worker(OWNER)
+        self.pass_time(2 * TTL)
+        self.assertEqual((first.leases, second.leases, len(self.sender.in_flight)), (1, 0, 1))
+        self.end()
+        self.assertEqual((first.leases, second.leases), (0, 1))
+        self.end()
+        self.assertEqual([a.events for a in self.sender.attempts], [[1, 2], [3, 4]])
+
+    def test_rest_is_kept(self) -> None:
+        """The pause after a failure goes on with whoever takes over."""
+        self.sender.otherwise = refused()
+        self.subscribe("cats")
+        self.worker(OTHER, retry_delay=8)
+        self.publish("cats")
+        self.sender.otherwise = ACKNOWLEDGED
+        second = self.worker(OWNER, retry_delay=8)
+        self.assertEqual((second.leases, len(self.batches)), (1, 1))
+        self.pass_time(3.9)
+        self.assertEqual(len(self.batches), 1)
+        self.pass_time(4.2)
+        self.assertEqual(len(self.batches), 2)
+
+    def test_newcomer_unheard_of(self) -> None:
+        """A newcomer whose hint was lost is found by the next sweep."""
+        self.subscribe("cats")
+        first = self.worker(OTHER)
+        self.deaf = True
+        second = self.worker(OWNER)
+        self.deaf = False
+        self.assertEqual((first.leases, second.leases), (1, 0))
+        self.sweep(first)
+        self.assertEqual((first.leases, second.leases), (0, 1))
+
+    def test_end_unheard_of(self) -> None:
+        """A peer that withdrew counts as live no more after the next sweep, and what it gave back is taken."""
+        self.subscribe("cats")
+        owner, other = self.worker(OWNER), self.worker(OTHER)
+        self.deaf = True
+        self.do(owner.stop(0))
+        self.deaf = False
+        self.workers.remove(owner)
+        self.assertEqual(other.leases, 0)
+        self.sweep(other)
+        self.assertEqual(other.leases, 1)
+
+    def test_peer_that_goes_while_it_is_handed_over_to(self) -> None:
+        """A subscriber whose new owner is gone before it got it stays where it was."""
+        self.sender.otherwise = None
+        self.subscribe("cats", max=1)
+        first = self.worker(OTHER)
+        self.publish("cats", 2)
+        self.do(self.memory.announce(OWNER, TTL))
+        self.do(self.memory.withdraw(OWNER))
+        self.end()
+        self.assertEqual((first.leases, self.flying.events), (1, [2]))
+
+    def test_neglected(self) -> None:
+        """What a peer that lives leaves lying about is taken in the end, and kept until the peers change."""
+        self.subscribe("cats")
+        self.do(self.memory.announce(OWNER, 3600))
+        other = self.worker(OTHER)
+        self.pass_time(3 * TTL - 1)
+        self.assertEqual(other.leases, 0)
+        self.pass_time(2)
+        self.assertEqual(other.leases, 1)
+        self.pass_time(2 * TTL)
+        self.assertEqual(other.leases, 1)
+        self.assertEqual(self.store.calls["acquire"], 1)
+        owner = self.worker(OWNER)  # which lived all the time: nothing changes
+        self.pass_time(2 * SWEEP)
+        self.assertEqual((owner.leases, other.leases), (0, 1))
+        self.do(self.memory.announce("third", 1))
+        self.pass_time(2 * SWEEP)
+        self.assertEqual(owner.leases + other.leases, 1)
+        self.assertEqual(other.leases, 0)
+
+    def test_withdrawn_for_good(self) -> None:
+        """A worker that stops counts as live no more, also when it sweeps to the end of its last attempt."""
+        self.sender.otherwise = None
+        self.subscribe("cats")
+        worker = self.worker()
+        self.publish("cats")
+        stopping = Deferred.fromCoroutine(worker.stop(25))
+        self.sweep(worker)
+        self.assertEqual(self.memory._workers, {})
+        self.end()
+        self.successResultOf(stopping)
+
+    def test_store_away_at_the_end(self) -> None:
+        """A worker that cannot withdraw stops all the same."""
+        worker = self.worker()
+        self.store.away = True
+        self.do(worker.stop(0))
+
+    def test_nonsense(self) -> None:
+        """What is no news of a peer changes nothing."""
+        self.subscribe("cats")
+        worker = self.worker(OTHER)
+        for message in (b"w", b"w ", b"w " + OWNER.encode(), f"w {OWNER} off".encode(), f"w {OWNER} up".encode(),
+                        f"w {OTHER} on".encode(), f"w {OTHER} off".encode(), b"w \xff on off"):
+            worker.hear(message)
+        self.assertEqual(worker.leases, 1)
+
+
 class TimeTests(DeliveryTestCase):
     """The difference between the store's clock and ours."""
 
     def local(self, worker: Any, store_seconds: float) -> float:
-        found: float = worker._local(round(store_seconds * 1e6)) - NOW
+        found: float = worker._time.local(round(store_seconds * 1e6)) - NOW
         return found
 
     def test_late_answer(self) -> None:
@@ -622,27 +734,30 @@ class CostTests(DeliveryTestCase):
             )
 
     def test_idle(self) -> None:
-        """A sweep over a thousand idle subscribers is three calls, and between sweeps there is none."""
+        """A sweep over a thousand idle subscribers is four calls, and between sweeps there is none."""
         self.many()
         worker = self.worker()
         self.assertEqual(worker.leases, self.MANY)
         self.store.calls.clear()
         self.sweep(worker)
-        self.assertEqual(self.store.calls, {"renew": 1, "tails": 1, "subscribers": 1})
+        self.assertEqual(self.store.calls, {"renew": 1, "announce": 1, "tails": 1, "subscribers": 1})
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.store.calls.clear()
         self.pass_time(10 * SWEEP)
-        self.assertEqual(self.store.calls, {"renew": 10, "tails": 10, "subscribers": 10})
+        self.assertEqual(self.store.calls, {"renew": 10, "announce": 10, "tails": 10, "subscribers": 10})
 
     def test_second_worker(self) -> None:
-        """A worker that finds everything taken asks again once in a lease's life, not in every sweep."""
+        """A second worker asks once for each half that is its own, and not at all for the first one's."""
         self.many()
         first = self.worker("w1")
         other = TroubledStore(self.memory, self.clock)
+        other.hot *= 10
         second = self.worker("w2", store=other)
-        self.pass_time(3 * TTL)
-        self.assertEqual((first.leases, second.leases), (self.MANY, 0))
-        self.assertLess(other.calls["acquire"], 6 * self.MANY)
+        self.assertEqual(first.leases + second.leases, self.MANY)
+        self.assertLess(abs(second.leases - self.MANY / 2), self.MANY / 10)
+        self.pass_time(2.5 * TTL)
+        self.assertEqual(other.calls["acquire"], second.leases)
+        self.assertEqual(self.store.calls["release"], second.leases)
 
     def test_one_topic_of_ten(self) -> None:
         """An event costs those who are subscribed to its topic, and no others."""

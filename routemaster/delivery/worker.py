@@ -7,16 +7,23 @@ renewal was *sent*; an attempt starts only while at least half of that is
 left, so that a store that cannot be reached, and so could not take the
 acknowledgement, stops deliveries before it makes duplicates.
 
-A lease is given back only when the worker stops. One that was lost is not
-ours to give; a subscriber whose courier broke down keeps its lease until it
-ends, so that a fault that sits in the data is met again after a rest, not at
-once by the next worker.
+Workers share the subscribers out by `peers`: each says with every sweep that
+it lives, asks for the leases that are its own to have, and hands over those
+that have become another's, after the attempt in flight. What belongs to a
+peer is left to it until it lives no more, or neglects it for much longer than
+it takes to notice; whoever takes a neglected one keeps it until peers change.
+
+A lease is given back when the subscriber belongs to a peer, and when the
+worker stops. One that was lost is not ours to give; a subscriber whose courier
+broke down keeps its lease until it ends, so that a fault that sits in the data
+is met again after a rest, not at once by the next worker.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
-from math import inf
+from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 from attrs import frozen
@@ -25,14 +32,16 @@ from twisted.logger import Logger
 
 from routemaster.delivery.courier import Context, Courier
 from routemaster.delivery.health import pause
+from routemaster.delivery.peers import Peers
+from routemaster.delivery.store_time import StoreTime
 from routemaster.delivery.watch import Watch
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Clock, Grant, Held, Meter, Sender, Store
-from routemaster.model import EventID, chunks, public_name
+from routemaster.model import EventID, public_name
 
 AT_ONCE = 100  #: leases asked for together
-DRIFT = 0.001  #: seconds by which two clocks may part in a second
 MARGIN = 0.1   #: share of a lease's life before its end in which it counts as lost
+TRUST = 3      #: lives of a lease for which a peer may leave what is its own lying about
 
 
 @frozen
@@ -72,17 +81,20 @@ class Worker:
         self._name, self._store, self._clock, self._rules = name, store, clock, rules
         self._chance = chance
         self._watch = Watch()
+        self._peers = Peers(name)
+        self._time = StoreTime()
         self._couriers: dict[str, Courier] = {}
         self._leased_until: dict[str, float] = {}
         self._held_until: dict[str, float] = {}  #: by another worker
+        self._left_until: dict[str, float] = {}  #: to the peer to whom they belong
+        self._handing_over: set[str] = set()     #: those whose couriers end because they belong to a peer
         self._breakdowns: dict[str, _Breakdown] = {}
         self._asking: set[str] = set()
         self._told: set[str] = set()    #: hints about them came while they were asked for
         self._tasks: set[Deferred[None]] = set()
+        self._wanted: dict[str, bool] = {}  #: leases to be asked for, in order; whether a peer neglects them
         self._taking = False
         self._stopping = False
-        self._noted_at = 0.0
-        self._ahead = (-inf, inf)  #: how far the store's clock is before ours: not less, not more
         self._context = Context(
             worker=name,
             store=store,
@@ -91,7 +103,7 @@ class Worker:
             watch=self._watch,
             meter=meter,
             chance=chance,
-            local=self._local,
+            local=self._time.local,
             acquire=self._ask,
             lease_holds=self._lease_holds,
             retry_delay=rules.retry_delay,
@@ -103,26 +115,6 @@ class Worker:
     def leases(self) -> int:
         """How many subscribers this worker delivers to."""
         return len(self._couriers)
-
-    # -- time
-
-    def _note_time(self, sent: float, store_us: int) -> None:
-        """The store's clock showed `store_us` at some moment since `sent`.
-
-        Quick answers narrow the difference down, and what they told is kept,
-        with some allowance for drift, against late ones; an answer that
-        contradicts it (a clock was set) begins anew.
-        """
-        now = self._clock.seconds()
-        least, most = store_us / 1e6 - now, store_us / 1e6 - sent
-        allowance = DRIFT * (1 + abs(now - self._noted_at))
-        known_least, known_most = self._ahead[0] - allowance, self._ahead[1] + allowance
-        if least <= known_most and known_least <= most:
-            least, most = max(least, known_least), min(most, known_most)
-        self._ahead, self._noted_at = (least, most), now
-
-    def _local(self, us: int) -> float:
-        return us / 1e6 - sum(self._ahead) / 2
 
     def _lease_holds(self, subscriber: str) -> bool:
         left = self._leased_until.get(subscriber, 0.0) - self._clock.seconds()
@@ -153,8 +145,20 @@ class Worker:
                 courier.reload()
             elif subscriber in self._asking:
                 self._told.add(subscriber)
-            else:
+            elif self._peers.is_mine(subscriber):
                 self._spawn(self._acquire(subscriber))
+            else:
+                self._leave_to_peer(subscriber)
+        elif kind == b"w" and len(words) == 2:
+            self._hear_of_peer(words[0].decode("ascii", "replace"), words[1])
+
+    def _hear_of_peer(self, name: str, what: bytes) -> None:
+        if what == b"on":
+            changed = self._peers.came(name, self._clock.seconds() + self._rules.lease_ttl)
+        else:
+            changed = what == b"off" and self._peers.left(name)
+        if changed:
+            self._share_out()
 
     # -- the sweep
 
@@ -162,24 +166,29 @@ class Worker:
         """Renew leases, find what changed, take what is free. Raises StoreUnavailable."""
         self.expire()
         await self._renew()
+        if not self._stopping:
+            # after the leases, which thus end first: whoever sees this worker gone can take them
+            left = await self._store.announce(self._name, self._rules.lease_ttl)
+            self._peers.heard(left, self._clock.seconds())
         topics = self._watch.topics()
         told = {topic: self._watch.tail(topic) for topic in topics}
         for topic, tail in (await self._store.tails(topics)).items():
             self._watch.correct(topic, told[topic], tail)
             self._watch.advance(topic, None, tail)
         known = await self._store.subscribers()
-        for notes in (self._held_until, self._breakdowns):
+        for notes in (self._held_until, self._left_until, self._breakdowns):
             for gone in notes.keys() - known:
                 del notes[gone]
-        free = known - self._couriers.keys() - self._held_until.keys()
-        # in the background: however long that takes, leases have to be renewed meanwhile
-        self._spawn(self._take(free))
+        self._peers.forget_all_but(known)
+        for subscriber in known - self._couriers.keys() - self._held_until.keys() - self._left_until.keys():
+            self._leave_to_peer(subscriber)
+        self._share_out()
 
     async def _renew(self) -> None:
         sent = self._clock.seconds()
         epochs = {subscriber: courier.epoch for subscriber, courier in self._couriers.items()}
         now, versions = await self._store.renew(self._name, epochs)
-        self._note_time(sent, now)
+        self._time.note(sent, self._clock.seconds(), now)
         for subscriber, version in versions.items():
             courier = self._couriers.get(subscriber)
             if courier is None or courier.epoch != epochs[subscriber]:
@@ -198,15 +207,17 @@ class Worker:
     def expire(self) -> None:
         """Give up what could not be renewed in time, and ask for what others may have given up.
 
-        To be called about ten times in a lease's life.
+        To be called about twenty times in a lease's life.
         """
         present = self._clock.seconds()
+        if self._peers.expire(present):
+            self._share_out()
         for subscriber, until in list(self._leased_until.items()):
             if until - MARGIN * self._rules.lease_ttl <= present:
                 self._lose(subscriber)
-        free = [subscriber for subscriber, until in self._held_until.items() if until <= present]
-        if free:
-            self._spawn(self._take(free))
+        self._take([subscriber for subscriber, until in self._held_until.items() if until <= present])
+        neglected = [subscriber for subscriber, until in self._left_until.items() if until <= present]
+        self._take(neglected, neglected=True)
 
     def _lose(self, subscriber: str) -> None:
         self._leased_until.pop(subscriber, None)
@@ -215,19 +226,44 @@ class Worker:
             self._log.warn("lost the lease on '{name}'", name=courier.name)
             courier.abort()
 
+    # -- sharing out
+
+    def _share_out(self) -> None:
+        """Hand over what belongs to a peer now, and take what is left to none any more."""
+        if self._stopping:
+            return
+        for subscriber, courier in list(self._couriers.items()):
+            if not self._peers.is_mine(subscriber):
+                self._handing_over.add(subscriber)
+                courier.stop()
+        self._take([subscriber for subscriber in self._left_until if self._peers.is_mine(subscriber)])
+
+    def _leave_to_peer(self, subscriber: str) -> None:
+        """See `TRUST`; if it proves to be ours, `_share_out` takes it."""
+        if subscriber not in self._held_until:
+            until = self._clock.seconds() + TRUST * self._rules.lease_ttl
+            self._left_until.setdefault(subscriber, until)
+
     # -- taking leases
 
-    async def _take(self, free: Iterable[str]) -> None:
-        if self._taking:
-            return  # whoever is left out is found again
-        self._taking = True
+    def _take(self, free: Iterable[str], neglected: bool = False) -> None:
+        """Ask for leases in the background: however long that takes, those held have to be renewed meanwhile."""
+        self._wanted |= dict.fromkeys(sorted(free), neglected)
+        if self._wanted and not self._taking:
+            self._taking = True
+            self._spawn(self._take_wanted())
+
+    async def _take_wanted(self) -> None:
         try:
-            for bundle in chunks(sorted(free), AT_ONCE):
-                await DeferredList([self._spawn(self._acquire(subscriber)) for subscriber in bundle])
+            while self._wanted:
+                bundle = list(islice(self._wanted.items(), AT_ONCE))
+                for subscriber, _ in bundle:
+                    del self._wanted[subscriber]
+                await DeferredList([self._spawn(self._acquire(*one)) for one in bundle])
         finally:
             self._taking = False
 
-    async def _acquire(self, subscriber: str) -> None:
+    async def _acquire(self, subscriber: str, neglected: bool = False) -> None:
         if self._stopping or subscriber in self._couriers or subscriber in self._asking:
             return
         breakdown = self._breakdowns.get(subscriber)
@@ -235,9 +271,12 @@ class Worker:
             return
         self._asking.add(subscriber)
         self._held_until.pop(subscriber, None)
+        self._left_until.pop(subscriber, None)
         try:
             grant = await self._ask(subscriber)
             if isinstance(grant, Grant):
+                if neglected:
+                    self._peers.adopt(subscriber)
                 await self._take_over(subscriber, grant)
         except StoreUnavailable:
             pass  # the next sweep asks again
@@ -255,7 +294,7 @@ class Worker:
         sent = self._clock.seconds()
         answer = await self._store.acquire(subscriber, self._name)
         if isinstance(answer, Grant):
-            self._note_time(sent, answer.now)
+            self._time.note(sent, self._clock.seconds(), answer.now)
             self._lease_renewed(subscriber, sent)
         elif isinstance(answer, Held):
             self._held_until[subscriber] = self._clock.seconds() + answer.remaining
@@ -275,7 +314,7 @@ class Worker:
         subscriber = courier.subscriber
         try:
             await courier.run()
-            if self._is_stopping() and subscriber in self._leased_until:
+            if subscriber in self._leased_until and (self._is_stopping() or not self._peers.is_mine(subscriber)):
                 await self._store.release(subscriber, self._name, courier.epoch)
         except StoreUnavailable:
             pass  # the lease ends by itself
@@ -284,6 +323,11 @@ class Worker:
         finally:
             del self._couriers[subscriber]
             self._leased_until.pop(subscriber, None)
+            if subscriber in self._handing_over:
+                self._handing_over.discard(subscriber)
+                self._leave_to_peer(subscriber)
+                if self._peers.is_mine(subscriber):  # again, meanwhile
+                    self._take([subscriber])
 
     def _broke_down(self, subscriber: str) -> None:
         """Something that nobody foresaw ended the deliveries to a subscriber: report it once, and rest."""
@@ -316,6 +360,7 @@ class Worker:
         `sweep` must go on meanwhile, for an attempt needs its lease to the end.
         """
         self._stopping = True
+        self._spawn(self._withdraw())
         for courier in list(self._couriers.values()):
             courier.stop()
         cut = self._clock.callLater(grace, self._abort_all)
@@ -323,6 +368,11 @@ class Worker:
             await DeferredList(list(self._tasks))
         if cut.active():
             cut.cancel()
+
+    async def _withdraw(self) -> None:
+        """Have the peers share out what was ours, so that each lease is taken as soon as it is given back."""
+        with suppress(StoreUnavailable):
+            await self._store.withdraw(self._name)
 
     def _abort_all(self) -> None:
         for courier in list(self._couriers.values()):

@@ -20,6 +20,7 @@ class Keys:
         self.tokens_version = prefix + b"tokens_version"  #: string: counts changes of `tokens`
         self.counters = prefix + b"counters"        #: hash: series -> total of all processes
         self.reported = prefix + b"reported"        #: hash: series -> total as last told to the metrics service
+        self.workers = prefix + b"workers"          #: sorted set: live workers, by when that ends
         self.wakeups = prefix + b"wakeups"          #: channel: hints for workers
 
     def topic(self, name: str) -> tuple[bytes, bytes, bytes]:

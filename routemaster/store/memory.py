@@ -63,6 +63,7 @@ class MemoryStore:
         self._counts: Counter[str] = Counter()
         self._reported: dict[str, int] = {}
         self._offices: dict[str, tuple[str, float]] = {}
+        self._workers: dict[str, float] = {}
         self._last_us = 0
 
     def _now(self) -> int:
@@ -258,6 +259,19 @@ class MemoryStore:
 
     async def subscribers(self) -> set[str]:
         return set(self._subscribers)
+
+    async def announce(self, worker: str, seconds: float) -> dict[str, float]:
+        now = self._clock.seconds()
+        self._workers = {name: until for name, until in self._workers.items() if until > now}
+        new = worker not in self._workers
+        self._workers[worker] = now + seconds
+        if new:
+            self._hint(f"w {worker} on".encode())
+        return {name: until - now for name, until in self._workers.items()}
+
+    async def withdraw(self, worker: str) -> None:
+        if self._workers.pop(worker, None) is not None:
+            self._hint(f"w {worker} off".encode())
 
     def _lease(self, subscriber: str) -> tuple[str, int, float] | None:
         lease = self._leases.get(subscriber)

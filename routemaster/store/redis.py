@@ -205,6 +205,16 @@ class RedisStore:
     async def subscribers(self) -> set[str]:
         return set(await self._redis.names(self._keys.subscribers))
 
+    async def announce(self, worker: str, seconds: float) -> dict[str, float]:
+        life = b"%d" % round(seconds * 1000)
+        told = await self._redis.run(
+            "announce", (self._keys.workers,), worker.encode(), life, self._keys.wakeups
+        )
+        return {name.decode(): left / 1000 for name, left in zip(told[::2], told[1::2], strict=True)}
+
+    async def withdraw(self, worker: str) -> None:
+        await self._redis.run("withdraw", (self._keys.workers,), worker.encode(), self._keys.wakeups)
+
     async def acquire(self, subscriber: str, worker: str) -> Grant | Held | None:
         keys = (self._keys.lease(subscriber), *self._keys.subscriber(subscriber))
         now, epoch, *rest = await self._redis.run("acquire", keys, worker.encode(), self._lease_ms)

@@ -8,8 +8,8 @@ from typing import Final
 from routemaster.store.connection import Script
 
 _WRITES_WHILE_FULL: Final = frozenset({
-    "acknowledge", "acquire", "count", "delete_topic", "dissolve", "drop", "elect", "fold", "forget",
-    "join", "leave", "quit", "release", "renew", "report", "settle", "trim",
+    "acknowledge", "acquire", "announce", "count", "delete_topic", "dissolve", "drop", "elect", "fold", "forget",
+    "join", "leave", "quit", "release", "renew", "report", "settle", "trim", "withdraw",
 })
 _READS: Final = frozenset({"backlog", "heads", "read", "tails"})
 _TAKES_MEMORY: Final = frozenset({"configure", "publish"})
