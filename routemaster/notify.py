@@ -42,6 +42,10 @@ class Notifier:
         """The bus serves."""
         self._send(b"READY=1")
 
+    def status(self, line: str) -> None:
+        """How the bus fares, in one line."""
+        self._send(b"STATUS=" + line.encode("utf-8", "replace").replace(b"\n", b" "))
+
     def stopping(self) -> None:
         """The bus has begun to stop."""
         self._send(b"STOPPING=1")

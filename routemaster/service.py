@@ -109,6 +109,7 @@ class Bus(Service):
             self._log.critical("cannot start: {reason}", reason=failure.getErrorMessage())
         else:
             self._log.failure("cannot start", failure)
+        self._notifier.status(f"cannot start: {failure.getErrorMessage()}")
         self._on_failure()
 
     async def _start(self) -> None:
@@ -257,6 +258,10 @@ class Bus(Service):
         Deferred.fromCoroutine(work).addErrback(lambda failure: self._log.failure("a step failed", failure))
 
     # -- in between
+
+    def replace(self) -> None:
+        """Say that there is nothing to be replaced: only a parent of several processes can."""
+        self._log.warn("SIGUSR2 replaces processes one by one, where the option --processes asks for several")
 
     def reload(self) -> None:
         """Read the certificate again; if it cannot be used that is told, and the old one kept."""

@@ -5,8 +5,8 @@ status 1, before anything is opened.
 
 Signals: SIGTERM and SIGINT stop the bus in good order, however often they
 come, and the status is 0. SIGHUP reads the certificate again and reopens the
-log. SIGUSR1 and SIGUSR2 mean nothing here, and do nothing. A bus that cannot
-start ends with status 1.
+log. SIGUSR2 replaces processes one by one, if there are several. SIGUSR1 means
+nothing here, and does nothing. A bus that cannot start ends with status 1.
 """
 
 # mypy: allow-untyped-calls
@@ -28,7 +28,9 @@ from routemaster import __version__, logs
 from routemaster.config import OPTIONS, Config, help_texts, load
 from routemaster.errors import ConfigError
 from routemaster.service import Bus, Role
+from routemaster.supervisor import Order, Supervisor
 
+MOST_PROCESSES = 64
 _HELP = help_texts()
 _log = Logger()
 
@@ -41,12 +43,15 @@ class Options(usage.Options):
     optParameters = [
         ["config", "c", None, "Configuration file, stronger than the shipped one."],
         ["role", None, "all", "Which part of the bus to run: all, web or worker."],
+        ["processes", None, "1", "How many processes of that role to run behind one port, 1 to 64."],
         *([option.flag.removeprefix("--"), None, None, _HELP[option.name]] for option in OPTIONS),
     ]
     optFlags = [["print-config", None, "Print the configuration in force, and where each value came from."]]
 
     config: Config
     role: Role
+    processes: int
+    for_children: list[str]  #: the arguments of twistd with which processes are begun, if there are several
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """As Twisted does, but one line says what is wrong, and no page of help buries it."""
@@ -76,6 +81,14 @@ class Options(usage.Options):
             self.role = Role(self["role"])
         except ValueError:
             _refuse(f"role {self['role']!r} is not allowed: all, web and worker are")
+        count = self["processes"]
+        if not (count.isascii() and count.isdigit() and 1 <= int(count) <= MOST_PROCESSES):
+            _refuse(f"processes {count!r} is not allowed: 1 to {MOST_PROCESSES} are")
+        self.processes = int(count)
+        self.for_children = ["-n", "routemaster", *(["--config", str(file.absolute())] if file else [])]
+        for option in OPTIONS:
+            if option.name in given:
+                self.for_children += [f"--{option.flag.removeprefix('--')}", given[option.name]]
         if self["print-config"]:
             sys.stdout.write(self.config.describe())
             sys.exit(0)
@@ -94,6 +107,8 @@ class Options(usage.Options):
         _Log.config = self.config
         # in the background nobody reads standard error
         _Log.file = self.config.log_file or (None if twistd.get("nodaemon") else Path("twistd.log"))
+        if _Log.file is not None:
+            self.for_children += ["--log-file", str(_Log.file.absolute())]
         twistd["logger"] = f"{__name__}.observer"
 
     def opt_version(self) -> NoReturn:
@@ -124,13 +139,18 @@ def _refuse(line: str) -> NoReturn:
     sys.exit(f"routemaster: {line}")
 
 
-def makeService(options: Options) -> Bus:
+def makeService(options: Options) -> Bus | Supervisor:
     """The service for twistd to run."""
     from twisted.internet import reactor  # the wiring is where the reactor comes in
 
     process = Process(reactor)
     try:
-        bus = Bus(options.config, options.role, reactor, process.fail)
+        bus: Bus | Supervisor
+        if options.processes == 1:
+            bus = Bus(options.config, options.role, reactor, process.fail)
+        else:
+            order = Order(options.config, options.role, options.processes, options.for_children)
+            bus = Supervisor(order, reactor, process.fail)
     except ConfigError as error:
         _refuse(str(error))
     process.govern(bus)
@@ -144,7 +164,7 @@ class Process:
         self._reactor = reactor
         self._ending = False
 
-    def govern(self, bus: Bus) -> None:
+    def govern(self, bus: Bus | Supervisor) -> None:
         """Take the signals over: now, again when the reactor has brought handlers of its own, and to the end."""
 
         def reload() -> None:
@@ -160,7 +180,7 @@ class Process:
             signal.SIGINT: lambda: self._asked_to_stop("SIGINT"),
             signal.SIGHUP: reload,
             signal.SIGUSR1: nothing,
-            signal.SIGUSR2: nothing,
+            signal.SIGUSR2: bus.replace,
         }.items():
             self._on(number, action)
             self._reactor.callWhenRunning(self._on, number, action)

@@ -22,7 +22,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "contracts": ("interfaces",),
     "adapters": ("store.", "sender.", "metrics.", "reporters.", "certificates", "logs", "notify"),
     "running parts": ("periodic", "group_commit", "autodrop", "monitor", "delivery.", "web."),
-    "wiring": ("assembly", "service", "tap"),
+    "wiring": ("assembly", "service", "children", "supervisor", "tap"),
 }
 #: what users of the bus and tests import; nothing of the bus itself imports it
 OTHER_SIDE = ("client.", "receiver.", "cli.", "client", "receiver", "cli", "testing.")
