@@ -8,9 +8,10 @@ and the part of it to be kept free:
   dropped, in bounded steps, whoever they are owed to,
 - until the low mark (`max - 2 * min_free`) is reached, or nothing is left.
 
-Past half of the way from the low to the high mark it warns. It may run in
-several processes at once: each event is dropped and counted once, and at most
-a step too much goes. Design section 6.
+Past half of the way from the low to the high mark it warns; the gauge
+`redis.autodrop_nearness` tells how far it is. It may run in several processes
+at once: each event is dropped and counted once, and at most a step too much
+goes. Design section 6.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from twisted.logger import Logger
 from routemaster.interfaces import Store
 from routemaster.model import public_name
 
-STEP = 500  #: events dropped from a log at once
+STEP = 500     #: events dropped from a log at once
+WARNING = 0.5  #: nearness from which on an operator should look
 
 
 @frozen
@@ -34,10 +36,10 @@ class Marks:
     low: int
     high: int
 
-    @property
-    def warning(self) -> int:
-        """From here on an operator should look."""
-        return self.low + (self.high - self.low) // 2
+    def nearness(self, used: int) -> float:
+        """How far it is from the low mark (0, and below it) to the high one (1): above 1 events are dropped."""
+        between = self.high - self.low
+        return max(0.0, (used - self.low) / between) if between > 0 else float(used > self.high)
 
 
 def marks(max_mem: int, min_free: int, configured: bool, own_limit: int) -> Marks:
@@ -91,7 +93,7 @@ class Autodrop:
             self._tell(events, lost)
 
     def _warn(self, used: int, limits: Marks) -> None:
-        near = used > limits.warning
+        near = limits.nearness(used) > WARNING
         if near and not self._warned:
             self._log.warn(
                 "Redis uses {used} bytes; above {high} the oldest events are dropped: find the subscriber that "

@@ -8,7 +8,7 @@ Three facts, each in one place:
 - *which source wins*: `load`, where a later layer beats an earlier one.
 
 Whatever is unknown or ill-formed, in any layer, winning or not, is a
-`ConfigError` of one line. Secrets are masked in every text made here, and a
+`ConfigError` of one line; only what wins has to be of use here. Secrets are masked in every text made here, and a
 masked value never passes for a real one: a file that holds it is refused,
 unless a stronger source gives the option.
 """
@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from configparser import ConfigParser, DuplicateOptionError, DuplicateSectionError, ParsingError
+from contextlib import suppress
 from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network
 from itertools import groupby
@@ -46,6 +47,7 @@ from routemaster.kinds import (
     TOKENS,
     YES_OR_NO,
     Kind,
+    NoHome,
     one_of,
     perhaps,
     same,
@@ -64,6 +66,10 @@ SERVICE_LINK = re.compile(
 
 LARGEST = 2**40
 HOUR = 3600
+
+
+class _Useless(ConfigError):
+    """A value is well-formed, and of no use on this machine."""
 
 
 class Given(NamedTuple):
@@ -100,6 +106,11 @@ class Option:
         """Whether its value is masked, all or in part, wherever it is shown."""
         return self.kind.mask is not same
 
+    def check(self, given: Given) -> None:
+        """Raise ConfigError if what is given is ill-formed; as `parse`, but it need not be of use here."""
+        with suppress(_Useless):
+            self.parse(given)
+
     def parse(self, given: Given) -> Any:
         """The value given, or ConfigError; of an ill-formed secret nothing is safe to show."""
         text = given.text.strip()
@@ -108,6 +119,8 @@ class Option:
             raise ConfigError(f"{subject} is a masked secret; give the secret itself")
         try:
             return self.kind.parse(text)
+        except NoHome:
+            raise _Useless(f"{subject}: there is no home directory to put for ~; give a path without it") from None
         except ValueError:
             raise ConfigError(f"{subject} is not allowed; give {self.kind.allowed}") from None
 
@@ -237,7 +250,7 @@ def load(
         *beaten, winner = sources
         for given in beaten:
             if not (each.secret and MASK in given.text):
-                each.parse(given)
+                each.check(given)
         values[each.name] = each.parse(winner)
         origins[each.name] = winner.origin
     config = Config(origins=MappingProxyType(origins), **values)

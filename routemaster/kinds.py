@@ -140,6 +140,10 @@ def parse_yes(text: str) -> bool:
     return answer == "YES"
 
 
+class NoHome(ValueError):
+    """A path is well-formed, but nobody knows which directory its `~` stands for."""
+
+
 def parse_path(text: str) -> Path:
     """The path, with `~` expanded."""
     if not text or not text.isprintable():
@@ -147,7 +151,7 @@ def parse_path(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise ValueError from error
+        raise NoHome from error
 
 
 def parse_endpoint(text: str) -> str:

@@ -103,6 +103,7 @@ class Monitor:
             Sample("redis.max_mem", marks.max_mem, {}),
             Sample("redis.low_mark", marks.low, {}),
             Sample("redis.high_mark", marks.high, {}),
+            Sample("redis.autodrop_nearness", round(marks.nearness(figures.bytes_used), 3), {}),
             Sample("redis.used_cpu_user", figures.cpu_user_ms, {}),
             Sample("redis.used_cpu_sys", figures.cpu_sys_ms, {}),
         ]

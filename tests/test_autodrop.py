@@ -34,9 +34,12 @@ class MarksTests(SynchronousTestCase):
         ):
             self.assertEqual(marks(*given), expected, given)
 
-    def test_warning_lies_between(self) -> None:
-        """The warning comes half-way from the low to the high mark."""
-        self.assertEqual(marks(1000, 100, True, 0).warning, 850)
+    def test_nearness(self) -> None:
+        """Nearness is 0 up to the low mark, 1 at the high one, and goes on beyond; 0 or 1 where these are one."""
+        for used, nearness in ((0, 0.0), (800, 0.0), (850, 0.5), (900, 1.0), (1000, 2.0)):
+            self.assertEqual(marks(1000, 100, True, 0).nearness(used), nearness, used)
+        for used, nearness in ((999, 0.0), (1000, 0.0), (1001, 1.0)):
+            self.assertEqual(marks(1000, 0, True, 0).nearness(used), nearness, used)
 
 
 class SizedStore(MemoryStore):

@@ -218,7 +218,8 @@ class JudgementTests(SynchronousTestCase):
                     found = doctor.memory(evolve(GOOD, used=used, limit=limit), 10**8, 10**7, given)
                     self.assertEqual(found.verdict is Verdict.FAIL, worse, found)
                     self.assertIn(tables.size(expected.high), found.found)
-                warned = doctor.memory(evolve(GOOD, used=expected.warning + 1, limit=limit), 10**8, 10**7, given)
+                near = (expected.low + expected.high) // 2 + 1
+                warned = doctor.memory(evolve(GOOD, used=near, limit=limit), 10**8, 10**7, given)
                 self.assertEqual(warned.verdict, Verdict.WARN)
 
     def test_clock(self) -> None:

@@ -195,6 +195,14 @@ class SourceTests(Case):
         environment = {"ROUTEMASTER_TIMEOUT": "x"}
         self.refused("'x'", "ROUTEMASTER_TIMEOUT", arguments={"timeout": "1"}, environment=environment)
 
+    def test_no_home(self) -> None:
+        """A default below a home directory that nobody knows is refused only if it wins."""
+        shipped = Path(self.mktemp())
+        shipped.write_text(SHIPPED.read_text("utf-8").replace("= ~/", "= ~nobody-here/"), "utf-8")
+        self.assertEqual(load({"state-dir": "/srv"}, {}, None, shipped=shipped).state_dir, Path("/srv"))
+        with self.assertRaisesRegex(ConfigError, r"^state_dir: '~nobody-here/.*' \(default\): there is no home"):
+            load({}, {}, None, shipped=shipped)
+
     def test_broken_files(self) -> None:
         """A file that is not an ini file is refused by line, without repeating what stands there."""
         for text in ("root_key = canary\n", "[clients]\nroot_key canary\n", "[clients]\nroot_key: canary\n"):

@@ -34,8 +34,6 @@ UNITS = [DEPLOY / "routemaster.service", DEPLOY / "routemaster-worker@.service"]
 CONTAINERS = [ROOT / "Dockerfile", ROOT / "compose.yaml"]
 VARIABLE = re.compile(r"\b(?:ROUTEMASTER|METRIC|DATADOG|EXCEPTION|MAX)_[A-Z_]+\b")
 PATIENCE = 30.0  #: seconds
-CLOSED = (ConnectionResetError, BrokenPipeError, ssl.SSLEOFError)
-CLOSED_AT_MOST = 4  #: connections for each restart, accepted but with no request yet: one for each client
 
 
 def directives(unit: Path, section: str) -> list[tuple[str, str]]:
@@ -340,7 +338,7 @@ class RestartTests(SynchronousTestCase):
                 connection.close()
 
     def test_restart_under_load(self) -> None:
-        """While the bus is restarted under load no connection is refused, and every request is answered 204."""
+        """While the bus is restarted under load no connection is refused or reset: all answers are 204."""
         bus = self.start()
         self.assertIn(b"WATCHDOG=1", self.hear(b"WATCHDOG=1"))
         enough, statuses = Event(), []
@@ -361,9 +359,7 @@ class RestartTests(SynchronousTestCase):
                 client.join()
         bus.send_signal(signal.SIGTERM)
         self.assertEqual(bus.wait(PATIENCE), 0)
-        trouble = [status for status in statuses if status != 204]
-        self.assertEqual([each for each in trouble if not isinstance(each, CLOSED)], [])
-        self.assertLessEqual(len(trouble), CLOSED_AT_MOST * 2)
+        self.assertEqual([status for status in statuses if status != 204], [])
 
     def more_than(self, number: int, statuses: list[Any]) -> None:
         """Return when there are as many answers."""

@@ -23,7 +23,7 @@ from routemaster.metrics.meter import BUCKETS, MAX_SERIES, Meter, parse_series, 
 from routemaster.metrics.printing import Printing
 from routemaster.metrics.prometheus import exposition
 from routemaster.metrics.statsd import DATAGRAM, Statsd
-from routemaster.model import Subscription
+from routemaster.model import StoreFigures, Subscription
 from routemaster.monitor import Monitor
 from routemaster.store.memory import MemoryStore
 
@@ -190,6 +190,19 @@ class MonitorTests(SynchronousTestCase):
         self.assertEqual(counters["events.removed|queue=svc"], 2)
         self.assertEqual(counters["events.autodropped|queue=svc"], 1)
         self.assertNotIn("secret", str(snapshot))
+
+    def test_nearness_of_autodrop(self) -> None:
+        """How near autodrop is, is a gauge of its own, to be alerted on with one number."""
+        for used, nearness in ((0, 0), (850, 0.5), (901, 1.01)):
+
+            async def figures(used: int = used) -> StoreFigures:
+                return StoreFigures(used, 0, 0.0, 0.0)
+
+            self.patch(self.store, "figures", figures)
+            text = exposition(self.done(self.monitor.measure()), "test").decode()
+            (family,) = [each for each in text_string_to_metric_families(text)
+                         if each.name == "routemaster_redis_autodrop_nearness"]  # fmt: skip
+            self.assertEqual([sample.value for sample in family.samples], [nearness])
 
     def test_a_total_that_begins_anew(self) -> None:
         """A subscription made again counts from nothing, and its counters do not go back."""

@@ -299,8 +299,9 @@ class SiteTests(Case):
         self.assertEqual((events, wire.clock.getDelayedCalls()), ([], []))
 
     def test_drain(self) -> None:
-        """Draining closes idle connections now, others after their answer, and is over with the last one."""
+        """Draining closes idle connections in a moment, others after their answer, and ends with the last one."""
         wire = self.wire()
+        wire.send(PUBLISH)
         idle = wire.transport
         wire.connect()
         busy, busy_channel = wire.transport, wire.channel
@@ -308,6 +309,7 @@ class SiteTests(Case):
         wire.connect()
         wire.send(PUBLISH[:20])
         done = ensureDeferred(wire.site.drain(30))
+        wire.pass_time(0.5)
         self.assertEqual([idle.disconnecting, busy.disconnecting, wire.closing], [True, False, False])
         self.assertIsNone(wire.site.buildProtocol(wire.peer))
         (answer,) = wire.send(PUBLISH[20:] + PUBLISH)
@@ -321,6 +323,48 @@ class SiteTests(Case):
         busy.lose()
         self.successResultOf(done)
         self.assertEqual(wire.clock.getDelayedCalls(), [])
+
+    def test_drain_and_a_request_on_its_way(self) -> None:
+        """A request that comes just after draining began is answered, on a new connection as on an idle one."""
+        for before, patience in ((b"", 1.75), (PUBLISH, 0.125)):
+            wire = self.wire()
+            done = wire.send(before)
+            drained = ensureDeferred(wire.site.drain(30))
+            wire.clock.pump([0.125] * int(patience / 0.125))
+            self.assertFalse(wire.closing)
+            answer = wire.send(PUBLISH[:10])[len(done):]
+            wire.pass_time(1)  # once it has begun it may take its time
+            self.assertEqual((answer, wire.closing), ([], False))
+            (answer,) = wire.send(PUBLISH[10:])[len(done):]
+            self.assertEqual((answer.status, answer.headers["connection"], wire.closing), (204, "close", True))
+            wire.transport.lose()
+            self.successResultOf(drained)
+
+    def test_drain_of_the_silent(self) -> None:
+        """Nobody is waited for longer than two seconds who sends nothing, or a quarter of one after an answer."""
+        for limits, before, longest in (
+            (None, b"", 2.1), (None, PUBLISH, 0.35), (Limits(fresh=0.5, idle=0.125), b"", 0.6),
+            (Limits(fresh=0.5, idle=0.125), PUBLISH, 0.225),
+        ):  # fmt: skip
+            wire = self.wire(limits)
+            wire.send(before)
+            ensureDeferred(wire.site.drain(30))
+            wire.clock.pump([0.0625] * int(longest / 0.0625 - 3))
+            self.assertFalse(wire.closing, (limits, before))
+            wire.clock.pump([0.0625] * 3)
+            self.assertTrue(wire.closing, (limits, before))
+            wire.transport.lose()
+
+    def test_drain_of_a_slow_reader(self) -> None:
+        """A client that still takes its last answer is not cut off."""
+        wire = self.wire()
+        wire.send(PUBLISH)
+        wire.channel.pauseProducing()
+        drained = ensureDeferred(wire.site.drain(60))
+        wire.pass_time(29)
+        self.assertEqual((wire.transport.disconnecting, wire.transport.aborted), (True, False))
+        wire.transport.lose()
+        self.successResultOf(drained)
 
     def test_drain_in_time(self) -> None:
         """What does not end in time is aborted, its handler cancelled."""

@@ -257,6 +257,7 @@ class TLSTests(ServerCase):
 
     async def test_drain(self) -> None:
         """Draining sends an idle client the end of its stream and lets a request under way have its answer."""
+        self.site.limits = Limits(closing=1000.0)
         idle, busy = await self.client(), await self.client()
         self.assertIn(b"hello", await deferToThread(idle.ask))
         asking = deferToThread(busy.ask, b"GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -264,7 +265,7 @@ class TLSTests(ServerCase):
         await self.listening.stopListening()
         drained = Deferred.fromCoroutine(self.site.drain(30))
         self.assertEqual(await deferToThread(idle.read_all), b"")
-        idle.close()
+        await self.until(lambda: self.site.live == 1)  # without a goodbye of the client's
         self.pending[0].callback(b"at last")
         answer = await asking
         self.assertIn(b"Connection: close", answer)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from routemaster.delivery.peers import preferred
+from routemaster.delivery.repeats import ALL
 from routemaster.errors import StoreBroken
 from routemaster.interfaces import Held
 from routemaster.model import EventID
@@ -660,6 +662,21 @@ class BreakdownTests(DeliveryTestCase):
                 self.pass_time(61)
                 self.assertEqual((self.queued(), worker.leases), (0, 1))
                 self._all_stops()
+
+    def test_many_fail(self) -> None:
+        """Subscribers that fail by the hundred are summed up in the log, once a minute."""
+        self.create("cats")
+        for number in range(200):
+            self.subscribe("cats", name=f"sub{number}", create=False)
+        self.worker()
+        self.sender.otherwise = refused()
+        with capturedLogs() as events:
+            self.publish("cats")
+            self.pass_time(61, step=1 / 4)
+        lines = [formatEvent(event) for event in events if event["log_level"] is LogLevel.warn]
+        self.assertLessEqual(len(lines), 2 * ALL + 1)
+        (told,) = [line for line in lines if "further" in line]
+        self.assertRegex(told, r"^\d+ further deliveries failed in the last minute, to 140 subscribers, ")
 
     def test_others_go_on(self) -> None:
         """A subscriber that breaks down holds back no other."""

@@ -29,7 +29,8 @@ from twisted.logger import Logger
 from routemaster.delivery.backlog import Backlog, Entry
 from routemaster.delivery.health import pause
 from routemaster.delivery.machine import Facts, State, Step, decide
-from routemaster.delivery.measures import Measures
+from routemaster.delivery.repeats import Allowances
+from routemaster.delivery.telling import Telling
 from routemaster.delivery.watch import Watch
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Ack, Clock, Grant, Held, Meter, Outcome, Reading, Sender, Store, Timer, Verdict
@@ -52,6 +53,7 @@ class Context:
     clock: Clock
     watch: Watch
     meter: Meter
+    allowances: Allowances              #: of lines in the log
     chance: Callable[[], float]         #: in [0, 1)
     local: Callable[[int], float]       #: store's microseconds -> seconds by `clock`
     acquire: Callable[[str], Awaitable[Grant | Held | None]]  #: the store's, noted by the worker
@@ -73,7 +75,7 @@ class Courier:
         self.subscriber = subscriber
         self.name = public_name(subscriber)  #: as logs show it
         self.step = Step(State.IDLE)
-        self._measures = Measures(context.meter, self.name)
+        self._telling = Telling(context.meter, self.name, context.allowances)
         self._backlog = Backlog(context.watch, self, context.clock, context.local)
         self._stopping = self._aborted = False
         self._stale = True                 #: whether the subscription and the places have to be learnt anew
@@ -232,7 +234,7 @@ class Courier:
             self._stopping = True
         finally:
             self._attempt = None
-        self._report(batch, outcome, began)
+        self._report(batch, len(body), outcome, began)
         if outcome.verdict is Verdict.ACKNOWLEDGED:
             await self._until_stored(lambda: self._acknowledge(last))
             self._failures, self._retry_at = 0, 0.0
@@ -298,20 +300,9 @@ class Courier:
                     raise
             await self._pause(self._store_pause())
 
-    def _report(self, batch: Sequence[Entry], outcome: Outcome, began: float) -> None:
-        ended = self._context.clock.seconds()
-        if outcome.verdict is not Verdict.LOCAL:
-            oldest = self._context.local(batch[0][1].us)
-            acknowledged = outcome.verdict is Verdict.ACKNOWLEDGED
-            self._measures.attempt(len(batch), oldest, began, ended, acknowledged)
-        facts = {"name": self.name, "events": len(batch), "attempt": self._failures + 1}
-        facts |= {"first": str(batch[0][1]), "last": str(batch[-1][1])}
-        facts |= {"status": outcome.status, "ms": round((ended - began) * 1000, 1), "reused": outcome.reused}
-        if outcome.verdict is Verdict.ACKNOWLEDGED:
-            self._log.debug("delivered {events} events to '{name}' in {ms} ms", **facts)
-        else:
-            facts["error"] = outcome.error
-            self._log.warn("failed to deliver {events} events to '{name}': {error}", **facts)
+    def _report(self, batch: Sequence[Entry], size: int, outcome: Outcome, began: float) -> None:
+        ended, oldest = self._context.clock.seconds(), self._context.local(batch[0][1].us)
+        self._telling.ended(batch, size, outcome, self._failures + 1, oldest, began, ended)
 
     # -- sleep
 

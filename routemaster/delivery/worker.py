@@ -33,7 +33,9 @@ from twisted.logger import Logger
 from routemaster.delivery.courier import Context, Courier
 from routemaster.delivery.health import pause
 from routemaster.delivery.peers import Peers
+from routemaster.delivery.repeats import Allowances
 from routemaster.delivery.store_time import StoreTime
+from routemaster.delivery.telling import sum_up
 from routemaster.delivery.watch import Watch
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Clock, Grant, Held, Meter, Sender, Store
@@ -102,6 +104,7 @@ class Worker:
             clock=clock,
             watch=self._watch,
             meter=meter,
+            allowances=Allowances(),
             chance=chance,
             local=self._time.local,
             acquire=self._ask,
@@ -210,6 +213,7 @@ class Worker:
         To be called about twenty times in a lease's life.
         """
         present = self._clock.seconds()
+        sum_up(self._context.allowances, present)
         if self._peers.expire(present):
             self._share_out()
         for subscriber, until in list(self._leased_until.items()):

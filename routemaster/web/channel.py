@@ -19,6 +19,13 @@ CLOSING      the peer, to take the rest and go      `closing`       abort
 In any state but CLOSING, a peer that does not read what is written to it is
 aborted after `response`.
 
+When the site stops, a client that is between two requests may have sent the
+next one already, and one that has just connected surely will: closing at once
+would fail them. So a FRESH channel has `HURRY` seconds, an IDLE one `LINGER`,
+and what comes in that time is answered, with `Connection: close`. An answer
+to a request that is sent just as its connection closes cannot be had: that is
+HTTP's own race, and clients that keep connections know it.
+
 A request comes into being only when its last byte has arrived: a client that
 goes away earlier has done nothing. One request is handled at a time; what is
 pipelined behind it waits unparsed, up to `AHEAD` bytes, then the transport is
@@ -50,6 +57,8 @@ if TYPE_CHECKING:
     from routemaster.web.site import BusSite
 
 AHEAD = 16384       #: bytes of pipelined requests kept while one is handled
+HURRY = 2.0         #: seconds for a client's first request when the site stops
+LINGER = 0.25       #: seconds for another one: longer than a busy client thinks
 DISCARDED = 65536   #: bytes read and thrown away after a refusal, so that the peer can read it
 
 
@@ -116,11 +125,17 @@ class BusChannel(HTTPChannel):
             self.refuse(Refused(408, "the request took too long to arrive"))
         else:
             self.loseConnection()
+            if self.site.draining and self.isSecure():
+                # nothing is under way, and the next process waits for our end: not for the peer's goodbye too
+                self.transport.transport.loseConnection()
 
     def retire(self) -> None:
-        """The site is stopping: close now if nothing is under way, else after the answer."""
-        if self.state in (State.FRESH, State.IDLE):
+        """The site is stopping: see above."""
+        if self.state is State.IDLE and self._waitingForTransport:
             self.loseConnection()
+        elif self.state in (State.FRESH, State.IDLE):
+            patience = HURRY if self.state is State.FRESH else LINGER
+            self.deadline = min(self.deadline, self.site.reactor.seconds() + patience)
 
     def loseConnection(self) -> None:
         """Close once what is written has been sent; abort if the peer does not take it in time."""

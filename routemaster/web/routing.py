@@ -89,19 +89,34 @@ class FastKleinResource(KleinResource):
         if known is not None:
             return known
         text = unquote_to_bytes(path).decode()
-        adapter = self._app.url_map.bind("routemaster")
         try:
-            rule, arguments = adapter.match(text, method.decode(), return_rule=True)
-        except RequestRedirect:
-            raise NotFound from None
-        # werkzeug overlooks slashes before and after what a rule says; the bus does not.
-        if text.startswith("//") or text.endswith("/") != rule.rule.endswith("/"):
-            raise NotFound
+            endpoint, arguments = self._match(text, method.decode())
+        except MethodNotAllowed as refused:
+            allowed = [each for each in refused.valid_methods or () if self._is_there(text, each)]
+            raise (MethodNotAllowed(allowed) if allowed else NotFound()) from None
         if len(path) <= KEPT_LENGTH:
             if len(self._routes) >= KEPT:
                 self._routes.clear()
-            self._routes[method, path] = rule.endpoint, dict(arguments)
+            self._routes[method, path] = endpoint, arguments
+        return endpoint, arguments
+
+    def _match(self, path: str, method: str) -> tuple[str, dict[str, Any]]:
+        adapter = self._app.url_map.bind("routemaster")
+        try:
+            rule, arguments = adapter.match(path, method, return_rule=True)
+        except RequestRedirect:
+            raise NotFound from None
+        # werkzeug overlooks slashes before and after what a rule says; the bus does not.
+        if path.startswith("//") or path.endswith("/") != rule.rule.endswith("/"):
+            raise NotFound
         return cast(str, rule.endpoint), dict(arguments)
+
+    def _is_there(self, path: str, method: str) -> bool:
+        try:
+            self._match(path, method)
+        except HTTPException:
+            return False
+        return True
 
     def _answer(self, body: object, request: BusRequest) -> None:
         if request.over:
