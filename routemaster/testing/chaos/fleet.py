@@ -1,0 +1,174 @@
+"""The processes of a bus under test: which there are, and what is done to them."""
+
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred, DeferredLock, gatherResults
+from twisted.internet.task import deferLater
+
+from routemaster.testing.chaos.failpoints import VARIABLE
+from routemaster.testing.chaos.launch import PROGRAM
+from routemaster.testing.chaos.mutants import VARIABLE as MUTANT
+from routemaster.testing.daemon import LOOPBACK, Daemon
+
+#: what a log must not hold, whatever happens to the bus
+AMISS = re.compile(r"Traceback|Unhandled|CRITICAL")
+
+
+def stretched(seconds: float) -> float:
+    """How long that is on a machine which others keep busy as well."""
+    return seconds * max(1.0, 1.5 * os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+async def until(reactor: Any, condition: Callable[[], object], what: str, seconds: float) -> None:
+    """Wait until the condition holds; RuntimeError if it takes too long."""
+    limit = reactor.seconds() + stretched(seconds)
+    while not condition():
+        if reactor.seconds() > limit:
+            raise RuntimeError(f"{what}: not within {stretched(seconds):.1f} s")
+        await deferLater(reactor, 0.01)
+
+
+class RedisUnderTest(Protocol):
+    """A thing that keeps the data, and can be hurt: `PrivateRedis`, or a group of them."""
+
+    @property
+    def url(self) -> str:
+        """As the option `redis_url` names it."""
+
+    def start(self) -> None:
+        """Start it again after `kill`, with its data, and return when it serves."""
+
+    def kill(self) -> None:
+        """SIGKILL."""
+
+    def pause(self) -> None:
+        """SIGSTOP."""
+
+    def resume(self) -> None:
+        """SIGCONT."""
+
+    def call(self, *args: bytes) -> bytes:
+        """The raw answer to a command, to every server where there are several."""
+
+    def stop(self) -> None:
+        """End it for good."""
+
+
+class Member:
+    """One process of the bus, through all its lives."""
+
+    def __init__(self, daemon: Daemon, name: str, role: str, mutant: str) -> None:
+        self.daemon, self.name, self.role = daemon, name, role
+        self._mutant = mutant
+        self.lock = DeferredLock()  #: held by the fault that is about it
+        self.ready = False
+        self.past = ""              #: the logs of the lives that are over
+
+    @property
+    def log(self) -> str:
+        """All that it has logged."""
+        return self.past + self.daemon.log
+
+    async def start(self, failpoint: str = "") -> None:
+        """Begin a life, and return when it is ready."""
+        self.past = self.log
+        given = {VARIABLE: failpoint, MUTANT: self._mutant}
+        self.daemon.environment = {name: value for name, value in given.items() if value}
+        await self.daemon.start()
+        self.ready = True
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        self.ready = False
+        await self.daemon.kill()
+
+    async def stop(self) -> None:
+        """SIGTERM; RuntimeError if it does not end well."""
+        self.ready = False
+        status = await self.daemon.stop()
+        if status:
+            raise RuntimeError(f"{self.name} ended with status {status}:\n{self.daemon.log}")
+
+    def signal(self, name: str) -> None:
+        """STOP, CONT, to the process and its children, if it has any."""
+        for process in [self.daemon.pid, *children(self.daemon.pid)]:
+            os.kill(process, signal.Signals[f"SIG{name}"])
+
+
+def children(process: int) -> list[int]:
+    """The processes that it has started, which run still."""
+    try:
+        listed = Path(f"/proc/{process}/task/{process}/children").read_text()
+    except OSError:
+        return []
+    return [int(each) for each in listed.split()]
+
+
+class Fleet:
+    """All members.
+
+    `roles` names one process each: web, worker, all. With `shared` those that
+    serve publishers do it on one listening socket, which outlives them.
+    """
+
+    def __init__(
+        self, reactor: Any, place: Path, roles: Sequence[str], options: Sequence[str], *,
+        shared: bool = False, mutant: str = "",
+    ) -> None:  # fmt: skip
+        self._reactor = reactor
+        self._listener = socket.create_server((LOOPBACK, 0), backlog=1024) if shared else None
+        self.members = []
+        for number, role in enumerate(roles):
+            name = f"{role}{number}"
+            own: list[str] = []
+            inherited: list[int] = []
+            if self._listener is not None and role != "worker":
+                own, inherited = ["--https", "systemd:domain=INET:index=0"], [self._listener.fileno()]
+            daemon = Daemon(
+                reactor, place / name, "--role", role, *options, *own, program=PROGRAM, inherited=inherited
+            )
+            self.members.append(Member(daemon, name, role, mutant))
+
+    def of(self, role: str) -> list[Member]:
+        """Those that do the work of web or worker."""
+        return [member for member in self.members if member.role in (role, "all")]
+
+    def choose(self, chance: Any) -> Daemon:
+        """One that serves publishers, and is up if any is."""
+        webs = self.of("web")
+        chosen: Member = chance.choice([member for member in webs if member.ready] or webs)
+        return chosen.daemon
+
+    async def start(self) -> None:
+        """Start all, at once."""
+        await gatherResults([Deferred.fromCoroutine(member.start()) for member in self.members])
+
+    async def stop(self) -> None:
+        """Stop all in good order, at once."""
+        await gatherResults([Deferred.fromCoroutine(member.stop()) for member in self.members])
+
+    async def end(self) -> None:
+        """Be gone, whatever state they are in."""
+        for member in self.members:
+            await member.kill()
+        if self._listener is not None:
+            self._listener.close()
+
+    def amiss(self) -> list[str]:
+        """Lines that no log should hold."""
+        return [f"{member.name}: {line}" for member in self.members
+                for line in member.log.splitlines() if AMISS.search(line)]  # fmt: skip
+
+    def leases_lost(self, subscriber: str) -> int:
+        """How often a worker could not renew its lease on a subscriber in time, and knew it."""
+        return sum(member.log.count(f"lost the lease on '{subscriber}'") for member in self.members)
