@@ -72,7 +72,7 @@ class Allowed:
     """What the faults of a run excuse, for each subscriber."""
 
     repeats: int = 0   #: deliveries of what was acknowledged already
-    overlaps: int = 0  #: deliveries that begin while another is under way
+    overlaps: int = 0  #: deliveries that are under way still when the next begins
 
 
 @frozen

@@ -1,14 +1,14 @@
 """The judge: compares what was accepted with what arrived, and tells the kinds of wrong apart.
 
-    lost        accepted, owed, never arrived, and nothing is left to be delivered
-    stuck       accepted, owed, not arrived, and still waiting when patience ended
+    lost        accepted, owed, never arrived and acknowledged, and not going to
+    stuck       accepted, owed, not arrived and acknowledged, still waiting when patience ended
     invented    arrived, and nobody published it, or not like that
     refused     arrived although its publisher was told that it was not stored
     uninvited   arrived although the subscriber was not subscribed when it was accepted
     doubled     stored more often than it was published
     reordered   came to a subscriber after an event that the topic has behind it
     repeated    came again after it was acknowledged, more often than faults excuse
-    overlapped  came while another delivery was under way, likewise
+    overlapped  was under way still when the next came, likewise
 
 Order: a lane's accepted events are in the order of their numbers, for each was
 published after the answer to the last. That says nothing about events whose
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from math import inf
 
 from attrs import field, fields, frozen
@@ -90,6 +91,7 @@ class _Seen:
         self.name, self.arrivals = name, arrivals
         #: each event that came, in the order in which they came first
         self.first: dict[Mark, None] = dict.fromkeys(mark for each in arrivals for mark in each.marks)
+        self.taken = {mark for each in arrivals if each.acknowledged for mark in each.marks}
 
     def repeats(self) -> list[Whose]:
         """The first event of each delivery that holds what was acknowledged before it came."""
@@ -104,13 +106,12 @@ class _Seen:
         return found
 
     def overlaps(self) -> list[Whose]:
-        """The first event of each delivery that came before all earlier ones had ended."""
-        found, busy_until = [], -inf
-        for each in self.arrivals:
-            if each.began < busy_until and each.marks:
-                found.append((self.name, each.marks[0]))
-            busy_until = max(busy_until, each.ended)
-        return found
+        """The first event of each delivery that was still under way when the next came."""
+        return [
+            (self.name, earlier.marks[0])
+            for earlier, later in pairwise(self.arrivals)
+            if later.began < earlier.ended and earlier.marks
+        ]
 
 
 def _by_subscriber(arrivals: Iterable[Arrival]) -> dict[str, list[Arrival]]:
@@ -129,16 +130,16 @@ def owed(sent: Sent, window: Window) -> bool:
 
 
 def _missing(evidence: Evidence, seen: Mapping[str, _Seen]) -> tuple[list[Whose], list[Whose]]:
-    """What is owed and did not come: lost if a later event of its lane came, or if nothing waits any more."""
+    """What is owed and was not taken: lost if a later event of its lane was, or if nothing waits any more."""
     lost, stuck = [], []
     for window in evidence.windows:
         name = window.subscriber
-        got = seen[name].first if name in seen else {}
-        newest = _newest(got)
+        taken = seen[name].taken if name in seen else set[Mark]()
+        newest = _newest(taken)
         for sent in evidence.sent:
             if owed(sent, window):
                 for mark in sent.marks():
-                    if mark not in got:
+                    if mark not in taken:
                         passed = mark[2] < newest.get(mark[:2], 0) or not evidence.queued.get(name)
                         (lost if passed else stuck).append((name, mark))
     return lost, stuck

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from attrs import frozen
@@ -48,7 +49,7 @@ def figures(evidence: Evidence, strikes: Sequence[Strike], healthy: str) -> dict
 def longest_gap(moments: Iterable[float]) -> float:
     """The longest time between one and the next."""
     ordered = sorted(moments)
-    return max((later - earlier for earlier, later in zip(ordered, ordered[1:], strict=False)), default=0.0)
+    return max((later - earlier for earlier, later in pairwise(ordered)), default=0.0)
 
 
 def _recovery(strikes: Sequence[Strike], moments: Iterable[float]) -> float:

@@ -40,9 +40,9 @@ class Receivers(ProcessProtocol):
         self._places: dict[str, int] = {}  #: of requests that have not ended
         self.urls: dict[str, str] = {}
         self.arrivals: list[Arrival] = []
-        #: by subscriber and topic
-        self.got: dict[tuple[str, str], set[Mark]] = defaultdict(set)
-        self.fresh = 0  #: events that came for the first time, to anybody
+        #: what was acknowledged, by subscriber and topic
+        self.taken: dict[tuple[str, str], set[Mark]] = defaultdict(set)
+        self.fresh = 0  #: events in there
         self.log = ""
 
     async def start(self) -> None:
@@ -84,11 +84,12 @@ class Receivers(ProcessProtocol):
             marks = tuple((topic, lane, place) for topic, lane, place in marks)
             self._places[number] = len(self.arrivals)
             self.arrivals.append(Arrival(name, marks, moment, strange=tuple(strange)))
-            for mark in marks:
-                got = self.got[name, mark[0]]
-                self.fresh += mark not in got
-                got.add(mark)
         else:
             _, number, moment, said = fact
             place = self._places.pop(number)
-            self.arrivals[place] = evolve(self.arrivals[place], ended=moment, said=said)
+            ended = self.arrivals[place] = evolve(self.arrivals[place], ended=moment, said=said)
+            if ended.acknowledged:
+                for mark in ended.marks:
+                    taken = self.taken[ended.subscriber, mark[0]]
+                    self.fresh += mark not in taken
+                    taken.add(mark)

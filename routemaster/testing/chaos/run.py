@@ -236,7 +236,7 @@ class Run:
             now = time.monotonic()
             if self.receivers.fresh > fresh:
                 fresh, since = self.receivers.fresh, now
-            missing = any(publishers.accepted[window.topic] - self.receivers.got[window.subscriber, window.topic]
+            missing = any(publishers.accepted[window.topic] - self.receivers.taken[window.subscriber, window.topic]
                           for window in self._windows)  # fmt: skip
             settled = await self._ask_bus()
             certain = (certain or now) if settled else None
