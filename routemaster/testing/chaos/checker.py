@@ -5,7 +5,7 @@
     invented    arrived, and nobody published it, or not like that
     refused     arrived although its publisher was told that it was not stored
     uninvited   arrived although the subscriber was not subscribed when it was accepted
-    doubled     stored more often than it was published
+    doubled     stored, and neither accepted nor delivered: a second time, mostly
     reordered   came to a subscriber after an event that the topic has behind it
     repeated    came again after it was acknowledged, more often than faults excuse
     overlapped  was under way still when the next came, likewise
@@ -179,8 +179,7 @@ def _uninvited(
 def _doubled(evidence: Evidence, arrived: set[Mark]) -> list[str]:
     """A topic holds its accepted events, and those of unknown outcome that came; each once.
 
-    One that no subscriber got may have been stored before there was any: such
-    are not published with an unknown outcome, by the rules of a run.
+    What it holds beyond that was stored twice, or is kept from everybody.
     """
     certain: dict[str, set[Mark]] = defaultdict(set)
     for sent in evidence.sent:
@@ -189,7 +188,7 @@ def _doubled(evidence: Evidence, arrived: set[Mark]) -> list[str]:
     for mark in arrived:
         certain[mark[0]].add(mark)
     return [
-        f"{topic} holds {number} events, of {len(certain[topic])} that were published"
+        f"{topic} holds {number} events, of {len(certain[topic])} that were accepted or came"
         for topic, number in evidence.stored.items()
         if number > len(certain[topic])
     ]

@@ -65,11 +65,11 @@ class RedisUnderTest(Protocol):
 
 
 class Member:
-    """One process of the bus, through all its lives."""
+    """One process of the bus, through all its lives; with `listening` its first inherited descriptor is a socket."""
 
-    def __init__(self, daemon: Daemon, name: str, role: str, mutant: str) -> None:
+    def __init__(self, daemon: Daemon, name: str, role: str, mutant: str, listening: bool) -> None:
         self.daemon, self.name, self.role = daemon, name, role
-        self._mutant = mutant
+        self._mutant, self._listening = mutant, listening
         self.lock = DeferredLock()  #: held by the fault that is about it
         self.ready = False
         self.past = ""              #: the logs of the lives that are over
@@ -82,7 +82,7 @@ class Member:
     async def start(self, failpoint: str = "") -> None:
         """Begin a life, and return when it is ready."""
         self.past = self.log
-        given = {VARIABLE: failpoint, MUTANT: self._mutant}
+        given = {VARIABLE: failpoint, MUTANT: self._mutant, "LISTEN_FDS": "1" if self._listening else ""}
         self.daemon.environment = {name: value for name, value in given.items() if value}
         await self.daemon.start()
         self.ready = True
@@ -137,7 +137,7 @@ class Fleet:
             daemon = Daemon(
                 reactor, place / name, "--role", role, *options, *own, program=PROGRAM, inherited=inherited
             )
-            self.members.append(Member(daemon, name, role, mutant))
+            self.members.append(Member(daemon, name, role, mutant, bool(inherited)))
 
     def of(self, role: str) -> list[Member]:
         """Those that do the work of web or worker."""

@@ -19,7 +19,7 @@ def run() -> None:
     if mutant:
         MUTANTS[mutant][0]()
     if "LISTEN_FDS" in os.environ:
-        os.environ["LISTEN_PID"] = str(os.getpid())  # as systemd does between fork and exec
+        os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDNAMES": "https"}  # as systemd does after forking
 
     from twisted.scripts.twistd import run as twistd
 

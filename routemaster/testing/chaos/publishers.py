@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,6 +38,12 @@ def outcome_of(answer: Answer) -> Outcome | None:
     return None
 
 
+def _reason(error: Exception) -> str:
+    """An error and what it holds: connections end with a list of failures."""
+    inner = [type(reason.value).__name__ for reason in getattr(error, "reasons", [])]
+    return " ".join([type(error).__name__, *inner])
+
+
 class Publishers:
     """All lanes, and their account.
 
@@ -57,6 +63,7 @@ class Publishers:
         self.strange: list[str] = []  #: answers that the contract does not know
         self.accepted: dict[str, set[Mark]] = defaultdict(set)
         self.count = 0                #: events accepted
+        self.reasons: Counter[str] = Counter()  #: why requests failed
         self._under_way: set[Deferred[Answer]] = set()
         self._going = True
         chances = [random.Random(chance.random()) for _ in lanes]  # noqa: S311  # must be repeatable
@@ -91,12 +98,16 @@ class Publishers:
         outcome: Outcome | None
         try:
             answer = await asking
-        except ConnectError:
+        except ConnectError as error:
             outcome = Outcome.REFUSED  # nothing was sent
-        except Exception:  # the connection broke, or the answer was late: nobody knows
+            self.reasons[type(error).__name__] += 1
+        except Exception as error:  # the connection broke, or the answer was late: nobody knows
             outcome = Outcome.UNKNOWN
+            self.reasons[_reason(error)] += 1
         else:
             outcome = outcome_of(answer)
+            if outcome is not Outcome.OK:
+                self.reasons[f"{answer.status} {answer.body[:60]!r}"] += 1
             if outcome is None:
                 self.strange.append(f"{answer.status} {answer.body[:200]!r}")
                 outcome = Outcome.UNKNOWN

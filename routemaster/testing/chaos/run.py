@@ -31,7 +31,7 @@ from routemaster.testing.redis_server import PrivateRedis, servers
 
 BATCH = 20        #: the most events in one delivery
 LOOK = 0.2        #: seconds between looks at what is still owed
-CERTAIN = 2.0     #: seconds for an arrival to be on account after the bus says that nothing is owed
+CERTAIN = 1.0     #: seconds for an arrival to be on account after the bus says that nothing is owed
 HEALTHY = "sub0"  #: the subscriber that never misbehaves, and is subscribed to all topics
 CHURNER = "churner"
 TROUBLE = {"slow": 5.0, "fail": 6.0, "wait": 2.0, "redirect": 1.0, "cut": 3.0, "half": 2.0, "refuse": 0.5, "hang": 0.2}
@@ -269,7 +269,9 @@ class Run:
         excused = [named(strike.name).excuses(1) for strike in self._strikes]
         # a worker that the machine keeps from renewing its lease in time is a fault like any other
         allowed = Allowed(sum(each.repeats for each in excused) + lost, sum(each.overlaps for each in excused) + lost)
-        shown = figures(evidence, self._strikes, HEALTHY) | {"strikes": len(self._strikes), "leases_lost": lost}
+        shown = figures(evidence, self._strikes, HEALTHY) | {
+            "strikes": len(self._strikes), "leases_lost": lost, "reasons": dict(publishers.reasons),
+        }  # fmt: skip
         troubles = [*self._troubles, *publishers.strange, *churner.troubles, *self.fleet.amiss()]
         return Report(self._plan, judge(evidence, allowed), allowed, shown, troubles)
 
