@@ -2,7 +2,8 @@
 
     python bench/chaos.py                              # every fault by itself, a few strikes of each
     python bench/chaos.py --fault worker-kill --events 20000 --kills 20
-    python bench/chaos.py --fault mixed --events 100000 --kills 50 --seed 7
+    python bench/chaos.py --fault web-kill+worker-kill+redis-kill --events 100000 --kills 50
+    python bench/chaos.py --fault mixed --at-once 2    # all faults in one run, two at a time
     python bench/chaos.py --mutant cursor-too-far      # a known fault in the bus: the checker must see it
 
 A line for each run goes to the table, and as JSON to the ledger. The status is
@@ -25,15 +26,16 @@ from routemaster.testing.chaos.faults import FAULTS, named
 from routemaster.testing.chaos.mutants import MUTANTS
 from routemaster.testing.chaos.run import Plan, Report, run
 
-COLUMNS = ("accepted", "refused", "unknown", "deliveries", "repeats", "overlaps", "leases_lost", "publish_recovery",
-           "delivery_recovery", "latency_p99_ms")  # fmt: skip
+COLUMNS = ("strikes", "accepted", "refused", "unknown", "deliveries", "repeats", "overlaps", "leases_lost",
+           "publish_recovery", "delivery_recovery", "latency_p99_ms")  # fmt: skip
 
 
 def plans(given: Any) -> list[Plan]:
-    """One plan for each fault; `mixed` is all of them in one."""
+    """One plan for each fault, or for several joined by `+`; `mixed` is all of them."""
     seed = given.seed if given.seed is not None else random.randrange(1 << 30)
     names = given.fault or list(FAULTS)
-    groups = [tuple(name for name in FAULTS if name != "none") if name == "mixed" else (name,) for name in names]
+    everything = "+".join(name for name in FAULTS if name != "none")
+    groups = [tuple((everything if name == "mixed" else name).split("+")) for name in names]
     for name in (name for group in groups for name in group):
         named(name)
     return [
@@ -49,19 +51,17 @@ def plans(given: Any) -> list[Plan]:
 
 def row(report: Report) -> str:
     """One line of the table."""
-    name = "mixed" if len(report.plan.faults) > 1 else report.plan.faults[0]
+    name = report.plan.faults[0] if len(report.plan.faults) == 1 else f"{len(report.plan.faults)} faults"
     facts = {**report.figures, "repeats": report.verdict.repeats, "overlaps": report.verdict.overlaps}
     cells = "".join(f"{facts[column]!s:>{len(column) + 2}}" for column in COLUMNS)
-    return f"{name:<24}{len(report.plan.faults) and report.figures['strikes']:>8}{cells}  " + (
-        "good" if report.good else f"WRONG {report.told()}"
-    )
+    return f"{name:<28}{cells}  " + ("good" if report.good else f"WRONG {report.told()}")
 
 
 async def main(reactor: Any, given: Any) -> None:
     """Run the plans, one after another."""
     todo = plans(given)
     print(f"seed {todo[0].seed}", flush=True)
-    print(f"{'fault':<24}{'strikes':>8}" + "".join(f"  {column}" for column in COLUMNS), flush=True)
+    print(f"{'fault':<28}" + "".join(f"  {column}" for column in COLUMNS), flush=True)
     good = True
     for plan in todo:
         report = await run(reactor, plan)
@@ -79,7 +79,8 @@ def arguments() -> argparse.Namespace:
     default = Plan(seed=0)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--fault", action="append", help=f"{', '.join(FAULTS)}, or mixed; may be repeated; default: each of them")
+    add("--fault", action="append", help="may be repeated: a run for each; several in one run are joined by +, "
+        f"all of them are mixed; default: a run for each of {', '.join(FAULTS)}")  # fmt: skip
     add("--events", type=int, default=default.events, help="to be accepted at least (default %(default)s)")
     add("--kills", type=int, default=default.kills, help="strikes of the fault (default %(default)s)")
     add("--seed", type=int, help="default: a new one, which is printed")
@@ -89,8 +90,10 @@ def arguments() -> argparse.Namespace:
     add("--topics", type=int, default=default.topics, help="(default %(default)s)")
     add("--at-once", type=int, default=default.at_once, help="strikes under way together (default %(default)s)")
     add("--lease-ttl", type=float, default=default.lease_ttl, help="seconds (default %(default)s)")
-    add("--patience", type=float, default=default.patience, help="seconds until owed means stuck (default %(default)s)")
-    add("--fsync", choices=("always", "everysec", "no"), default=default.fsync, help="of Redis (default %(default)s)")
+    add("--patience", type=float, default=default.patience,
+        help="seconds without a delivery until what is owed counts as stuck (default %(default)s)")  # fmt: skip
+    add("--fsync", choices=("always", "everysec", "no"), default=default.fsync,
+        help="of Redis's append-only file (default %(default)s)")  # fmt: skip
     add("--shared", action="store_true", help="publishers' processes share one listening socket")
     add("--mutant", choices=("", *MUTANTS), default="", help="a known fault to be put into the bus")
     add("--ledger", type=Path, help="file to which a line of JSON is added for each run")

@@ -16,7 +16,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from routemaster.testing.chaos.account import Allowed, Arrival, Evidence, Mark, Outcome, Sent, Window, event, mark_of
+from routemaster.testing.chaos import account
+from routemaster.testing.chaos.account import Allowed, Arrival, Evidence, Mark, Outcome, Sent, Window
 from routemaster.testing.chaos.checker import KINDS, judge
 from routemaster.testing.chaos.failpoints import PLACES, Failpoint
 from routemaster.testing.chaos.faults import FAULTS, named
@@ -25,7 +26,7 @@ from routemaster.testing.chaos.mutants import MUTANTS
 from routemaster.testing.chaos.run import Plan, Report, run
 
 SMALL = Plan(seed=0, events=300, rate=500, roles=("web", "web", "worker", "worker"), subscribers=4, kills=0)
-STRICT = [name for name, fault in FAULTS.items() if not fault.repeats]  #: these excuse no delivery that is repeated
+STRICT = [name for name, fault in FAULTS.items() if not fault.repeats]  #: these excuse no repeated delivery
 LENIENT = [name for name, fault in FAULTS.items() if fault.repeats and name != "failpoint"]
 
 
@@ -45,13 +46,14 @@ def came(began: float, *marks: Mark, said: int | None = 204, ended: float | None
 
 EVER = Window("s", "a", -2, -1)
 GOOD = Evidence([sent(1), sent(2), sent(3)], [came(4, a(1), a(2)), came(5, a(3))], [EVER], {"s": 0}, {"a": 3})
+NOTHING = Allowed()
 UNKNOWN, REFUSED = Outcome.UNKNOWN, Outcome.REFUSED
 
 
 class CheckerTests(SynchronousTestCase):
     """The judge tells the kinds of wrong apart, and calls nothing wrong that is right."""
 
-    def table(self, rows: dict[str, tuple[Evidence, dict[str, int]]], allowed: Allowed = Allowed()) -> None:
+    def table(self, rows: dict[str, tuple[Evidence, dict[str, int]]], allowed: Allowed = NOTHING) -> None:
         for what, (evidence, wrong) in rows.items():
             self.assertEqual(judge(evidence, allowed).wrong(), wrong, what)
 
@@ -101,7 +103,8 @@ class CheckerTests(SynchronousTestCase):
                 evolve(some, arrivals=[], windows=[at(0, 0, 4, 4)]), {"lost": 3}),
             "but not to one who wants nothing more": (
                 evolve(some, arrivals=[], windows=[evolve(at(0, 0, 4, 4), dissolved=True)]), {}),
-            "two stays": (evolve(GOOD, arrivals=[came(4, a(1), a(3))], windows=[at(0, 0, 1.6, 1.7), at(2.6, 2.7)]), {}),
+            "two stays": (
+                evolve(GOOD, arrivals=[came(4, a(1), a(3))], windows=[at(0, 0, 1.6, 1.7), at(2.6, 2.7)]), {}),
         })  # fmt: skip
 
     def test_order(self) -> None:
@@ -110,11 +113,13 @@ class CheckerTests(SynchronousTestCase):
         lanes = evolve(GOOD, sent=[sent(1), sent(1, lane=2), sent(2)], windows=both)
         one = [a(1), a(1, 2), a(2)]
         self.table({
-            "the later first": (evolve(GOOD, arrivals=[came(4, a(2)), came(5, a(1)), came(6, a(3))]), {"reordered": 1}),
+            "the later first": (
+                evolve(GOOD, arrivals=[came(4, a(2)), came(5, a(1)), came(6, a(3))]), {"reordered": 1}),
             "within a batch": (evolve(GOOD, arrivals=[came(4, a(1), a(3), a(2))]), {"reordered": 1}),
             "twice in a batch": (evolve(GOOD, arrivals=[came(4, a(1), a(2), a(2), a(3))]), {"reordered": 1}),
             "the redelivered batch": (
-                evolve(GOOD, arrivals=[came(4, a(1), a(2), said=500), came(5, a(2), a(1), a(3))]), {"reordered": 1}),
+                evolve(GOOD, arrivals=[came(4, a(1), a(2), said=500), came(5, a(2), a(1), a(3))]),
+                {"reordered": 1}),
             "unknown has no place in its lane": (
                 evolve(GOOD, sent=[sent(1, outcome=UNKNOWN), sent(2), sent(3)],
                        arrivals=[came(4, a(2), a(1), a(3))]), {}),
@@ -164,20 +169,22 @@ class CheckerTests(SynchronousTestCase):
         """What comes is compared with what was published in all its parts."""
         for number in (1, 2, 3, 4):
             mark = ("cats", 3, number)
-            delivered = {"topic": "cats", "t": 5, **event(mark)}
+            delivered = {"topic": "cats", "t": 5, **account.event(mark)}
             delivered["t"] = delivered.pop("timestamp", 5)
-            self.assertEqual(mark_of(delivered), mark)
+            self.assertEqual(account.mark_of(delivered), mark)
             for part in ("topic", "type", "url", "data"):
-                self.assertIsNone(mark_of({**delivered, part: "else"}), part)
-                self.assertIsNone(mark_of({name: value for name, value in delivered.items() if name != part}))
-            self.assertIsNone(mark_of({**delivered, "more": 1}))
-        self.assertIsNone(mark_of({"topic": "cats", **event(("cats", 3, 1)), "t": 2}))
-        self.assertIsNone(mark_of([]))
+                self.assertIsNone(account.mark_of({**delivered, part: "else"}), part)
+                rest = {name: value for name, value in delivered.items() if name != part}
+                self.assertIsNone(account.mark_of(rest), part)
+            self.assertIsNone(account.mark_of({**delivered, "more": 1}))
+        self.assertIsNone(account.mark_of({"topic": "cats", **account.event(("cats", 3, 1)), "t": 2}))
+        self.assertIsNone(account.mark_of([]))
 
     def test_figures(self) -> None:
         """Figures are what can be counted by hand."""
-        evidence = evolve(GOOD, sent=[sent(1), sent(2), sent(5, 6), sent(7, 8, REFUSED), sent(9, outcome=UNKNOWN)],
-                          arrivals=[came(4, a(1), a(2), said=500), came(5, a(1), a(2)), came(8, a(5))])  # fmt: skip
+        published = [sent(1), sent(2), sent(5, 6), sent(7, 8, REFUSED), sent(9, outcome=UNKNOWN)]
+        arrivals = [came(4, a(1), a(2), said=500), came(5, a(1), a(2)), came(8, a(5))]
+        evidence = evolve(GOOD, sent=published, arrivals=arrivals)
         shown = figures(evidence, [Strike("x", 5.5, 6), Strike("y", 2.5, 3)], "s")
         expected = {
             "accepted": 4, "refused": 2, "unknown": 1, "deliveries": 3, "acknowledged": 2, "publish_silence": 3.0,
@@ -244,7 +251,7 @@ class FaultTests(RunCase):
         await self.survive(faults=tuple(LENIENT), kills=len(LENIENT))
 
     async def test_failpoints(self) -> None:
-        """Killed or stopped at each step of its own work, a process leaves nothing undone that the next does not do."""
+        """Killed or stopped at each step of its own work, a process leaves nothing that the next does not do."""
         places = tuple(f"failpoint:{name}" for name in PLACES)
         await self.survive(faults=places, kills=len(places), at_once=3, subscribers=8)
 
@@ -259,8 +266,8 @@ class MutantTests(RunCase):
         async def wrong_with(name: str) -> dict[str, int]:
             # an answer that comes too early is only wrong if the store then fails
             faults, kills = (("redis-kill",), 1) if name == "early-answer" else ((), 0)
-            plan = evolve(SMALL, events=200, roles=("all", "all"), faults=faults, kills=kills, patience=3.0, mutant=name)
-            return (await self.play(plan)).verdict.wrong()
+            plan = evolve(SMALL, events=200, roles=("all", "all"), faults=faults, kills=kills, patience=3.0)
+            return (await self.play(evolve(plan, mutant=name))).verdict.wrong()
 
         found = await gatherResults(
             [turns.run(lambda name=name: Deferred.fromCoroutine(wrong_with(name))) for name in MUTANTS]

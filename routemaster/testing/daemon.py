@@ -126,11 +126,14 @@ class Daemon:
         """The embedded Redis's process."""
         return int((self.state_dir / "redis" / "redis.pid").read_text())
 
-    async def start(self) -> None:
-        """Run the bus, and return when it is ready; RuntimeError with its log if it ends instead."""
+    async def start(self, or_until: str = "Routemaster is ready") -> None:
+        """Run the bus, and return when it is ready; RuntimeError with its log if it ends instead.
+
+        `or_until` is what else its log may say that is worth returning for.
+        """
         self.launch()
-        found = await self.line(r"HTTPS on .*:(\d+)$|Routemaster is ready")
-        await self.line(r"Routemaster is ready")
+        found = await self.line(rf"HTTPS on .*:(\d+)$|Routemaster is ready|{or_until}")
+        await self.line(f"Routemaster is ready|{or_until}")
         self.port = int(found[1] or 0)
 
     def launch(self) -> None:

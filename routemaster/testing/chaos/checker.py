@@ -131,7 +131,8 @@ def owed(sent: Sent, window: Window) -> bool:
 
 def _missing(evidence: Evidence, seen: Mapping[str, _Seen]) -> tuple[list[Whose], list[Whose]]:
     """What is owed and was not taken: lost if a later event of its lane was, or if nothing waits any more."""
-    lost, stuck = [], []
+    lost: list[Whose] = []
+    stuck: list[Whose] = []
     for window in evidence.windows:
         name = window.subscriber
         taken = seen[name].taken if name in seen else set[Mark]()
@@ -209,21 +210,25 @@ def _out_of_lane(seen: Iterable[_Seen], published: Mapping[Mark, Sent]) -> list[
 
 def _out_of_line(seen: Iterable[_Seen]) -> list[Whose]:
     """Events that a subscriber saw in another order than the one who saw most of the topic; batches too."""
-    seen = list(seen)
+    everybody = list(seen)
     orders: dict[str, list[list[Mark]]] = defaultdict(list)
-    for each in seen:
+    for each in everybody:
         parts: dict[str, list[Mark]] = defaultdict(list)
         for mark in each.first:
             parts[mark[0]].append(mark)
         for topic, part in parts.items():
             orders[topic].append(part)
-    place = {mark: n for parts in orders.values() for n, mark in enumerate(max(parts, key=len))}
+    place = {mark: n for parts in orders.values() for n, mark in enumerate(_longest(parts))}
     found = []
-    for each in seen:
+    for each in everybody:
         found += _falling(each.name, each.first, place)
         for arrival in each.arrivals:
             found += _falling(each.name, arrival.marks, place)
     return list(dict.fromkeys(found))
+
+
+def _longest(parts: list[list[Mark]]) -> list[Mark]:
+    return max(parts, key=len)
 
 
 def _falling(name: str, marks: Iterable[Mark], place: Mapping[Mark, int]) -> list[Whose]:

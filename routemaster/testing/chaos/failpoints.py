@@ -23,8 +23,6 @@ from typing import Any
 
 from attrs import field, frozen
 
-from routemaster.errors import StoreUnavailable
-
 VARIABLE = "ROUTEMASTER_FAILPOINT"
 ACTIONS = ("kill", "stop", "sleep", "raise")
 LATER = 0.05  #: seconds for what was written to the store to be executed there
@@ -42,7 +40,7 @@ class Place:
 
 
 def _acknowledged(outcome: Any) -> bool:
-    return outcome.verdict.name == "ACKNOWLEDGED"
+    return bool(outcome.verdict.name == "ACKNOWLEDGED")
 
 
 STORE = "routemaster.store.redis:RedisStore"
@@ -109,7 +107,7 @@ class Failpoint:
         elif self.action == "sleep":
             time.sleep(self.seconds)
         else:
-            raise StoreUnavailable(f"failpoint {self}")
+            raise RuntimeError(f"failpoint {self}")
 
 
 def wrap(method: str, wrapper: Callable[[Any], Any]) -> None:
@@ -144,7 +142,7 @@ def _late(original: Any, reached: Callable[[], None]) -> Any:
 
     @wraps(original)
     def wrapped(*args: Any) -> Any:
-        reactor = sys.modules["twisted.internet.reactor"]
+        reactor: Any = sys.modules["twisted.internet.reactor"]
 
         def go_on() -> Any:
             reached()

@@ -244,9 +244,12 @@ async def clean_restart(scene: Scene, chance: random.Random, _: str) -> None:
 
 @fault("failpoint", repeats=1, overlaps=1)
 async def failpoint(scene: Scene, chance: random.Random, name: str) -> None:
-    """A process kills or stops itself, or stands still, at a place in its own work."""
+    """A process kills or stops itself, stands still, or breaks down, at a place in its own work."""
     name = name or chance.choice(list(PLACES))
-    action, seconds = chance.choice((("kill", 0.0), ("kill", 0.0), ("stop", 0.0), ("sleep", 1.5 * scene.lease_ttl)))
+    actions = [("kill", 0.0), ("kill", 0.0), ("stop", 0.0), ("sleep", 1.5 * scene.lease_ttl)]
+    if PLACES[name].role == "worker":  # what publishers are told of errors that nobody foresaw is no matter here
+        actions.append(("raise", 0.0))
+    action, seconds = chance.choice(actions)
     point = Failpoint(name, chance.randint(1, 3), action, seconds)
     member = chance.choice(scene.fleet.of(PLACES[name].role))
     await member.lock.run(lambda: Deferred.fromCoroutine(_arm(scene, member, point)))

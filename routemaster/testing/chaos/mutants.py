@@ -10,6 +10,8 @@ checker must call what follows.
 
 from __future__ import annotations
 
+from itertools import cycle
+
 from attrs import evolve
 
 from routemaster.errors import StoreUnavailable
@@ -121,18 +123,22 @@ def early_answer() -> None:
     wrap("routemaster.group_commit:GroupCommit.publish", early)
 
 
+def _now_and_then():
+    return cycle([*[False] * (OFTEN - 1), True])
+
+
 def double_append() -> None:
     """Now and then a group of events is stored twice."""
 
     def twice(publish):
         async def mutant(self, *args):
-            mutant.calls = (mutant.calls + 1) % OFTEN
-            if not mutant.calls:
+            if next(turns):
                 await publish(self, *args)
             return await publish(self, *args)
 
-        mutant.calls = 0
         return mutant
+
+    turns = _now_and_then()
 
     wrap(f"{STORE}.publish", twice)
 
@@ -143,13 +149,13 @@ def false_refusal() -> None:
     def refuse(publish):
         async def mutant(self, *args):
             stored = await publish(self, *args)
-            mutant.calls = (mutant.calls + 1) % OFTEN
-            if not mutant.calls:
+            if next(turns):
                 raise StoreUnavailable("a mutant refuses")
             return stored
 
-        mutant.calls = 0
         return mutant
+
+    turns = _now_and_then()
 
     wrap(f"{STORE}.publish", refuse)
 

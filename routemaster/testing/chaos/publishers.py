@@ -158,7 +158,8 @@ class Churner:
     def keep_turning(self) -> None:
         """Begin a turn in the background, unless one is under way."""
         if not self._lock.locked:
-            Deferred.fromCoroutine(self.turn()).addErrback(lambda failure: self.troubles.append(str(failure.value)))
+            turning = Deferred.fromCoroutine(self.turn())
+            turning.addErrback(lambda failure: self.troubles.append(str(failure.value)))
 
     async def finish(self) -> None:
         """Return when no turn is under way."""

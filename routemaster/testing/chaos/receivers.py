@@ -29,7 +29,7 @@ class Receivers(ProcessProtocol):
     `habits` are by subscriber; none means that it takes everything.
     """
 
-    transport: Any
+    transport: Any = None
 
     def __init__(self, reactor: Any, pem: Path, seed: str, habits: Mapping[str, Mapping[str, float]]) -> None:
         self._reactor = reactor
@@ -57,8 +57,8 @@ class Receivers(ProcessProtocol):
         self.transport.write(b"calm\n")
 
     async def stop(self) -> None:
-        """End the process."""
-        if not self._ended.called:
+        """End the process, if it was ever started."""
+        if self.transport is not None and not self._ended.called:
             self.transport.closeStdin()
             await self._ended
 

@@ -10,7 +10,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,9 @@ LOOK = 0.2        #: seconds between looks at what is still owed
 CERTAIN = 1.0     #: seconds for an arrival to be on account after the bus says that nothing is owed
 HEALTHY = "sub0"  #: the subscriber that never misbehaves, and is subscribed to all topics
 CHURNER = "churner"
-TROUBLE = {"slow": 5.0, "fail": 6.0, "wait": 2.0, "redirect": 1.0, "cut": 3.0, "half": 2.0, "refuse": 0.5, "hang": 0.2}
+#: habits of receivers, and how often of some hundred times they are met, more or less
+TROUBLE = {"slow": 5.0, "fail": 6.0, "wait": 2.0, "redirect": 1.0, "cut": 3.0, "half": 2.0, "refuse": 0.5,
+           "hang": 0.2}  # fmt: skip
 
 
 @frozen
@@ -161,8 +162,7 @@ class Run:
             return self._report(publishers, churner)
         finally:
             await self.fleet.end()
-            with suppress(AttributeError):  # it may not have come up
-                await self.receivers.stop()
+            await self.receivers.stop()
             for client in self._clients:
                 await client.close()
 
@@ -268,7 +268,9 @@ class Run:
         lost = max((self.fleet.leases_lost(name) for name in (*self._names, CHURNER)), default=0)
         excused = [named(strike.name).excuses(1) for strike in self._strikes]
         # a worker that the machine keeps from renewing its lease in time is a fault like any other
-        allowed = Allowed(sum(each.repeats for each in excused) + lost, sum(each.overlaps for each in excused) + lost)
+        allowed = Allowed(
+            lost + sum(each.repeats for each in excused), lost + sum(each.overlaps for each in excused)
+        )
         shown = figures(evidence, self._strikes, HEALTHY) | {
             "strikes": len(self._strikes), "leases_lost": lost, "reasons": dict(publishers.reasons),
         }  # fmt: skip

@@ -17,6 +17,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -186,11 +187,15 @@ class _Control(LineOnlyReceiver):
         self.over.callback(None)
 
 
+def _own_certificate(path: str) -> CertificateOptions:
+    options: CertificateOptions = PrivateCertificate.loadPEM(Path(path).read_bytes()).options()
+    return options
+
+
 async def main(reactor: Any, arguments: str) -> None:
     """Serve until the input ends."""
     wanted = json.loads(arguments)
-    with open(wanted["pem"], "rb") as file:
-        options = PrivateCertificate.loadPEM(file.read()).options()
+    options = _own_certificate(wanted["pem"])
     control = _Control()
     control.receivers = [
         Receiver(reactor, options, name, habits, str(wanted["seed"]), control.tell)
