@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 
-from routemaster.web.site import Limits, new_app
+from routemaster.web.site import LAST_CALL, Limits, new_app
 from tests.wire import CHUNKED, PUBLISH, Api, Case, Wire, get, head, post, request
 
 
@@ -299,7 +299,7 @@ class SiteTests(Case):
         self.assertEqual((events, wire.clock.getDelayedCalls()), ([], []))
 
     def test_drain(self) -> None:
-        """Draining closes idle connections now, others after their answer, and is over with the last one."""
+        """Draining closes connections after their next answer, idle ones soon, and is over with the last one."""
         wire = self.wire()
         idle = wire.transport
         wire.connect()
@@ -308,6 +308,8 @@ class SiteTests(Case):
         wire.connect()
         wire.send(PUBLISH[:20])
         done = ensureDeferred(wire.site.drain(30))
+        self.assertEqual([idle.disconnecting, busy.disconnecting, wire.closing], [False, False, False])
+        wire.pass_time(LAST_CALL)
         self.assertEqual([idle.disconnecting, busy.disconnecting, wire.closing], [True, False, False])
         self.assertIsNone(wire.site.buildProtocol(wire.peer))
         (answer,) = wire.send(PUBLISH[20:] + PUBLISH)
@@ -319,6 +321,24 @@ class SiteTests(Case):
         self.assertNoResult(done)
         self.assertIs(busy_channel.transport, busy)
         busy.lose()
+        self.successResultOf(done)
+        self.assertEqual(wire.clock.getDelayedCalls(), [])
+
+    def test_last_call(self) -> None:
+        """Who asks when the site stops is answered still, and told to come again over another connection."""
+        wire = self.wire()
+        idle, idle_channel = wire.transport, wire.channel
+        wire.send(PUBLISH)
+        wire.connect()
+        done = ensureDeferred(wire.site.drain(30))
+        wire.pass_time(LAST_CALL / 2)
+        (answer,) = wire.send(PUBLISH)
+        self.assertEqual((answer.status, answer.headers["connection"], wire.closing), (204, "close", True))
+        idle_channel.dataReceived(PUBLISH)
+        self.assertEqual(idle.value().count(b"HTTP/1.1 204"), 2)
+        self.assertTrue(idle.disconnecting)
+        for transport in (idle, wire.transport):
+            transport.lose()
         self.successResultOf(done)
         self.assertEqual(wire.clock.getDelayedCalls(), [])
 

@@ -118,7 +118,7 @@ class BusChannel(HTTPChannel):
             self.loseConnection()
 
     def retire(self) -> None:
-        """The site is stopping: close now if nothing is under way, else after the answer."""
+        """The site has stopped: close now if nothing is under way, else after the answer."""
         if self.state in (State.FRESH, State.IDLE):
             self.loseConnection()
 

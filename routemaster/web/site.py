@@ -31,6 +31,7 @@ from routemaster.web.routing import BusApp, FastKleinResource, new_app
 __all__ = ["BusApp", "BusSite", "FastKleinResource", "Limits", "new_app"]
 
 SWEEP = 1.0  #: seconds from one look for late connections to the next
+LAST_CALL = 0.25  #: seconds for which idle connections are heard when the site stops
 
 
 @frozen
@@ -154,22 +155,28 @@ class BusSite(Site):
     async def drain(self, timeout: float) -> None:
         """End every connection; call it when the port is closed.
 
-        Idle ones close now, others after their answer, which says so. What is
-        left after `timeout` seconds is aborted, its handlers cancelled.
+        Each closes after its next answer, which says so; idle ones when none is
+        asked for within `LAST_CALL`. Were they closed at once, that would cross
+        what clients are sending just then, and those could not know whether it
+        was read. What is left after `timeout` seconds is aborted, its handlers
+        cancelled.
         """
         self.draining = True
-        for channel in list(self._channels):
-            channel.retire()
         if not self._channels:
             return
         drained: Deferred[None] = Deferred()
         self._drained = drained
-        late = self.reactor.callLater(timeout, self._abort)
+        steps = [self.reactor.callLater(LAST_CALL, self._retire), self.reactor.callLater(timeout, self._abort)]
         try:
             await drained
         finally:
-            if late.active():
-                late.cancel()
+            for step in steps:
+                if step.active():
+                    step.cancel()
+
+    def _retire(self) -> None:
+        for channel in list(self._channels):
+            channel.retire()
 
     def _abort(self) -> None:
         self._log.info("aborting {count} connections that did not end in time", count=self.live)
