@@ -85,7 +85,8 @@ def arguments() -> argparse.Namespace:
     add("--kills", type=int, default=default.kills, help="strikes of the fault (default %(default)s)")
     add("--seed", type=int, help="default: a new one, which is printed")
     add("--rate", type=float, default=default.rate, help="events in a second (default %(default)s)")
-    add("--roles", default=",".join(default.roles), help="one for each process (default %(default)s)")
+    add("--roles", default=",".join(default.roles),
+        help="one for each daemon; `web*2` is one with two processes (default %(default)s)")  # fmt: skip
     add("--subscribers", type=int, default=default.subscribers, help="(default %(default)s)")
     add("--topics", type=int, default=default.topics, help="(default %(default)s)")
     add("--at-once", type=int, default=default.at_once, help="strikes under way together (default %(default)s)")

@@ -6,14 +6,18 @@ tells the seed; ROUTEMASTER_TEST_SEED plays it again.
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import sys
 from math import inf
+from pathlib import Path
 from typing import Any
 
 from attrs import evolve
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from routemaster.testing.chaos import account
@@ -25,6 +29,7 @@ from routemaster.testing.chaos.figures import Strike, figures
 from routemaster.testing.chaos.mutants import MUTANTS
 from routemaster.testing.chaos.run import Plan, Report, run
 
+ROOT = Path(__file__).resolve().parent.parent
 SMALL = Plan(seed=0, events=300, rate=500, roles=("web", "web", "worker", "worker"), subscribers=4, kills=0)
 STRICT = [name for name, fault in FAULTS.items() if not fault.repeats]  #: these excuse no repeated delivery
 LENIENT = [name for name, fault in FAULTS.items() if fault.repeats and name != "failpoint"]
@@ -274,3 +279,36 @@ class MutantTests(RunCase):
         )
         for (name, (_, kinds)), wrong in zip(MUTANTS.items(), found, strict=True):
             self.assertTrue(kinds & wrong.keys(), f"{name}: {wrong}")
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines()
+
+
+class CommandTests(TestCase):
+    """`bench/chaos.py`, as it is called by hand."""
+
+    timeout = 240
+
+    async def test_command(self) -> None:
+        """It plays what it is told, prints seed and table, and adds a line to the ledger; wrong is status 1."""
+        ledger = self.mktemp()
+        small = ["--events", "60", "--roles", "all", "--subscribers", "2", "--seed", "5", "--ledger", os.path.abspath(ledger)]
+
+        async def call(*arguments: str) -> tuple[str, int]:
+            command = [str(ROOT / "bench" / "chaos.py"), *small, *arguments]
+            environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+            out, err, status = await getProcessOutputAndValue(sys.executable, command, environment)
+            return (out + err).decode(), status
+
+        (said, status), (wrong, failed) = await gatherResults([
+            Deferred.fromCoroutine(call("--fault", "script-flush+none", "--kills", "2")),
+            Deferred.fromCoroutine(call("--fault", "none", "--kills", "0", "--mutant", "unordered-read")),
+        ])  # fmt: skip
+        self.assertEqual(status, 0, said)
+        self.assertRegex(said, r"^seed 5\n.*accepted.*\n2 faults .* good\n$")
+        self.assertEqual(failed, 1, wrong)
+        self.assertRegex(wrong, "WRONG seed 5: .*reordered")
+        lines = sorted(_lines(ledger), key=lambda line: json.loads(line)["good"])
+        self.assertEqual([json.loads(line)["good"] for line in lines], [False, True])
+        self.assertGreaterEqual(json.loads(lines[1])["accepted"], 60)

@@ -85,9 +85,12 @@ async def nothing(scene: Scene, chance: random.Random, _: str) -> None:
 
 async def _kill(scene: Scene, chance: random.Random, member: Member) -> None:
     async def strike() -> None:
-        await member.kill()
-        await scene.rest(chance.uniform(0, 0.3))
-        await member.start()
+        if member.processes > 1:
+            await member.kill_child(scene.reactor, chance)
+        else:
+            await member.kill()
+            await scene.rest(chance.uniform(0, 0.3))
+            await member.start()
 
     await member.lock.run(lambda: Deferred.fromCoroutine(strike()))
 
@@ -251,7 +254,7 @@ async def failpoint(scene: Scene, chance: random.Random, name: str) -> None:
         actions.append(("raise", 0.0))
     action, seconds = chance.choice(actions)
     point = Failpoint(name, chance.randint(1, 3), action, seconds)
-    member = chance.choice(scene.fleet.of(PLACES[name].role))
+    member = chance.choice([each for each in scene.fleet.of(PLACES[name].role) if each.processes == 1])
     await member.lock.run(lambda: Deferred.fromCoroutine(_arm(scene, member, point)))
 
 

@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,10 +68,15 @@ class RedisUnderTest(Protocol):
 
 
 class Member:
-    """One process of the bus, through all its lives. With `listening` it inherits a socket."""
+    """One daemon, through all its lives: one process of the bus, or the parent of several.
 
-    def __init__(self, daemon: Daemon, name: str, role: str, mutant: str, listening: bool) -> None:
-        self.daemon, self.name, self.role = daemon, name, role
+    With `listening` it inherits a socket.
+    """
+
+    def __init__(
+        self, daemon: Daemon, name: str, role: str, processes: int, mutant: str, listening: bool
+    ) -> None:
+        self.daemon, self.name, self.role, self.processes = daemon, name, role, processes
         self._mutant, self._listening = mutant, listening
         self.lock = DeferredLock()  #: held by the fault that is about it
         self.ready = False
@@ -89,9 +96,25 @@ class Member:
         self.ready = True
 
     async def kill(self) -> None:
-        """SIGKILL."""
+        """SIGKILL to everything."""
         self.ready = False
+        orphans = children(self.daemon.pid) if self.processes > 1 and self.daemon.status is None else []
         await self.daemon.kill()
+        for process in orphans:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+    async def kill_child(self, reactor: Any, chance: random.Random) -> None:
+        """SIGKILL to one of several processes, and return when its parent has started another."""
+        alive = children(self.daemon.pid)
+        victim = chance.choice(sorted(alive))
+        os.kill(victim, signal.SIGKILL)
+
+        def whole() -> bool:
+            present = children(self.daemon.pid)
+            return victim not in present and len(present) >= len(alive)
+
+        await until(reactor, whole, f"{self.name} starts another process", 10)
 
     async def stop(self) -> None:
         """SIGTERM; RuntimeError if it does not end well."""
@@ -102,24 +125,21 @@ class Member:
 
     def signal(self, name: str) -> None:
         """STOP, CONT, to the process and its children, if it has any."""
-        for process in [self.daemon.pid, *children(self.daemon.pid)]:
+        for process in [self.daemon.pid, *(children(self.daemon.pid) if self.processes > 1 else ())]:
             os.kill(process, signal.Signals[f"SIG{name}"])
 
 
 def children(process: int) -> list[int]:
     """The processes that it has started, which run still."""
-    try:
-        listed = Path(f"/proc/{process}/task/{process}/children").read_text()
-    except OSError:
-        return []
-    return [int(each) for each in listed.split()]
+    return [int(each) for each in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
 class Fleet:
     """All members.
 
-    `roles` names one process each: web, worker, all. With `shared` those that
-    serve publishers do it on one listening socket, which outlives them.
+    `roles` names one daemon each: web, worker, all; `web*3` is one with three
+    processes. With `shared` those that serve publishers do it on one listening
+    socket, which outlives them.
     """
 
     def __init__(
@@ -129,16 +149,18 @@ class Fleet:
         self._reactor = reactor
         self._listener = socket.create_server((LOOPBACK, 0), backlog=1024) if shared else None
         self.members = []
-        for number, role in enumerate(roles):
+        for number, entry in enumerate(roles):
+            role, _, processes = entry.partition("*")
             name = f"{role}{number}"
-            own: list[str] = []
+            own = ["--processes", processes] if processes else []
             inherited: list[int] = []
             if self._listener is not None and role != "worker":
-                own, inherited = ["--https", "systemd:domain=INET:index=0"], [self._listener.fileno()]
+                own += ["--https", "systemd:domain=INET:index=0"]
+                inherited = [self._listener.fileno()]
             daemon = Daemon(
                 reactor, place / name, "--role", role, *options, *own, program=PROGRAM, inherited=inherited
             )
-            self.members.append(Member(daemon, name, role, mutant, bool(inherited)))
+            self.members.append(Member(daemon, name, role, int(processes or 1), mutant, bool(inherited)))
 
     def of(self, role: str) -> list[Member]:
         """Those that do the work of web or worker."""
