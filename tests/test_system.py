@@ -28,6 +28,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SkipTest, TestCase
 
+from routemaster.testing.chaos.fleet import stretched
 from routemaster.testing.daemon import LOOPBACK, Answer, Client, Daemon
 from routemaster.testing.redis_server import PrivateRedis, ServerBinary, servers
 from routemaster.testing.zoo import ZOO, Authority, Beast, HttpsSink, Wire
@@ -38,11 +39,6 @@ DEADLINE = 20.0  #: seconds for what ought to take one
 AUTHORITY = Authority()
 SINK_OPTIONS = AUTHORITY.issue()
 Mark = tuple[str, int, int]  #: topic, number of the publisher, number of its event
-
-
-def stretched(seconds: float) -> float:
-    """How long that is on a machine which others keep busy as well."""
-    return seconds * max(1.0, 1.5 * os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 async def until(condition: Callable[[], object], what: str, seconds: float = DEADLINE) -> None:

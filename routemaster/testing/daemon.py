@@ -20,7 +20,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ from zope.interface.declarations import implementer
 LOOPBACK = "127.0.0.1"
 PATIENCE = 60.0  #: seconds for what ought to take one, on a machine that others keep busy
 _ROOT = Path(__file__).resolve().parent.parent.parent
-_RUN = "from twisted.scripts.twistd import run; run()"
+RUN = "from twisted.scripts.twistd import run; run()"  #: for `python -c`
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
@@ -90,17 +90,20 @@ class Daemon:
     """`twistd -n routemaster` on a state directory; it may be started again when it has ended.
 
     `options` follow the word routemaster; --https is given unless it is among
-    them. The environment holds nothing of ours but `environment`.
+    them. The environment holds nothing of ours but `environment`. `program` is
+    Python that runs twistd; `inherited` are descriptors that it gets from 3 on.
     """
 
     def __init__(
-        self, reactor: Any, state_dir: Path, *options: str, environment: Mapping[str, str] | None = None
-    ) -> None:
+        self, reactor: Any, state_dir: Path, *options: str, environment: Mapping[str, str] | None = None,
+        program: str = RUN, inherited: Sequence[int] = (),
+    ) -> None:  # fmt: skip
         self._reactor = reactor
         self.state_dir = state_dir
         self.options = options
         self.environment = dict(environment or {})
         self.port = 0
+        self._program, self._inherited = program, inherited
         self._child = _Child()
 
     @property
@@ -123,24 +126,28 @@ class Daemon:
         """The embedded Redis's process."""
         return int((self.state_dir / "redis" / "redis.pid").read_text())
 
-    async def start(self) -> None:
-        """Run the bus, and return when it is ready; RuntimeError with its log if it ends instead."""
+    async def start(self, or_until: str = "Routemaster is ready") -> None:
+        """Run the bus, and return when it is ready; RuntimeError with its log if it ends instead.
+
+        `or_until` is what else its log may say that is worth returning for.
+        """
         self.launch()
-        found = await self.line(r"HTTPS on .*:(\d+)$|Routemaster is ready")
-        await self.line(r"Routemaster is ready")
+        found = await self.line(rf"HTTPS on .*:(\d+)$|Routemaster is ready|{or_until}")
+        await self.line(f"Routemaster is ready|{or_until}")
         self.port = int(found[1] or 0)
 
     def launch(self) -> None:
         """Run the bus, and return at once."""
         listening = () if "--https" in self.options else ("--https", f"tcp:0:interface={LOOPBACK}")
-        command = [sys.executable, "-c", _RUN, "-n", "routemaster", "--state-dir", str(self.state_dir)]
+        command = [sys.executable, "-c", self._program, "-n", "routemaster", "--state-dir", str(self.state_dir)]
         self.state_dir.mkdir(parents=True, exist_ok=True)
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
         environment = {**kept, "PYTHONPATH": str(_ROOT), **self.environment}
         self._child = _Child()
+        descriptors: dict[int, Any] = {0: "w", 1: "r", 2: "r"}
         self._reactor.spawnProcess(
             self._child, sys.executable, [*command, *listening, *self.options], env=environment,
-            path=str(self.state_dir), childFDs={0: "w", 1: "r", 2: "r"},
+            path=str(self.state_dir), childFDs=descriptors | dict(enumerate(self._inherited, 3)),
         )  # fmt: skip
 
     async def line(self, pattern: str, patience: float = PATIENCE) -> re.Match[str]:

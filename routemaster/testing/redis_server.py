@@ -106,6 +106,11 @@ class PrivateRedis:
         return self._process.pid
 
     @property
+    def url(self) -> str:
+        """As the option `redis_url` names it."""
+        return f"unix://{self.socket_path}"
+
+    @property
     def log(self) -> str:
         """What the server has logged."""
         return Path(self.directory, "log").read_text(errors="replace")
