@@ -27,6 +27,7 @@ from twisted.python import usage
 from routemaster import __version__, logs
 from routemaster.config import OPTIONS, Config, help_texts, load
 from routemaster.errors import ConfigError
+from routemaster.notify import Notifier
 from routemaster.service import Bus, Role
 from routemaster.supervisor import Order, Supervisor
 
@@ -136,6 +137,7 @@ def observer() -> Any:
 
 
 def _refuse(line: str) -> NoReturn:
+    Notifier(os.environ, None).status(line)
     sys.exit(f"routemaster: {line}")
 
 

@@ -68,6 +68,10 @@ class OptionsTests(SynchronousTestCase):
             ("--timeout",): "--timeout",
             ("--timeout", "soon"): "timeout: 'soon'",
             ("--role", "king"): "role 'king'",
+            ("--processes", "0"): "processes '0'",
+            ("--processes", "65"): "processes '65'",
+            ("--processes", "-1"): "processes '-1'",
+            ("--processes", "two"): "processes 'two'",
             ("--config", "/nowhere"): "/nowhere",
             ("surplus",): "only options",
         }.items():
@@ -152,12 +156,15 @@ class ProcessTests(SynchronousTestCase):
         self.at_exit: list[Any] = []
         self.patch(tap.atexit, "register", self.at_exit.append)
         self.reactor = FakeReactor()
-        self.reloads = 0
+        self.reloads = self.replacements = 0
         self.process = Process(self.reactor)
-        self.process.govern(SimpleNamespace(reload=self.reload))  # type: ignore[arg-type]
+        self.process.govern(SimpleNamespace(reload=self.reload, replace=self.replace))  # type: ignore[arg-type]
 
     def reload(self) -> None:
         self.reloads += 1
+
+    def replace(self) -> None:
+        self.replacements += 1
 
     def send(self, number: int) -> None:
         self.installed[number](number, None)
@@ -185,10 +192,10 @@ class ProcessTests(SynchronousTestCase):
         self.assertEqual(set(self.installed.values()), {signal.SIG_IGN})
 
     def test_reload(self) -> None:
-        """HUP reloads; USR1 and USR2 do nothing."""
+        """HUP reloads, USR2 replaces, USR1 does nothing."""
         for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             self.send(number)
-        self.assertEqual((self.reloads, self.reactor.stops), (1, 0))
+        self.assertEqual((self.reloads, self.replacements, self.reactor.stops), (1, 1, 0))
 
     def test_failure(self) -> None:
         """A bus that cannot start stops the reactor once it runs, and bends the status when all is done."""
