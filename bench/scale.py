@@ -69,7 +69,7 @@ def held_back(processes: Sequence[int]) -> Iterator[None]:
 
 
 def processes(quick: bool) -> None:
-    """Ingest of two processes against one, each held to a fifth of a core: on two cores the load needs room too."""
+    """Ingest of two processes against one, each held to a fifth of a core: the load needs room too."""
     ratios = []
     for _ in range(2 if quick else 5):
         rates = {}
