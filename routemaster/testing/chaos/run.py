@@ -273,6 +273,7 @@ class Run:
         )
         shown = figures(evidence, self._strikes, HEALTHY) | {
             "strikes": len(self._strikes), "leases_lost": lost, "reasons": dict(publishers.reasons),
+            "queued": sum(self._queued.values()), "stored": self._stored,
         }  # fmt: skip
         troubles = [*self._troubles, *publishers.strange, *churner.troubles, *self.fleet.amiss()]
         return Report(self._plan, judge(evidence, allowed), allowed, shown, troubles)
