@@ -895,7 +895,7 @@ class RestTests(DeliveryTestCase):
         self.assertGreater(sum(self.store.calls.values()), 3)
 
     def test_store_is_back(self) -> None:
-        """When the store answers again, as a renewal shows, nobody rests any longer: not to settle, nor to read."""
+        """When the store answers again, as a renewal shows, nobody rests any longer, to settle or to read."""
         self.sender.otherwise = None
         self.subscribe("cats")
         worker = self.worker()
