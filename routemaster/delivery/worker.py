@@ -200,6 +200,7 @@ class Worker:
                 self._lose(subscriber)
             else:
                 self._lease_renewed(subscriber, sent)
+                courier.renewed()
                 if version != courier.version:
                     courier.reload()
 
