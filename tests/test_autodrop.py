@@ -154,7 +154,9 @@ class FullRedisContract:
         self.server = PrivateRedis(self.binary)
         self.server.start()
         self.addCleanup(self.server.stop)
-        self.connection = Connection(self.server.address, reactor=reactor, scripts=SCRIPTS.values())
+        self.connection = Connection(
+            self.server.address, reactor=reactor, scripts=SCRIPTS.values(), reply_timeout=15
+        )
         self.connection.start()
         self.addCleanup(lambda: Deferred.fromCoroutine(self.connection.stop()))
         await self.connection.when_connected()
