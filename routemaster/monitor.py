@@ -23,6 +23,7 @@ from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Adapter, Clock, Sample, Snapshot, Store
 from routemaster.metrics.meter import Meter, parse_series, series
 from routemaster.model import SubscriptionFacts, public_name
+from routemaster.repeats import Repeats
 
 OFFICE = "monitor"
 
@@ -46,6 +47,7 @@ class Monitor:
         self._store, self._meter, self._autodrop = store, meter, autodrop
         self._adapter, self._clock = adapter, clock
         self._process, self._interval = process, interval
+        self._repeats = Repeats()
 
     async def flush(self) -> None:
         """Add what was counted here to the totals; what the store refuses is kept for the next time."""
@@ -80,10 +82,20 @@ class Monitor:
             await self._adapter.tell(Snapshot(gauges, _samples(grown)))
         except Exception as error:
             self._meter.count("metrics.failures")
-            self._log.warn("metrics could not be told: {error}", error=str(error) or type(error).__name__)
+            self._failed(str(error) or type(error).__name__)
             return
+        if self._repeats.succeeded(self._clock.seconds()) is not None:
+            self._log.info("metrics are told again")
         if grown:
             await self._store.set_reported({name: totals[name] for name in grown})
+
+    def _failed(self, reason: str) -> None:
+        since = self._repeats.failed(self._clock.seconds(), reason)
+        if since is not None and since.failures == 1:
+            self._log.warn("metrics could not be told: {error}", error=reason)
+        elif since is not None:
+            line = "metrics could not be told, {failures} times since the last line: {error}"
+            self._log.warn(line, failures=since.failures, error=reason)
 
     async def _look(self) -> tuple[list[Sample], dict[str, int]]:
         facts = await self._store.subscriptions()

@@ -239,6 +239,8 @@ class Bus(Service):
     async def _listen(self, endpoint: str, factory: Any, site: BusSite, what: str) -> None:
         try:
             port = await serverFromString(self._reactor, endpoint).listen(factory)
+        except LookupError as error:
+            raise ConfigError(f"cannot listen for {what} on {endpoint}: systemd gave no such socket") from error
         except Exception as error:
             raise ConfigError(f"cannot listen for {what} on {endpoint}: {error}") from error
         self.ports.append(port)

@@ -10,7 +10,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import Clock
-from twisted.logger import globalLogPublisher
+from twisted.logger import capturedLogs, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
@@ -159,6 +159,21 @@ class MonitorTests(SynchronousTestCase):
         self.done(self.monitor.tell())
         told = self.adapter.counters()
         self.assertEqual((told["events.published|topic=cats"], told["metrics.failures"]), (3, 1))
+
+    def test_a_service_that_is_down_for_long(self) -> None:
+        """An adapter that is down is a line a minute in the log, and one when it is back."""
+        self.adapter.error = OSError("no route")
+        with capturedLogs() as events:
+            for _ in range(13):
+                self.done(self.monitor.tell())
+                self.clock.advance(10)
+            self.adapter.error = None
+            self.done(self.monitor.tell())
+        self.assertEqual([formatEvent(event) for event in events], [
+            "metrics could not be told: no route",
+            *["metrics could not be told, 6 times since the last line: no route"] * 2,
+            "metrics are told again",
+        ])  # fmt: skip
 
     def test_store_trouble(self) -> None:
         """Counts that the store refused are kept; those that it may have taken are not counted twice."""

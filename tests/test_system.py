@@ -410,20 +410,22 @@ class CommandLineTests(SystemCase):
         return told[0]
 
     async def test_refusals(self) -> None:
-        """A taken state directory, a taken port, an ill-formed option: one line each, and status 1."""
+        """A taken state directory or port, a missing socket, an ill-formed option: one line each, and status 1."""
         first = self.daemon()
         await first.start()
-        line, port, option = await gatherResults([
+        line, port, option, unit = await gatherResults([
             Deferred.fromCoroutine(each)
             for each in (
                 self.refused(),
                 self.refused("--https", f"tcp:{first.port}:interface={LOOPBACK}", name="two"),
                 self.refused("--lease-ttl", "soon", name="three"),
+                self.refused("--https", "systemd:domain=INET:index=0", name="four"),
             )
         ])
         self.assertIn(f"another routemaster (pid {first.pid}) uses the state directory", line)
         self.assertIn(f"cannot listen for HTTPS on tcp:{first.port}", port)
         self.assertIn("lease_ttl: 'soon'", option)
+        self.assertIn("systemd gave no such socket", unit)
         await self.ok(self.client(first).publish("cats", 1))
 
     async def printed(self, *options: str, **environment: str) -> str:

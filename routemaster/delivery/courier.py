@@ -29,12 +29,12 @@ from twisted.logger import Logger
 from routemaster.delivery.backlog import Backlog, Entry
 from routemaster.delivery.health import pause
 from routemaster.delivery.machine import Facts, State, Step, decide
-from routemaster.delivery.repeats import Allowances
 from routemaster.delivery.telling import Telling
 from routemaster.delivery.watch import Watch
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Ack, Clock, Grant, Held, Meter, Outcome, Reading, Sender, Store, Timer, Verdict
 from routemaster.model import EventID, Subscription, public_name
+from routemaster.repeats import Allowances
 
 STORE_RETRY = 0.2          #: seconds before the store is asked again after it was away, growing ...
 STORE_RETRY_LONGEST = 2.0  #: ... up to this

@@ -33,13 +33,13 @@ from twisted.logger import Logger
 from routemaster.delivery.courier import Context, Courier
 from routemaster.delivery.health import pause
 from routemaster.delivery.peers import Peers
-from routemaster.delivery.repeats import Allowances
 from routemaster.delivery.store_time import StoreTime
 from routemaster.delivery.telling import sum_up
 from routemaster.delivery.watch import Watch
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Clock, Grant, Held, Meter, Sender, Store
 from routemaster.model import EventID, public_name
+from routemaster.repeats import Allowances
 
 AT_ONCE = 100  #: leases asked for together
 MARGIN = 0.1   #: share of a lease's life before its end in which it counts as lost
@@ -228,7 +228,8 @@ class Worker:
         self._leased_until.pop(subscriber, None)
         courier = self._couriers.get(subscriber)
         if courier is not None:
-            self._log.warn("lost the lease on '{name}'", name=courier.name)
+            if self._context.allowances.leases.take(courier.name, ""):
+                self._log.warn("lost the lease on '{name}'", name=courier.name)
             courier.abort()
 
     # -- sharing out
