@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from random import random
+from time import time
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -86,6 +87,7 @@ def adapter(config: Config, reactor: Any) -> Adapter | None:
             config.datadog_app_key or "",
             config.monitor_interval,
             config.datadog_url,
+            wall=time,
         )
     return None
 

@@ -42,10 +42,14 @@ class Monitor:
         clock: Clock,
         process: str,
         interval: float,
+        wall: Callable[[], float] | None = None,
     ) -> None:
-        """`process` is unique among live processes; `interval` in seconds; no adapter: nobody is told."""
+        """`process` is unique among live processes; `interval` in seconds; no adapter: nobody is told.
+
+        `wall` tells the time of day, if the clock's is another.
+        """
         self._store, self._meter, self._autodrop = store, meter, autodrop
-        self._adapter, self._clock = adapter, clock
+        self._adapter, self._clock, self._wall = adapter, clock, wall or clock.seconds
         self._process, self._interval = process, interval
         self._repeats = Repeats()
 
@@ -100,7 +104,7 @@ class Monitor:
     async def _look(self) -> tuple[list[Sample], dict[str, int]]:
         facts = await self._store.subscriptions()
         figures, marks = await self._store.figures(), await self._autodrop.marks()
-        now = self._clock.seconds()
+        now = self._wall()
         due = sum(batches_due(fact, now) for fact in facts)
         events = _by_name(facts, lambda fact: fact.queued)
         gauges = [

@@ -21,6 +21,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
+from time import time
 from typing import Any
 
 from twisted.application.service import Service
@@ -79,7 +80,7 @@ class Bus(Service):
         Raises ConfigError if a file that the configuration names cannot be used.
         """
         self._config, self._role, self._reactor, self._on_failure = config, role, reactor, on_failure
-        certificate, key = assembly.certificate_files(config, reactor.seconds())
+        certificate, key = assembly.certificate_files(config, time())
         self._tls = None if role is Role.WORKER else ReloadableTLS(certificate, key)
         self._sender = None if role is Role.WEB else assembly.sender(config, reactor, certificate)
         self._process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -138,7 +139,7 @@ class Bus(Service):
         doorkeeper = Doorkeeper(config.clients, config.root_key, store)
         autodrop = assembly.autodrop(config, store)
         monitor = Monitor(
-            store, self._meter, autodrop, self._adapter, reactor, self._process, config.monitor_interval
+            store, self._meter, autodrop, self._adapter, reactor, self._process, config.monitor_interval, time
         )
         tokens = Periodic("reading tokens", doorkeeper.poll, TOKEN_POLL, reactor)
         parts = [
@@ -192,7 +193,8 @@ class Bus(Service):
                 return connection.connected and not self._stopping
 
             limits = assembly.api_limits(config)
-            await self._open_ports(Api(store, doorkeeper, reactor, limits, self._meter, exposition, ready))
+            api = Api(store, doorkeeper, reactor, limits, self._meter, exposition, ready, wall=time)
+            await self._open_ports(api)
         self._count_processes("start")
         self._notifier.ready()
         self._log.info("Routemaster is ready")
@@ -227,12 +229,12 @@ class Bus(Service):
         limits = assembly.site_limits(config)
         resource = api.app.resource()
         assert self._tls is not None  # noqa: S101  # for the type: the caller has asked
-        site = BusSite(resource, reactor=self._reactor, limits=limits)
+        site = BusSite(resource, reactor=self._reactor, limits=limits, wall=time)
         site.noisy = False
         await self._listen(config.https, self._tls.wrap(site), site, "HTTPS")
         if config.http is not None:
             redirect = RedirectResource(config.public_url, resource, config.trusted_proxies)
-            plain = BusSite(redirect, reactor=self._reactor, limits=limits)
+            plain = BusSite(redirect, reactor=self._reactor, limits=limits, wall=time)
             plain.noisy = False
             await self._listen(config.http, plain, plain, "plain HTTP")
 
@@ -273,7 +275,7 @@ class Bus(Service):
             except ConfigError as error:
                 self._log.error("the old certificate is kept: {error}", error=error)
             else:
-                days = self._tls.days_left(self._reactor.seconds())
+                days = self._tls.days_left(time())
                 self._log.info("the certificate is read again; it is good for {days} days", days=int(days))
 
     # -- stop

@@ -28,6 +28,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from time import time
 from typing import Any
 from urllib.parse import quote
 
@@ -77,7 +78,7 @@ class Supervisor(Service):
         Raises ConfigError if a file that the configuration names cannot be used.
         """
         self._order, self._config, self._reactor, self._on_failure = order, order.config, reactor, on_failure
-        assembly.certificate_files(order.config, reactor.seconds())  # made once, not by each child
+        assembly.certificate_files(order.config, time())  # made once, not by each child
         self._notifier = Notifier(os.environ, reactor)
         self._embedded: EmbeddedRedis | None = None
         self._reporter = assembly.reporter(order.config, reactor)

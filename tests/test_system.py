@@ -16,8 +16,11 @@ import shutil
 import signal
 import socket
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -640,6 +643,27 @@ class DoorTests(SystemCase):
         self.assertEqual(await daemon.stop(), 0)
         self.assertIn("Routemaster has stopped", log.read_text())
         self.assertEqual(daemon.log, "", "standard error is left alone")
+
+    async def test_time_of_day(self) -> None:
+        """What the bus tells of time is the time of day, though its timers go by a clock that nobody sets."""
+        daemon = self.daemon()
+        await daemon.start()
+        client = self.client(daemon)
+        sink = self.sink()
+        before = time.time() - 1
+        await self.make_topics(client, "cats")
+        await self.ok(client.subscribe(sink.url, "cats", timeout=0))
+        await self.ok(client.publish("cats", 1))
+        await until(lambda: sink.received, "the delivery")
+        answer = await client.ask("GET", "/health/ping")
+        told = [
+            sink.batches[0][0]["t"] / 1000,
+            datetime.fromisoformat(answer.json["pong"]).timestamp(),
+            parsedate_to_datetime(answer.headers.getRawHeaders("Date")[0]).timestamp(),
+        ]
+        for moment in told:
+            self.assertTrue(before - 1 < moment < time.time() + 1, told)
+        self.assertEqual(await daemon.stop(), 0)
 
     async def test_plain_http(self) -> None:
         """Plain HTTP is answered 308 to the same path and query at the public URL."""
