@@ -24,7 +24,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from routemaster.errors import StoreBroken, StoreUnavailable
-from routemaster.store.address import RedisAddress
+from routemaster.store.address import Whereabouts
 from routemaster.store.replies import CredentialsRefused
 from routemaster.store.wire import Wire
 
@@ -56,6 +56,15 @@ class OneWire(Factory):
         return self._build()
 
 
+async def greet(wire: Wire, address: Whereabouts) -> None:
+    """Say who we are, and which database we mean."""
+    if address.password is not None:
+        names = (address.user,) if address.user else ()
+        await wire.execute_command(b"AUTH", *names, address.password)
+    if address.db:
+        await wire.execute_command(b"SELECT", b"%d" % address.db)
+
+
 class Link:
     """The loop described above.
 
@@ -68,7 +77,7 @@ class Link:
 
     def __init__(
         self,
-        address: RedisAddress,
+        address: Whereabouts,
         *,
         reactor: Any,
         build: Callable[[str], Wire],
@@ -134,7 +143,7 @@ class Link:
             wire: Wire | None = None
             try:
                 wire = await endpoint.connect(self._factory)
-                await self._greet(wire)
+                await greet(wire, self._address)
                 await self._prepare(wire)
                 if await self._serve(wire) > self._pace.maxDelay:
                     failures = 1
@@ -146,14 +155,6 @@ class Link:
             if not self._stopping:
                 with suppress(CancelledError):
                     await deferLater(self._reactor, SLOW if slow else self._pace.pause(failures), lambda: None)
-
-    async def _greet(self, wire: Wire) -> None:
-        address = self._address
-        if address.password is not None:
-            names = (address.user,) if address.user else ()
-            await wire.execute_command(b"AUTH", *names, address.password)
-        if address.db:
-            await wire.execute_command(b"SELECT", b"%d" % address.db)
 
     async def _serve(self, wire: Wire) -> float:
         """Be up until the connection is lost; how many seconds that was."""
