@@ -169,15 +169,16 @@ class Worker:
         """Renew leases, find what changed, take what is free. Raises StoreUnavailable."""
         self.expire()
         await self._renew()
-        if not self._stopping:
-            # after the leases, which thus end first: whoever sees this worker gone can take them
-            left = await self._store.announce(self._name, self._rules.lease_ttl)
-            self._peers.heard(left, self._clock.seconds())
         topics = self._watch.topics()
         told = {topic: self._watch.tail(topic) for topic in topics}
         for topic, tail in (await self._store.tails(topics)).items():
             self._watch.correct(topic, told[topic], tail)
             self._watch.advance(topic, None, tail)
+        # last what lies in one place for all: on a cluster that may be away while the rest is there
+        if not self._stopping:
+            # after the leases, which thus end first: whoever sees this worker gone can take them
+            left = await self._store.announce(self._name, self._rules.lease_ttl)
+            self._peers.heard(left, self._clock.seconds())
         known = await self._store.subscribers()
         for notes in (self._held_until, self._left_until, self._breakdowns):
             for gone in notes.keys() - known:

@@ -27,6 +27,8 @@ class Readings:
     async def read(self, subscriber: str, after: Start, most: int, most_bytes: int) -> Reading:
         """The oldest events that are owed from these topics."""
         bundles = self._redis.bundles(after, lambda topic: self._keys.topic(topic)[0])
+        if not bundles:
+            return Reading((), {})
         if len(bundles) == 1:
             part, places = await self._part(subscriber, bundles[0], after, most, most_bytes)
             return Reading(part.entries, places)
