@@ -16,7 +16,7 @@ from tests.test_system import BATCH, Load, Sink, SystemCase, stretched, until
 
 TOPICS = ("ants", "bats", "cats", "dogs", "eels", "fish")
 KEYS = Keys("rm")
-TTL = 1.0     #: seconds that a lease lasts
+TTL = 4.0     #: seconds that a lease lasts
 OUTAGE = 8.0  #: seconds in which a lost node must have been replaced; the cluster itself needs some 2
 
 

@@ -20,6 +20,7 @@ from urllib.parse import SplitResult, parse_qs, unquote, unquote_to_bytes, urlsp
 
 from attrs import evolve, field, frozen
 from OpenSSL.crypto import Error as CertificateError
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import Certificate, optionsForClientTLS, platformTrust, trustRootFromCertificates
@@ -42,27 +43,25 @@ def _wrong(what: str) -> ConfigError:
     )
 
 
+class Locator(Protocol):
+    """Says where to connect to, each time anew."""
+
+    async def locate(self) -> RedisAddress:
+        """Where to connect to now; what it raises fails the attempt."""
+
+    async def moved(self, address: RedisAddress) -> str:
+        """Return, with the reason, when a connection to that address is of no use any more."""
+
+
 class Whereabouts(Protocol):
-    """What a connection needs to know: a fixed address, or one that is settled anew for each connection."""
+    """What a connection needs to know: one address, or how to find out."""
 
     @property
     def label(self) -> str:
         """The place, without user and password."""
 
-    @property
-    def user(self) -> bytes | None:
-        """As whom to speak; None: the default user."""
-
-    @property
-    def password(self) -> bytes | None:
-        """None: no AUTH is sent."""
-
-    @property
-    def db(self) -> int:
-        """The database to select."""
-
-    def endpoint(self, reactor: object) -> Any:
-        """What connects there."""
+    def locator(self, reactor: object) -> Locator:
+        """Who says where it is. ConfigError if it cannot be used at all."""
 
 
 @frozen
@@ -116,6 +115,11 @@ class RedisAddress:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}" + (f"/{self.db}" if self.db else "")
 
+    def locator(self, reactor: object) -> Fixed:
+        """Who says where it is. ConfigError if `ca_file` cannot be read."""
+        self.endpoint(reactor)
+        return Fixed(self)
+
     def endpoint(self, reactor: object, connect_timeout: float = 1.0) -> IStreamClientEndpoint:
         """What connects there; `connect_timeout` in seconds is for the TCP part of each address.
 
@@ -130,6 +134,21 @@ class RedisAddress:
         if self.tls:
             endpoint = wrapClientTLS(optionsForClientTLS(self.host, _trust(self.ca_file)), endpoint)
         return cast(IStreamClientEndpoint, endpoint)
+
+
+class Fixed:
+    """The locator of a server that stays where it is."""
+
+    def __init__(self, address: RedisAddress) -> None:
+        self._address = address
+
+    async def locate(self) -> RedisAddress:
+        """Always there."""
+        return self._address
+
+    async def moved(self, address: RedisAddress) -> str:
+        """Never returns."""
+        return await Deferred[str]()
 
 
 @frozen

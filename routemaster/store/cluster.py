@@ -26,13 +26,12 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
 from routemaster.errors import StoreUnavailable
-from routemaster.store.address import ClusterAddress
+from routemaster.store.address import ClusterAddress, RedisAddress
 from routemaster.store.connection import Connection, Script
-from routemaster.store.link import OneWire
 from routemaster.store.nodes import Absent, Node, Nodes, name_of
 from routemaster.store.replies import NotNow, Redirected
 from routemaster.store.slots import Place, slot_of
-from routemaster.store.wire import Reply, Wire
+from routemaster.store.wire import Reply
 
 HOPS = 3          #: redirections in a row that are followed without a pause
 SHORTEST = 0.01   #: seconds before a call is sent again, growing ...
@@ -42,39 +41,26 @@ Call = Callable[[Node, bool], Deferred[Reply]]  #: sends a call to a node, right
 
 
 class Anywhere:
-    """Plays the address of one node: each connection goes to another, and is given up when its node leaves."""
+    """Whereabouts of any node that lives: each connection goes to another, and ends when its node leaves."""
 
-    db = 0
-
-    def __init__(self, address: ClusterAddress) -> None:
-        self.label = address.label
-        self.user, self.password = address.seeds[0].user, address.seeds[0].password
-        self.nodes: Nodes  # set by the cluster
-        self._reactor: Any = None
+    def __init__(self, label: str, nodes: Nodes) -> None:
+        self.label, self._nodes = label, nodes
         self._last: Place | None = None
-        self._wire: Wire | None = None
 
-    def endpoint(self, reactor: Any) -> Anywhere:
-        """It plays the endpoint too."""
-        self._reactor = reactor
+    def locator(self, reactor: object) -> Anywhere:
+        """Itself."""
         return self
 
-    def connect(self, factory: OneWire) -> Deferred[Wire]:
-        """Connect to some node that lives."""
-        return Deferred.fromCoroutine(self._connect(factory))
+    async def locate(self) -> RedisAddress:
+        """A node that lives, as far as is known; not the last one if there is another."""
+        address = self._nodes.some(self._last)
+        self._last = address.host, address.port
+        return address
 
-    async def _connect(self, factory: OneWire) -> Wire:
-        address = self.nodes.some(self._last)
-        self._last, self._wire = (address.host, address.port), None
-        endpoint: Any = address.endpoint(self._reactor)
-        wire: Wire = await endpoint.connect(factory)
-        self._wire = wire
-        return wire
-
-    def keep_to(self, places: set[Place]) -> None:
-        """The cluster has these nodes; on a connection to another one nothing would be heard any more."""
-        if self._wire is not None and self._wire.usable and self._last not in places:
-            self._wire.give_up("its node has left the cluster, or lost its slots")
+    async def moved(self, address: RedisAddress) -> str:
+        """Return when nothing is heard at that node any more."""
+        await self._nodes.when_gone((address.host, address.port))
+        return "its node has left the cluster, or lost its slots"
 
 
 class Cluster:
@@ -95,9 +81,8 @@ class Cluster:
         on_up: Callable[[], None] | None = None,
     ) -> None:
         self._clock, self._chance, self._patience = reactor, chance, reply_timeout
-        self.address = Anywhere(address)  #: where hints can be listened for
-        self._nodes = Nodes(address, reactor, reply_timeout, scripts, on_up, self.address.keep_to)
-        self.address.nodes = self._nodes
+        self._nodes = Nodes(address, reactor, reply_timeout, scripts, on_up)
+        self.address = Anywhere(address.label, self._nodes)  #: where hints can be listened for
 
     def start(self) -> None:
         """Begin to connect; ConfigError if the address cannot be used at all."""

@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from routemaster.errors import StoreUnavailable
 from routemaster.store.address import ClusterAddress, RedisAddress
 from routemaster.store.connection import Connection, Script
-from routemaster.store.link import OneWire, greet
+from routemaster.store.link import OneWire
 from routemaster.store.replies import Redirected
 from routemaster.store.slots import Place, SlotMap, owners
 from routemaster.store.wire import Reply, Wire
@@ -56,8 +56,7 @@ class Node(Connection):
 class Nodes:
     """The connections of one process to the primaries of one cluster.
 
-    `on_up` is called when all are connected, after one was not; `on_change`
-    with the places of those that have slots, when these are others.
+    `on_up` is called when all are connected, after one was not.
     """
 
     _log = Logger()
@@ -69,11 +68,10 @@ class Nodes:
         reply_timeout: float,
         scripts: Iterable[Script],
         on_up: Callable[[], None] | None,
-        on_change: Callable[[set[Place]], None],
     ) -> None:
         self._address, self._clock = address, reactor
         self._reply_timeout, self._scripts = reply_timeout, tuple(scripts)
-        self._on_up, self._on_change = on_up, on_change
+        self._on_up = on_up
         self.name = f"Redis Cluster at {address.label}"
         self._map = SlotMap()
         self._nodes: dict[Place, Node] = {}
@@ -84,6 +82,7 @@ class Nodes:
         self._loop: Deferred[None] | None = None
         self._nap: Deferred[None] | None = None
         self._waiters: list[Deferred[None]] = []
+        self._leaving: list[tuple[Place, Deferred[None]]] = []  #: who wants to know when a node goes
         self._closing: set[Deferred[None]] = set()
         self._turn = count()
 
@@ -113,6 +112,12 @@ class Nodes:
         waiter: Deferred[None] = Deferred(self._waiters.remove)
         self._waiters.append(waiter)
         return waiter
+
+    def when_gone(self, place: Place) -> Deferred[None]:
+        """Fires when the nodes with slots change, and none at this place is among them. Can be cancelled."""
+        entry: tuple[Place, Deferred[None]] = place, Deferred(lambda _: self._leaving.remove(entry))
+        self._leaving.append(entry)
+        return entry[1]
 
     # -- who there is
 
@@ -197,7 +202,9 @@ class Nodes:
         if places != before:
             names = ", ".join(name_of(place) for place in sorted(places))
             self._log.info("the Redis Cluster has {count} primaries: {names}", count=len(places), names=names)
-            self._on_change(places)
+            for place, gone in [entry for entry in self._leaving if entry[0] not in places]:
+                self._leaving.remove((place, gone))
+                gone.callback(None)
         kept = self._clock.seconds() - KEEP
         for place in [p for p, node in self._nodes.items() if p not in places and node.named < kept]:
             self._close(self._nodes.pop(place))
@@ -268,7 +275,8 @@ class Nodes:
         endpoint: Any = address.endpoint(self._clock)
         wire = await endpoint.connect(build)
         try:
-            await greet(wire, address)
+            if address.password is not None:
+                await wire.execute_command(b"AUTH", *filter(None, (address.user,)), address.password)
             return await wire.execute_command(b"CLUSTER", b"SLOTS")
         finally:
             wire.give_up("it was closed by us")
