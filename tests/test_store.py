@@ -22,6 +22,7 @@ from routemaster.store.keys import Keys
 from routemaster.store.memory import MemoryStore
 from routemaster.store.redis import RedisStore
 from routemaster.store.scripts import SCRIPTS
+from routemaster.store.slots import slot_of
 from routemaster.store.wakeups import Wakeups
 from routemaster.testing.redis_cluster import PrivateCluster, shared_cluster
 from routemaster.testing.redis_server import PrivateRedis, ServerBinary, servers, shared
@@ -729,6 +730,55 @@ class ClusterStoreContract(RedisStoreContract):
             gone += dropped
         self.assertEqual(gone, len(there))
         self.assertEqual(await self.fragments(*topics), [t.encode() for t in topics if t not in there])
+
+    def move(self, *keys: bytes) -> None:
+        """Begin to move the slots of these keys; the keys stay where they are."""
+        for slot in {slot_of(key) for key in keys}:
+            source = self.server.holder(slot)
+            self.server.open_move(slot, next(node for node in self.server.nodes if node is not source))
+            self.addCleanup(self.server.cancel_move, slot)
+
+    def stay(self, *keys: bytes) -> None:
+        for slot in {slot_of(key) for key in keys}:
+            self.server.cancel_move(slot)
+
+    async def tried(self, call: Coroutine[Any, Any, Any]) -> None:
+        """Make a call that succeeds or is refused whole: what is half done would be no such refusal."""
+        try:
+            await call
+        except StoreUnavailable as error:
+            self.assertFalse(error.outcome_unknown)
+
+    async def test_no_script_ends_half_way(self) -> None:
+        """While a slot moves a script that deletes a key does not stumble over its absence."""
+        await self.create("cats", "dogs")
+        await self.store.subscribe(subscription("cats", "dogs"))
+        await self.publish("cats", b"1", b"2", b"3", b"4")
+        grant = await self.grant()
+        await self.store.announce("w1", 60)
+        await self.store.elect("monitor", "p1", 60)
+        cats, dogs, keys = self.keys.topic("cats"), self.keys.topic("dogs"), self.keys
+        moving = (cats[0], dogs[0], keys.lease("sub"), keys.workers, keys.office("monitor"))
+        self.move(*moving)
+        reading = await self.read("cats", most=2)
+        membership = reading.places["cats"].cursor.membership
+        ack = Ack("cats", membership, reading.entries[-1][1])
+        places = await self.store.acknowledge("sub", "w1", grant.epoch, [ack])
+        self.assertEqual(places["cats"].cursor.sent, 2)
+        self.assertEqual((await self.store.drop_oldest(3)).lost, {"sub": 1})
+        self.assertTrue(await self.store.elect("monitor", "p1", 60))
+        await self.store.announce("w1", 60)
+        self.assertEqual((await self.store.renew("w1", {"sub": grant.epoch}))[1], {"sub": grant.version})
+        await self.tried(self.store.leave("sub", "dogs"))
+        await self.tried(self.store.leave("sub", "cats"))
+        await self.tried(self.store.delete_topic("cats", "pub"))
+        self.stay(*moving)
+        facts = await self.facts()
+        self.assertEqual((facts.sent, facts.dropped, facts.queued), (2, 1, 1))
+        self.move(*moving)
+        await self.tried(self.store.unsubscribe("sub"))
+        self.stay(*moving)
+        self.assertIsNone(await self.facts())
 
 
 CONTRACTS: dict[str, Any] = {"": RedisStoreContract, "Cluster": ClusterStoreContract}

@@ -190,6 +190,10 @@ class PrivateCluster:
         for node in (target, *(node for node in primaries if node is not target)):
             node.ask("CLUSTER", "SETSLOT", slot, "NODE", target.id)
 
+    def cancel_move(self, slot: int) -> None:
+        """The slot stays where it is."""
+        self.call(b"CLUSTER", b"SETSLOT", b"%d" % slot, b"STABLE")
+
     # -- all nodes
 
     def call(self, *args: bytes) -> None:
