@@ -46,6 +46,7 @@ class Node(Connection):
     def __init__(self, address: RedisAddress, born: float, **options: Any) -> None:
         super().__init__(address, **options)
         self.born = self.named = born  #: when it was learnt of, and when last named in a redirection
+        self.met = False               #: whether it has ever been connected
 
     def evaluate(self, script: Script, keys: Iterable[bytes], args: Iterable[bytes]) -> Deferred[Reply]:
         """The reply of a script that is sent as text."""
@@ -151,7 +152,7 @@ class Nodes:
     def is_new(self, place: Place | None) -> bool:
         """Whether the node has just been learnt of, and so may be connected any moment."""
         node = self._nodes.get(place) if place else None
-        return node is not None and self._clock.seconds() < node.born + FIRST_CONTACT
+        return node is not None and not node.met and self._clock.seconds() < node.born + FIRST_CONTACT
 
     def some(self, but: Place | None) -> RedisAddress:
         """The address of a node that lives as far as is known, of another one than `but` if possible."""
@@ -212,6 +213,8 @@ class Nodes:
 
     def _check(self) -> None:
         """See whether all nodes are connected, and tell those who wait for that."""
+        for node in self._nodes.values():
+            node.met = node.met or node.connected
         was = self._whole
         self._whole = bool(self._places) and all(self._nodes[place].connected for place in self._places)
         if was or not self._whole:
