@@ -6,6 +6,7 @@ here they are made.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from random import random
 from time import time
@@ -25,6 +26,10 @@ from routemaster.metrics.printing import Printing
 from routemaster.metrics.statsd import Statsd
 from routemaster.reporters import Reporter, make_reporter
 from routemaster.sender import TreqSender
+from routemaster.store.address import ClusterAddress, RedisAddress
+from routemaster.store.cluster import Cluster
+from routemaster.store.connection import Connection
+from routemaster.store.scripts import SCRIPTS
 from routemaster.web.api import Limits as ApiLimits
 from routemaster.web.site import Limits as SiteLimits
 
@@ -54,6 +59,21 @@ def sender(config: Config, reactor: Any, certificate: Path) -> TreqSender:
         ca_files=own if config.ca_file is None else [*own, config.ca_file],
         max_open=config.max_open_deliveries,
     )
+
+
+def connection(
+    config: Config, reactor: Any, address: RedisAddress | ClusterAddress, on_up: Callable[[], None]
+) -> Connection | Cluster:
+    """To one Redis, or to all nodes of a cluster; not started yet."""
+    options: dict[str, Any] = {
+        "reactor": reactor,
+        "reply_timeout": config.redis_timeout,
+        "scripts": SCRIPTS.values(),
+        "on_up": on_up,
+    }
+    if isinstance(address, ClusterAddress):
+        return Cluster(address, chance=random, **options)
+    return Connection(address, **options)
 
 
 def worker(config: Config, reactor: Any, process: str, store: Store, sender: Sender, meter: Meter) -> Worker:

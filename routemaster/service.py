@@ -40,13 +40,13 @@ from routemaster.metrics.meter import Meter
 from routemaster.monitor import Monitor
 from routemaster.notify import Notifier
 from routemaster.periodic import Periodic
-from routemaster.store.address import RedisAddress
+from routemaster.store.address import ClusterAddress, RedisAddress, parse_address
+from routemaster.store.cluster import Cluster
 from routemaster.store.connection import Connection
 from routemaster.store.embedded import EmbeddedRedis
 from routemaster.store.facts import fact_lines
 from routemaster.store.keys import Keys
 from routemaster.store.redis import RedisStore
-from routemaster.store.scripts import SCRIPTS
 from routemaster.store.wakeups import Wakeups
 from routemaster.web.api import Api
 from routemaster.web.auth import Doorkeeper
@@ -128,13 +128,7 @@ class Bus(Service):
             look()
             self._background(self._describe(connection))
 
-        connection = Connection(
-            address,
-            reactor=reactor,
-            reply_timeout=config.redis_timeout,
-            scripts=SCRIPTS.values(),
-            on_up=connected,
-        )
+        connection = assembly.connection(config, reactor, address, connected)
         store = RedisStore(connection, config.namespace, config.lease_ttl)
         doorkeeper = Doorkeeper(config.clients, config.root_key, store)
         autodrop = assembly.autodrop(config, store)
@@ -174,7 +168,7 @@ class Bus(Service):
             elif worker is not None:
                 worker.hear(message)
 
-        wakeups = Wakeups(address, keys.wakeups, reactor=reactor, on_message=hear, on_up=look)
+        wakeups = Wakeups(connection.address, keys.wakeups, reactor=reactor, on_message=hear, on_up=look)
         wakeups.start()
         self._undo.append(wakeups.stop)
         self._undo.append(lambda: self._close_metrics(monitor))
@@ -204,10 +198,10 @@ class Bus(Service):
         if self._stopping:
             raise CancelledError
 
-    async def _redis(self) -> RedisAddress:
+    async def _redis(self) -> RedisAddress | ClusterAddress:
         config = self._config
         if config.redis_url is not None:
-            return RedisAddress.parse(config.redis_url)
+            return parse_address(config.redis_url)
         embedded = EmbeddedRedis(self._reactor, config.state_dir)
         self._undo.append(embedded.stop)
         return await embedded.start()
@@ -250,9 +244,9 @@ class Bus(Service):
         self._log.info("{what} on {address}", what=what, address=_label(port.getHost()))
         self._go_on()
 
-    async def _describe(self, connection: Connection) -> None:
+    async def _describe(self, connection: Connection | Cluster) -> None:
         try:
-            facts = await connection.describe()
+            facts = {name: await node.describe() for name, node in connection.nodes.items()}
         except StoreUnavailable:
             return  # it went again; the next connection tells
         for level, line in fact_lines(facts):

@@ -210,8 +210,8 @@ class MonitorTests(SynchronousTestCase):
         """How near autodrop is, is a gauge of its own, to be alerted on with one number."""
         for used, nearness in ((0, 0), (850, 0.5), (901, 1.01)):
 
-            async def figures(used: int = used) -> StoreFigures:
-                return StoreFigures(used, 0, 0.0, 0.0)
+            async def figures(used: int = used) -> list[StoreFigures]:
+                return [StoreFigures(used, 0, 0.0, 0.0)]
 
             self.patch(self.store, "figures", figures)
             text = exposition(self.done(self.monitor.measure()), "test").decode()

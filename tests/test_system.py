@@ -97,7 +97,8 @@ class Load:
     deliver its accepted events in the order of their numbers.
     """
 
-    def __init__(self, client: Client, topics: tuple[str, ...], publishers: int = 2) -> None:
+    def __init__(self, client: Client, topics: tuple[str, ...], publishers: int = 2, first: int = 0) -> None:
+        """`first` is the number of the first publisher of each topic, for a load after another."""
         self.client = client
         self.accepted: set[Mark] = set()
         self.refused: set[Mark] = set()
@@ -108,7 +109,7 @@ class Load:
         self._tasks = [
             Deferred.fromCoroutine(self._publish(topic, number))
             for topic in topics
-            for number in range(publishers)
+            for number in range(first, first + publishers)
         ]
 
     async def _publish(self, topic: str, publisher: int) -> None:

@@ -60,6 +60,22 @@ class HintTests(DeliveryTestCase):
         self.sweep(worker)
         self.assertEqual(self.batches, [[1]])
 
+    def test_part_of_the_store_is_away(self) -> None:
+        """Where a cluster has lost the names and the workers, lost hints and leases are made good."""
+        self.subscribe("cats")
+        worker = self.worker()
+        self.store.trip("announce", 1000)
+        self.store.trip("subscribers", 1000)
+        self.deaf = True
+        self.publish("cats")
+        self.sweep(worker)
+        self.assertEqual(self.batches, [[1]])
+        self.store.trip("renew", 5)
+        self.pass_time(TTL)
+        self.assertEqual(worker.leases, 0)
+        self.pass_time(4 * TTL)
+        self.assertEqual(worker.leases, 1)
+
     def test_change_unheard_of(self) -> None:
         """A change whose hint was lost is found by the sweep."""
         self.subscribe("cats", timeout=60_000)

@@ -17,7 +17,7 @@ from attrs import frozen
 from cryptography import x509
 
 from routemaster.cli.bus import SELF_MADE, Bus, BusError
-from routemaster.cli.redis import Redis, RedisError, Server, examine, place
+from routemaster.cli.redis import Place, Redis, RedisError, Server, examine, is_cluster, place, primaries
 from routemaster.cli.tables import clean, size, span
 from routemaster.cli.trip import round_trip
 from routemaster.config import Config
@@ -72,8 +72,22 @@ def examination(config: Config, bus: Bus, file: Path | None) -> Iterator[Finding
 
 
 def redis_findings(config: Config) -> Iterator[Finding]:
-    """What there is to say about Redis."""
-    where = place(config)
+    """What there is to say about Redis, or about each primary of a Redis Cluster."""
+    if not is_cluster(config):
+        yield from server_findings(config, place(config))
+        return
+    try:
+        nodes = primaries(config)
+    except RedisError as error:
+        yield Finding("redis", Verdict.FAIL, str(error), "see that the cluster is well, and check redis_url")
+        return
+    yield Finding("redis", Verdict.OK, f"a cluster of {len(nodes)} primaries, which have all slots")
+    for node in nodes:
+        yield from server_findings(config, node)
+
+
+def server_findings(config: Config, where: Place) -> Iterator[Finding]:
+    """What there is to say about one server."""
     began = time.monotonic()
     try:
         with Redis(where) as redis:

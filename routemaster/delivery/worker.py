@@ -89,6 +89,7 @@ class Worker:
         self._leased_until: dict[str, float] = {}
         self._held_until: dict[str, float] = {}  #: by another worker
         self._left_until: dict[str, float] = {}  #: to the peer to whom they belong
+        self._known: set[str] = set()            #: subscribers, as last told by the store
         self._handing_over: set[str] = set()     #: those whose couriers end because they belong to a peer
         self._breakdowns: dict[str, _Breakdown] = {}
         self._asking: set[str] = set()
@@ -169,23 +170,31 @@ class Worker:
         """Renew leases, find what changed, take what is free. Raises StoreUnavailable."""
         self.expire()
         await self._renew()
-        if not self._stopping:
-            # after the leases, which thus end first: whoever sees this worker gone can take them
-            left = await self._store.announce(self._name, self._rules.lease_ttl)
-            self._peers.heard(left, self._clock.seconds())
         topics = self._watch.topics()
         told = {topic: self._watch.tail(topic) for topic in topics}
         for topic, tail in (await self._store.tails(topics)).items():
             self._watch.correct(topic, told[topic], tail)
             self._watch.advance(topic, None, tail)
-        known = await self._store.subscribers()
+        # last what lies in one place for all: on a cluster that may be away while the rest is there
+        try:
+            await self._look_around()
+        finally:
+            unattended = self._known - self._couriers.keys() - self._held_until.keys() - self._left_until.keys()
+            for subscriber in unattended:
+                self._leave_to_peer(subscriber)
+            self._share_out()
+
+    async def _look_around(self) -> None:
+        """Announce this worker, and learn who else there is: peers and subscribers."""
+        if not self._stopping:
+            # after the leases, which thus end first: whoever sees this worker gone can take them
+            left = await self._store.announce(self._name, self._rules.lease_ttl)
+            self._peers.heard(left, self._clock.seconds())
+        self._known = await self._store.subscribers()
         for notes in (self._held_until, self._left_until, self._breakdowns):
-            for gone in notes.keys() - known:
+            for gone in notes.keys() - self._known:
                 del notes[gone]
-        self._peers.forget_all_but(known)
-        for subscriber in known - self._couriers.keys() - self._held_until.keys() - self._left_until.keys():
-            self._leave_to_peer(subscriber)
-        self._share_out()
+        self._peers.forget_all_but(self._known)
 
     async def _renew(self) -> None:
         sent = self._clock.seconds()

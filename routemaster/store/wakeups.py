@@ -15,7 +15,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from routemaster.store.address import RedisAddress
+from routemaster.store.address import Whereabouts
 from routemaster.store.link import Link
 from routemaster.store.wire import Clock, Reply, Wire
 
@@ -47,7 +47,7 @@ class Wakeups:
 
     def __init__(
         self,
-        address: RedisAddress,
+        address: Whereabouts,
         channel: bytes,
         *,
         reactor: Any,
