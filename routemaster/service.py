@@ -233,12 +233,7 @@ class Bus(Service):
             await self._listen(config.http, plain, plain, "plain HTTP")
 
     async def _listen(self, endpoint: str, factory: Any, site: BusSite, what: str) -> None:
-        try:
-            port = await serverFromString(self._reactor, endpoint).listen(factory)
-        except LookupError as error:
-            raise ConfigError(f"cannot listen for {what} on {endpoint}: systemd gave no such socket") from error
-        except Exception as error:
-            raise ConfigError(f"cannot listen for {what} on {endpoint}: {error}") from error
+        port = await bind(self._reactor, endpoint, factory, what)
         self.ports.append(port)
         self._sites.append(site)
         self._log.info("{what} on {address}", what=what, address=_label(port.getHost()))
@@ -313,6 +308,16 @@ class Bus(Service):
         for ended, failure in await DeferredList(finishing, consumeErrors=True):
             if not ended:
                 self._log.failure("something did not finish in good order", failure)
+
+
+async def bind(reactor: Any, endpoint: str, factory: Any, what: str) -> Any:
+    """Listen on an endpoint; the port. Raises ConfigError."""
+    try:
+        return await serverFromString(reactor, endpoint).listen(factory)
+    except LookupError as error:
+        raise ConfigError(f"cannot listen for {what} on {endpoint}: systemd gave no such socket") from error
+    except Exception as error:
+        raise ConfigError(f"cannot listen for {what} on {endpoint}: {error}") from error
 
 
 async def _maybe(result: Any) -> None:

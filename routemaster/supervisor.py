@@ -35,7 +35,6 @@ from urllib.parse import quote
 from attrs import frozen
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger, globalLogPublisher
@@ -44,9 +43,9 @@ from routemaster import __version__, assembly
 from routemaster.children import Child, Plan
 from routemaster.config import Config
 from routemaster.delivery.health import pause
-from routemaster.errors import ConfigError, RoutemasterError
+from routemaster.errors import RoutemasterError
 from routemaster.notify import Notifier
-from routemaster.service import DRAIN, Role
+from routemaster.service import DRAIN, Role, bind
 from routemaster.store.embedded import EmbeddedRedis
 
 FRUITLESS = 5        #: starts in a row after which a process that never became ready is given up
@@ -136,15 +135,10 @@ class Supervisor(Service):
 
     async def _bind(self, name: str, endpoint: str) -> str:
         """Bind a port, from which only children accept; how they name it."""
-        try:
-            factory = Factory()
-            factory.noisy = False
-            listening = serverFromString(self._reactor, endpoint).listen(factory)
-            # before the reactor has a chance to accept
-            listening.addCallback(lambda port: (port.stopReading(), port)[1])
-            port = await listening
-        except Exception as error:
-            raise ConfigError(f"cannot listen for {name} on {endpoint}: {error}") from error
+        factory = Factory()
+        factory.noisy = False
+        port = await bind(self._reactor, endpoint, factory, name.upper())
+        port.stopReading()  # before the reactor has had a chance to accept
         self._ports[name] = port
         return f"systemd:domain={_DOMAINS[port.socket.family]}:name={name}"
 

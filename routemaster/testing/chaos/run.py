@@ -175,6 +175,8 @@ class Run:
             began = time.monotonic()
             await self._ok(client, "POST", f"/topics/{topic}", event((topic, 0, 1)))
             self._primed.append(Sent(topic, 0, 1, 1, Outcome.OK, began, time.monotonic()))
+        while len((await client.ask("GET", "/topics")).json) < len(self._topics):
+            await deferLater(self._reactor, 0.02)  # one of the mutants answers before it has stored
         for name in self._names:
             number = len(self._topics) if name == HEALTHY else self._chance.randint(1, len(self._topics))
             topics = sorted(self._chance.sample(self._topics, number))
