@@ -731,6 +731,29 @@ class SlotsTests(SynchronousTestCase):
         self.assertEqual([slots.enter("a") is None for _ in range(3)], [True, True, False])
         self.assertEqual(slots.active, 2)
 
+    def test_burst(self) -> None:
+        """Those not proven enter a few in each turn, in the order in which they came; the proven at any time."""
+        slots, served = Slots(20, 20, burst=2), []
+        slots.leave(*self.inside(slots, "good", proven=True))
+        slots.turn()
+        self.assertFalse(slots.restless)
+        for number in range(5):
+            turn = slots.enter(f"bad{number}")
+            if turn is None:
+                served.append(number)
+            else:
+                turn.addCallback(lambda _, number=number: served.append(number))
+        self.assertEqual(served, [0, 1])
+        self.assertIsNone(slots.enter("good"))
+        slots.leave("bad0", proven=False)
+        self.assertEqual(served, [0, 1])
+        slots.turn()
+        self.assertEqual(served, [0, 1, 2, 3])
+        slots.turn()
+        self.assertEqual((served, slots.restless), ([0, 1, 2, 3, 4], True))
+        slots.turn()
+        self.assertFalse(slots.restless)
+
     def inside(self, slots: Slots, key: str, proven: bool) -> tuple[str, bool]:
         self.assertIsNone(slots.enter(key))
         return key, proven

@@ -46,7 +46,9 @@ once more, at once, on a new one, within the same deadline.
 *Isolation.* Slots are shared fairly by server, that is host and port; those
 whose last attempt brought no answer, and those never tried, share at most half
 of them. The same holds for
-look-ups. So dead peers, however many, leave room for those that live.
+look-ups. So dead peers, however many, leave room for those that live. And those attempts
+begin a few at a time, so that they do not time out all in one moment, which
+would hold everybody up.
 """
 
 from routemaster.sender.client import TreqSender

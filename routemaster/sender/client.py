@@ -34,6 +34,8 @@ from routemaster.sender.trust import Trust
 
 MAX_BODY = 65536  #: bytes of an answer that are read
 DRAIN = 1.0  #: seconds for the body of a refusal: its head has said all
+BURST = 5       #: attempts that begin in a turn, to servers that have not answered of late
+TURN = 0.01     #: seconds
 MAX_TARGETS = 10_000  #: callbacks whose parse is remembered
 
 _ACKNOWLEDGING = (200, 204)
@@ -285,7 +287,8 @@ class TreqSender:
         self.pool = Pool(
             reactor, self._names, Trust(verify, ca_files), max_open=max_open, connect_timeout=connect_timeout
         )
-        self.slots = Slots(max_open, max_per_server)
+        self.slots = Slots(max_open, max_per_server, burst=BURST)
+        self._turning: Any = None
         self.cookies = NoCookies()
         self.client = HTTPClient(cast(IAgent, _Agent(self.pool)), self.cookies, lambda exchange: exchange)
         self._targets: dict[tuple[str, str | None], Target] = {}  # oldest first
@@ -302,6 +305,7 @@ class TreqSender:
             return Outcome(Verdict.FAILED, error=one_line(str(fault)))
         try:
             turn = self.slots.enter(target.key)
+            self._turn_later()
             if turn is not None:
                 await turn
         except Closed:
@@ -317,10 +321,23 @@ class TreqSender:
         finally:
             self._exchanges.discard(exchange)
             self.slots.leave(target.key, proven=answered)
+            self._turn_later()
+
+    def _turn_later(self) -> None:
+        if self._turning is None and self.slots.restless:
+            self._turning = self.reactor.callLater(TURN, self._turn)
+
+    def _turn(self) -> None:
+        self._turning = None
+        self.slots.turn()
+        self._turn_later()
 
     async def close(self) -> None:
         """Abort what is under way (its outcome: LOCAL, the bus is stopping) and close every connection."""
         self.slots.close()
+        if self._turning is not None:
+            self._turning.cancel()
+            self._turning = None
         for exchange in tuple(self._exchanges):
             exchange.fail(Failure(Closed()))
         self._names.close()

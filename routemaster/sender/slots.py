@@ -37,17 +37,27 @@ class Slots:
 
     `total` may be inside at once, `per_key` for one key. Keys which are not
     proven (the last stay ended badly, or there was none) hold at most half of
-    `total` together. Those who wait are served round robin by key, proven keys
-    and others alternately. `max_waiting` bounds the queue, `max_proven` how
-    many idle keys are remembered as proven.
+    `total` together, and at most `burst` of them enter between two calls of
+    `turn`: what begins together ends together, and many that time out in one
+    moment would hold everybody up. Those who wait are served round robin by
+    key, proven keys and others alternately. `max_waiting` bounds the queue,
+    `max_proven` how many idle keys are remembered as proven.
     """
 
     def __init__(
-        self, total: int, per_key: int, *, max_waiting: int | None = None, max_proven: int = 10_000
+        self,
+        total: int,
+        per_key: int,
+        *,
+        burst: int | None = None,
+        max_waiting: int | None = None,
+        max_proven: int = 10_000,
     ) -> None:
         self._total = total
         self._per_key = per_key
         self._doubtful_total = max(1, total // 2)
+        self._burst = total if burst is None else burst
+        self._begun = 0  # by keys not proven, since the last turn
         self._max_waiting = max_waiting
         self._max_proven = max_proven
         self._lanes: dict[Hashable, _Lane] = {}
@@ -102,6 +112,16 @@ class Slots:
         self._tidy(lane)
         self._serve()
 
+    @property
+    def restless(self) -> bool:
+        """Whether there is something for `turn` to do."""
+        return self._begun > 0 and not self._closed
+
+    def turn(self) -> None:
+        """A while has passed: let the next of those enter who are not proven."""
+        self._begun = 0
+        self._serve()
+
     def close(self) -> None:
         """Turn away all who wait, and all who come."""
         self._closed = True
@@ -116,13 +136,16 @@ class Slots:
                 turn.errback(Closed())
 
     def _room(self, proven: bool) -> bool:
-        return self.active < self._total and (proven or self.doubtful < self._doubtful_total)
+        if self.active >= self._total:
+            return False
+        return proven or (self.doubtful < self._doubtful_total and self._begun < self._burst)
 
     def _admit(self, lane: _Lane) -> None:
         lane.active += 1
         self.active += 1
         if not lane.proven:
             self.doubtful += 1
+            self._begun += 1
 
     def _enlist(self, lane: _Lane) -> None:
         """Put the lane in the round if it could go on when its turn comes."""
