@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from random import random
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from twisted.logger import Logger
 
@@ -93,7 +93,8 @@ def adapter(config: Config, reactor: Any) -> Adapter | None:
 def reporter(config: Config, reactor: Any) -> Reporter:
     """Who is told of exceptions. Raises ConfigError if that service cannot be used."""
     password = urlsplit(config.redis_url).password if config.redis_url else None
-    known = [config.root_key, password and unquote(password), config.datadog_api_key, config.datadog_app_key]
+    asked = parse_qs(urlsplit(config.redis_url or "").query).get("sentinel_password", [None])[0]
+    known = [config.root_key, password and unquote(password), asked, config.datadog_api_key, config.datadog_app_key]
     return make_reporter(
         config.exception_service,
         config.exception_service_url,

@@ -194,6 +194,10 @@ def write_address(address: tuple[str, int]) -> str:
 def parse_redis_url(text: str) -> str:
     """The URL; the store reads the parts."""
     url = urlsplit(text)
+    if url.scheme in ("redis+sentinel", "rediss+sentinel"):
+        if not re.fullmatch("[!-~]+", text) or url.fragment or not re.fullmatch("/[^/]+(/[0-9]{1,5})?/?", url.path):
+            raise ValueError
+        return text
     if not re.fullmatch("[!-~]+", text) or url.fragment or url.port == 0:
         raise ValueError
     if url.scheme == "unix":
@@ -212,7 +216,7 @@ ROOT_KEY = matching("[ -9;-~]{1,128}", "1 to 128 printable ASCII characters with
 SECRET = matching("[!-~]{1,256}", "1 to 256 printable ASCII characters without spaces", hidden)
 SECRET_URL = matching("https?://[!-~]{1,1024}", "an http:// or https:// URL", hidden)
 REDIS_URL = Kind(
-    "redis://HOST[:PORT][/DB], rediss://... or unix:///PATH", parse_redis_url, mask=without_login
+    "redis://HOST[:PORT][/DB], rediss://..., unix:///PATH or redis+sentinel://HOST[:PORT],.../SERVICE[/DB]", parse_redis_url, mask=without_login
 )
 ADDRESS = Kind("an IP address and a port, such as 127.0.0.1:8125", parse_address, write_address)
 ORIGIN = Kind("an https:// URL of a host and perhaps a port, without a path", parse_origin)

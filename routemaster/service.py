@@ -46,6 +46,7 @@ from routemaster.store.facts import fact_lines
 from routemaster.store.keys import Keys
 from routemaster.store.redis import RedisStore
 from routemaster.store.scripts import SCRIPTS
+from routemaster.store.sentinel import SentinelAddress
 from routemaster.store.wakeups import Wakeups
 from routemaster.web.api import Api
 from routemaster.web.auth import Doorkeeper
@@ -202,10 +203,11 @@ class Bus(Service):
         if self._stopping:
             raise CancelledError
 
-    async def _redis(self) -> RedisAddress:
+    async def _redis(self) -> RedisAddress | SentinelAddress:
         config = self._config
         if config.redis_url is not None:
-            return RedisAddress.parse(config.redis_url)
+            sentinel = "+sentinel://" in config.redis_url
+            return (SentinelAddress if sentinel else RedisAddress).parse(config.redis_url)
         embedded = EmbeddedRedis(self._reactor, config.state_dir)
         self._undo.append(embedded.stop)
         return await embedded.start()

@@ -18,6 +18,7 @@ from urllib.parse import SplitResult, parse_qs, unquote, unquote_to_bytes, urlsp
 
 from attrs import field, frozen
 from OpenSSL.crypto import Error as CertificateError
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import Certificate, optionsForClientTLS, platformTrust, trustRootFromCertificates
@@ -26,6 +27,7 @@ from routemaster.errors import ConfigError
 
 DEFAULT_PORT = 6379
 _OPTIONS = {"redis": set[str](), "rediss": {"ca_file"}, "unix": {"db"}}
+_SENTINEL_OPTIONS = {"redis+sentinel": {"sentinel_password"}, "rediss+sentinel": {"sentinel_password", "ca_file"}}
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
@@ -91,6 +93,11 @@ class RedisAddress:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}" + (f"/{self.db}" if self.db else "")
 
+    def locator(self, reactor: object) -> Fixed:
+        """Who says where it is. ConfigError if `ca_file` cannot be read."""
+        self.endpoint(reactor)
+        return Fixed(self)
+
     def endpoint(self, reactor: object, connect_timeout: float = 1.0) -> IStreamClientEndpoint:
         """What connects there; `connect_timeout` in seconds is for the TCP part of each address.
 
@@ -107,12 +114,35 @@ class RedisAddress:
         return cast(IStreamClientEndpoint, endpoint)
 
 
+class Fixed:
+    """The locator of a server that stays where it is."""
+
+    def __init__(self, address: RedisAddress) -> None:
+        self._address = address
+
+    async def locate(self) -> RedisAddress:
+        """Always there."""
+        return self._address
+
+    async def moved(self, address: RedisAddress) -> str:
+        """Never returns."""
+        return await Deferred[str]()
+
+
+def sentinel_options(parts: SplitResult) -> tuple[bytes | None, str | None]:
+    """The password of the sentinels and `ca_file`, of a Sentinel URL."""
+    options = _options(parts)
+    password = options.get("sentinel_password")
+    return None if password is None else password.encode(), options.get("ca_file")
+
+
 def _options(parts: SplitResult) -> dict[str, str]:
     try:
         given = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError:
         raise _wrong("what follows '?' is ill-formed") from None
-    if not given.keys() <= _OPTIONS[parts.scheme] or any(len(v) != 1 or not v[0] for v in given.values()):
+    allowed = (_OPTIONS | _SENTINEL_OPTIONS)[parts.scheme]
+    if not given.keys() <= allowed or any(len(v) != 1 or not v[0] for v in given.values()):
         raise _wrong("what follows '?' is not an option of this scheme, is empty or is given twice")
     return {name: values[0] for name, values in given.items()}
 

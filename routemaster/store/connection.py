@@ -27,6 +27,7 @@ from routemaster.store.address import RedisAddress
 from routemaster.store.facts import UNKNOWN, ServerFacts, fact_lines, parse_info
 from routemaster.store.link import Link
 from routemaster.store.replies import NotPermitted, ScriptRefusal
+from routemaster.store.sentinel import SentinelAddress
 from routemaster.store.wire import Reply, Wire
 
 __all__ = ["Connection", "Script", "ScriptRefusal", "ServerFacts", "fact_lines"]
@@ -68,7 +69,7 @@ class Connection:
 
     def __init__(
         self,
-        address: RedisAddress,
+        address: RedisAddress | SentinelAddress,
         *,
         reactor: Any,
         reply_timeout: float = 1.5,

@@ -26,6 +26,7 @@ from twisted.logger import Logger
 from routemaster.errors import StoreBroken, StoreUnavailable
 from routemaster.store.address import RedisAddress
 from routemaster.store.replies import CredentialsRefused
+from routemaster.store.sentinel import SentinelAddress
 from routemaster.store.wire import Wire
 
 SLOW = 5.0  #: seconds between attempts when Redis refuses what we are, not when it is away
@@ -68,7 +69,7 @@ class Link:
 
     def __init__(
         self,
-        address: RedisAddress,
+        address: RedisAddress | SentinelAddress,
         *,
         reactor: Any,
         build: Callable[[str], Wire],
@@ -95,9 +96,9 @@ class Link:
 
     def start(self) -> None:
         """Begin to connect. ConfigError if the address needs a file that cannot be read."""
-        endpoint = self._address.endpoint(self._reactor)
+        locator = self._address.locator(self._reactor)
         self.why = "no connection has been made yet"
-        self._loop = Deferred.fromCoroutine(self._keep(endpoint))
+        self._loop = Deferred.fromCoroutine(self._keep(locator))
 
     async def stop(self) -> None:
         """Let the commands under way finish, close, and connect no more.
@@ -126,29 +127,40 @@ class Link:
         self._waiters.append(waiter)
         return waiter
 
-    async def _keep(self, endpoint: Any) -> None:
+    async def _keep(self, locator: Any) -> None:
         failures = 0
         while not self._stopping:
             failures += 1
             slow = False
             wire: Wire | None = None
+            following: Deferred[None] | None = None
             try:
-                wire = await endpoint.connect(self._factory)
-                await self._greet(wire)
+                address = await locator.locate()
+                wire = await address.endpoint(self._reactor).connect(self._factory)
+                # from here on, for a master that stands still may be replaced during the greeting
+                following = Deferred.fromCoroutine(self._follow(locator, wire, address))
+                await self._greet(wire, address)
                 await self._prepare(wire)
                 if await self._serve(wire) > self._pace.maxDelay:
                     failures = 1
             except Exception as error:  # cancelled by stop, or any way of not getting a connection
                 slow = isinstance(error, CredentialsRefused | StoreBroken)
                 self._trouble(wire.why if wire and not wire.usable else self._reason(error), loud=slow)
+            if following is not None:
+                following.cancel()
+                await following
             if wire is not None:
                 await self._close(wire)
             if not self._stopping:
                 with suppress(CancelledError):
                     await deferLater(self._reactor, SLOW if slow else self._pace.pause(failures), lambda: None)
 
-    async def _greet(self, wire: Wire) -> None:
-        address = self._address
+    async def _follow(self, locator: Any, wire: Wire, address: RedisAddress) -> None:
+        """Give the connection up when the server to use is another one."""
+        with suppress(CancelledError):
+            wire.give_up(await locator.moved(address))
+
+    async def _greet(self, wire: Wire, address: RedisAddress) -> None:
         if address.password is not None:
             names = (address.user,) if address.user else ()
             await wire.execute_command(b"AUTH", *names, address.password)

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 
 from routemaster.store.address import RedisAddress
 from routemaster.store.link import Link
+from routemaster.store.sentinel import SentinelAddress
 from routemaster.store.wire import Clock, Reply, Wire
 
 
@@ -47,7 +48,7 @@ class Wakeups:
 
     def __init__(
         self,
-        address: RedisAddress,
+        address: RedisAddress | SentinelAddress,
         channel: bytes,
         *,
         reactor: Any,
