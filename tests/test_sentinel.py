@@ -38,8 +38,8 @@ class SentinelTests(TestCase):
     async def test_failover(self) -> None:
         """When the master stands still, the connection goes to its successor."""
         ports = [_free() for _ in range(5)]
-        master = self._run(ports[0])
-        self._run(ports[1], "--replicaof", "127.0.0.1", str(ports[0]))
+        master = self._server(ports[0])
+        self._server(ports[1], "--replicaof", "127.0.0.1", str(ports[0]))
         for port in ports[2:]:
             self._sentinel(port, ports[0])
         hosts = ",".join(f"127.0.0.1:{port}" for port in ports[2:])
@@ -59,7 +59,7 @@ class SentinelTests(TestCase):
         print(f"outage {reactor.seconds() - began:.2f} s")
         self.assertIn(b"%d" % ports[1], (await connection.command(b"CONFIG", b"GET", b"port"))[1])
 
-    def _run(self, port: int, *args: str) -> subprocess.Popen[bytes]:
+    def _server(self, port: int, *args: str) -> subprocess.Popen[bytes]:
         return self._start("--port", str(port), "--save", "", "--dir", tempfile.mkdtemp(), *args)
 
     def _sentinel(self, port: int, master: int) -> None:
