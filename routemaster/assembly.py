@@ -93,8 +93,10 @@ def adapter(config: Config, reactor: Any) -> Adapter | None:
 def reporter(config: Config, reactor: Any) -> Reporter:
     """Who is told of exceptions. Raises ConfigError if that service cannot be used."""
     password = urlsplit(config.redis_url).password if config.redis_url else None
-    asked = parse_qs(urlsplit(config.redis_url or "").query).get("sentinel_password", [None])[0]
-    known = [config.root_key, password and unquote(password), asked, config.datadog_api_key, config.datadog_app_key]
+    sentinels = parse_qs(urlsplit(config.redis_url or "").query).get("sentinel_password", [None])[0]
+    known = [
+        config.root_key, password and unquote(password), sentinels, config.datadog_api_key, config.datadog_app_key,
+    ]  # fmt: skip
     return make_reporter(
         config.exception_service,
         config.exception_service_url,

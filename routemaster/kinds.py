@@ -194,11 +194,13 @@ def write_address(address: tuple[str, int]) -> str:
 def parse_redis_url(text: str) -> str:
     """The URL; the store reads the parts."""
     url = urlsplit(text)
+    if not re.fullmatch("[!-~]+", text) or url.fragment:
+        raise ValueError
     if url.scheme in ("redis+sentinel", "rediss+sentinel"):
-        if not re.fullmatch("[!-~]+", text) or url.fragment or not re.fullmatch("/[^/]+(/[0-9]{1,5})?/?", url.path):
+        if not url.netloc or not re.fullmatch("/[^/]+(/[0-9]{1,5})?/?", url.path):
             raise ValueError
         return text
-    if not re.fullmatch("[!-~]+", text) or url.fragment or url.port == 0:
+    if url.port == 0:
         raise ValueError
     if url.scheme == "unix":
         well_formed = len(url.path) > 1
@@ -216,7 +218,9 @@ ROOT_KEY = matching("[ -9;-~]{1,128}", "1 to 128 printable ASCII characters with
 SECRET = matching("[!-~]{1,256}", "1 to 256 printable ASCII characters without spaces", hidden)
 SECRET_URL = matching("https?://[!-~]{1,1024}", "an http:// or https:// URL", hidden)
 REDIS_URL = Kind(
-    "redis://HOST[:PORT][/DB], rediss://..., unix:///PATH or redis+sentinel://HOST[:PORT],.../SERVICE[/DB]", parse_redis_url, mask=without_login
+    "redis://HOST[:PORT][/DB], rediss://..., unix:///PATH or redis+sentinel://HOST[:PORT],.../SERVICE[/DB]",
+    parse_redis_url,
+    mask=without_login,
 )
 ADDRESS = Kind("an IP address and a port, such as 127.0.0.1:8125", parse_address, write_address)
 ORIGIN = Kind("an https:// URL of a host and perhaps a port, without a path", parse_origin)

@@ -44,6 +44,7 @@ from routemaster.store.connection import Connection
 from routemaster.store.embedded import EmbeddedRedis
 from routemaster.store.facts import fact_lines
 from routemaster.store.keys import Keys
+from routemaster.store.link import Address
 from routemaster.store.redis import RedisStore
 from routemaster.store.scripts import SCRIPTS
 from routemaster.store.sentinel import SentinelAddress
@@ -203,7 +204,7 @@ class Bus(Service):
         if self._stopping:
             raise CancelledError
 
-    async def _redis(self) -> RedisAddress | SentinelAddress:
+    async def _redis(self) -> Address:
         config = self._config
         if config.redis_url is not None:
             sentinel = "+sentinel://" in config.redis_url

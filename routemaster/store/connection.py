@@ -23,11 +23,9 @@ from attrs import field, frozen
 from twisted.internet.defer import Deferred, DeferredList, fail
 
 from routemaster.errors import StoreBroken, StoreUnavailable
-from routemaster.store.address import RedisAddress
 from routemaster.store.facts import UNKNOWN, ServerFacts, fact_lines, parse_info
-from routemaster.store.link import Link
+from routemaster.store.link import Address, Link
 from routemaster.store.replies import NotPermitted, ScriptRefusal
-from routemaster.store.sentinel import SentinelAddress
 from routemaster.store.wire import Reply, Wire
 
 __all__ = ["Connection", "Script", "ScriptRefusal", "ServerFacts", "fact_lines"]
@@ -69,7 +67,7 @@ class Connection:
 
     def __init__(
         self,
-        address: RedisAddress | SentinelAddress,
+        address: Address,
         *,
         reactor: Any,
         reply_timeout: float = 1.5,

@@ -94,7 +94,8 @@ class SentinelLocator:
             for each in self._address.sentinels
         ]
         answers: list[tuple[int, RedisAddress]] = []
-        for told, outcome in await DeferredList(asked, consumeErrors=True):
+        outcomes: list[tuple[bool, Any]] = await DeferredList(asked, consumeErrors=True)
+        for told, outcome in outcomes:
             if told:
                 answers.append(outcome)
             elif outcome.check(CancelledError):  # ours, not a time-out's
@@ -116,9 +117,10 @@ class SentinelLocator:
 
     async def _ask(self, sentinel: RedisAddress) -> tuple[int, RedisAddress]:
         name = f"the sentinel at {sentinel.label}"
-        factory = Factory.forProtocol(lambda: Wire(name, PATIENCE, self._reactor))  # type: ignore[arg-type]
+        factory: Any = Factory.forProtocol(lambda: Wire(name, PATIENCE, self._reactor))
         factory.noisy = False
-        wire: Any = await sentinel.endpoint(self._reactor, PATIENCE).connect(factory)
+        endpoint: Any = sentinel.endpoint(self._reactor, PATIENCE)
+        wire: Wire = await endpoint.connect(factory)
         try:
             if sentinel.password is not None:
                 await wire.execute_command(b"AUTH", sentinel.password)

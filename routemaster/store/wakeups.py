@@ -15,9 +15,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from routemaster.store.address import RedisAddress
-from routemaster.store.link import Link
-from routemaster.store.sentinel import SentinelAddress
+from routemaster.store.link import Address, Link
 from routemaster.store.wire import Clock, Reply, Wire
 
 
@@ -48,7 +46,7 @@ class Wakeups:
 
     def __init__(
         self,
-        address: RedisAddress | SentinelAddress,
+        address: Address,
         channel: bytes,
         *,
         reactor: Any,
