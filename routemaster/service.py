@@ -120,12 +120,17 @@ class Bus(Service):
         address = await self._redis()
         keys = Keys(config.namespace)
         hasty: list[Periodic] = []
+        worker: Worker | None = None
 
         def look() -> None:
             for part in hasty:
                 part.hasten()
 
         def connected() -> None:
+            # to a Redis that was restarted or replaced, and may lack what it had confirmed
+            store.distrust()
+            if worker is not None:
+                worker.distrust()
             look()
             self._background(self._describe(connection))
 
@@ -157,7 +162,6 @@ class Bus(Service):
         await up
         self._go_on()
 
-        worker = None
         if self._sender is not None:
             worker = assembly.worker(config, reactor, self._process, store, self._sender, self._meter)
             sweep = Periodic("the sweep", worker.sweep, min(config.sweep_interval, config.lease_ttl / 3), reactor)

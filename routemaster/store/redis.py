@@ -50,6 +50,10 @@ class RedisStore:
         self._lease_ms = b"%d" % round(lease_ttl * 1000)
         self._indexed: set[str] = set()
 
+    def distrust(self) -> None:
+        """Redis may have lost its last writes: take nothing for written that was."""
+        self._indexed.clear()
+
     async def ping(self) -> None:
         await self._redis.command(b"PING")
 
