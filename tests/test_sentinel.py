@@ -6,6 +6,9 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from routemaster.cli.doctor import redis_findings
+from routemaster.cli.sentinels import read
+from routemaster.config import load
 from routemaster.errors import ConfigError, StoreUnavailable
 from routemaster.store.connection import Connection
 from routemaster.store.sentinel import SentinelAddress
@@ -34,6 +37,19 @@ class UrlTests(SynchronousTestCase):
         self.assertEqual((address.service, address.server.db, address.server.password), ("s", 3, b"hunter2"))
         self.assertNotIn("hunter", repr(address) + address.label)
 
+    def test_doctor_reads_the_same(self) -> None:
+        """A URL means to doctor what it means to the bus."""
+        for url in (
+            "redis+sentinel://h/s", "redis+sentinel://u:p%40ss@a:1,[::1]/s%20x/3?sentinel_password=p%26q",
+            "rediss+sentinel://:p@a/s/?ca_file=/x/y%20z.pem", "redis+sentinel://u@a/s",
+        ):  # fmt: skip
+            theirs, (sentinels, service, server) = SentinelAddress.parse(url), read(url)
+            self.assertEqual(service, theirs.service)
+            for ours, bus in ((server, theirs.server), *zip(sentinels, theirs.sentinels, strict=True)):
+                for name in ("host", "port", "db", "user", "password", "tls", "ca_file"):
+                    if (ours, name) not in ((server, "host"), (server, "port")):
+                        self.assertEqual(getattr(ours, name), getattr(bus, name), f"{name} of {url}")
+
     def test_ill_formed(self) -> None:
         """What is ill-formed is refused without showing a secret."""
         for url in ILL:
@@ -44,6 +60,26 @@ class GroupTests(TestCase):
     """With real servers."""
 
     timeout = 90
+
+    async def test_doctor(self) -> None:
+        """Doctor asks every sentinel, looks at the master that they name, and tells who is silent."""
+        group = SentinelGroup(servers()[0])
+        self.addCleanup(group.stop)
+        group.start()
+        config = load({"redis_url": group.url}, {}, None)
+
+        def examined() -> dict[str, tuple[str, str]]:
+            return {f.check: (f.verdict.value, f.found) for f in redis_findings(config)}
+
+        findings = examined()
+        master = f"redis://127.0.0.1:{group.ports[0]}"
+        self.assertEqual(findings["sentinels"], ("ok", f"3 of 3 tell, the master is {master}"))
+        self.assertIn(master, findings["redis"][1])
+        group.sentinels[0].stop()
+        self.assertEqual(examined()["sentinels"][0], "warn")
+        for sentinel in group.sentinels:
+            sentinel.stop()
+        self.assertEqual({check: verdict for check, (verdict, _) in examined().items()}, {"sentinels": "FAIL"})
 
     async def test_failover(self) -> None:
         """When the master stands still, the connection goes to its successor."""

@@ -52,7 +52,12 @@ def place(config: Config) -> Place:
     """Where the configured Redis is; the daemon's own is on a socket in its state directory."""
     if config.redis_url is None:
         return Place(path=str(config.state_dir.absolute() / "redis" / "redis.sock"))
-    url = urlsplit(config.redis_url)
+    return parsed(config.redis_url)
+
+
+def parsed(text: str) -> Place:
+    """The server that a URL names."""
+    url = urlsplit(text)
     options = parse_qs(url.query)
     user = unquote_to_bytes(url.username or "") or None
     password = unquote_to_bytes(url.password or "") or None
