@@ -46,6 +46,7 @@ from routemaster.store.facts import fact_lines
 from routemaster.store.keys import Keys
 from routemaster.store.link import Address
 from routemaster.store.redis import RedisStore
+from routemaster.store.replicas import Replication
 from routemaster.store.scripts import SCRIPTS
 from routemaster.store.sentinel import SentinelAddress
 from routemaster.store.wakeups import Wakeups
@@ -141,7 +142,8 @@ class Bus(Service):
             scripts=SCRIPTS.values(),
             on_up=connected,
         )
-        store = RedisStore(connection, config.namespace, config.lease_ttl)
+        publishing = self._publishing(address)
+        store = RedisStore(connection, config.namespace, config.lease_ttl, publishing)
         doorkeeper = Doorkeeper(config.clients, config.root_key, store)
         autodrop = assembly.autodrop(config, store)
         monitor = Monitor(
@@ -156,6 +158,9 @@ class Bus(Service):
         hasty.append(tokens)
         connection.start()
         self._undo.append(connection.stop)
+        if publishing is not None:
+            publishing.connection.start()
+            self._undo.append(publishing.connection.stop)
         up = connection.when_connected()
         if config.redis_url is not None:
             up.addTimeout(HEAD_START, reactor).addErrback(lambda failure: failure.trap(TimeoutError))
@@ -195,7 +200,8 @@ class Bus(Service):
                 return prometheus.exposition(await monitor.measure(), config.app_name)
 
             def ready() -> bool:
-                return connection.connected and not self._stopping
+                connected = publishing is None or publishing.connection.connected
+                return connection.connected and connected and not self._stopping
 
             limits = assembly.api_limits(config)
             await self._open_ports(Api(store, doorkeeper, reactor, limits, self._meter, exposition, ready))
@@ -216,6 +222,19 @@ class Bus(Service):
         embedded = EmbeddedRedis(self._reactor, config.state_dir)
         self._undo.append(embedded.stop)
         return await embedded.start()
+
+    def _publishing(self, address: Address) -> Replication | None:
+        """What publishing demands of replicas, on a connection of its own; None: nothing."""
+        config = self._config
+        if self._tls is None or not config.min_replicas:
+            return None
+        connection = Connection(
+            address,
+            reactor=self._reactor,
+            reply_timeout=config.redis_timeout + config.min_replicas_timeout / 1000,
+            scripts=[SCRIPTS["publish"]],
+        )
+        return Replication(connection, config.min_replicas, config.min_replicas_timeout)
 
     def _count_processes(self, status: str) -> None:
         kinds = ("web", "worker") if self._role is Role.ALL else (self._role.value,)

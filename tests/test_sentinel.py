@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -10,10 +11,15 @@ from routemaster.cli.doctor import redis_findings
 from routemaster.cli.sentinels import read
 from routemaster.config import load
 from routemaster.errors import ConfigError, StoreUnavailable
+from routemaster.model import Published
 from routemaster.store.connection import Connection
+from routemaster.store.redis import RedisStore
+from routemaster.store.replicas import Replication
+from routemaster.store.scripts import SCRIPTS
 from routemaster.store.sentinel import SentinelAddress
 from routemaster.testing.redis_server import servers
 from routemaster.testing.sentinels import SentinelGroup
+from tests.fake_redis import FakeRedis, polite
 
 ILL = (
     "redis+sentinel://:hunter2@h",
@@ -80,6 +86,56 @@ class GroupTests(TestCase):
         for sentinel in group.sentinels:
             sentinel.stop()
         self.assertEqual({check: verdict for check, (verdict, _) in examined().items()}, {"sentinels": "FAIL"})
+
+    async def test_min_replicas(self) -> None:
+        """Publishing ends when the replica has the event, or with an unknown outcome if it does not in time."""
+        group = SentinelGroup(servers()[0])
+        self.addCleanup(group.stop)
+        group.start_servers()
+        idle = Connection(group.master.address, reactor=reactor)  # never started: publishing does not need it
+        connection = Connection(group.master.address, reactor=reactor, scripts=SCRIPTS.values())
+        connection.start()
+        self.addCleanup(connection.stop)
+        await connection.when_connected()
+        store = RedisStore(idle, "rm", 10.0, Replication(connection, 1, 300))
+
+        def publish(topic: str) -> Deferred[Published]:
+            return Deferred.fromCoroutine(store.publish(topic, "pub", [b"1"]))
+
+        first = await publish("cats")
+        self.assertIn(bytes(first.last), group.replicas[0].call(b"HGET", b"rm:{t:cats}:meta", b"tail"))
+        group.replicas[0].pause()
+        lost = [publish(topic) for topic in ("cats", "dogs", "cows")]
+        for each in lost:
+            error = await self.assertFailure(each, StoreUnavailable)
+            self.assertTrue(error.outcome_unknown)
+            self.assertIn("0 of 1 replicas", str(error))
+        group.replicas[0].resume()
+        self.assertEqual((await publish("cats")).last.n, 3)
+
+    async def test_unknown_with_the_connection(self) -> None:
+        """A WAIT that is lost with its connection confirms nothing, for none that was written on it."""
+
+        def script(connection: int, command: list[bytes]) -> object:
+            return None if command[0] == b"WAIT" else polite(connection, command)
+
+        fake = FakeRedis(script)
+        await fake.listen(reactor)
+        self.addCleanup(fake.stop)
+        connection = Connection(fake.address, reactor=reactor)
+        connection.start()
+        self.addCleanup(connection.stop)
+        await connection.when_connected()
+        replication, asked = Replication(connection, 1, 300), fake.next(b"WAIT")
+        waiting = [replication.reached(), replication.reached()]
+        await asked
+        fake.servers[0].transport.abortConnection()
+        for each in waiting:
+            self.assertTrue((await self.assertFailure(each, StoreUnavailable)).outcome_unknown)
+        fake.script = lambda number, command: b":1\r\n" if command[0] == b"WAIT" else polite(number, command)
+        await connection.when_connected()
+        await replication.reached()
+        self.assertEqual([number for number, command in fake.seen if command[0] == b"WAIT"], [0, 1])
 
     async def test_failover(self) -> None:
         """When the master stands still, the connection goes to its successor."""

@@ -33,6 +33,7 @@ from routemaster.model import (
 from routemaster.store import records
 from routemaster.store.calls import Calls, all_of
 from routemaster.store.connection import Connection, ScriptRefusal
+from routemaster.store.replicas import Replication
 from routemaster.store.stays import Stays
 
 BUNDLE = 256  #: subscribers or topics in one call, so that no script holds Redis up for long
@@ -42,9 +43,13 @@ HEADS = 8     #: topics in one call that walks their first events
 class RedisStore:
     """`interfaces.Store` on one Redis."""
 
-    def __init__(self, connection: Connection, namespace: str, lease_ttl: float) -> None:
-        """`lease_ttl` in seconds."""
+    def __init__(
+        self, connection: Connection, namespace: str, lease_ttl: float, replication: Replication | None = None
+    ) -> None:
+        """`lease_ttl` in seconds; `replication`: what else publishing demands."""
         self._redis = Calls(connection, namespace)
+        self._replication = replication
+        self._out = self._redis if replication is None else Calls(replication.connection, namespace)
         self._keys = self._redis.keys
         self._stays = Stays(self._redis)
         self._lease_ms = b"%d" % round(lease_ttl * 1000)
@@ -62,9 +67,9 @@ class RedisStore:
     async def publish(self, topic: str, publisher: str, fragments: Sequence[bytes]) -> Published:
         keys, arguments = self._keys.topic(topic), (publisher.encode(), self._keys.wakeups, topic.encode())
         if topic not in self._indexed:
-            await self._redis.command(b"SADD", self._keys.topics, topic.encode())
+            await self._out.command(b"SADD", self._keys.topics, topic.encode())
         try:
-            first, last, created = await self._redis.run("publish", keys, *arguments, *fragments)
+            first, last, created = await self._out.run("publish", keys, *arguments, *fragments)
         except ScriptRefusal as refusal:
             _refuse(refusal, topic)
         except StoreUnavailable:
@@ -73,8 +78,10 @@ class RedisStore:
         if created or topic not in self._indexed:
             self._indexed.add(topic)
             # again: a janitor may have taken the name for a stale one in between
-            named = self._redis.command(b"SADD", self._keys.topics, topic.encode())
+            named = self._out.command(b"SADD", self._keys.topics, topic.encode())
             named.addErrback(lambda _failure: self._indexed.discard(topic))
+        if self._replication is not None:
+            await self._replication.reached()
         return Published(EventID.parse(first), EventID.parse(last))
 
     async def delete_topic(self, topic: str, publisher: str | None) -> None:

@@ -73,13 +73,17 @@ class SentinelGroup:
 
     def start(self) -> None:
         """Start all, and return when the group would survive the loss of its master."""
-        for server in (self.master, *self.replicas):
-            server.start()
-        _until(lambda: self.master.call(b"INFO", b"replication").count(b"state=online") == len(self.replicas))
+        self.start_servers()
         for sentinel in self.sentinels:
             sentinel.start()
             sentinel.hurry()
         _until(lambda: all(self._is_known(sentinel.knows()) for sentinel in self.sentinels))
+
+    def start_servers(self) -> None:
+        """Start master and replicas only, and return when these follow."""
+        for server in (self.master, *self.replicas):
+            server.start()
+        _until(lambda: self.master.call(b"INFO", b"replication").count(b"state=online") == len(self.replicas))
 
     def _is_known(self, told: dict[str, str]) -> bool:
         wanted = {"flags": "master", "num-slaves": str(len(self.replicas)),
