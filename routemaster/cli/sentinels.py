@@ -66,8 +66,9 @@ def _ask(sentinel: Place, service: str, server: Place) -> Told:
     try:
         with Redis(sentinel) as connection:
             said: Any = connection.ask(b"SENTINEL", b"MASTER", service.encode())
+            place: Any = connection.ask(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", service.encode())
         fields = dict(zip(said[::2], said[1::2], strict=True))
-        master = evolve(server, host=fields[b"ip"].decode(), port=int(fields[b"port"]))
+        master = evolve(server, host=place[0].decode(), port=int(place[1]))
         return Told(sentinel.label, master, int(fields[b"config-epoch"]))
     except RedisError as error:
         return Told(sentinel.label, None, trouble=str(error))

@@ -26,7 +26,7 @@ from routemaster.store.wire import Wire
 
 DEFAULT_PORT = 26379
 PATIENCE = 0.5  #: seconds for one sentinel to answer, connecting included
-POLL = 1.0      #: seconds between questions while connected
+POLL = 0.5      #: seconds between questions while connected
 
 
 def _wrong(what: str) -> ConfigError:
@@ -124,17 +124,20 @@ class SentinelLocator:
         try:
             if sentinel.password is not None:
                 await wire.execute_command(b"AUTH", sentinel.password)
-            told = await wire.execute_command(b"SENTINEL", b"MASTER", self._address.service.encode())
-            return self._understood(told)
+            service = self._address.service.encode()
+            # during a failover the first tells of the new epoch already, and only the second of the new master
+            told = await wire.execute_command(b"SENTINEL", b"MASTER", service)
+            place = await wire.execute_command(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", service)
+            return self._understood(told, place)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise StoreUnavailable(f"{name} gave an answer that makes no sense") from None
         finally:
             wire.give_up("it was asked")
             await wire.when_lost()
 
-    def _understood(self, told: Any) -> tuple[int, RedisAddress]:
+    def _understood(self, told: Any, place: Any) -> tuple[int, RedisAddress]:
         fields = dict(zip(told[::2], told[1::2], strict=True))
-        host, port = fields[b"ip"].decode(), int(fields[b"port"])
+        host, port = place[0].decode(), int(place[1])
         if not host or not 0 < port < 65536:
             raise ValueError
         return int(fields[b"config-epoch"]), evolve(self._address.server, host=host, port=port)
