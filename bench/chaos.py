@@ -64,7 +64,7 @@ async def main(reactor: Any, given: Any) -> None:
     print(f"{'fault':<28}" + "".join(f"  {column}" for column in COLUMNS), flush=True)
     good = True
     for plan in todo:
-        report = await run(reactor, plan)
+        report = await run(reactor, plan, keep=given.keep)
         good = good and report.good
         print(row(report), flush=True)
         if given.ledger:
@@ -98,6 +98,7 @@ def arguments() -> argparse.Namespace:
     add("--shared", action="store_true", help="publishers' processes share one listening socket")
     add("--mutant", choices=("", *MUTANTS), default="", help="a known fault to be put into the bus")
     add("--ledger", type=Path, help="file to which a line of JSON is added for each run")
+    add("--keep", type=Path, help="folder for the logs and accounts of a run that is not good")
     return parser.parse_args()
 
 

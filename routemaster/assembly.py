@@ -6,8 +6,10 @@ here they are made.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from random import random
+from time import time
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -24,6 +26,11 @@ from routemaster.metrics.printing import Printing
 from routemaster.metrics.statsd import Statsd
 from routemaster.reporters import Reporter, make_reporter
 from routemaster.sender import TreqSender
+from routemaster.store.address import ClusterAddress, RedisAddress
+from routemaster.store.cluster import Cluster
+from routemaster.store.connection import Connection
+from routemaster.store.scripts import SCRIPTS
+from routemaster.store.sentinel import SentinelAddress
 from routemaster.web.api import Limits as ApiLimits
 from routemaster.web.site import Limits as SiteLimits
 
@@ -53,6 +60,21 @@ def sender(config: Config, reactor: Any, certificate: Path) -> TreqSender:
         ca_files=own if config.ca_file is None else [*own, config.ca_file],
         max_open=config.max_open_deliveries,
     )
+
+
+def connection(
+    config: Config, reactor: Any, address: RedisAddress | ClusterAddress | SentinelAddress, on_up: Callable[[], None]
+) -> Connection | Cluster:
+    """To one Redis, or to all nodes of a cluster; not started yet."""
+    options: dict[str, Any] = {
+        "reactor": reactor,
+        "reply_timeout": config.redis_timeout,
+        "scripts": SCRIPTS.values(),
+        "on_up": on_up,
+    }
+    if isinstance(address, ClusterAddress):
+        return Cluster(address, chance=random, **options)
+    return Connection(address, **options)
 
 
 def worker(config: Config, reactor: Any, process: str, store: Store, sender: Sender, meter: Meter) -> Worker:
@@ -86,6 +108,7 @@ def adapter(config: Config, reactor: Any) -> Adapter | None:
             config.datadog_app_key or "",
             config.monitor_interval,
             config.datadog_url,
+            wall=time,
         )
     return None
 

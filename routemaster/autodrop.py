@@ -8,6 +8,9 @@ and the part of it to be kept free:
   dropped, in bounded steps, whoever they are owed to,
 - until the low mark (`max - 2 * min_free`) is reached, or nothing is left.
 
+On a cluster each node is full by itself: the marks hold for each, and what is
+dropped are the oldest events of the topics that lie there.
+
 Past half of the way from the low to the high mark it warns; the gauge
 `redis.autodrop_nearness` tells how far it is. It may run in several processes
 at once: each event is dropped and counted once, and at most a step too much
@@ -22,7 +25,7 @@ from attrs import frozen
 from twisted.logger import Logger
 
 from routemaster.interfaces import Store
-from routemaster.model import public_name
+from routemaster.model import StoreFigures, public_name
 
 STEP = 500     #: events dropped from a log at once
 WARNING = 0.5  #: nearness from which on an operator should look
@@ -62,45 +65,49 @@ class Autodrop:
         """Bytes; `configured` is false if `max_mem` is only the default."""
         self._store = store
         self._limits = (max_mem, min_free, configured)
-        self._warned = False
+        self._warned: set[str] = set()  #: nodes that are nearly full
 
-    async def marks(self) -> Marks:
-        """The marks in force now."""
-        return marks(*self._limits, (await self._store.figures()).max_memory)
+    def marks(self, figures: StoreFigures) -> Marks:
+        """The marks in force now on a node."""
+        return marks(*self._limits, figures.max_memory)
 
     async def run(self) -> None:
-        """One look. Raises StoreUnavailable; what was dropped until then is logged all the same."""
-        figures = await self._store.figures()
-        limits = marks(*self._limits, figures.max_memory)
-        self._warn(figures.bytes_used, limits)
-        if figures.bytes_used <= limits.high:
-            return
+        """One look at each node. Raises StoreUnavailable; what was dropped until then is logged all the same."""
+        for figures in await self._store.figures():
+            limits = self.marks(figures)
+            self._warn(figures, limits)
+            if figures.bytes_used > limits.high:
+                await self._make_room(figures, limits)
+
+    async def _make_room(self, figures: StoreFigures, limits: Marks) -> None:
+        node, used = figures.node, figures.bytes_used
         events, lost = 0, Counter[str]()
         try:
-            while figures.bytes_used > limits.low:
-                dropped = await self._store.drop_oldest(STEP)
+            while used > limits.low:
+                dropped = await self._store.drop_oldest(STEP, node)
                 if not dropped.events:
                     self._log.error(
-                        "Redis uses {used} bytes, above the low mark of {low}, and no event is left to drop: "
+                        "{redis} uses {used} bytes, above the low mark of {low}, and no event is left to drop: "
                         "give it more memory, or find who else uses it",
-                        used=figures.bytes_used, low=limits.low,
+                        redis=_name(node), used=used, low=limits.low,
                     )  # fmt: skip
                     break
                 events += dropped.events
                 lost.update(dropped.lost)
-                figures = await self._store.figures()
+                # a node that cannot be asked any more is left alone
+                used = next((each.bytes_used for each in await self._store.figures() if each.node == node), 0)
         finally:
             self._tell(events, lost)
 
-    def _warn(self, used: int, limits: Marks) -> None:
-        near = limits.nearness(used) > WARNING
-        if near and not self._warned:
+    def _warn(self, figures: StoreFigures, limits: Marks) -> None:
+        node, near = figures.node, limits.nearness(figures.bytes_used) > WARNING
+        if near and node not in self._warned:
             self._log.warn(
-                "Redis uses {used} bytes; above {high} the oldest events are dropped: find the subscriber that "
+                "{redis} uses {used} bytes; above {high} the oldest events are dropped: find the subscriber that "
                 "falls behind, or give Redis more memory",
-                used=used, high=limits.high,
+                redis=_name(node), used=figures.bytes_used, high=limits.high,
             )  # fmt: skip
-        self._warned = near
+        (self._warned.add if near else self._warned.discard)(node)
 
     def _tell(self, events: int, lost: Counter[str]) -> None:
         if events:
@@ -109,3 +116,7 @@ class Autodrop:
             self._log.error(
                 "autodrop: {name} lost {count} events", name=public_name(subscriber), count=count
             )
+
+
+def _name(node: str) -> str:
+    return f"Redis at {node}" if node else "Redis"

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, fail
+from twisted.logger import Logger
 
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Meter, Store
+from routemaster.model import Published, public_name
 
 GROUP_EVENTS = 1000            #: events in one call, unless one publication alone has more
 GROUP_BYTES = 1024 * 1024      #: bytes of fragments in one call, likewise
@@ -58,6 +60,8 @@ class _Lane:
 class GroupCommit:
     """Publishes through the store, one call at a time for each topic and publisher."""
 
+    _log = Logger()
+
     def __init__(self, store: Store, meter: Meter) -> None:
         self._store, self._meter = store, meter
         self._lanes: dict[tuple[str, str], _Lane] = {}
@@ -92,9 +96,7 @@ class GroupCommit:
             self._tell(told, error)
             told, error = group, None
             try:
-                await call
-                self._meter.count("events.published", len(fragments), topic=topic)
-                self._meter.count("events.bytes", sum(map(len, fragments)), topic=topic)
+                self._record(topic, publisher, group, await call)
             except Exception as raised:
                 error = raised
                 if isinstance(raised, StoreUnavailable):
@@ -102,6 +104,17 @@ class GroupCommit:
         del self._lanes[topic, publisher]
         self._tell(told, error)
         self._tell(refused, StoreUnavailable("the store failed while this waited its turn; nothing was stored"))
+
+    def _record(self, topic: str, publisher: str, group: list[_Publication], stored: Published) -> None:
+        events = sum(len(publication.fragments) for publication in group)
+        size = sum(publication.size for publication in group)
+        self._meter.count("events.published", events, topic=topic)
+        self._meter.count("events.bytes", size, topic=topic)
+        self._log.debug(
+            "stored {events} events of '{name}' in '{topic}'",
+            name=public_name(publisher), topic=topic, events=events, first=str(stored.first),
+            last=str(stored.last), bytes=size, publications=len(group),
+        )  # fmt: skip
 
     def _tell(self, publications: list[_Publication], error: Exception | None) -> None:
         for publication in publications:

@@ -249,11 +249,13 @@ class Store(Protocol):
 
     # upkeep
 
-    async def figures(self) -> StoreFigures:
-        """What the store says of itself."""
+    async def figures(self) -> list[StoreFigures]:
+        """What each node of the store says of itself: one, or as many as can be reached of a cluster."""
 
-    async def drop_oldest(self, most: int) -> Dropped:
+    async def drop_oldest(self, most: int, node: str = "") -> Dropped:
         """Drop the oldest events over all topics, owed or not: at least one, at most `most` of each topic.
+
+        With the name of a `node` only its topics count.
 
         Afterwards nothing is left that is older than anything that was dropped.
         """
@@ -274,13 +276,14 @@ class Store(Protocol):
 
     async def renew(self, worker: str, epochs: Mapping[str, int]) -> tuple[int, dict[str, int | None]]:
         """Keep leases alive: the store's time in microseconds, and for each subscriber
-        the version of its subscription, or None if the lease is lost."""
+        the version of its subscription, or None if the lease is lost; nothing
+        for those that could not be asked about."""
 
     async def release(self, subscriber: str, worker: str, epoch: int) -> None:
         """Give a lease back, if it is ours."""
 
     async def tails(self, topics: Sequence[str]) -> dict[str, EventID]:
-        """Where logs end now."""
+        """Where logs end now, of topics that exist and could be asked about."""
 
     async def read(
         self, subscriber: str, after: Mapping[str, EventID | None], most: int, most_bytes: int

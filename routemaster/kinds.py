@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from attrs import frozen
 
 MASK = "********"
+CLUSTERS = ("redis+cluster", "rediss+cluster")  #: schemes of URLs that name nodes of a Redis Cluster
 
 
 def same(text: str) -> str:
@@ -191,6 +192,17 @@ def write_address(address: tuple[str, int]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def parse_places(netloc: str) -> tuple[tuple[str, int | None], ...]:
+    """Hosts and ports of a URL that names several, `[login@]host[:port][,host[:port]...]`; no port: None."""
+    places = []
+    for place in netloc.rpartition("@")[2].split(","):
+        parts = re.fullmatch(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?", place)
+        if not parts or not 0 < int(parts[2] or 1) < 65536:
+            raise ValueError
+        places.append((parts[1].strip("[]").lower(), int(parts[2]) if parts[2] else None))
+    return tuple(places)
+
+
 def parse_redis_url(text: str) -> str:
     """The URL; the store reads the parts."""
     url = urlsplit(text)
@@ -200,13 +212,15 @@ def parse_redis_url(text: str) -> str:
         if not url.netloc or not re.fullmatch("/[^/]+(/[0-9]{1,5})?/?", url.path):
             raise ValueError
         return text
-    if url.port == 0:
-        raise ValueError
-    if url.scheme == "unix":
+    if url.scheme in CLUSTERS:
+        well_formed = bool(parse_places(url.netloc)) and url.path in ("", "/", "/0")
+    elif url.port == 0:
+        well_formed = False
+    elif url.scheme == "unix":
         well_formed = len(url.path) > 1
     else:
         well_formed = bool(url.hostname) and bool(re.fullmatch("(/[0-9]{0,4})?", url.path))
-    if url.scheme not in ("redis", "rediss", "unix") or not well_formed:
+    if url.scheme not in ("redis", "rediss", "unix", *CLUSTERS) or not well_formed:
         raise ValueError
     return text
 
@@ -218,7 +232,8 @@ ROOT_KEY = matching("[ -9;-~]{1,128}", "1 to 128 printable ASCII characters with
 SECRET = matching("[!-~]{1,256}", "1 to 256 printable ASCII characters without spaces", hidden)
 SECRET_URL = matching("https?://[!-~]{1,1024}", "an http:// or https:// URL", hidden)
 REDIS_URL = Kind(
-    "redis://HOST[:PORT][/DB], rediss://..., unix:///PATH or redis+sentinel://HOST[:PORT],.../SERVICE[/DB]",
+    "redis://HOST[:PORT][/DB], rediss://..., unix:///PATH, redis+sentinel://HOST[:PORT],.../SERVICE[/DB], "
+    "redis+cluster://HOST[:PORT][,HOST[:PORT]...], rediss+sentinel://... or rediss+cluster://...",
     parse_redis_url,
     mask=without_login,
 )

@@ -178,12 +178,13 @@ class Dropped:
 
 @frozen
 class StoreFigures:
-    """What the store says of itself."""
+    """What a node of the store says of itself."""
 
     bytes_used: int
     max_memory: int     #: bytes; 0: no limit of its own
     cpu_user_ms: float  #: since it started
     cpu_sys_ms: float   #: since it started
+    node: str = ""      #: its name; empty if there is but one
 
 
 def chunks(items: Sequence[_T], size: int) -> list[Sequence[_T]]:

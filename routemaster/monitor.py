@@ -22,7 +22,8 @@ from routemaster.delivery.forecast import batches, batches_due
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Adapter, Clock, Sample, Snapshot, Store
 from routemaster.metrics.meter import Meter, parse_series, series
-from routemaster.model import SubscriptionFacts, public_name
+from routemaster.model import StoreFigures, SubscriptionFacts, public_name
+from routemaster.repeats import Repeats
 
 OFFICE = "monitor"
 
@@ -41,11 +42,16 @@ class Monitor:
         clock: Clock,
         process: str,
         interval: float,
+        wall: Callable[[], float] | None = None,
     ) -> None:
-        """`process` is unique among live processes; `interval` in seconds; no adapter: nobody is told."""
+        """`process` is unique among live processes; `interval` in seconds; no adapter: nobody is told.
+
+        `wall` tells the time of day, if the clock's is another.
+        """
         self._store, self._meter, self._autodrop = store, meter, autodrop
-        self._adapter, self._clock = adapter, clock
+        self._adapter, self._clock, self._wall = adapter, clock, wall or clock.seconds
         self._process, self._interval = process, interval
+        self._repeats = Repeats()
 
     async def flush(self) -> None:
         """Add what was counted here to the totals; what the store refuses is kept for the next time."""
@@ -80,15 +86,24 @@ class Monitor:
             await self._adapter.tell(Snapshot(gauges, _samples(grown)))
         except Exception as error:
             self._meter.count("metrics.failures")
-            self._log.warn("metrics could not be told: {error}", error=str(error) or type(error).__name__)
+            self._failed(str(error) or type(error).__name__)
             return
+        if self._repeats.succeeded(self._clock.seconds()) is not None:
+            self._log.info("metrics are told again")
         if grown:
             await self._store.set_reported({name: totals[name] for name in grown})
 
+    def _failed(self, reason: str) -> None:
+        since = self._repeats.failed(self._clock.seconds(), reason)
+        if since is not None and since.failures == 1:
+            self._log.warn("metrics could not be told: {error}", error=reason)
+        elif since is not None:
+            line = "metrics could not be told, {failures} times since the last line: {error}"
+            self._log.warn(line, failures=since.failures, error=reason)
+
     async def _look(self) -> tuple[list[Sample], dict[str, int]]:
         facts = await self._store.subscriptions()
-        figures, marks = await self._store.figures(), await self._autodrop.marks()
-        now = self._clock.seconds()
+        figures, now = await self._store.figures(), self._wall()
         due = sum(batches_due(fact, now) for fact in facts)
         events = _by_name(facts, lambda fact: fact.queued)
         gauges = [
@@ -99,13 +114,7 @@ class Monitor:
             ),
             Sample("jobs.count", due, {"queue": "main", "status": "instant"}),
             Sample("jobs.count", sum(map(batches, facts)) - due, {"queue": "main", "status": "scheduled"}),
-            Sample("redis.bytes_used", figures.bytes_used, {}),
-            Sample("redis.max_mem", marks.max_mem, {}),
-            Sample("redis.low_mark", marks.low, {}),
-            Sample("redis.high_mark", marks.high, {}),
-            Sample("redis.autodrop_nearness", round(marks.nearness(figures.bytes_used), 3), {}),
-            Sample("redis.used_cpu_user", figures.cpu_user_ms, {}),
-            Sample("redis.used_cpu_sys", figures.cpu_sys_ms, {}),
+            *(sample for node in figures for sample in self._of_redis(node)),
         ]
         sources: dict[str, Callable[[SubscriptionFacts], int]] = {
             "events.added": lambda fact: fact.sent + fact.dropped + fact.queued,
@@ -118,6 +127,19 @@ class Monitor:
             for name, count in _by_name(facts, source).items()
         }
         return gauges, derived
+
+    def _of_redis(self, figures: StoreFigures) -> list[Sample]:
+        """What there is to say of one node; on a cluster each says who it is."""
+        marks, tags = self._autodrop.marks(figures), {"node": figures.node} if figures.node else {}
+        return [
+            Sample("redis.bytes_used", figures.bytes_used, tags),
+            Sample("redis.max_mem", marks.max_mem, tags),
+            Sample("redis.low_mark", marks.low, tags),
+            Sample("redis.high_mark", marks.high, tags),
+            Sample("redis.autodrop_nearness", round(marks.nearness(figures.bytes_used), 3), tags),
+            Sample("redis.used_cpu_user", figures.cpu_user_ms, tags),
+            Sample("redis.used_cpu_sys", figures.cpu_sys_ms, tags),
+        ]
 
 
 def _by_name(facts: list[SubscriptionFacts], figure: Callable[[SubscriptionFacts], int]) -> dict[str, int]:

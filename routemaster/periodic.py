@@ -14,9 +14,11 @@ from collections.abc import Awaitable, Callable
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Clock, Timer
+from routemaster.repeats import Repeats
 
 
 class Periodic:
@@ -32,6 +34,7 @@ class Periodic:
         self._loop: Deferred[None] | None = None
         self._sleep: Deferred[None] | None = None
         self._running = self._hinted = self._resting = False
+        self._repeats = Repeats()
 
     def start(self) -> None:
         """Work now, and then every interval."""
@@ -86,8 +89,19 @@ class Periodic:
                 self._log.warn("{name} rests until the store answers: {error}", name=self._name, error=error)
             self._resting = True
         except Exception:
-            self._log.failure("{name} failed; it will run again", name=self._name)
+            self._failed(Failure())
         else:
-            if self._resting:
+            again = self._repeats.succeeded(self._clock.seconds())
+            if self._resting or again is not None:
                 self._log.info("{name} goes on", name=self._name)
             self._resting = False
+
+    def _failed(self, failure: Failure) -> None:
+        since = self._repeats.failed(self._clock.seconds(), repr(failure.value))
+        if since is None:
+            return
+        if since.failures == 1:
+            self._log.failure("{name} failed; it will run again", failure, name=self._name)
+        else:
+            line = "{name} failed, {failures} times since the last line; it will run again"
+            self._log.failure(line, failure, name=self._name, failures=since.failures)

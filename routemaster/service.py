@@ -21,6 +21,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
+from time import time
 from typing import Any
 
 from twisted.application.service import Service
@@ -39,12 +40,12 @@ from routemaster.metrics.meter import Meter
 from routemaster.monitor import Monitor
 from routemaster.notify import Notifier
 from routemaster.periodic import Periodic
-from routemaster.store.address import RedisAddress
+from routemaster.store.address import ClusterAddress, RedisAddress, parse_address
+from routemaster.store.cluster import Cluster
 from routemaster.store.connection import Connection
 from routemaster.store.embedded import EmbeddedRedis
 from routemaster.store.facts import fact_lines
 from routemaster.store.keys import Keys
-from routemaster.store.link import Address
 from routemaster.store.redis import RedisStore
 from routemaster.store.replicas import Replication
 from routemaster.store.scripts import SCRIPTS
@@ -82,7 +83,7 @@ class Bus(Service):
         Raises ConfigError if a file that the configuration names cannot be used.
         """
         self._config, self._role, self._reactor, self._on_failure = config, role, reactor, on_failure
-        certificate, key = assembly.certificate_files(config, reactor.seconds())
+        certificate, key = assembly.certificate_files(config, time())
         self._tls = None if role is Role.WORKER else ReloadableTLS(certificate, key)
         self._sender = None if role is Role.WEB else assembly.sender(config, reactor, certificate)
         self._process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -135,19 +136,13 @@ class Bus(Service):
             look()
             self._background(self._describe(connection))
 
-        connection = Connection(
-            address,
-            reactor=reactor,
-            reply_timeout=config.redis_timeout,
-            scripts=SCRIPTS.values(),
-            on_up=connected,
-        )
+        connection = assembly.connection(config, reactor, address, connected)
         publishing = self._publishing(address)
         store = RedisStore(connection, config.namespace, config.lease_ttl, publishing)
         doorkeeper = Doorkeeper(config.clients, config.root_key, store)
         autodrop = assembly.autodrop(config, store)
         monitor = Monitor(
-            store, self._meter, autodrop, self._adapter, reactor, self._process, config.monitor_interval
+            store, self._meter, autodrop, self._adapter, reactor, self._process, config.monitor_interval, time
         )
         tokens = Periodic("reading tokens", doorkeeper.poll, TOKEN_POLL, reactor)
         parts = [
@@ -184,7 +179,7 @@ class Bus(Service):
             elif worker is not None:
                 worker.hear(message)
 
-        wakeups = Wakeups(address, keys.wakeups, reactor=reactor, on_message=hear, on_up=look)
+        wakeups = Wakeups(connection.address, keys.wakeups, reactor=reactor, on_message=hear, on_up=look)
         wakeups.start()
         self._undo.append(wakeups.stop)
         self._undo.append(lambda: self._close_metrics(monitor))
@@ -204,7 +199,8 @@ class Bus(Service):
                 return connection.connected and connected and not self._stopping
 
             limits = assembly.api_limits(config)
-            await self._open_ports(Api(store, doorkeeper, reactor, limits, self._meter, exposition, ready))
+            api = Api(store, doorkeeper, reactor, limits, self._meter, exposition, ready, wall=time)
+            await self._open_ports(api)
         self._count_processes("start")
         self._notifier.ready()
         self._log.info("Routemaster is ready")
@@ -214,18 +210,21 @@ class Bus(Service):
         if self._stopping:
             raise CancelledError
 
-    async def _redis(self) -> Address:
+    async def _redis(self) -> RedisAddress | ClusterAddress | SentinelAddress:
         config = self._config
         if config.redis_url is not None:
-            sentinel = "+sentinel://" in config.redis_url
-            return (SentinelAddress if sentinel else RedisAddress).parse(config.redis_url)
+            if "+sentinel://" in config.redis_url:
+                return SentinelAddress.parse(config.redis_url)
+            return parse_address(config.redis_url)
         embedded = EmbeddedRedis(self._reactor, config.state_dir)
         self._undo.append(embedded.stop)
         return await embedded.start()
 
-    def _publishing(self, address: Address) -> Replication | None:
+    def _publishing(self, address: RedisAddress | ClusterAddress | SentinelAddress) -> Replication | None:
         """What publishing demands of replicas, on a connection of its own; None: nothing."""
         config = self._config
+        if config.min_replicas and isinstance(address, ClusterAddress):
+            raise ConfigError("min_replicas is not supported with a Redis Cluster; set it to 0")
         if self._tls is None or not config.min_replicas:
             return None
         connection = Connection(
@@ -253,28 +252,25 @@ class Bus(Service):
         limits = assembly.site_limits(config)
         resource = api.app.resource()
         assert self._tls is not None  # noqa: S101  # for the type: the caller has asked
-        site = BusSite(resource, reactor=self._reactor, limits=limits)
+        site = BusSite(resource, reactor=self._reactor, limits=limits, wall=time)
         site.noisy = False
         await self._listen(config.https, self._tls.wrap(site), site, "HTTPS")
         if config.http is not None:
             redirect = RedirectResource(config.public_url, resource, config.trusted_proxies)
-            plain = BusSite(redirect, reactor=self._reactor, limits=limits)
+            plain = BusSite(redirect, reactor=self._reactor, limits=limits, wall=time)
             plain.noisy = False
             await self._listen(config.http, plain, plain, "plain HTTP")
 
     async def _listen(self, endpoint: str, factory: Any, site: BusSite, what: str) -> None:
-        try:
-            port = await serverFromString(self._reactor, endpoint).listen(factory)
-        except Exception as error:
-            raise ConfigError(f"cannot listen for {what} on {endpoint}: {error}") from error
+        port = await bind(self._reactor, endpoint, factory, what)
         self.ports.append(port)
         self._sites.append(site)
         self._log.info("{what} on {address}", what=what, address=_label(port.getHost()))
         self._go_on()
 
-    async def _describe(self, connection: Connection) -> None:
+    async def _describe(self, connection: Connection | Cluster) -> None:
         try:
-            facts = await connection.describe()
+            facts = {name: await node.describe() for name, node in connection.nodes.items()}
         except StoreUnavailable:
             return  # it went again; the next connection tells
         for level, line in fact_lines(facts):
@@ -297,7 +293,7 @@ class Bus(Service):
             except ConfigError as error:
                 self._log.error("the old certificate is kept: {error}", error=error)
             else:
-                days = self._tls.days_left(self._reactor.seconds())
+                days = self._tls.days_left(time())
                 self._log.info("the certificate is read again; it is good for {days} days", days=int(days))
 
     # -- stop
@@ -341,6 +337,16 @@ class Bus(Service):
         for ended, failure in await DeferredList(finishing, consumeErrors=True):
             if not ended:
                 self._log.failure("something did not finish in good order", failure)
+
+
+async def bind(reactor: Any, endpoint: str, factory: Any, what: str) -> Any:
+    """Listen on an endpoint; the port. Raises ConfigError."""
+    try:
+        return await serverFromString(reactor, endpoint).listen(factory)
+    except LookupError as error:
+        raise ConfigError(f"cannot listen for {what} on {endpoint}: systemd gave no such socket") from error
+    except Exception as error:
+        raise ConfigError(f"cannot listen for {what} on {endpoint}: {error}") from error
 
 
 async def _maybe(result: Any) -> None:

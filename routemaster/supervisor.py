@@ -28,13 +28,13 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from time import time
 from typing import Any
 from urllib.parse import quote
 
 from attrs import frozen
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger, globalLogPublisher
@@ -43,9 +43,9 @@ from routemaster import __version__, assembly
 from routemaster.children import Child, Plan
 from routemaster.config import Config
 from routemaster.delivery.health import pause
-from routemaster.errors import ConfigError, RoutemasterError
+from routemaster.errors import RoutemasterError
 from routemaster.notify import Notifier
-from routemaster.service import DRAIN, Role
+from routemaster.service import DRAIN, Role, bind
 from routemaster.store.embedded import EmbeddedRedis
 
 FRUITLESS = 5        #: starts in a row after which a process that never became ready is given up
@@ -77,7 +77,7 @@ class Supervisor(Service):
         Raises ConfigError if a file that the configuration names cannot be used.
         """
         self._order, self._config, self._reactor, self._on_failure = order, order.config, reactor, on_failure
-        assembly.certificate_files(order.config, reactor.seconds())  # made once, not by each child
+        assembly.certificate_files(order.config, time())  # made once, not by each child
         self._notifier = Notifier(os.environ, reactor)
         self._embedded: EmbeddedRedis | None = None
         self._reporter = assembly.reporter(order.config, reactor)
@@ -135,15 +135,10 @@ class Supervisor(Service):
 
     async def _bind(self, name: str, endpoint: str) -> str:
         """Bind a port, from which only children accept; how they name it."""
-        try:
-            factory = Factory()
-            factory.noisy = False
-            listening = serverFromString(self._reactor, endpoint).listen(factory)
-            # before the reactor has a chance to accept
-            listening.addCallback(lambda port: (port.stopReading(), port)[1])
-            port = await listening
-        except Exception as error:
-            raise ConfigError(f"cannot listen for {name} on {endpoint}: {error}") from error
+        factory = Factory()
+        factory.noisy = False
+        port = await bind(self._reactor, endpoint, factory, name.upper())
+        port.stopReading()  # before the reactor has had a chance to accept
         self._ports[name] = port
         return f"systemd:domain={_DOMAINS[port.socket.family]}:name={name}"
 

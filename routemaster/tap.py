@@ -19,6 +19,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any, NoReturn
 
 from twisted.logger import Logger
@@ -145,6 +146,8 @@ def makeService(options: Options) -> Bus | Supervisor:
     """The service for twistd to run."""
     from twisted.internet import reactor  # the wiring is where the reactor comes in
 
+    clock: Any = reactor
+    clock.seconds = monotonic  # no timer comes early or late because the time of day was set
     process = Process(reactor)
     try:
         bus: Bus | Supervisor

@@ -22,6 +22,7 @@ from routemaster.store.connection import Script
 from routemaster.store.keys import Keys
 from routemaster.store.memory import MemoryStore
 from routemaster.store.redis import RedisStore
+from routemaster.store.slots import slot_of
 from routemaster.store.wire import Wire
 from routemaster.testing.redis_server import PrivateRedis
 from tests.history_model import SUBSCRIBERS, TOPICS, Seen, SeenSubscriber, SeenTopic, outcome, require
@@ -30,12 +31,29 @@ TTL = 1000.0  #: seconds: no lease ends unless a history says so
 NAMESPACE = "rm"
 
 
-class Line:
+class Face:
+    """What else a connection tells: this is one node, on which keys lie `apart` as on a cluster, or do not."""
+
+    apart: bool
+
+    @property
+    def nodes(self) -> dict[str, Any]:
+        return {"": self}
+
+    def slot(self, key: bytes) -> int:
+        return slot_of(key) if self.apart else 0
+
+    def place(self, key: bytes) -> str:
+        return ""
+
+
+class Line(Face):
     """Plays `Connection` on a blocking socket: what is issued goes out when somebody waits for it."""
 
     disconnecting = False
 
-    def __init__(self, path: str, modern: bool) -> None:
+    def __init__(self, path: str, modern: bool, apart: bool) -> None:
+        self.apart = apart
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(30)
         self._socket.connect(path)
@@ -82,11 +100,12 @@ class Line:
         return [result_of(answer) for answer in answers]
 
 
-class Cut:
+class Cut(Face):
     """A connection that breaks after so many commands; with `lost` the next is executed too, and not answered."""
 
     def __init__(self, line: Line, steps: int, lost: bool) -> None:
         self._line, self._left, self._lost, self._broken = line, steps, lost, False
+        self.apart = line.apart
 
     def command(self, *args: bytes) -> Deferred[Any]:
         return self._guard(lambda: self._line.command(*args))
@@ -104,11 +123,11 @@ class Cut:
         return issue()
 
 
-class Stepped:
+class Stepped(Face):
     """A connection whose commands go out one by one, when a history says so."""
 
     def __init__(self, line: Line) -> None:
-        self._line = line
+        self._line, self.apart = line, line.apart
         self._waiting: deque[tuple[Callable[[], Deferred[Any]], Deferred[Any]]] = deque()
 
     def command(self, *args: bytes) -> Deferred[Any]:
@@ -149,8 +168,8 @@ class RedisPlayer:
 
     lasting = True  #: data outlives the stores, which may be cut, raced and made anew
 
-    def __init__(self, redis: PrivateRedis) -> None:
-        self._line = Line(redis.socket_path, redis.binary.modern)
+    def __init__(self, redis: PrivateRedis, apart: bool = False) -> None:
+        self._line = Line(redis.socket_path, redis.binary.modern, apart)
         self._keys = Keys(NAMESPACE)
         self.stores: list[Any] = []
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from attrs import evolve
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.errors import ConfigError
-from routemaster.store.address import RedisAddress
+from routemaster.store.address import ClusterAddress, RedisAddress, parse_address
 
 GOOD = {
     "redis://localhost": RedisAddress(host="localhost"),
@@ -37,6 +38,24 @@ HOSTILE = [
     "redis://:hunter2@[::1", "redis://:hunter 2@host", "redis://:hunter2\n@host", "unix:///a%00b", "redis://h\x00",
 ]
 
+NODE = RedisAddress(host="h", port=7000)
+CLUSTERS = {
+    "redis+cluster://h:7000": (NODE,),
+    "redis+cluster://H:7000,h:7000,other,[::1]:1/": (
+        NODE, RedisAddress(host="other"), RedisAddress(host="::1", port=1),
+    ),
+    "rediss+cluster://u:p%40w@h:7000,b/0?ca_file=/x": (
+        RedisAddress(host="h", port=7000, user=b"u", password=b"p@w", tls=True, ca_file="/x"),
+        RedisAddress(host="b", user=b"u", password=b"p@w", tls=True, ca_file="/x"),
+    ),
+}
+NO_CLUSTERS = [
+    "redis+cluster://", "redis+cluster://:hunter2@", "redis+cluster://:hunter2@h,", "redis+cluster://:hunter2@h:0",
+    "redis+cluster://:hunter2@h/1", "redis+cluster://:hunter2@h,b:65536", "redis+cluster://:hunter2@h?ca_file=/x",
+    "redis+cluster://h,:hunter2@b@c d", "redis+cluster://:hunter2@a b", "redis+cluster://:hunter2#@a",
+    "unix+cluster:///hunter2",
+]
+
 
 class ParseTests(SynchronousTestCase):
     def test_good(self) -> None:
@@ -52,6 +71,20 @@ class ParseTests(SynchronousTestCase):
             error = self.assertRaises(ConfigError, RedisAddress.parse, url)
             self.assertNotIn("hunter", f"{error}", url)
             self.assertTrue(error.__suppress_context__ or error.__context__ is None, url)
+
+    def test_clusters(self) -> None:
+        """A cluster's URL names nodes, each with the same login; a database is refused, and nothing is shown."""
+        for url, seeds in CLUSTERS.items():
+            address = parse_address(url)
+            self.assertIsInstance(address, ClusterAddress)
+            self.assertEqual(address.seeds, seeds, url)
+        self.assertEqual(address.label, "rediss+cluster://h:7000,b:6379")
+        self.assertEqual(address.node("c", 9), evolve(seeds[0], host="c", port=9))
+        self.assertEqual(parse_address("redis://h:7000"), NODE)
+        for url in NO_CLUSTERS:
+            error = self.assertRaises(ConfigError, parse_address, url)
+            self.assertNotIn("hunter", f"{error}", url)
+        self.assertRaises(ConfigError, RedisAddress.parse, "redis+cluster://h")
 
     def test_shown(self) -> None:
         """Neither `repr` nor `label` shows user or password."""

@@ -298,7 +298,7 @@ class CommandTests(TestCase):
         async def call(*arguments: str) -> tuple[str, int]:
             command = [str(ROOT / "bench" / "chaos.py"), *small, *arguments]
             environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
-            out, err, status = await getProcessOutputAndValue(sys.executable, command, environment)
+            out, err, status = await getProcessOutputAndValue(sys.executable, command, environment, os.getcwd())
             return (out + err).decode(), status
 
         (said, status), (wrong, failed) = await gatherResults([

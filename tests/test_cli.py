@@ -41,6 +41,7 @@ from routemaster.store.embedded import EmbeddedRedis
 from routemaster.store.memory import MemoryStore
 from routemaster.store.programs import OLDEST
 from routemaster.testing.daemon import Client, Daemon
+from routemaster.testing.redis_cluster import LOOPBACK, shared_cluster
 from routemaster.testing.redis_server import PrivateRedis, servers, shared
 from routemaster.web.api import Api, Limits
 from routemaster.web.auth import Doorkeeper
@@ -344,6 +345,19 @@ class RedisTests(SynchronousTestCase):
             self.assertEqual((server.policy, server.appendonly, server.role), ("noeviction", "no", "master"))
             self.assertGreater(server.used or 0, 1000)
             self.assertLess(abs(server.skew), 1)
+
+    def test_cluster(self) -> None:
+        """Of a cluster each primary is examined, whoever of those in the URL answers; a single Redis is none."""
+        cluster = shared_cluster(servers()[0])
+        url = f"redis+cluster://{LOOPBACK}:1,{cluster.nodes[1].name}"
+        found = list(doctor.redis_findings(load({}, {"ROUTEMASTER_REDIS_URL": url}, None)))
+        self.assertIn("a cluster of 3 primaries", found[0].found)
+        for node in cluster.nodes:
+            self.assertTrue([each for each in found if each.check == "redis" and node.name in each.found])
+        config = load({}, {"ROUTEMASTER_REDIS_URL": f"redis+cluster://:canary@{LOOPBACK}:1"}, None)
+        (failed,) = doctor.redis_findings(config)
+        self.assertEqual(failed.verdict, doctor.Verdict.FAIL)
+        self.assertNotIn("canary", failed.line)
 
     def test_hidden(self) -> None:
         """What the ACL hides is unknown, and no error."""

@@ -635,7 +635,7 @@ class FactsTests(SynchronousTestCase):
     def test_lines(self) -> None:
         """Three lines; what puts accepted events at risk is a warning that says what would be lost."""
         good = ServerFacts("7.0.15", "noeviction", "0", "yes", "everysec")
-        self.assertEqual([level for level, _ in fact_lines(good)], ["info"] * 3)
+        self.assertEqual([level for level, _ in fact_lines({"": good})], ["info"] * 3)
         table: list[tuple[ServerFacts, int, str]] = [
             (ServerFacts(policy="allkeys-lru"), 1, "DELETE"),
             (ServerFacts(), 1, "noeviction"),
@@ -644,7 +644,7 @@ class FactsTests(SynchronousTestCase):
             (ServerFacts(appendonly="yes", appendfsync="no"), 2, "30 seconds"),
         ]
         for facts, place, word in table:
-            level, sentence = fact_lines(facts)[place]
+            level, sentence = fact_lines({"": facts})[place]
             self.assertEqual(level, "warn")
             self.assertIn(word, sentence)
 

@@ -13,7 +13,7 @@ from routemaster.delivery.backlog import Backlog
 from routemaster.delivery.watch import Watch
 from routemaster.interfaces import Stay
 from routemaster.testing.script_sender import ACKNOWLEDGED, LOCAL, ScriptedSender, refused
-from tests.deliveries import CALLBACK, NOW, DeliveryTestCase
+from tests.deliveries import CALLBACK, NOW, TTL, DeliveryTestCase
 
 
 class BatchTests(DeliveryTestCase):
@@ -893,6 +893,37 @@ class RestTests(DeliveryTestCase):
             self.clock.advance(0.1)
         self.assertLess(sum(self.store.calls.values()), 12)
         self.assertGreater(sum(self.store.calls.values()), 3)
+
+    def test_store_is_back(self) -> None:
+        """When the store answers again, as a renewal shows, nobody rests any longer, to settle or to read."""
+        self.sender.otherwise = None
+        self.subscribe("cats")
+        worker = self.worker()
+        self.publish("cats")
+        self.store.away = True
+        self.end()
+        self.clock.advance(0.21)
+        self.clock.advance(0.41)  # from now on it rests for nearly a second
+        self.store.away = False
+        self.assertEqual(self.queued(), 1)
+        self.sweep(worker)
+        self.assertEqual(self.queued(), 0)
+        self.store.trip("read", times=2)
+        self.publish("cats")
+        self.clock.advance(0.21)
+        self.assertEqual(self.batches, [[1]])
+        self.sweep(worker)
+        self.assertEqual(self.batches, [[1], [2]])
+
+    def test_lease_that_waits_for_renewal(self) -> None:
+        """Who may not start an attempt for want of a younger lease starts it as soon as that is renewed."""
+        self.subscribe("cats")
+        worker = self.worker()
+        self.clock.advance(TTL * 0.6)
+        self.publish("cats")
+        self.assertEqual(self.batches, [])
+        self.sweep(worker)
+        self.assertEqual(self.batches, [[1]])
 
     def test_lease_is_kept_through_trouble(self) -> None:
         """A store that is away for a moment does not cost the lease."""

@@ -17,8 +17,8 @@ HOME = Path(routemaster.__file__).parent
 FLOORS: dict[str, tuple[str, ...]] = {
     "words": ("", "errors", "kinds", "strictjson", "model", "rules", "config"),
     "decisions": (
-        "delivery.machine", "delivery.health", "delivery.forecast", "delivery.peers", "delivery.repeats",
-        "delivery.store_time",
+        "delivery.machine", "delivery.health", "delivery.forecast", "delivery.peers", "delivery.store_time",
+        "repeats",
     ),
     "contracts": ("interfaces",),
     "adapters": ("store.", "sender.", "metrics.", "reporters.", "certificates", "logs", "notify"),

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster import group_commit
 from routemaster.errors import NotYourTopic, StoreBroken, StoreUnavailable
 from routemaster.group_commit import GroupCommit
 from routemaster.metrics.meter import Meter
+from routemaster.model import EventID, Published
 
+STORED = Published(EventID(5, 1), EventID(6, 2))
 DOWN = StoreUnavailable("the store is away", outcome_unknown=True)
 
 
@@ -32,7 +35,7 @@ class SlowStore:
         """End the oldest call that is under way."""
         call = self.under_way.pop(0)
         if error is None:
-            call.callback(None)
+            call.callback(STORED)
         else:
             call.errback(error)
 
@@ -55,6 +58,16 @@ class GroupCommitTests(SynchronousTestCase):
     def drain(self) -> None:
         while self.store.under_way:
             self.store.answer()
+
+    def test_told(self) -> None:
+        """Each call is a line at debug, with its publisher's public name, what was stored and under which IDs."""
+        with capturedLogs() as events:
+            for part in (b"a", b"bb", b"ccc"):
+                self.publish(part, publisher="pub--secret")
+            self.drain()
+        shown = [[event[name] for name in ("name", "topic", "events", "publications", "bytes", "first", "last")]
+                 for event in events]  # fmt: skip
+        self.assertEqual(shown, [["pub", "cats", 1, 1, 1, "5-1", "6-2"], ["pub", "cats", 2, 2, 5, "5-1", "6-2"]])
 
     def nothing_left(self) -> None:
         """No lane, no byte is remembered, and the next publication goes at once."""

@@ -60,12 +60,13 @@ class RedisHistoryContract(HistoryContract):
 
     binary: Any
     offset: int  #: which part of the races this player runs
+    apart: bool  #: whether no call may touch the keys of two slots, as on a cluster
 
     def player(self) -> RedisPlayer:
         redis = PrivateRedis(self.binary)
         self.addCleanup(redis.stop)
         redis.start()
-        return RedisPlayer(redis)
+        return RedisPlayer(redis, self.apart)
 
     def at_each_command(self, cases: Iterable[Any], play: Callable[[History, Any, int], bool]) -> None:
         """Play each case with 0, 1, 2 ... commands of its call gone out, or with a part of these numbers.
@@ -110,8 +111,8 @@ class RedisHistoryContract(HistoryContract):
         self.at_each_command(product(SCENES[1:], CALLS, (False, True), mended), play)
 
 
-for offset, binary in enumerate(servers()):
-    name = f"Redis{binary.version.replace('.', '_')}HistoryTests"
-    doc = f"Redis {binary.version} is what the model says."
-    members = {"binary": binary, "offset": offset, "__doc__": doc, "__module__": __name__}
+for offset, (binary, apart) in enumerate(product(servers(), (False, True))):
+    name = f"Redis{binary.version.replace('.', '_')}{'Apart' if apart else ''}HistoryTests"
+    doc = f"Redis {binary.version} is what the model says{', with keys apart as on a cluster' if apart else ''}."
+    members = {"binary": binary, "offset": offset, "apart": apart, "__doc__": doc, "__module__": __name__}
     globals()[name] = type(name, (RedisHistoryContract, SynchronousTestCase), members)

@@ -10,7 +10,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import Clock
-from twisted.logger import globalLogPublisher
+from twisted.logger import capturedLogs, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
@@ -160,6 +160,21 @@ class MonitorTests(SynchronousTestCase):
         told = self.adapter.counters()
         self.assertEqual((told["events.published|topic=cats"], told["metrics.failures"]), (3, 1))
 
+    def test_a_service_that_is_down_for_long(self) -> None:
+        """An adapter that is down is a line a minute in the log, and one when it is back."""
+        self.adapter.error = OSError("no route")
+        with capturedLogs() as events:
+            for _ in range(13):
+                self.done(self.monitor.tell())
+                self.clock.advance(10)
+            self.adapter.error = None
+            self.done(self.monitor.tell())
+        self.assertEqual([formatEvent(event) for event in events], [
+            "metrics could not be told: no route",
+            *["metrics could not be told, 6 times since the last line: no route"] * 2,
+            "metrics are told again",
+        ])  # fmt: skip
+
     def test_store_trouble(self) -> None:
         """Counts that the store refused are kept; those that it may have taken are not counted twice."""
         for unknown, kept in ((False, {"a": 1}), (True, {})):
@@ -195,8 +210,8 @@ class MonitorTests(SynchronousTestCase):
         """How near autodrop is, is a gauge of its own, to be alerted on with one number."""
         for used, nearness in ((0, 0), (850, 0.5), (901, 1.01)):
 
-            async def figures(used: int = used) -> StoreFigures:
-                return StoreFigures(used, 0, 0.0, 0.0)
+            async def figures(used: int = used) -> list[StoreFigures]:
+                return [StoreFigures(used, 0, 0.0, 0.0)]
 
             self.patch(self.store, "figures", figures)
             text = exposition(self.done(self.monitor.measure()), "test").decode()

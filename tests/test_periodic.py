@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.errors import StoreUnavailable
@@ -52,7 +52,7 @@ class PeriodicTests(SynchronousTestCase):
         self.part.start()
         self.clock.advance(10)
         self.assertEqual(self.runs, [0, 10])
-        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 2)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
     def test_survives_late(self) -> None:
         """So is one that comes after the work has waited for something."""
@@ -64,6 +64,21 @@ class PeriodicTests(SynchronousTestCase):
         self.clock.advance(7)
         self.assertEqual(self.runs, [0, 10])
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def test_fails_for_hours(self) -> None:
+        """What fails every time is told at once, then once a minute with a count, and so is that it goes on."""
+        with capturedLogs() as events:
+            self.outcome = ValueError("broken")
+            self.part.start()
+            self.clock.pump([10] * 12)
+            self.outcome = None
+            self.clock.advance(10)
+        self.assertEqual([formatEvent(event) for event in events], [
+            "the work failed; it will run again",
+            *["the work failed, 6 times since the last line; it will run again"] * 2,
+            "the work goes on",
+        ])  # fmt: skip
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 3)
 
     def test_store_away(self) -> None:
         """A store that is away is one line when it goes and one when it is back, and no traceback."""

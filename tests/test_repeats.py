@@ -1,4 +1,4 @@
-"""Which failed deliveries the log tells."""
+"""Which failures the log tells, of deliveries above all."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from attrs import evolve
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.delivery.repeats import ALL, EACH, PERIOD, Allowance, Allowances, Repeats, Since, Sum
 from routemaster.delivery.telling import Telling, sum_up
 from routemaster.interfaces import Outcome, Verdict
 from routemaster.metrics.meter import Meter
 from routemaster.model import EventID
+from routemaster.repeats import ALL, EACH, PERIOD, Allowance, Allowances, Repeats, Since, Sum
 from routemaster.testing.script_sender import ACKNOWLEDGED
 
 # What happens to one subscriber, and what is told: (moment, reason or "" for a success, what was before or None)
@@ -57,6 +57,13 @@ class RepeatsTests(SynchronousTestCase):
             for moment, reason, told in history:
                 found = repeats.failed(moment, reason) if reason else repeats.succeeded(moment)
                 self.assertEqual(found, told, f"{rule}: {moment} {reason!r}")
+
+    def test_alone(self) -> None:
+        """What fails alone needs no allowance, however long."""
+        repeats = Repeats()
+        told = [repeats.failed(60 * minute, "a") for minute in range(1000)]
+        self.assertNotIn(None, told)
+        self.assertEqual(repeats.succeeded(60_000), Since(1000, 60_000))
 
     def test_bound(self) -> None:
         """Whatever a subscriber does for an hour, there are a few lines for each minute, and no more successes."""

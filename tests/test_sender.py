@@ -430,12 +430,12 @@ class Tls(SenderCase):
 class Sharing(SenderCase):
     """Many deliveries at once."""
 
-    async def test_cap_per_host(self) -> None:
-        """One host gets no more than its share of connections, while another is served at once."""
+    async def test_cap_per_server(self) -> None:
+        """One server gets no more than its share of connections, while another on its host is served at once."""
         hanging, sink = self.beast("silent"), self.sink()
-        sender = self.sender(max_per_host=2, max_open=8, timeout=5.0)
+        sender = self.sender(max_per_server=2, max_open=8, timeout=5.0)
         stuck = [ensureDeferred(sender.send(hanging.url, UUID, b"[]")) for _ in range(6)]
-        self.assertAcknowledged(await sender.send(sink.url_for("localhost"), UUID, b"[]"))
+        self.assertAcknowledged(await sender.send(sink.url, UUID, b"[]"))
         self.assertEqual((sender.slots.active, sender.slots.waiting), (2, 4))
         for each in reversed(stuck):
             each.cancel()
@@ -446,7 +446,7 @@ class Sharing(SenderCase):
     async def test_waiting_is_not_timed(self) -> None:
         """Waiting for a slot does not eat the deadline: all queued deliveries are acknowledged."""
         sink = self.sink(default=Answer(delay=0.25))
-        sender = self.sender(max_per_host=1, timeout=1.0)
+        sender = self.sender(max_per_server=1, timeout=1.0)
         outcomes = await gatherResults([ensureDeferred(sender.send(sink.url, UUID, b"[]")) for _ in range(6)])
         for outcome in outcomes:
             self.assertAcknowledged(outcome)
@@ -454,7 +454,7 @@ class Sharing(SenderCase):
 
     async def test_idle_makes_room(self) -> None:
         """At the cap, a kept connection is closed for a new one."""
-        sinks, sender = [self.sink() for _ in range(4)], self.sender(max_open=2, max_per_host=2)
+        sinks, sender = [self.sink() for _ in range(4)], self.sender(max_open=2, max_per_server=2)
         for sink in sinks:
             self.assertAcknowledged(await sender.send(sink.url, UUID, b"[]"))
             self.assertLessEqual(len([wire for each in sinks for wire in each.wires]), 3)
@@ -484,7 +484,7 @@ class Sharing(SenderCase):
     async def test_close(self) -> None:
         """Closing ends what is under way and what waits with LOCAL, and whoever comes later."""
         beast = self.beast("silent")
-        sender = self.sender(max_per_host=1)
+        sender = self.sender(max_per_server=1)
         sending = [ensureDeferred(sender.send(beast.url, UUID, b"[]")) for _ in range(2)]
         await sender.close()
         for outcome in [*(await gatherResults(sending)), await sender.send(beast.url, UUID, b"[]")]:

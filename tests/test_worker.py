@@ -8,10 +8,10 @@ from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from routemaster.delivery.peers import preferred
-from routemaster.delivery.repeats import ALL
 from routemaster.errors import StoreBroken
 from routemaster.interfaces import Held
 from routemaster.model import EventID
+from routemaster.repeats import ALL
 from routemaster.testing.script_sender import ACKNOWLEDGED, Attempt, refused
 from tests.deliveries import CALLBACK, NOW, SWEEP, TTL, DeliveryTestCase, TroubledStore
 
@@ -59,6 +59,22 @@ class HintTests(DeliveryTestCase):
         self.publish("cats")
         self.sweep(worker)
         self.assertEqual(self.batches, [[1]])
+
+    def test_part_of_the_store_is_away(self) -> None:
+        """Where a cluster has lost the names and the workers, lost hints and leases are made good."""
+        self.subscribe("cats")
+        worker = self.worker()
+        self.store.trip("announce", 1000)
+        self.store.trip("subscribers", 1000)
+        self.deaf = True
+        self.publish("cats")
+        self.sweep(worker)
+        self.assertEqual(self.batches, [[1]])
+        self.store.trip("renew", 5)
+        self.pass_time(TTL)
+        self.assertEqual(worker.leases, 0)
+        self.pass_time(4 * TTL)
+        self.assertEqual(worker.leases, 1)
 
     def test_change_unheard_of(self) -> None:
         """A change whose hint was lost is found by the sweep."""
@@ -227,6 +243,20 @@ class LeaseTests(DeliveryTestCase):
         self.store.away = False
         self.pass_time(SWEEP)
         self.assertEqual([a.events for a in self.sender.attempts], [[1], [1]])
+
+    def test_many_expired(self) -> None:
+        """Leases lost by the hundred, with the store away, are summed up in the log."""
+        self.create("cats")
+        for number in range(100):
+            self.subscribe("cats", name=f"sub{number}", create=False)
+        self.worker()
+        self.pass_time(1)
+        with capturedLogs() as events:
+            self.store.away = True
+            self.pass_time(61)
+        lines = [formatEvent(event) for event in events if event["log_level"] is LogLevel.warn]
+        self.assertEqual(len(lines), ALL + 1)
+        self.assertEqual(lines[-1], "lost the leases on 40 further subscribers")
 
     def test_stalled_in_flight(self) -> None:
         """A worker that stalled beyond its lease, and then hears the answer, neither rewinds nor skips."""

@@ -17,7 +17,7 @@ from attrs import frozen
 from cryptography import x509
 
 from routemaster.cli.bus import SELF_MADE, Bus, BusError
-from routemaster.cli.redis import Redis, RedisError, Server, examine, place
+from routemaster.cli.redis import Place, Redis, RedisError, Server, examine, is_cluster, place, primaries
 from routemaster.cli.sentinels import Told, ask_all, is_sentinel
 from routemaster.cli.tables import clean, size, span
 from routemaster.cli.trip import round_trip
@@ -73,17 +73,30 @@ def examination(config: Config, bus: Bus, file: Path | None) -> Iterator[Finding
 
 
 def redis_findings(config: Config) -> Iterator[Finding]:
-    """What there is to say about Redis."""
+    """What there is to say about Redis, its sentinels, or each primary of a Redis Cluster."""
     url = config.redis_url or ""
     if is_sentinel(url):
         told = ask_all(url)
         yield sentinels(told)
         newest = max(told, key=lambda each: each.epoch)
-        if newest.master is None:
-            return
-        where = newest.master
-    else:
-        where = place(config)
+        if newest.master is not None:
+            yield from server_findings(config, newest.master)
+        return
+    if not is_cluster(config):
+        yield from server_findings(config, place(config))
+        return
+    try:
+        nodes = primaries(config)
+    except RedisError as error:
+        yield Finding("redis", Verdict.FAIL, str(error), "see that the cluster is well, and check redis_url")
+        return
+    yield Finding("redis", Verdict.OK, f"a cluster of {len(nodes)} primaries, which have all slots")
+    for node in nodes:
+        yield from server_findings(config, node)
+
+
+def server_findings(config: Config, where: Place) -> Iterator[Finding]:
+    """What there is to say about one server."""
     began = time.monotonic()
     try:
         with Redis(where) as redis:

@@ -14,12 +14,14 @@ from typing import Any, Self
 from urllib.parse import parse_qs, unquote, unquote_to_bytes, urlsplit
 
 import hiredis
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from routemaster.config import Config
 from routemaster.errors import RoutemasterError
+from routemaster.kinds import CLUSTERS, parse_places
 from routemaster.rules import shown
 
+SLOTS = 16384   #: of a cluster
 PATIENCE = 3.0  #: seconds for Redis to say something
 
 
@@ -75,6 +77,34 @@ def parsed(text: str) -> Place:
         tls=url.scheme == "rediss",
         ca_file=options.get("ca_file", [None])[0],
     )
+
+
+def is_cluster(config: Config) -> bool:
+    """Whether the configured URL names nodes of a Redis Cluster."""
+    return config.redis_url is not None and urlsplit(config.redis_url).scheme in CLUSTERS
+
+
+def primaries(config: Config) -> list[Place]:
+    """The nodes of the configured cluster that have slots; RedisError if no node that is named tells them."""
+    url = urlsplit(config.redis_url or "")
+    single = url._replace(scheme=url.scheme.partition("+")[0])
+    trouble: RedisError | None = None
+    for host, port in parse_places(url.netloc):
+        login = url.netloc.rpartition("@")[0]
+        netloc = f"{login}@[{host}]:{port or 6379}" if ":" in host else f"{login}@{host}:{port or 6379}"
+        where = parsed(single._replace(netloc=netloc, path="").geturl())
+        try:
+            with Redis(where) as redis:
+                slots = redis.ask(b"CLUSTER", b"SLOTS")
+        except RedisError as error:
+            trouble = error
+            continue
+        nodes = [node for _first, _last, node, *_replicas in slots]
+        places = {(node[0].decode() if node[0] else host, int(node[1])) for node in nodes}
+        if sum(last + 1 - first for first, last, *_nodes in slots) < SLOTS:
+            raise RedisError(f"{where.label} knows of slots that no node has: the topics in them cannot be used")
+        return [evolve(where, host=node, port=number) for node, number in sorted(places)]
+    raise trouble or RedisError("no node is named")
 
 
 class Redis:

@@ -29,12 +29,12 @@ from twisted.logger import Logger
 from routemaster.delivery.backlog import Backlog, Entry
 from routemaster.delivery.health import pause
 from routemaster.delivery.machine import Facts, State, Step, decide
-from routemaster.delivery.repeats import Allowances
 from routemaster.delivery.telling import Telling
 from routemaster.delivery.watch import Watch
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Ack, Clock, Grant, Held, Meter, Outcome, Reading, Sender, Store, Timer, Verdict
 from routemaster.model import EventID, Subscription, public_name
+from routemaster.repeats import Allowances
 
 STORE_RETRY = 0.2          #: seconds before the store is asked again after it was away, growing ...
 STORE_RETRY_LONGEST = 2.0  #: ... up to this
@@ -84,6 +84,7 @@ class Courier:
         self._troubles = 0
         self._told_hollow = False
         self._idling = False               #: whether it sleeps because nothing waits
+        self._held_up = False              #: whether it rests until the store answers, or renews the lease
         self._wake: Deferred[None] | None = None
         self._timer: Timer | None = None
         self._attempt: Deferred[Outcome] | None = None
@@ -112,6 +113,11 @@ class Courier:
         self._stale = True
         self._rouse()
 
+    def renewed(self) -> None:
+        """The store answers, and has renewed the lease: whoever waited for that need not wait on."""
+        if self._held_up:
+            self._rouse()
+
     def stop(self) -> None:
         """Start nothing more; an attempt in flight goes on."""
         self._stopping = True
@@ -136,7 +142,7 @@ class Courier:
                 except StoreUnavailable as error:
                     self._log.debug("delivery to '{name}' rests: {error}", name=self.name, error=error)
                     if not self._stopping:
-                        await self._pause(self._store_pause())
+                        await self._rest(self._store_pause())
         finally:
             self._backlog.leave()
 
@@ -152,7 +158,8 @@ class Courier:
         elif (step := self._decide(facts, now)).state is not State.DELIVERING:
             await self._sleep(step)
         elif not self._context.lease_holds(self.subscriber):
-            await self._sleep(Step(State.DELIVERING, now + LEASE_POLL))
+            await self._rest(LEASE_POLL)
+            self._backlog.aged()
         elif not self._backlog.is_ready(facts.max):
             await self._read()
         else:
@@ -300,7 +307,7 @@ class Courier:
             except StoreUnavailable:
                 if self._aborted:
                     raise
-            await self._pause(self._store_pause())
+            await self._rest(self._store_pause())
 
     def _report(self, batch: Sequence[Entry], size: int, outcome: Outcome, began: float) -> None:
         ended, oldest = self._context.clock.seconds(), self._context.local(batch[0][1].us)
@@ -322,6 +329,12 @@ class Courier:
         await self._pause(None if step.until is None else step.until - self._context.clock.seconds())
         self._idling = False
         self._backlog.aged()
+
+    async def _rest(self, seconds: float) -> None:
+        """Rest for a while, or until `renewed`, or until there is another reason to look again."""
+        self._held_up = True
+        await self._pause(seconds)
+        self._held_up = False
 
     def _store_pause(self) -> float:
         self._troubles += 1

@@ -8,8 +8,8 @@ from twisted.logger import Logger
 
 from routemaster.delivery.backlog import Entry
 from routemaster.delivery.measures import Measures
-from routemaster.delivery.repeats import Allowances, Repeats
 from routemaster.interfaces import Meter, Outcome, Verdict
+from routemaster.repeats import Allowances, Repeats
 
 _log = Logger()
 
@@ -81,6 +81,7 @@ class Telling:
 def sum_up(allowances: Allowances, now: float) -> None:
     """Tell what was beyond the allowances of a minute, if one is over; to be called every second or so."""
     failed, succeeded = allowances.failures.sum_up(now), allowances.successes.sum_up(now)
+    lost = allowances.leases.sum_up(now)
     if failed is not None:
         _log.warn(
             "{times} further deliveries failed in the last minute, to {subscribers} subscribers, "
@@ -91,3 +92,5 @@ def sum_up(allowances: Allowances, now: float) -> None:
         _log.info(
             "deliveries to {subscribers} further subscribers succeed again", subscribers=succeeded.subscribers
         )
+    if lost is not None:
+        _log.warn("lost the leases on {subscribers} further subscribers", subscribers=lost.subscribers)

@@ -33,13 +33,13 @@ from twisted.logger import Logger
 from routemaster.delivery.courier import Context, Courier
 from routemaster.delivery.health import pause
 from routemaster.delivery.peers import Peers
-from routemaster.delivery.repeats import Allowances
 from routemaster.delivery.store_time import StoreTime
 from routemaster.delivery.telling import sum_up
 from routemaster.delivery.watch import Watch
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Clock, Grant, Held, Meter, Sender, Store
 from routemaster.model import EventID, public_name
+from routemaster.repeats import Allowances
 
 AT_ONCE = 100  #: leases asked for together
 MARGIN = 0.1   #: share of a lease's life before its end in which it counts as lost
@@ -89,6 +89,7 @@ class Worker:
         self._leased_until: dict[str, float] = {}
         self._held_until: dict[str, float] = {}  #: by another worker
         self._left_until: dict[str, float] = {}  #: to the peer to whom they belong
+        self._known: set[str] = set()            #: subscribers, as last told by the store
         self._handing_over: set[str] = set()     #: those whose couriers end because they belong to a peer
         self._breakdowns: dict[str, _Breakdown] = {}
         self._asking: set[str] = set()
@@ -174,23 +175,31 @@ class Worker:
         """Renew leases, find what changed, take what is free. Raises StoreUnavailable."""
         self.expire()
         await self._renew()
-        if not self._stopping:
-            # after the leases, which thus end first: whoever sees this worker gone can take them
-            left = await self._store.announce(self._name, self._rules.lease_ttl)
-            self._peers.heard(left, self._clock.seconds())
         topics = self._watch.topics()
         told = {topic: self._watch.tail(topic) for topic in topics}
         for topic, tail in (await self._store.tails(topics)).items():
             self._watch.correct(topic, told[topic], tail)
             self._watch.advance(topic, None, tail)
-        known = await self._store.subscribers()
+        # last what lies in one place for all: on a cluster that may be away while the rest is there
+        try:
+            await self._look_around()
+        finally:
+            unattended = self._known - self._couriers.keys() - self._held_until.keys() - self._left_until.keys()
+            for subscriber in unattended:
+                self._leave_to_peer(subscriber)
+            self._share_out()
+
+    async def _look_around(self) -> None:
+        """Announce this worker, and learn who else there is: peers and subscribers."""
+        if not self._stopping:
+            # after the leases, which thus end first: whoever sees this worker gone can take them
+            left = await self._store.announce(self._name, self._rules.lease_ttl)
+            self._peers.heard(left, self._clock.seconds())
+        self._known = await self._store.subscribers()
         for notes in (self._held_until, self._left_until, self._breakdowns):
-            for gone in notes.keys() - known:
+            for gone in notes.keys() - self._known:
                 del notes[gone]
-        self._peers.forget_all_but(known)
-        for subscriber in known - self._couriers.keys() - self._held_until.keys() - self._left_until.keys():
-            self._leave_to_peer(subscriber)
-        self._share_out()
+        self._peers.forget_all_but(self._known)
 
     async def _renew(self) -> None:
         sent = self._clock.seconds()
@@ -205,6 +214,7 @@ class Worker:
                 self._lose(subscriber)
             else:
                 self._lease_renewed(subscriber, sent)
+                courier.renewed()
                 if version != courier.version:
                     courier.reload()
 
@@ -232,7 +242,8 @@ class Worker:
         self._leased_until.pop(subscriber, None)
         courier = self._couriers.get(subscriber)
         if courier is not None:
-            self._log.warn("lost the lease on '{name}'", name=courier.name)
+            if self._context.allowances.leases.take(courier.name, ""):
+                self._log.warn("lost the lease on '{name}'", name=courier.name)
             courier.abort()
 
     # -- sharing out

@@ -36,16 +36,20 @@ class Datadog:
         interval: float,
         url: str = "https://api.datadoghq.com",
         client: Any = treq,
+        wall: Callable[[], float] | None = None,
     ) -> None:
-        """`interval` in seconds, over which counts are spread; `client` as treq's API."""
+        """`interval` in seconds, over which counts are spread; `client` as treq's API.
+
+        `wall` tells the time of day, if the reactor's is another.
+        """
         self._reactor, self._app_name, self._interval = reactor, app_name, interval
         self._url = f"{url}/api/v1/series"
         self._headers = {"DD-API-KEY": api_key, "DD-APPLICATION-KEY": app_key, "Content-Type": "application/json"}
-        self._client = client
+        self._client, self._wall = client, wall or reactor.seconds
 
     async def tell(self, snapshot: Snapshot) -> None:
         """Post every value; raises Refused, or what the network says."""
-        now = round(self._reactor.seconds())
+        now = round(self._wall())
         series = [self._series(sample, "gauge", now) for sample in snapshot.gauges]
         series += [self._series(sample, "count", now) for sample in snapshot.counters]
         for bundle in chunks(series, SERIES):

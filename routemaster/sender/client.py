@@ -260,8 +260,8 @@ class TreqSender:
     """The Sender that delivers (`routemaster.interfaces.Sender`).
 
     `connect_timeout`: seconds for look-up and TCP; `timeout`: seconds for the
-    whole exchange. `max_open`: attempts, and connections, at once; for one host
-    `max_per_host`. `ask` resolves a name, blocking, in a thread. Raises
+    whole exchange. `max_open`: attempts, and connections, at once; for one
+    server (a host and a port) `max_per_server`. `ask` resolves a name, blocking, in a thread. Raises
     `ConfigError` for one of `ca_files` that cannot be used.
     """
 
@@ -275,7 +275,7 @@ class TreqSender:
         verify: bool = True,
         ca_files: Sequence[Path] = (),
         max_open: int = 1000,
-        max_per_host: int = 100,
+        max_per_server: int = 100,
         ask: Callable[[str], Sequence[str]] = look_up,
     ) -> None:
         self.reactor = reactor
@@ -285,7 +285,7 @@ class TreqSender:
         self.pool = Pool(
             reactor, self._names, Trust(verify, ca_files), max_open=max_open, connect_timeout=connect_timeout
         )
-        self.slots = Slots(max_open, max_per_host)
+        self.slots = Slots(max_open, max_per_server)
         self.cookies = NoCookies()
         self.client = HTTPClient(cast(IAgent, _Agent(self.pool)), self.cookies, lambda exchange: exchange)
         self._targets: dict[tuple[str, str | None], Target] = {}  # oldest first
@@ -301,7 +301,7 @@ class TreqSender:
         except BadCallback as fault:
             return Outcome(Verdict.FAILED, error=one_line(str(fault)))
         try:
-            turn = self.slots.enter(target.host)
+            turn = self.slots.enter(target.key)
             if turn is not None:
                 await turn
         except Closed:
@@ -316,7 +316,7 @@ class TreqSender:
             return outcome
         finally:
             self._exchanges.discard(exchange)
-            self.slots.leave(target.host, proven=answered)
+            self.slots.leave(target.key, proven=answered)
 
     async def close(self) -> None:
         """Abort what is under way (its outcome: LOCAL, the bus is stopping) and close every connection."""

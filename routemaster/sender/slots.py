@@ -1,6 +1,6 @@
 """Who may go now: at most so many at once, in turn by key, with room kept for the proven.
 
-Pure: no time, no I/O. The sender uses it for attempts (key: the host), the
+Pure: no time, no I/O. The sender uses it for attempts (key: host and port), the
 resolver for look-ups (key: the name).
 """
 

@@ -3,6 +3,8 @@
     redis://[user[:password]@]host[:port][/db]
     rediss://[user[:password]@]host[:port][/db][?ca_file=/path/to/roots.pem]
     unix://[user[:password]@]/path/to/socket[?db=N]
+    redis+cluster://[user[:password]@]host[:port][,host[:port]...]
+    rediss+cluster://[user[:password]@]host[:port][,host[:port]...][?ca_file=...]
 
 User and password are percent-decoded. What is wrong with a URL is said without
 quoting any of it: where the shape is broken nobody can tell which part of it
@@ -13,10 +15,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Protocol, Self, cast
 from urllib.parse import SplitResult, parse_qs, unquote, unquote_to_bytes, urlsplit
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from OpenSSL.crypto import Error as CertificateError
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
@@ -24,10 +26,12 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import Certificate, optionsForClientTLS, platformTrust, trustRootFromCertificates
 
 from routemaster.errors import ConfigError
+from routemaster.kinds import CLUSTERS, parse_places
 
 DEFAULT_PORT = 6379
 _OPTIONS = {"redis": set[str](), "rediss": {"ca_file"}, "unix": {"db"}}
 _SENTINEL_OPTIONS = {"redis+sentinel": {"sentinel_password"}, "rediss+sentinel": {"sentinel_password", "ca_file"}}
+_OPTIONS |= dict(zip(CLUSTERS, (_OPTIONS["redis"], _OPTIONS["rediss"]), strict=True))
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
@@ -36,8 +40,29 @@ def _wrong(what: str) -> ConfigError:
     return ConfigError(
         f"The Redis URL (not shown, it may hold a password): {what}. Allowed are "
         "redis://[user[:password]@]host[:port][/db], rediss://... with an optional ?ca_file=, "
-        "and unix:///path/to/socket[?db=N]."
+        "unix:///path/to/socket[?db=N], and redis+cluster:// or rediss+cluster:// with hosts separated by commas."
     )
+
+
+class Locator(Protocol):
+    """Says where to connect to, each time anew."""
+
+    async def locate(self) -> RedisAddress:
+        """Where to connect to now; what it raises fails the attempt."""
+
+    async def moved(self, address: RedisAddress) -> str:
+        """Return, with the reason, when a connection to that address is of no use any more."""
+
+
+class Whereabouts(Protocol):
+    """What a connection needs to know: one address, or how to find out."""
+
+    @property
+    def label(self) -> str:
+        """The place, without user and password."""
+
+    def locator(self, reactor: object) -> Locator:
+        """Who says where it is. ConfigError if it cannot be used at all."""
 
 
 @frozen
@@ -60,15 +85,13 @@ class RedisAddress:
     @classmethod
     def parse(cls, url: str) -> Self:
         """The address that `url` describes; ConfigError, free of secrets, if it is ill-formed."""
+        parts = _split(url)
+        if parts.scheme in CLUSTERS:
+            raise _wrong("it names a cluster where one Redis is wanted")
         try:
-            parts = urlsplit(url)
             port = parts.port
         except ValueError:
             raise _wrong("host or port is ill-formed") from None
-        if parts.scheme not in _OPTIONS:
-            raise _wrong("it begins with an unknown scheme")
-        if parts.fragment or _BAD_ESCAPE.search(url) or any(c.isspace() or not c.isprintable() for c in url):
-            raise _wrong("'#', a lone '%', spaces and control characters must be percent-encoded")
         options = _options(parts)
         user, password = _credentials(parts)
         if parts.scheme == "unix":
@@ -134,6 +157,62 @@ def sentinel_options(parts: SplitResult) -> tuple[bytes | None, str | None]:
     options = _options(parts)
     password = options.get("sentinel_password")
     return None if password is None else password.encode(), options.get("ca_file")
+@frozen
+class ClusterAddress:
+    """Some nodes of a Redis Cluster, of which one at least answers; the others are learnt from it."""
+
+    seeds: tuple[RedisAddress, ...]
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """The address that `url` describes; ConfigError, free of secrets, if it is ill-formed."""
+        parts = _split(url)
+        if parts.scheme not in CLUSTERS:
+            raise _wrong("it names no cluster")
+        try:
+            places = parse_places(parts.netloc)
+        except ValueError:
+            raise _wrong("a host or a port is ill-formed") from None
+        if parts.path not in ("", "/", "/0"):
+            raise _wrong("a cluster has no other database than 0")
+        user, password = _credentials(parts)
+        tls, ca_file = parts.scheme == CLUSTERS[1], _options(parts).get("ca_file")
+        seeds = (
+            RedisAddress(
+                host=host, port=port or DEFAULT_PORT, user=user, password=password, tls=tls, ca_file=ca_file
+            )
+            for host, port in places
+        )
+        return cls(tuple(dict.fromkeys(seeds)))
+
+    @property
+    def label(self) -> str:
+        """For logs and error sentences."""
+        places = [seed.label.partition("://")[2] for seed in self.seeds]
+        return f"{CLUSTERS[self.seeds[0].tls]}://{','.join(places)}"
+
+    def node(self, host: str, port: int) -> RedisAddress:
+        """A node of the cluster: the same login and trust."""
+        return evolve(self.seeds[0], host=host, port=port)
+
+
+def parse_address(url: str) -> RedisAddress | ClusterAddress:
+    """The address of whatever `url` describes."""
+    scheme = url.partition(":")[0].lower()
+    return (ClusterAddress if scheme in CLUSTERS else RedisAddress).parse(url)
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of a URL whose scheme is known."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise _wrong("host or port is ill-formed") from None
+    if parts.scheme not in _OPTIONS:
+        raise _wrong("it begins with an unknown scheme")
+    if parts.fragment or _BAD_ESCAPE.search(url) or any(c.isspace() or not c.isprintable() for c in url):
+        raise _wrong("'#', a lone '%', spaces and control characters must be percent-encoded")
+    return parts
 
 
 def _options(parts: SplitResult) -> dict[str, str]:

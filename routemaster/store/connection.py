@@ -15,7 +15,7 @@ and loads the scripts before the connection counts as up, settles which one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha1
 from typing import Any
 
@@ -63,7 +63,12 @@ class Connection:
     `reply_timeout` in seconds is for each command. `scripts` are loaded
     whenever a connection is made. `on_up` and `on_down` are called when the
     connection begins and ceases to be usable.
+
+    `slot`, `place` and `nodes` are there for `cluster.Cluster`, which has the
+    same face: one Redis is a cluster of one nameless node.
     """
+
+    _in_cluster = False
 
     def __init__(
         self,
@@ -75,6 +80,7 @@ class Connection:
         on_up: Callable[[], None] | None = None,
         on_down: Callable[[], None] | None = None,
     ) -> None:
+        self.address = address
         self._scripts = tuple(scripts)
         self._modern = 0  # which of a script's two texts this server runs
         self._link = Link(
@@ -99,6 +105,19 @@ class Connection:
     def when_connected(self) -> Deferred[None]:
         """Fires once a command can be sent. Can be cancelled; `stop` cancels it."""
         return self._link.when_up()
+
+    @property
+    def nodes(self) -> Mapping[str, Connection]:
+        """The servers that keep the data, by name."""
+        return {"": self}
+
+    def place(self, key: bytes) -> str:
+        """The name of the node that keeps a key."""
+        return ""
+
+    def slot(self, key: bytes) -> int:
+        """Keys of equal slots may go in one call."""
+        return 0
 
     def command(self, *args: bytes) -> Deferred[Reply]:
         """The reply to a command: bytes, int, None, or a list of these.
@@ -148,6 +167,8 @@ class Connection:
             info = {}
         if info.get("role") == "slave":
             raise StoreUnavailable("it is a read-only replica")
+        if info.get("cluster_enabled") == "1" and not self._in_cluster:
+            raise StoreBroken("it is a node of a Redis Cluster: its URL must begin with redis+cluster://")
         major = info.get("redis_version", "0").partition(".")[0]
         self._modern = int(major.isdecimal() and int(major) >= 7)
         loads = [wire.execute_command(b"SCRIPT", b"LOAD", script.texts[self._modern]) for script in self._scripts]
@@ -155,5 +176,10 @@ class Connection:
             if not loaded and not outcome.check(NotPermitted):  # not permitted: EVAL will do, at the first use
                 outcome.raiseException()
 
+    @property
+    def absence(self) -> str:
+        """Why no command can be sent, as a sentence."""
+        return f"{self._link.name} is not connected: {self._link.why}"
+
     def _away(self) -> Deferred[Reply]:
-        return fail(StoreUnavailable(f"{self._link.name} is not connected: {self._link.why}"))
+        return fail(StoreUnavailable(self.absence))

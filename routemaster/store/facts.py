@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from attrs import frozen
 
 UNKNOWN = "unknown"
@@ -33,8 +35,20 @@ class ServerFacts:
     appendfsync: str = UNKNOWN  #: always, everysec or no
 
 
-def fact_lines(facts: ServerFacts) -> list[tuple[str, str]]:
-    """Three log lines (level `info` or `warn`, sentence): version, what happens at maxmemory, durability."""
+def fact_lines(nodes: Mapping[str, ServerFacts]) -> list[tuple[str, str]]:
+    """Three log lines for each server: version, what happens at maxmemory, durability.
+
+    A line is (level `info` or `warn`, sentence). Of nodes that are alike one speaks for all.
+    """
+    lines = []
+    for facts in dict.fromkeys(nodes.values()):
+        alike = [name for name, others in nodes.items() if others == facts and name]
+        where = f"{', '.join(alike)}: " if alike else ""
+        lines += [(level, where + line) for level, line in _lines(facts)]
+    return lines
+
+
+def _lines(facts: ServerFacts) -> list[tuple[str, str]]:
     if facts.policy == "noeviction":
         full = ("info", "maxmemory-policy noeviction: a full Redis refuses events, and loses none")
     else:

@@ -24,7 +24,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from routemaster.errors import StoreBroken, StoreUnavailable
-from routemaster.store.address import RedisAddress
+from routemaster.store.address import RedisAddress, Whereabouts
 from routemaster.store.replies import CredentialsRefused
 from routemaster.store.wire import Wire
 
@@ -89,7 +89,7 @@ class Link:
 
     def __init__(
         self,
-        address: Address,
+        address: Whereabouts,
         *,
         reactor: Any,
         build: Callable[[str], Wire],

@@ -382,11 +382,11 @@ class MemoryStore:
         if subscriber in self._subscribers:
             self._settle_stays(subscriber)
 
-    async def figures(self) -> StoreFigures:
+    async def figures(self) -> list[StoreFigures]:
         used = sum(len(fragment) for topic in self._topics.values() for _, fragment in topic.log)
-        return StoreFigures(used, 0, 0.0, 0.0)
+        return [StoreFigures(used, 0, 0.0, 0.0)]
 
-    async def drop_oldest(self, most: int) -> Dropped:
+    async def drop_oldest(self, most: int, node: str = "") -> Dropped:
         logs = {name: topic for name, topic in self._topics.items() if topic.log}
         if not logs:
             return Dropped(0, {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from routemaster.interfaces import Stay
-from routemaster.model import Cursor, EventID, Health, Subscription, SubscriptionFacts
+from routemaster.model import Cursor, EventID, Health, StoreFigures, Subscription, SubscriptionFacts
 
 
 class Ledger:
@@ -59,6 +59,18 @@ def subscription(subscriber: str, meta: Mapping[bytes, bytes], stays: Mapping[st
         uuid=meta[b"uuid"].decode() or None,
         timeout=int(meta[b"timeout"]),
         max=int(meta[b"max"]),
+    )
+
+
+def figures(info: bytes, node: str) -> StoreFigures:
+    """What a node tells of itself, from its INFO."""
+    told = {name: value for name, _, value in (line.partition(b":") for line in info.splitlines())}
+    return StoreFigures(
+        bytes_used=int(told[b"used_memory"]),
+        max_memory=int(told[b"maxmemory"]),
+        cpu_user_ms=float(told[b"used_cpu_user"]) * 1000,
+        cpu_sys_ms=float(told[b"used_cpu_sys"]) * 1000,
+        node=node,
     )
 
 

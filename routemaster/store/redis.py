@@ -1,8 +1,11 @@
-"""The store on Redis: store once, read from cursors.
+"""The store on Redis or a Redis Cluster: store once, read from cursors.
 
 Every step that must be atomic is one script that touches the keys of one
-topic or of one subscriber (`lua/`, `keys`). What spans several, subscribing
-say, is made of such steps in an order in which each prefix is harmless:
+topic or of one subscriber (`lua/`, `keys`); those that ask for several at
+once are given such as lie together, on one Redis all. What spans several,
+subscribing say, is made of such steps in an order in which each prefix is
+harmless; a step that has to come first is awaited, for on a cluster the next
+goes to another node:
 
 - cursors follow subscriptions as `stays` tells;
 - the indexes of names are written before what they name, and again after.
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from typing import Any, NoReturn
 
 from twisted.internet.defer import Deferred
@@ -28,11 +32,12 @@ from routemaster.model import (
     Subscription,
     SubscriptionFacts,
     TopicFacts,
-    chunks,
 )
 from routemaster.store import records
-from routemaster.store.calls import Calls, all_of
+from routemaster.store.calls import Calls, all_of, those_that_can
+from routemaster.store.cluster import Cluster
 from routemaster.store.connection import Connection, ScriptRefusal
+from routemaster.store.readings import Readings
 from routemaster.store.replicas import Replication
 from routemaster.store.stays import Stays
 
@@ -41,17 +46,18 @@ HEADS = 8     #: topics in one call that walks their first events
 
 
 class RedisStore:
-    """`interfaces.Store` on one Redis."""
+    """`interfaces.Store` on one Redis or one cluster."""
 
     def __init__(
-        self, connection: Connection, namespace: str, lease_ttl: float, replication: Replication | None = None
-    ) -> None:
+        self, connection: Connection | Cluster, namespace: str, lease_ttl: float,
+        replication: Replication | None = None,
+    ) -> None:  # fmt: skip
         """`lease_ttl` in seconds; `replication`: what else publishing demands."""
         self._redis = Calls(connection, namespace)
         self._replication = replication
         self._out = self._redis if replication is None else Calls(replication.connection, namespace)
         self._keys = self._redis.keys
-        self._stays = Stays(self._redis)
+        self._stays, self._readings = Stays(self._redis), Readings(self._redis)
         self._lease_ms = b"%d" % round(lease_ttl * 1000)
         self._indexed: set[str] = set()
 
@@ -60,7 +66,7 @@ class RedisStore:
         self._indexed.clear()
 
     async def ping(self) -> None:
-        await self._redis.command(b"PING")
+        await all_of(node.command(b"PING") for node in self._redis.nodes.values())
 
     # -- topics
 
@@ -114,18 +120,16 @@ class RedisStore:
             if not exists:
                 raise UnknownTopic(f"no topic {topic} exists: it will once its publisher has sent an event")
         index = (b"SADD", self._keys.subscribers, subscriber.encode())
-        _, (_version, stays) = await all_of([
-            self._redis.command(*index),
-            self._redis.run(
-                "configure",
-                self._keys.subscriber(subscriber),
-                subscription.callback.encode(),
-                (subscription.uuid or "").encode(),
-                b"%d" % subscription.timeout,
-                b"%d" % subscription.max,
-                *(topic.encode() for topic in topics),
-            ),
-        ])
+        await self._redis.command(*index)
+        _version, stays = await self._redis.run(
+            "configure",
+            self._keys.subscriber(subscriber),
+            subscription.callback.encode(),
+            (subscription.uuid or "").encode(),
+            b"%d" % subscription.timeout,
+            b"%d" % subscription.max,
+            *(topic.encode() for topic in topics),
+        )
         await self._stays.follow(subscriber, records.stays(stays))
         await all_of([self._redis.command(*index), self._redis.hint(f"s {subscriber}")])
 
@@ -191,7 +195,9 @@ class RedisStore:
     async def _change_tokens(self, *command: bytes) -> None:
         count = (b"INCR", self._keys.tokens_version)
         await self._redis.command(*count)  # a full Redis refuses this, and then nothing is changed
-        await all_of([*(self._redis.command(*step) for step in (command, count)), self._redis.hint("k")])
+        await self._redis.command(*command)
+        await self._redis.command(*count)  # whoever sees this number reads the change
+        await self._redis.hint("k")
 
     # -- metrics
 
@@ -245,20 +251,23 @@ class RedisStore:
         )
 
     async def renew(self, worker: str, epochs: Mapping[str, int]) -> tuple[int, dict[str, int | None]]:
-        calls = []
-        for bundle in chunks(list(epochs), BUNDLE) or [[]]:
-            keys = [
-                key
-                for subscriber in bundle
-                for key in (self._keys.lease(subscriber), self._keys.subscriber(subscriber)[0])
-            ]
-            held = [b"%d" % epochs[subscriber] for subscriber in bundle]
-            calls.append(self._redis.run("renew", keys, worker.encode(), self._lease_ms, *held))
-        replies = await all_of(calls)
-        versions = [int(version) for reply in replies for version in reply[1:]]
-        return int(replies[-1][0]), {
-            subscriber: None if version < 0 else version
-            for subscriber, version in zip(epochs, versions, strict=True)
+        bundles = self._redis.bundles(epochs, self._keys.lease, BUNDLE) or [[]]
+        replies = await those_that_can(
+            self._redis.run(
+                "renew",
+                [key for name in bundle for key in (self._keys.lease(name), self._keys.subscriber(name)[0])]
+                or [self._keys.workers],  # it tells the time all the same
+                worker.encode(),
+                self._lease_ms,
+                *(b"%d" % epochs[name] for name in bundle),
+            )
+            for bundle in bundles
+        )
+        told = [(bundle, reply) for bundle, reply in zip(bundles, replies, strict=True) if reply]
+        return int(told[-1][1][0]), {
+            subscriber: None if int(version) < 0 else int(version)
+            for bundle, (_now, *versions) in told
+            for subscriber, version in zip(bundle, versions, strict=True)
         }
 
     async def release(self, subscriber: str, worker: str, epoch: int) -> None:
@@ -272,34 +281,24 @@ class RedisStore:
         )
 
     async def tails(self, topics: Sequence[str]) -> dict[str, EventID]:
-        replies = await all_of(
-            self._redis.run("tails", [self._keys.topic(topic)[0] for topic in bundle])
-            for bundle in chunks(topics, BUNDLE)
+        bundles = self._redis.bundles(topics, self._meta, BUNDLE)
+        replies = await those_that_can(
+            self._redis.run("tails", [self._meta(topic) for topic in bundle]) for bundle in bundles
         )
-        tails = [tail for reply in replies for tail in reply]
-        return {topic: EventID.parse(tail) for topic, tail in zip(topics, tails, strict=True) if tail}
+        return {
+            topic: EventID.parse(tail)
+            for bundle, tails in zip(bundles, replies, strict=True)
+            for topic, tail in zip(bundle, tails or (), strict=False)
+            if tail
+        }
+
+    def _meta(self, topic: str) -> bytes:
+        return self._keys.topic(topic)[0]
 
     async def read(
         self, subscriber: str, after: Mapping[str, EventID | None], most: int, most_bytes: int
     ) -> Reading:
-        topics = list(after)
-        keys = [key for topic in topics for key in self._keys.topic(topic)]
-        starts = [bytes(start) if start else b"" for start in after.values()]
-        *places, picked = await self._redis.run(
-            "read", keys, subscriber.encode(), b"%d" % most, b"%d" % most_bytes, *starts
-        )
-        parse = EventID.parse
-        entries = [
-            (topics[place], parse(entry_id), fragment)
-            for place, entry_id, fragment in zip(picked[::3], picked[1::3], picked[2::3], strict=True)
-        ]
-        return Reading(
-            entries,
-            {
-                topic: Place(Cursor.parse(cursor) if cursor else None, parse(tail) if tail else None)
-                for topic, (cursor, tail) in zip(topics, places, strict=True)
-            },
-        )
+        return await self._readings.read(subscriber, after, most, most_bytes)
 
     async def acknowledge(
         self, subscriber: str, worker: str, epoch: int, acks: Sequence[Ack]
@@ -330,30 +329,28 @@ class RedisStore:
     async def repair(self, subscriber: str) -> None:
         await self._stays.repair(subscriber)
 
-    async def figures(self) -> StoreFigures:
-        text = b"".join(
-            await all_of(
-                self._redis.command(b"INFO", section) for section in (b"memory", b"cpu")
-            )
+    async def figures(self) -> list[StoreFigures]:
+        nodes = self._redis.nodes
+        replies = await those_that_can(
+            all_of(node.command(b"INFO", section) for section in (b"memory", b"cpu")) for node in nodes.values()
         )
-        lines = (line.partition(b":") for line in text.splitlines())
-        told = {name: value for name, colon, value in lines if colon}
-        return StoreFigures(
-            bytes_used=int(told[b"used_memory"]),
-            max_memory=int(told[b"maxmemory"]),
-            cpu_user_ms=float(told[b"used_cpu_user"]) * 1000,
-            cpu_sys_ms=float(told[b"used_cpu_sys"]) * 1000,
-        )
+        return [
+            records.figures(b"".join(reply), node) for node, reply in zip(nodes, replies, strict=True) if reply
+        ]
 
-    async def drop_oldest(self, most: int) -> Dropped:
+    async def drop_oldest(self, most: int, node: str = "") -> Dropped:
         topics = await self._redis.names(self._keys.topics)
+        if node:
+            topics = [topic for topic in topics if self._redis.place(self._meta(topic)) == node]
+        bundles = self._redis.bundles(topics, self._meta, HEADS)
         replies = await all_of(
             self._redis.run("heads", [self._keys.topic(topic)[1] for topic in bundle], b"%d" % most)
-            for bundle in chunks(topics, HEADS)
+            for bundle in bundles
         )
         ends = {
             topic: ends
-            for topic, ends in zip(topics, (ends for reply in replies for ends in reply), strict=True)
+            for bundle, reply in zip(bundles, replies, strict=True)
+            for topic, ends in zip(bundle, reply, strict=True)
             if ends
         }
         if not ends:
@@ -370,10 +367,16 @@ class RedisStore:
 
     async def tidy(self) -> None:
         for topic in await self._redis.names(self._keys.topics):
-            await self._tidy_topic(topic)
+            with self._others_go_on():
+                await self._tidy_topic(topic)
         for subscriber in await self._redis.names(self._keys.subscribers):
-            if not await self._redis.command(b"EXISTS", self._keys.subscriber(subscriber)[0]):
-                await self._stays.drop_name(self._keys.subscribers, subscriber)
+            with self._others_go_on():
+                if not await self._redis.command(b"EXISTS", self._keys.subscriber(subscriber)[0]):
+                    await self._stays.drop_name(self._keys.subscribers, subscriber)
+
+    def _others_go_on(self) -> AbstractContextManager[None]:
+        """On a cluster what lies on a node that is away waits; on one Redis there are no others."""
+        return suppress(*((StoreUnavailable,) if len(self._redis.nodes) > 1 else ()))
 
     async def _tidy_topic(self, topic: str) -> None:
         if not await self._stays.tidy_topic(topic):

@@ -22,12 +22,15 @@ REFUSAL_PREFIX = "RM:"
 
 _LINE = r"@user_script: ?\d+: "
 _WRAPPED = re.compile(rf"^ERR Error running script .*?{_LINE}(?:{_LINE})?-?(?=[A-Z]{{2,}} )")
-_PASSING = {
+_ELSEWHERE = re.compile(r"(\d{1,5}) ([^ ]*):(\d{1,5})")
+_FOR_A_MOMENT = {
     "LOADING": "is still loading its data",
-    "BUSY": "is busy with a long script",
     "TRYAGAIN": "is moving these keys to another node",
     "CLUSTERDOWN": "belongs to a cluster that is down",
     "MASTERDOWN": "has lost its primary",
+}
+_PASSING = {
+    "BUSY": "is busy with a long script",
     "READONLY": "is a read-only replica",
     "OOM": "has reached its maxmemory and takes no more",
     "MISCONF": "refuses writes because it cannot save to disk",
@@ -49,6 +52,22 @@ class ScriptRefusal(RoutemasterError):
         self.detail = detail
 
 
+class NotNow(StoreUnavailable):
+    """Redis cannot serve these keys for the moment; on a cluster that is worth another try."""
+
+
+class Redirected(StoreBroken):
+    """The keys are another node's: for good (MOVED) or, with `asking`, this time (ASK). Nothing was executed.
+
+    An empty host stands for that of the node which says so. Whoever speaks to
+    a single Redis does not expect this.
+    """
+
+    def __init__(self, sentence: str, slot: int, host: str, port: int, asking: bool) -> None:
+        super().__init__(sentence)
+        self.slot, self.host, self.port, self.asking = slot, host, port, asking
+
+
 class CredentialsRefused(StoreUnavailable):
     """Redis will not have us; only an operator can change that, so asking again is not urgent."""
 
@@ -65,6 +84,11 @@ def dissect(text: str) -> tuple[str, str]:
 
 def named_error(code: str, detail: str, redis: str) -> RoutemasterError:
     """The exception for an error reply of the server called `redis`."""
+    if code in _FOR_A_MOMENT:
+        return NotNow(f"{redis} {_FOR_A_MOMENT[code]} ({code})")
+    if code in ("MOVED", "ASK") and (to := _ELSEWHERE.fullmatch(detail)):
+        sentence = f"{redis} is a node of a Redis Cluster, and answered: {code} {detail}"
+        return Redirected(sentence, int(to[1]), to[2], int(to[3]), code == "ASK")
     if code in _PASSING:
         return StoreUnavailable(f"{redis} {_PASSING[code]} ({code})")
     if code.startswith(REFUSAL_PREFIX):

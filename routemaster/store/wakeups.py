@@ -15,7 +15,8 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from routemaster.store.link import Address, Link
+from routemaster.store.address import Whereabouts
+from routemaster.store.link import Link
 from routemaster.store.wire import Clock, Reply, Wire
 
 
@@ -46,7 +47,7 @@ class Wakeups:
 
     def __init__(
         self,
-        address: Address,
+        address: Whereabouts,
         channel: bytes,
         *,
         reactor: Any,

@@ -61,11 +61,14 @@ class Api:
         exposition: Callable[[], Coroutine[Any, Any, bytes]],
         ready: Callable[[], bool],
         hex_digits: Callable[[int], str] = secrets.token_hex,
+        wall: Callable[[], float] | None = None,
     ) -> None:
         """What is asked for elsewhere: `exposition` makes the text for Prometheus, `ready` tells whether the
-        bus should be sent requests, `hex_digits(n)` gives two digits for each of n bytes that nobody can guess.
+        bus should be sent requests, `hex_digits(n)` gives two digits for each of n bytes that nobody can guess,
+        `wall` the time of day, if the clock's is another.
         """
         self._store, self._doorkeeper, self._clock, self._limits = store, doorkeeper, clock, limits
+        self._wall = wall or clock.seconds
         self._exposition, self._ready, self._hex_digits = exposition, ready, hex_digits
         self._commit = GroupCommit(store, meter)
         self._due: tuple[float, int] | None = None
@@ -129,7 +132,7 @@ class Api:
         most = self._limits.max_body
         if len(text) > most and not text.lstrip(b" \t\r\n").startswith(b"["):
             raise TooLarge(f"the body is too large: one event takes at most {most} bytes, only an array more")
-        now_ms = int(self._clock.seconds() * 1000)
+        now_ms = int(self._wall() * 1000)
         fragments = event_fragments(topic, strictjson.decode(text), now_ms, self._limits.max_event_data)
         stored = self._commit.publish(topic, publisher, fragments)
         return stored.addCallback(lambda _: no_content(request))
@@ -175,7 +178,7 @@ class Api:
     async def subscriptions(self, request: Any) -> bytes:
         """GET /subscriptions"""
         principal = self._who(request)
-        now = self._clock.seconds()
+        now = self._wall()
         facts = await self._store.subscriptions()
         return json_answer(request, [_subscription_json(fact, principal, now) for fact in facts])
 
@@ -199,7 +202,7 @@ class Api:
 
     async def _deliveries_due(self) -> int:
         """How many are due soon; counted at most once a second, for any number of monitors."""
-        now = self._clock.seconds()
+        now = self._wall()
         if self._due is None or not 0 <= now - self._due[0] < SCALING_KEPT:
             facts = await self._store.subscriptions()
             horizon = now + self._limits.scaling_deadline
@@ -225,7 +228,7 @@ class Api:
 
     def ping(self, request: Any) -> bytes:
         """GET /health/ping"""
-        return json_answer(request, {"pong": datetime.fromtimestamp(self._clock.seconds(), UTC).isoformat()})
+        return json_answer(request, {"pong": datetime.fromtimestamp(self._wall(), UTC).isoformat()})
 
     # -- tokens
 

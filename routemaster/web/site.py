@@ -16,6 +16,7 @@ and ends them in good order.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from attrs import frozen
@@ -65,10 +66,14 @@ class BusSite(Site):
     reactor: Any
     _log = Logger()
 
-    def __init__(self, resource: Any, *, reactor: Any, limits: Limits | None = None) -> None:
+    def __init__(
+        self, resource: Any, *, reactor: Any, limits: Limits | None = None, wall: Callable[[], float] | None = None
+    ) -> None:
+        """`wall` tells the time of day, if the reactor's is another."""
         super().__init__(resource, parsePOSTFormSubmission=False, timeout=None, reactor=reactor)
         self.limits = limits or Limits()
         self.draining = False
+        self._wall = wall or reactor.seconds
         self._channels: set[BusChannel] = set()
         self._sweeping: Any = None
         self._drained: Deferred[None] | None = None
@@ -141,7 +146,7 @@ class BusSite(Site):
         self._sweeping = self.reactor.callLater(BRISK if self.draining else SWEEP, self._tick)
         now = self.reactor.seconds()
         self._common = b"Server: routemaster\r\nDate: %b\r\nX-Content-Type-Options: nosniff\r\n" % (
-            datetimeToString(now),)  # fmt: skip
+            datetimeToString(self._wall()),)  # fmt: skip
         self._status_lines.clear()
         for channel in [channel for channel in self._channels if channel.deadline <= now]:
             channel.expire()

@@ -82,20 +82,24 @@ local function pass(cursor, id)
   return passed
 end
 
--- HDEL first: Redis 6.2 refuses a script for want of memory only at its first
--- write, and only if that write could take memory. So a cursor moves, and the
+-- HDEL of nothing first: Redis 6.2 refuses a script for want of memory only at its
+-- first write, and only if that write could take memory. So a cursor moves, and the
 -- backlog can be trimmed, while Redis is full; on 7 `allow-oom` says the same.
+-- Of nothing, for a key that is deleted must not be touched again: while a cluster
+-- moves its slot to another node the script would end there, half done.
 local function store(cursors, subscriber, cursor)
-  redis.call('HDEL', cursors, subscriber)
+  redis.call('HDEL', cursors, '')
   redis.call('HSET', cursors, subscriber, format(cursor))
 end
 
 -- Removes from the log what every cursor has passed; `how` is '~' (whole nodes
--- only, cheap) or '='. A topic that was deleted goes with its last cursor.
+-- only, cheap) or '='. A topic that was deleted goes with its last cursor. `texts` are
+-- all cursors, for whoever has just deleted one: see store().
 -- IDs are given, never made by Redis, so a log may be deleted and begun again.
-local function trim(meta, log, cursors, how)
+local function trim(meta, log, cursors, how, texts)
   local lowest, lowest_n
-  for _, text in ipairs(redis.call('HVALS', cursors)) do
+  texts = texts or redis.call('HVALS', cursors)
+  for _, text in ipairs(texts) do
     local first = string.match(text, '^%S+ %S+ %S+ %S+ ([^/]+)/')
     if first then
       local n = n_of(first)
@@ -106,7 +110,7 @@ local function trim(meta, log, cursors, how)
     redis.call('XTRIM', log, 'MINID', how, digits(us_of(lowest)) .. '-' .. digits(lowest_n + 1))
   else
     redis.call('DEL', log)
-    if redis.call('EXISTS', cursors) == 0 and redis.call('HEXISTS', meta, 'publisher') == 0 then
+    if #texts == 0 and redis.call('HEXISTS', meta, 'publisher') == 0 then
       redis.call('DEL', meta)
     end
   end

@@ -9,7 +9,10 @@ if not meta[2] then
   return redis.error_reply('RM:NOTSUBSCRIBED not subscribed')
 end
 local version = math.max(clock(), tonumber(meta[1]) + 1)
-redis.call('DEL', KEYS[1])
+for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
+  -- not the key itself, see store()
+  if field ~= 'version' then redis.call('HDEL', KEYS[1], field) end
+end
 redis.call('HSET', KEYS[1], 'version', digits(version), 'epoch', meta[3] or '0')
 local stays = redis.call('HGETALL', KEYS[2])
 for index = 1, #stays, 2 do

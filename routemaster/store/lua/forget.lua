@@ -2,12 +2,15 @@
 -- KEYS  meta, log, cursors of one topic
 -- ARGV  subscriber, membership, version, 'settled' (only if nothing is owed) or 'all'
 -- Reply 1 if the topic knows nothing of it (any more), 0 if it is still needed
-local text = redis.call('HGET', KEYS[3], ARGV[1])
+local text, others, all = nil, {}, redis.call('HGETALL', KEYS[3])
+for index = 1, #all, 2 do
+  if all[index] == ARGV[1] then text = all[index + 1] else others[#others + 1] = all[index + 1] end
+end
 if not text then return 1 end
 local cursor = parse(text)
 if cursor.membership > tonumber(ARGV[2]) then return 1 end
 if cursor.version > tonumber(ARGV[3]) then return 0 end
 if ARGV[4] == 'settled' and #cursor.spans > 0 then return 0 end
 redis.call('HDEL', KEYS[3], ARGV[1])
-trim(KEYS[1], KEYS[2], KEYS[3], '=')
+trim(KEYS[1], KEYS[2], KEYS[3], '=', others)
 return 1

@@ -9,7 +9,7 @@ if state ~= 'on' then
   return redis.error_reply('RM:NOTSUBSCRIBED not subscribed')
 end
 local version = math.max(clock(), tonumber(redis.call('HGET', KEYS[1], 'version')) + 1)
-redis.call('HDEL', KEYS[2], ARGV[1]) -- see store() for why first
+redis.call('HDEL', KEYS[2], '') -- see store() for why first
 redis.call('HSET', KEYS[1], 'version', digits(version))
 redis.call('HSET', KEYS[2], ARGV[1], membership .. ' ' .. digits(version) .. ' left')
 return {digits(version), membership, wanted}

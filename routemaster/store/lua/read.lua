@@ -2,7 +2,8 @@
 -- the order in which they were accepted, as one snapshot.
 -- KEYS  meta, log, cursors of each topic in turn
 -- ARGV  subscriber, most events, most bytes, then for each topic an ID to start after ('' for none)
--- Reply {{cursor or '', tail or ''} for each topic..., {topic's place from 0, ID, fragment, ...}}
+-- Reply {{cursor or '', tail or ''} for each topic..., {topic's place from 0, ID, fragment, ...},
+--        1 if it ended because of ARGV, now}
 local most, room, topics = tonumber(ARGV[2]), tonumber(ARGV[3]), #KEYS / 3
 local chunk = topics == 1 and most or math.min(most, math.ceil(2 * most / topics) + 8)
 local reply, sources = {}, {}
@@ -62,5 +63,5 @@ while count < most and #sources > 0 do
     table.remove(sources, best)
   end
 end
-reply[topics + 1] = picked
+reply[topics + 1], reply[topics + 2], reply[topics + 3] = picked, #sources > 0 and 1 or 0, digits(clock())
 return reply

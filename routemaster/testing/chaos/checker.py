@@ -141,7 +141,7 @@ def _missing(evidence: Evidence, seen: Mapping[str, _Seen]) -> tuple[list[Whose]
             if owed(sent, window):
                 for mark in sent.marks():
                     if mark not in taken:
-                        passed = mark[2] < newest.get(mark[:2], 0) or not evidence.queued.get(name)
+                        passed = mark[2] < newest.get(mark[:2], 0) or evidence.queued.get(name) == 0
                         (lost if passed else stuck).append((name, mark))
     return lost, stuck
 

@@ -23,7 +23,7 @@ from routemaster.testing.chaos.mutants import VARIABLE as MUTANT
 from routemaster.testing.daemon import LOOPBACK, Daemon
 
 #: what a log must not hold, whatever happens to the bus, but what a failpoint says
-AMISS = re.compile(r"Traceback|Unhandled|CRITICAL")
+AMISS = re.compile(r"Traceback|Unhandled|CRITICAL|autodrop removed")
 ENTRY = re.compile(r"^(?=\d{4}-\d\d-\d\dT)", re.MULTILINE)
 
 

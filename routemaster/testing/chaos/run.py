@@ -125,6 +125,8 @@ class Run:
             "--private-key", str(key), "--ca-file", str(self._roots), "--lease-ttl", f"{self._plan.lease_ttl:g}",
             "--timeout", "5", "--retry-delay", "20", "--max-backoff-ms", "500", "--grace", "10",
             "--metric-collection-service", "none",
+            # without it a Redis that is full for a moment has autodrop take away what is owed, rightly
+            "--redis-max-mem", "4000000000",
         ]  # fmt: skip
 
     def _habits(self, name: str) -> dict[str, float]:
@@ -173,6 +175,8 @@ class Run:
             began = time.monotonic()
             await self._ok(client, "POST", f"/topics/{topic}", event((topic, 0, 1)))
             self._primed.append(Sent(topic, 0, 1, 1, Outcome.OK, began, time.monotonic()))
+        while len((await client.ask("GET", "/topics")).json) < len(self._topics):
+            await deferLater(self._reactor, 0.02)  # one of the mutants answers before it has stored
         for name in self._names:
             number = len(self._topics) if name == HEALTHY else self._chance.randint(1, len(self._topics))
             topics = sorted(self._chance.sample(self._topics, number))
@@ -261,6 +265,16 @@ class Run:
         self._queued = {each["subscriber"]: each["events"]["queued"] for each in subscriptions.json}
         return not any(self._queued.values())
 
+    def keep(self, folder: Path) -> None:
+        """Write down what may explain a verdict: logs, strikes, arrivals."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for member in self.fleet.members:
+            (folder / f"{member.name}.log").write_text(member.log)
+        (folder / "redis.log").write_text(getattr(self._redis, "log", ""))
+        (folder / "strikes").write_text("\n".join(map(str, self._strikes)))
+        (folder / "arrivals").write_text("\n".join(map(str, self.receivers.arrivals)))
+        (folder / "receivers.log").write_text(self.receivers.log)
+
     def _report(self, publishers: Publishers, churner: Churner) -> Report:
         sent = [*self._primed, *publishers.sent]
         windows = [*self._windows, *churner.windows]
@@ -273,18 +287,28 @@ class Run:
         )
         shown = figures(evidence, self._strikes, HEALTHY) | {
             "strikes": len(self._strikes), "leases_lost": lost, "reasons": dict(publishers.reasons),
+            "queued": sum(self._queued.values()), "stored": self._stored,
         }  # fmt: skip
         troubles = [*self._troubles, *publishers.strange, *churner.troubles, *self.fleet.amiss()]
         return Report(self._plan, judge(evidence, allowed), allowed, shown, troubles)
 
 
-async def run(reactor: Any, plan: Plan, redis: Callable[[], RedisUnderTest] | None = None) -> Report:
-    """Play a plan in a folder of its own, on a Redis of its own, and leave nothing behind."""
+async def run(
+    reactor: Any, plan: Plan, redis: Callable[[], RedisUnderTest] | None = None, keep: Path | None = None
+) -> Report:
+    """Play a plan in a folder of its own, on a Redis of its own, and leave nothing behind.
+
+    In the folder `keep` the logs and accounts of a run that is not good are left.
+    """
     place = Path(tempfile.mkdtemp(prefix="rm-"))
     under_test = redis() if redis else private_redis(plan.fsync)
     try:
         under_test.start()
-        return await Run(reactor, plan, under_test, place).play()
+        playing = Run(reactor, plan, under_test, place)
+        report = await playing.play()
+        if not report.good and keep is not None:
+            playing.keep(keep)
+        return report
     finally:
         under_test.stop()
         shutil.rmtree(place, ignore_errors=True)

@@ -1,10 +1,11 @@
-"""Which failed deliveries the log tells: what is new at once, what repeats itself seldom, and never a flood.
+"""Which failures the log tells: what is new at once, what repeats itself seldom, and never a flood.
 
-Of one subscriber, `Repeats`: a failure is told if it is the first after a
+Of one thing that may fail again and again (deliveries to a subscriber, a
+periodic part), `Repeats`: a failure is told if it is the first after a
 success, or if its reason was not told within the last `PERIOD`; at most `EACH`
-are told in one, so that a subscriber is no flood either that flaps between
-reasons, or between failure and success. The next line tells how many were
-left out. A success after failures is told if these were.
+are told in one, so that it is no flood either if it flaps between reasons, or
+between failure and success. The next line tells how many were left out. A
+success after failures is told if these were.
 
 Of all subscribers of a process, `Allowance`: there are so many lines for a
 period. What is beyond them is counted, and told in one line at its end; so
@@ -18,7 +19,7 @@ from collections import Counter
 from attrs import field, frozen
 
 PERIOD = 60.0   #: seconds
-EACH = 3        #: failures of one subscriber told in a period
+EACH = 3        #: failures of one thing told in a period
 ALL = 60        #: failures of all subscribers told in a period, and as many successes
 REASONS = 100   #: different reasons counted in a period
 
@@ -84,6 +85,7 @@ class Allowances:
 
     failures: Allowance = field(factory=Allowance)
     successes: Allowance = field(factory=Allowance)
+    leases: Allowance = field(factory=Allowance)  #: that were lost
 
 
 @frozen
@@ -97,16 +99,17 @@ class _Run:
 
 
 class Repeats:
-    """The failures of one subscriber; moments in seconds by one clock."""
+    """The failures of one thing; moments in seconds by one clock."""
 
-    def __init__(self, name: str, allowances: Allowances) -> None:
+    def __init__(self, name: str = "", allowances: Allowances | None = None) -> None:
+        """`name` stands for it in the sums of `allowances`; None: it has lines of its own."""
         self._name, self._allowances = name, allowances
         self._told: list[tuple[float, str]] = []  #: within the last period: when, and which reason
         self._untold = 0
         self._run: _Run | None = None
 
     def failed(self, now: float, reason: str) -> Since | None:
-        """An attempt failed; what to tell with it, None if nothing is to be told."""
+        """It failed; what to tell with it, None if nothing is to be told."""
         run = self._run or _Run(now)
         self._untold += 1
         self._told = [told for told in self._told if 0 <= now - told[0] < PERIOD]
@@ -114,7 +117,7 @@ class Repeats:
         since = None
         told, left_out = run.told, run.left_out
         if not again and len(self._told) < EACH:
-            if self._allowances.failures.take(self._name, reason):
+            if self._allowances is None or self._allowances.failures.take(self._name, reason):
                 since, told = Since(self._untold, max(0.0, now - run.since)), True
                 self._told.append((now, reason))
                 self._untold = 0
@@ -124,13 +127,13 @@ class Repeats:
         return since
 
     def succeeded(self, now: float) -> Since | None:
-        """An attempt was acknowledged; what to tell with it, None if nothing is to be told."""
+        """It succeeded; what to tell with it, None if nothing is to be told."""
         run, self._run = self._run, None
         if run is None:
             return None
-        successes = self._allowances.successes
-        if run.told and successes.take(self._name, ""):
+        shared = self._allowances
+        if run.told and (shared is None or shared.successes.take(self._name, "")):
             return Since(run.failures, max(0.0, now - run.since))
-        if run.left_out and not run.told:
-            successes.leave_out(self._name, "")
+        if run.left_out and not run.told and shared is not None:
+            shared.successes.leave_out(self._name, "")
         return None
