@@ -63,7 +63,10 @@ def sender(config: Config, reactor: Any, certificate: Path) -> TreqSender:
 
 
 def connection(
-    config: Config, reactor: Any, address: RedisAddress | ClusterAddress | SentinelAddress, on_up: Callable[[], None]
+    config: Config,
+    reactor: Any,
+    address: RedisAddress | ClusterAddress | SentinelAddress,
+    on_up: Callable[[], None],
 ) -> Connection | Cluster:
     """To one Redis, or to all nodes of a cluster; not started yet."""
     options: dict[str, Any] = {

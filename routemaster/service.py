@@ -223,10 +223,10 @@ class Bus(Service):
     def _publishing(self, address: RedisAddress | ClusterAddress | SentinelAddress) -> Replication | None:
         """What publishing demands of replicas, on a connection of its own; None: nothing."""
         config = self._config
-        if config.min_replicas and isinstance(address, ClusterAddress):
-            raise ConfigError("min_replicas is not supported with a Redis Cluster; set it to 0")
         if self._tls is None or not config.min_replicas:
             return None
+        if isinstance(address, ClusterAddress):
+            raise ConfigError("min_replicas is not supported with a Redis Cluster; set it to 0")
         connection = Connection(
             address,
             reactor=self._reactor,
