@@ -22,6 +22,9 @@ from bus import URL, Bus, cpu_seconds, resident_mb, seen, unverified
 from http_layer import measure as measure_bare
 from load import run
 
+from routemaster.testing.redis_server import servers
+from routemaster.testing.sentinels import SentinelGroup
+
 
 def ingest(quick: bool) -> None:
     """Single events, one live subscriber, against a bare Klein handler that answers 204 over TLS."""
@@ -171,7 +174,25 @@ def idle(quick: bool) -> None:
     )
 
 
-FIGURES = {figure.__name__: figure for figure in (ingest, fanout, bulk, latency, drain, memory, idle)}
+def replicated(quick: bool) -> None:
+    """Ingest with min_replicas 1 against 0, single events, on a master with one replica."""
+    group = SentinelGroup(servers()[0])
+    try:
+        group.start_servers()
+        ratios = []
+        for _ in range(1 if quick else 5):
+            rates = []
+            for least in ("0", "1"):
+                with Bus("--redis-url", group.master.url, "--min-replicas", least) as bus:
+                    rates.append(bus.load([bus.request()], 1.0 if quick else 4.0).rate)
+            ratios.append(rates[1] / rates[0])
+            print(f"  {rates[0]:.0f} events/s with 0, {rates[1]:.0f} with 1: {ratios[-1]:.2f}")
+        print(f"  median {median(ratios):.2f}")
+    finally:
+        group.stop()
+
+
+FIGURES = {figure.__name__: figure for figure in (ingest, fanout, bulk, latency, drain, memory, idle, replicated)}
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from random import random
 from time import time
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from twisted.logger import Logger
 
@@ -30,6 +30,7 @@ from routemaster.store.address import ClusterAddress, RedisAddress
 from routemaster.store.cluster import Cluster
 from routemaster.store.connection import Connection
 from routemaster.store.scripts import SCRIPTS
+from routemaster.store.sentinel import SentinelAddress
 from routemaster.web.api import Limits as ApiLimits
 from routemaster.web.site import Limits as SiteLimits
 
@@ -62,7 +63,10 @@ def sender(config: Config, reactor: Any, certificate: Path) -> TreqSender:
 
 
 def connection(
-    config: Config, reactor: Any, address: RedisAddress | ClusterAddress, on_up: Callable[[], None]
+    config: Config,
+    reactor: Any,
+    address: RedisAddress | ClusterAddress | SentinelAddress,
+    on_up: Callable[[], None],
 ) -> Connection | Cluster:
     """To one Redis, or to all nodes of a cluster; not started yet."""
     options: dict[str, Any] = {
@@ -115,7 +119,10 @@ def adapter(config: Config, reactor: Any) -> Adapter | None:
 def reporter(config: Config, reactor: Any) -> Reporter:
     """Who is told of exceptions. Raises ConfigError if that service cannot be used."""
     password = urlsplit(config.redis_url).password if config.redis_url else None
-    known = [config.root_key, password and unquote(password), config.datadog_api_key, config.datadog_app_key]
+    sentinels = parse_qs(urlsplit(config.redis_url or "").query).get("sentinel_password", [None])[0]
+    known = [
+        config.root_key, password and unquote(password), sentinels, config.datadog_api_key, config.datadog_app_key,
+    ]  # fmt: skip
     return make_reporter(
         config.exception_service,
         config.exception_service_url,

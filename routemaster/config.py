@@ -161,6 +161,8 @@ class Config:
     redis_url: str | None = option("store", perhaps(REDIS_URL))
     namespace: str = option("store", NAMESPACE)
     redis_timeout: float = option("store", seconds(0.01, HOUR))
+    min_replicas: int = option("store", whole(0, 100))
+    min_replicas_timeout: int = option("store", whole(1, HOUR * 1000))
     redis_max_mem: int = option("store", whole(1, LARGEST))
     redis_min_free: int = option("store", whole(0, LARGEST))
 
@@ -274,6 +276,8 @@ def _check_together(config: Config) -> None:
     need(config.root_key not in config.clients, "root_key", "must not be the token of a client too")
     pair = (config.certificate is None) == (config.private_key is None)
     need(pair, "certificate", "certificate and private_key are given together, or neither is")
+    served = not config.min_replicas or config.redis_url is not None
+    need(served, "min_replicas", "the daemon's own Redis has no replicas; give redis_url")
     free, most = config.redis_min_free, config.redis_max_mem
     need(2 * free < most, "redis_min_free", f"{free} is not below half of redis_max_mem, {most}")
     if config.metric_collection_service == "datadog":

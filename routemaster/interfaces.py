@@ -114,6 +114,10 @@ class Place:
     cursor: Cursor | None  #: None: the topic does not know it
     tail: EventID | None   #: the log's last ID; None: the topic does not exist
 
+    def owes(self, event: EventID) -> bool:
+        """Whether the event, or one before it, still waits."""
+        return self.cursor is not None and bool(self.cursor.spans) and self.cursor.spans[0].after.n < event.n
+
 
 @frozen
 class Reading:
@@ -295,7 +299,8 @@ class Store(Protocol):
     ) -> dict[str, Place]:
         """Move cursors forward over what was delivered, and record the success.
 
-        Moving needs no lease, for it can harm nothing; recording does.
+        Moving needs no lease, for it can harm nothing; recording does. An event that the log does not hold
+        moves nothing: a store that lost its last writes has given its number to another.
         """
 
     async def fail(self, subscriber: str, worker: str, epoch: int, pause: float, error: str) -> int | None:

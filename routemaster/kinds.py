@@ -208,6 +208,10 @@ def parse_redis_url(text: str) -> str:
     url = urlsplit(text)
     if not re.fullmatch("[!-~]+", text) or url.fragment:
         raise ValueError
+    if url.scheme in ("redis+sentinel", "rediss+sentinel"):
+        if not url.netloc or not re.fullmatch("/[^/]+(/[0-9]{1,5})?/?", url.path):
+            raise ValueError
+        return text
     if url.scheme in CLUSTERS:
         well_formed = bool(parse_places(url.netloc)) and url.path in ("", "/", "/0")
     elif url.port == 0:
@@ -228,8 +232,8 @@ ROOT_KEY = matching("[ -9;-~]{1,128}", "1 to 128 printable ASCII characters with
 SECRET = matching("[!-~]{1,256}", "1 to 256 printable ASCII characters without spaces", hidden)
 SECRET_URL = matching("https?://[!-~]{1,1024}", "an http:// or https:// URL", hidden)
 REDIS_URL = Kind(
-    "redis://HOST[:PORT][/DB], rediss://..., unix:///PATH, redis+cluster://HOST[:PORT][,HOST[:PORT]...] or "
-    "rediss+cluster://...",
+    "redis://HOST[:PORT][/DB], rediss://..., unix:///PATH, redis+sentinel://HOST[:PORT],.../SERVICE[/DB], "
+    "redis+cluster://HOST[:PORT][,HOST[:PORT]...], rediss+sentinel://... or rediss+cluster://...",
     parse_redis_url,
     mask=without_login,
 )

@@ -47,6 +47,9 @@ from routemaster.store.embedded import EmbeddedRedis
 from routemaster.store.facts import fact_lines
 from routemaster.store.keys import Keys
 from routemaster.store.redis import RedisStore
+from routemaster.store.replicas import Replication
+from routemaster.store.scripts import SCRIPTS
+from routemaster.store.sentinel import SentinelAddress
 from routemaster.store.wakeups import Wakeups
 from routemaster.web.api import Api
 from routemaster.web.auth import Doorkeeper
@@ -119,17 +122,23 @@ class Bus(Service):
         address = await self._redis()
         keys = Keys(config.namespace)
         hasty: list[Periodic] = []
+        worker: Worker | None = None
 
         def look() -> None:
             for part in hasty:
                 part.hasten()
 
         def connected() -> None:
+            # to a Redis that was restarted or replaced, and may lack what it had confirmed
+            store.distrust()
+            if worker is not None:
+                worker.distrust()
             look()
             self._background(self._describe(connection))
 
         connection = assembly.connection(config, reactor, address, connected)
-        store = RedisStore(connection, config.namespace, config.lease_ttl)
+        publishing = self._publishing(address)
+        store = RedisStore(connection, config.namespace, config.lease_ttl, publishing)
         doorkeeper = Doorkeeper(config.clients, config.root_key, store)
         autodrop = assembly.autodrop(config, store)
         monitor = Monitor(
@@ -144,13 +153,15 @@ class Bus(Service):
         hasty.append(tokens)
         connection.start()
         self._undo.append(connection.stop)
+        if publishing is not None:
+            publishing.connection.start()
+            self._undo.append(publishing.connection.stop)
         up = connection.when_connected()
         if config.redis_url is not None:
             up.addTimeout(HEAD_START, reactor).addErrback(lambda failure: failure.trap(TimeoutError))
         await up
         self._go_on()
 
-        worker = None
         if self._sender is not None:
             worker = assembly.worker(config, reactor, self._process, store, self._sender, self._meter)
             sweep = Periodic("the sweep", worker.sweep, min(config.sweep_interval, config.lease_ttl / 3), reactor)
@@ -184,7 +195,8 @@ class Bus(Service):
                 return prometheus.exposition(await monitor.measure(), config.app_name)
 
             def ready() -> bool:
-                return connection.connected and not self._stopping
+                connected = publishing is None or publishing.connection.connected
+                return connection.connected and connected and not self._stopping
 
             limits = assembly.api_limits(config)
             api = Api(store, doorkeeper, reactor, limits, self._meter, exposition, ready, wall=time)
@@ -198,13 +210,30 @@ class Bus(Service):
         if self._stopping:
             raise CancelledError
 
-    async def _redis(self) -> RedisAddress | ClusterAddress:
+    async def _redis(self) -> RedisAddress | ClusterAddress | SentinelAddress:
         config = self._config
         if config.redis_url is not None:
+            if "+sentinel://" in config.redis_url:
+                return SentinelAddress.parse(config.redis_url)
             return parse_address(config.redis_url)
         embedded = EmbeddedRedis(self._reactor, config.state_dir)
         self._undo.append(embedded.stop)
         return await embedded.start()
+
+    def _publishing(self, address: RedisAddress | ClusterAddress | SentinelAddress) -> Replication | None:
+        """What publishing demands of replicas, on a connection of its own; None: nothing."""
+        config = self._config
+        if self._tls is None or not config.min_replicas:
+            return None
+        if isinstance(address, ClusterAddress):
+            raise ConfigError("min_replicas is not supported with a Redis Cluster; set it to 0")
+        connection = Connection(
+            address,
+            reactor=self._reactor,
+            reply_timeout=config.redis_timeout + config.min_replicas_timeout / 1000,
+            scripts=[SCRIPTS["publish"]],
+        )
+        return Replication(connection, config.min_replicas, config.min_replicas_timeout)
 
     def _count_processes(self, status: str) -> None:
         kinds = ("web", "worker") if self._role is Role.ALL else (self._role.value,)

@@ -80,6 +80,8 @@ class TableTests(Case):
             "redis_url": None,
             "namespace": "rm",
             "redis_timeout": 1.5,
+            "min_replicas": 0,
+            "min_replicas_timeout": 500,
             "redis_max_mem": 100_000_000,
             "redis_min_free": 10_000_000,
             "ssl_verify": True,

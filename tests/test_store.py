@@ -227,6 +227,18 @@ class StoreContract:
         self.assertEqual(await self.fragments("cats"), [])
         self.assertEqual(((await self.facts()).sent, (await self.facts()).queued), (0, 0))
 
+    async def test_acknowledgement_of_a_lost_event(self) -> None:
+        """An event that the log does not hold moves nothing: its number may be another's by now."""
+        await self.create("cats")
+        await self.store.subscribe(subscription("cats"))
+        await self.publish("cats", b"1", b"2")
+        reading, grant = await self.read("cats"), await self.grant()
+        last = reading.entries[-1][1]
+        lost = Ack("cats", reading.places["cats"].cursor.membership, type(last)(last.us - 1, last.n))
+        places = await self.store.acknowledge("sub", "w1", grant.epoch, [lost])
+        self.assertEqual(places, reading.places)
+        self.assertEqual(await self.fragments("cats"), [b"1", b"2"])
+
     async def test_late_acknowledgement_of_an_earlier_life(self) -> None:
         """An acknowledgement from before unsubscribing moves nothing after subscribing again."""
         await self.create("cats")

@@ -555,6 +555,25 @@ class RedisTests(SystemCase):
         self.assertNotIn("Traceback", daemon.log)
         self.assertLess(len(re.findall("WARNING|ERROR", daemon.log)), 30, daemon.log)
 
+    async def test_older_state(self) -> None:
+        """A Redis that comes back without its last writes: what is accepted then is delivered at once."""
+        redis = self.redis()
+        daemon = self.daemon("--redis-url", f"unix://{redis.socket_path}")
+        await daemon.start()
+        client, sink = self.client(daemon), self.sink()
+        await self.make_topics(client, "cats")
+        await self.ok(client.subscribe(sink.url, "cats", timeout=0))
+        await self.ok(client.publish("cats", 1))
+        await until(lambda: sink.numbers == [1], "the event that is kept")
+        redis.call(b"SAVE")
+        await self.ok(client.publish("cats", *range(10)))
+        await until(lambda: len(sink.numbers) == 11, "the events that are lost")
+        redis.kill()
+        redis.start()
+        while (await client.publish("cats", 2)).status != 204:
+            await deferLater(reactor, 0.02)
+        await until(lambda: sink.numbers[11:] in ([2], [1, 2]), "the event after")
+
     async def test_full(self) -> None:
         """A full Redis refuses events with 503, but what is queued is delivered; with room it goes on."""
         for binary in servers():

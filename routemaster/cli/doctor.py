@@ -8,7 +8,7 @@ after what it has found.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
@@ -18,6 +18,7 @@ from cryptography import x509
 
 from routemaster.cli.bus import SELF_MADE, Bus, BusError
 from routemaster.cli.redis import Place, Redis, RedisError, Server, examine, is_cluster, place, primaries
+from routemaster.cli.sentinels import Told, ask_all, is_sentinel
 from routemaster.cli.tables import clean, size, span
 from routemaster.cli.trip import round_trip
 from routemaster.config import Config
@@ -72,7 +73,15 @@ def examination(config: Config, bus: Bus, file: Path | None) -> Iterator[Finding
 
 
 def redis_findings(config: Config) -> Iterator[Finding]:
-    """What there is to say about Redis, or about each primary of a Redis Cluster."""
+    """What there is to say about Redis, its sentinels, or each primary of a Redis Cluster."""
+    url = config.redis_url or ""
+    if is_sentinel(url):
+        told = ask_all(url)
+        yield sentinels(told)
+        newest = max(told, key=lambda each: each.epoch)
+        if newest.master is not None:
+            yield from server_findings(config, newest.master)
+        return
     if not is_cluster(config):
         yield from server_findings(config, place(config))
         return
@@ -112,6 +121,24 @@ def server_findings(config: Config, where: Place) -> Iterator[Finding]:
     given = config.origins["redis_max_mem"] != "default"
     yield memory(server, config.redis_max_mem, config.redis_min_free, given)
     yield clock(server)
+
+
+def sentinels(told: Sequence[Told]) -> Finding:
+    """What the sentinels say of the master; those that are silent are missed when they have to vote."""
+    silent = [each.trouble for each in told if each.master is None]
+    if len(silent) == len(told):
+        todo = "see that they run, and check redis_url: hosts, name of the service, sentinel_password"
+        return Finding("sentinels", Verdict.FAIL, f"none tells where the master is: {silent[0]}", todo)
+    newest = max(told, key=lambda each: each.epoch)
+    others = [each.label for each in told if each.master not in (None, newest.master)]
+    assert newest.master is not None  # noqa: S101  # for the type: not all are silent
+    found = f"{len(told) - len(silent)} of {len(told)} tell, the master is {newest.master.label}"
+    if silent:
+        return Finding("sentinels", Verdict.WARN, f"{found}; {silent[0]}", "see that all sentinels run")
+    if others:
+        found += f"; {', '.join(others)} named another"
+        return Finding("sentinels", Verdict.WARN, found, "ask again in a moment: a failover may be under way")
+    return Finding("sentinels", Verdict.OK, found)
 
 
 def version(server: Server) -> Finding:

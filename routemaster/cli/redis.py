@@ -54,10 +54,11 @@ def place(config: Config) -> Place:
     """Where the configured Redis is; the daemon's own is on a socket in its state directory."""
     if config.redis_url is None:
         return Place(path=str(config.state_dir.absolute() / "redis" / "redis.sock"))
-    return _parsed(config.redis_url)
+    return parsed(config.redis_url)
 
 
-def _parsed(text: str) -> Place:
+def parsed(text: str) -> Place:
+    """The server that a URL names."""
     url = urlsplit(text)
     options = parse_qs(url.query)
     user = unquote_to_bytes(url.username or "") or None
@@ -91,7 +92,7 @@ def primaries(config: Config) -> list[Place]:
     for host, port in parse_places(url.netloc):
         login = url.netloc.rpartition("@")[0]
         netloc = f"{login}@[{host}]:{port or 6379}" if ":" in host else f"{login}@{host}:{port or 6379}"
-        where = _parsed(single._replace(netloc=netloc, path="").geturl())
+        where = parsed(single._replace(netloc=netloc, path="").geturl())
         try:
             with Redis(where) as redis:
                 slots = redis.ask(b"CLUSTER", b"SLOTS")

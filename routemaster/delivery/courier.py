@@ -109,7 +109,7 @@ class Courier:
         self._rouse()
 
     def reload(self) -> None:
-        """The subscription changed: read it anew before the next step."""
+        """The subscription, or where it stands, may have changed: read it anew before the next step."""
         self._stale = True
         self._rouse()
 
@@ -267,6 +267,8 @@ class Courier:
         acks = [Ack(topic, self._backlog.membership(topic), entry_id) for topic, entry_id in last.items()]
         context = self._context
         places = await context.store.acknowledge(self.subscriber, context.worker, self.epoch, acks)
+        # a store that lost its last writes: what was read behind the batch may not follow what it holds now
+        self._stale = self._stale or any(places[topic].owes(event) for topic, event in last.items())
         if not self._backlog.acknowledged(places):
             self._stale = True
             await self._context.store.repair(self.subscriber)

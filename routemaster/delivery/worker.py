@@ -164,6 +164,11 @@ class Worker:
         if changed:
             self._share_out()
 
+    def distrust(self) -> None:
+        """The store may have lost its last writes, and with them what couriers know of it: they look anew."""
+        for courier in list(self._couriers.values()):
+            courier.reload()
+
     # -- the sweep
 
     async def sweep(self) -> None:

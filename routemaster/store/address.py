@@ -30,6 +30,7 @@ from routemaster.kinds import CLUSTERS, parse_places
 
 DEFAULT_PORT = 6379
 _OPTIONS = {"redis": set[str](), "rediss": {"ca_file"}, "unix": {"db"}}
+_SENTINEL_OPTIONS = {"redis+sentinel": {"sentinel_password"}, "rediss+sentinel": {"sentinel_password", "ca_file"}}
 _OPTIONS |= dict(zip(CLUSTERS, (_OPTIONS["redis"], _OPTIONS["rediss"]), strict=True))
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
@@ -151,6 +152,11 @@ class Fixed:
         return await Deferred[str]()
 
 
+def sentinel_options(parts: SplitResult) -> tuple[bytes | None, str | None]:
+    """The password of the sentinels and `ca_file`, of a Sentinel URL."""
+    options = _options(parts)
+    password = options.get("sentinel_password")
+    return None if password is None else password.encode(), options.get("ca_file")
 @frozen
 class ClusterAddress:
     """Some nodes of a Redis Cluster, of which one at least answers; the others are learnt from it."""
@@ -214,7 +220,8 @@ def _options(parts: SplitResult) -> dict[str, str]:
         given = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError:
         raise _wrong("what follows '?' is ill-formed") from None
-    if not given.keys() <= _OPTIONS[parts.scheme] or any(len(v) != 1 or not v[0] for v in given.values()):
+    allowed = (_OPTIONS | _SENTINEL_OPTIONS)[parts.scheme]
+    if not given.keys() <= allowed or any(len(v) != 1 or not v[0] for v in given.values()):
         raise _wrong("what follows '?' is not an option of this scheme, is empty or is given twice")
     return {name: values[0] for name, values in given.items()}
 

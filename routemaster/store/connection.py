@@ -23,9 +23,8 @@ from attrs import field, frozen
 from twisted.internet.defer import Deferred, DeferredList, fail
 
 from routemaster.errors import StoreBroken, StoreUnavailable
-from routemaster.store.address import RedisAddress
 from routemaster.store.facts import UNKNOWN, ServerFacts, fact_lines, parse_info
-from routemaster.store.link import Link
+from routemaster.store.link import Address, Link
 from routemaster.store.replies import NotPermitted, ScriptRefusal
 from routemaster.store.wire import Reply, Wire
 
@@ -73,7 +72,7 @@ class Connection:
 
     def __init__(
         self,
-        address: RedisAddress,
+        address: Address,
         *,
         reactor: Any,
         reply_timeout: float = 1.5,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import txredisapi
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -42,6 +42,27 @@ class _Pace(txredisapi.RedisFactory):
 
     def pause(self, failures: int) -> float:
         return float(self.retryDelay(failures))  # type: ignore[no-untyped-call]
+
+
+class Locator(Protocol):
+    """Who says which server to use."""
+
+    async def locate(self) -> RedisAddress:
+        """Where it is now; StoreUnavailable if that cannot be learnt."""
+
+    async def moved(self, address: RedisAddress) -> str:
+        """Returns when it is no longer at `address`, with the reason to leave, a clause without subject."""
+
+
+class Address(Protocol):
+    """What names the server: as such, or by those who know where it is."""
+
+    @property
+    def label(self) -> str:
+        """For logs: no user, no password."""
+
+    def locator(self, reactor: Any) -> Locator:
+        """Who finds the server. ConfigError if a file that is needed cannot be read."""
 
 
 class OneWire(Factory):
@@ -126,16 +147,17 @@ class Link:
         self._waiters.append(waiter)
         return waiter
 
-    async def _keep(self, locator: Any) -> None:
+    async def _keep(self, locator: Locator) -> None:
         failures = 0
         while not self._stopping:
             failures += 1
             slow = False
-            wire: Wire | None = None
+            wire: Any = None
             following: Deferred[None] | None = None
             try:
                 address = await locator.locate()
-                wire = await address.endpoint(self._reactor).connect(self._factory)
+                server: Any = address.endpoint(self._reactor)
+                wire = await server.connect(self._factory)
                 # from here on, for a master that stands still may be replaced during the greeting
                 following = Deferred.fromCoroutine(self._follow(locator, wire, address))
                 await self._greet(wire, address)
@@ -154,7 +176,7 @@ class Link:
                 with suppress(CancelledError):
                     await deferLater(self._reactor, SLOW if slow else self._pace.pause(failures), lambda: None)
 
-    async def _follow(self, locator: Any, wire: Wire, address: RedisAddress) -> None:
+    async def _follow(self, locator: Locator, wire: Wire, address: RedisAddress) -> None:
         """Give the connection up when the server to use is another one."""
         with suppress(CancelledError):
             wire.give_up(await locator.moved(address))

@@ -350,7 +350,9 @@ class MemoryStore:
         for ack in acks:
             log = self._topics.get(ack.topic)
             cursor = log.cursors.get(subscriber) if log else None
-            if log is not None and cursor is not None and cursor.membership == ack.membership:
+            if log is None or cursor is None or cursor.membership != ack.membership:
+                continue
+            if any(entry == ack.last for entry, _ in log.log):
                 passed, spans = _passed(cursor, ack.last)
                 log.cursors[subscriber] = evolve(cursor, sent=cursor.sent + passed, spans=spans)
                 self._trim(ack.topic)

@@ -38,6 +38,7 @@ from routemaster.store.calls import Calls, all_of, those_that_can
 from routemaster.store.cluster import Cluster
 from routemaster.store.connection import Connection, ScriptRefusal
 from routemaster.store.readings import Readings
+from routemaster.store.replicas import Replication
 from routemaster.store.stays import Stays
 
 BUNDLE = 256  #: subscribers or topics in one call, so that no script holds Redis up for long
@@ -47,13 +48,22 @@ HEADS = 8     #: topics in one call that walks their first events
 class RedisStore:
     """`interfaces.Store` on one Redis or one cluster."""
 
-    def __init__(self, connection: Connection | Cluster, namespace: str, lease_ttl: float) -> None:
-        """`lease_ttl` in seconds."""
+    def __init__(
+        self, connection: Connection | Cluster, namespace: str, lease_ttl: float,
+        replication: Replication | None = None,
+    ) -> None:  # fmt: skip
+        """`lease_ttl` in seconds; `replication`: what else publishing demands."""
         self._redis = Calls(connection, namespace)
+        self._replication = replication
+        self._out = self._redis if replication is None else Calls(replication.connection, namespace)
         self._keys = self._redis.keys
         self._stays, self._readings = Stays(self._redis), Readings(self._redis)
         self._lease_ms = b"%d" % round(lease_ttl * 1000)
         self._indexed: set[str] = set()
+
+    def distrust(self) -> None:
+        """Redis may have lost its last writes: take nothing for written that was."""
+        self._indexed.clear()
 
     async def ping(self) -> None:
         await all_of(node.command(b"PING") for node in self._redis.nodes.values())
@@ -63,9 +73,9 @@ class RedisStore:
     async def publish(self, topic: str, publisher: str, fragments: Sequence[bytes]) -> Published:
         keys, arguments = self._keys.topic(topic), (publisher.encode(), self._keys.wakeups, topic.encode())
         if topic not in self._indexed:
-            await self._redis.command(b"SADD", self._keys.topics, topic.encode())
+            await self._out.command(b"SADD", self._keys.topics, topic.encode())
         try:
-            first, last, created = await self._redis.run("publish", keys, *arguments, *fragments)
+            first, last, created = await self._out.run("publish", keys, *arguments, *fragments)
         except ScriptRefusal as refusal:
             _refuse(refusal, topic)
         except StoreUnavailable:
@@ -74,8 +84,10 @@ class RedisStore:
         if created or topic not in self._indexed:
             self._indexed.add(topic)
             # again: a janitor may have taken the name for a stale one in between
-            named = self._redis.command(b"SADD", self._keys.topics, topic.encode())
+            named = self._out.command(b"SADD", self._keys.topics, topic.encode())
             named.addErrback(lambda _failure: self._indexed.discard(topic))
+        if self._replication is not None:
+            await self._replication.reached()
         return Published(EventID.parse(first), EventID.parse(last))
 
     async def delete_topic(self, topic: str, publisher: str | None) -> None:

@@ -115,12 +115,15 @@ class PrivateRedis:
         """What the server has logged."""
         return Path(self.directory, "log").read_text(errors="replace")
 
+    def command(self) -> list[str]:
+        """What starts the server."""
+        return [self.binary.path, "--port", "0", "--unixsocket", self.socket_path, "--dir", self.directory,
+                "--logfile", f"{self.directory}/log", "--save", "", "--daemonize", "no", *self.args]
+
     def start(self, wait: bool = True) -> None:
         """Start the server; with `wait` return when it answers."""
-        command = [self.binary.path, "--port", "0", "--unixsocket", self.socket_path, "--dir", self.directory,
-                   "--logfile", f"{self.directory}/log", "--save", "", "--daemonize", "no", *self.args]
         # its output would only repeat the log, and a pipe would have to be read
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
+        self._process = subprocess.Popen(self.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
         if wait:
             self.wait()
 

@@ -1,5 +1,7 @@
 -- Promise: the cursor moves forward over events that were delivered, each
--- counted once however often this is repeated; it never moves back.
+-- counted once however often this is repeated; it never moves back, and never
+-- by an event that the log does not hold: if Redis lost its last writes others
+-- have that event's number, and who was sent the lost ones was not sent these.
 -- Runs while Redis is full.
 -- KEYS  meta, log, cursors of one topic
 -- ARGV  subscriber, membership, ID of the last event delivered
@@ -10,6 +12,7 @@ local cursor = text and parse(text)
 if not cursor or cursor.membership ~= tonumber(ARGV[2]) then
   return {0, text, tail}
 end
+if #redis.call('XRANGE', KEYS[2], ARGV[3], ARGV[3]) == 0 then return {0, text, tail} end
 local passed = pass(cursor, ARGV[3])
 if passed > 0 then
   cursor.sent = cursor.sent + passed
