@@ -107,8 +107,8 @@ def thousand(quick: bool) -> None:
                 made(bus)
                 for client in range(subscribers):
                     bus.subscribe(9, client, **WAITING)
-                bus.load([bus.request()], 0.2)
-                rates[subscribers] = run("127.0.0.1", bus.port, [bus.request()], count=6000).rate  # with those before fewer than fill a batch
+                bus.load([bus.request()], 0.2)  # with those to come fewer than fill a batch
+                rates[subscribers] = run("127.0.0.1", bus.port, [bus.request()], count=6000).rate
         ratios.append(rates[1000] / rates[1])
         print(f"  1 subscriber {rates[1]:.0f}/s, 1,000 subscribers {rates[1000]:.0f}/s")
     print(f"thousand ratio {median(ratios):.2f} (goal 0.9)")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable
+from math import inf
 
 from twisted.internet.defer import Deferred
 
@@ -56,7 +57,7 @@ class Slots:
         self._total = total
         self._per_key = per_key
         self._doubtful_total = max(1, total // 2)
-        self._burst = total if burst is None else burst
+        self._burst: float = inf if burst is None else burst
         self._begun = 0  # by keys not proven, since the last turn
         self._max_waiting = max_waiting
         self._max_proven = max_proven
