@@ -100,7 +100,7 @@ def autodrop(config: Config, store: Store) -> Autodrop:
 def adapter(config: Config, reactor: Any) -> Adapter | None:
     """Who is told the metrics; None: nobody."""
     if config.metric_collection_service == "print":
-        return Printing(config.app_name)
+        return Printing(config.app_name, reactor)
     if config.metric_collection_service == "statsd":
         return Statsd(reactor, config.app_name, *config.statsd_address)
     if config.metric_collection_service == "datadog":

@@ -243,7 +243,10 @@ class PrintingTests(SynchronousTestCase):
 
         globalLogPublisher.addObserver(observe)
         self.addCleanup(globalLogPublisher.removeObserver, observe)
-        self.successResultOf(Deferred.fromCoroutine(Printing("bus").tell(SNAPSHOT)))
+        clock = Clock()
+        telling = Deferred.fromCoroutine(Printing("bus", clock).tell(SNAPSHOT))
+        clock.pump([0, 0, 0])
+        self.successResultOf(telling)
         self.assertEqual(
             lines,
             ["gauge:routemaster.redis.bytes_used:1393688 (app:bus)",
