@@ -14,6 +14,7 @@ these helpers block, and are for tests and `bench/`.
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -80,10 +81,13 @@ class SentinelGroup:
         _until(lambda: all(self._is_known(sentinel.knows()) for sentinel in self.sentinels))
 
     def start_servers(self) -> None:
-        """Start master and replicas only, and return when these follow."""
+        """Start master and replicas only, and return when these follow and have said so."""
         for server in (self.master, *self.replicas):
             server.start()
         _until(lambda: self.master.call(b"INFO", b"replication").count(b"state=online") == len(self.replicas))
+        # one that is online may be silent still for a second: it has to confirm something first
+        self.master.call(b"PUBLISH", b"anything", b"at all")
+        _until(lambda: re.search(rb"offset=0,", self.master.call(b"INFO", b"replication")) is None)
 
     def _is_known(self, told: dict[str, str]) -> bool:
         wanted = {"flags": "master", "num-slaves": str(len(self.replicas)),
