@@ -15,6 +15,7 @@ Redis last. `MultiService` would stop all at once and wait for none.
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import socket
@@ -61,6 +62,20 @@ TIDY_INTERVAL = 10  #: seconds between two rounds of trimming and repairing
 AUTODROP_INTERVAL = 30  #: seconds from one look of autodrop to the next
 HEAD_START = 1.0    #: seconds for a Redis by URL to answer before the ports open without it
 DRAIN = 10.0        #: seconds for requests under way to finish when the bus stops
+
+
+GARBAGE = 20_000    #: allocations from one round of Python's collector of cycles to the next
+
+
+def _relieve_collector() -> None:
+    """Have the collector of cycles look seldom, and not at what lives as long as the process.
+
+    A full round stops the process, and takes the longer the more it holds:
+    150 ms were measured beside 2,000 dead subscribers, every other second.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GARBAGE, 10, 10)
 
 
 class Role(Enum):
@@ -202,6 +217,7 @@ class Bus(Service):
             api = Api(store, doorkeeper, reactor, limits, self._meter, exposition, ready, wall=time)
             await self._open_ports(api)
         self._count_processes("start")
+        _relieve_collector()
         self._notifier.ready()
         self._log.info("Routemaster is ready")
 

@@ -6,6 +6,7 @@ from attrs import evolve
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
+from routemaster.delivery.backlog import Batch
 from routemaster.delivery.telling import Telling, sum_up
 from routemaster.interfaces import Outcome, Verdict
 from routemaster.metrics.meter import Meter
@@ -124,11 +125,11 @@ class AllowanceTests(SynchronousTestCase):
 class TellingTests(SynchronousTestCase):
     """The lines themselves."""
 
-    batch = (("cats", EventID(7, 1), b"1"), ("cats", EventID(8, 2), b"2"))
+    batch = Batch.of((("cats", EventID(7, 1), b"1"), ("cats", EventID(8, 2), b"2")))
     failed = Outcome(Verdict.FAILED, 503, "answered 503", reused=True)
 
     def tell(self, telling: Telling, outcome: Outcome, at: float) -> None:
-        telling.ended(self.batch, 3, outcome, 1, at - 1, at - 0.25, at)
+        telling.ended(self.batch, outcome, 1, at - 1, at - 0.25, at)
 
     def test_each_attempt(self) -> None:
         """Each attempt is a debug line with all that there is to know of it."""

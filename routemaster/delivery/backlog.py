@@ -9,11 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from attrs import frozen
+
 from routemaster.delivery.watch import Sleeper, Watch
 from routemaster.interfaces import Clock, Place, Reading, Stay
 from routemaster.model import EventID
 
 Entry = tuple[str, EventID, bytes]
+
+
+@frozen
+class Batch:
+    """What one attempt carries, in few objects: thousands may wait for their turn to be sent."""
+
+    body: bytes
+    events: int
+    first: EventID
+    last: EventID
+    ends: Mapping[str, EventID]  #: the last event of each topic
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry]) -> Batch:
+        """One JSON list of the entries, of which there is one at least."""
+        body = b"[%s]" % b",".join([fragment for _, _, fragment in entries])
+        ends = {topic: entry_id for topic, entry_id, _ in entries}
+        return cls(body, len(entries), entries[0][1], entries[-1][1], ends)
 
 
 class Backlog:
@@ -167,7 +187,13 @@ class Backlog:
         """Whether reading found nothing although by the cursors something waits."""
         return self._fresh and not self.ahead and bool(self._seen) and self._seen == self.count()
 
-    # -- after an attempt
+    # -- an attempt
+
+    def take(self) -> Batch:
+        """The events read ahead as one batch; they are not held here any more."""
+        batch = Batch.of(self.ahead)
+        self.discard()
+        return batch
 
     def acknowledged(self, places: Mapping[str, Place]) -> bool:
         """The batch is done; whether every stay it touched goes on."""

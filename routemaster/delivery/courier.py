@@ -19,14 +19,14 @@ exception ends it, and the worker decides when to try again.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from routemaster.delivery.backlog import Backlog, Entry
+from routemaster.delivery.backlog import Backlog, Batch
 from routemaster.delivery.health import pause
 from routemaster.delivery.machine import Facts, State, Step, decide
 from routemaster.delivery.telling import Telling
@@ -225,14 +225,14 @@ class Courier:
     # -- one attempt
 
     async def _deliver(self) -> None:
-        batch, subscription, whom = self._backlog.ahead, self._subscription, self._whom()
-        last = {topic: entry_id for topic, entry_id, _ in batch}
-        body = b"[%s]" % b",".join([fragment for _, _, fragment in batch])
+        waiting = self._backlog.count()
+        batch, subscription, whom = self._backlog.take(), self._subscription, self._whom()
+        last = batch.ends
         began = self._context.clock.seconds()
-        sending = self._context.sender.send(subscription.callback, subscription.uuid, body)
+        sending = self._context.sender.send(subscription.callback, subscription.uuid, batch.body)
         self._attempt = attempt = Deferred.fromCoroutine(sending)
         # who has failed will hardly take the next batch too: reading it would only burden the store
-        more = not self._failures and self._backlog.count() > len(batch)
+        more = not self._failures and waiting > batch.events
         behind = Deferred.fromCoroutine(self._read_behind(last)) if more else None
         try:
             outcome = await attempt
@@ -241,7 +241,7 @@ class Courier:
             self._stopping = True
         finally:
             self._attempt = None
-        self._report(batch, len(body), outcome, began)
+        self._report(batch, outcome, began)
         if outcome.verdict is Verdict.ACKNOWLEDGED:
             await self._until_stored(lambda: self._acknowledge(last))
             self._failures, self._retry_at = 0, 0.0
@@ -309,9 +309,9 @@ class Courier:
                     raise
             await self._rest(self._store_pause())
 
-    def _report(self, batch: Sequence[Entry], size: int, outcome: Outcome, began: float) -> None:
-        ended, oldest = self._context.clock.seconds(), self._context.local(batch[0][1].us)
-        self._telling.ended(batch, size, outcome, self._failures + 1, oldest, began, ended)
+    def _report(self, batch: Batch, outcome: Outcome, began: float) -> None:
+        ended, oldest = self._context.clock.seconds(), self._context.local(batch.first.us)
+        self._telling.ended(batch, outcome, self._failures + 1, oldest, began, ended)
 
     # -- sleep
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from twisted.logger import Logger
 
-from routemaster.delivery.backlog import Entry
+from routemaster.delivery.backlog import Batch
 from routemaster.delivery.measures import Measures
 from routemaster.interfaces import Meter, Outcome, Verdict
 from routemaster.repeats import Allowances, Repeats
@@ -25,27 +23,26 @@ class Telling:
 
     def ended(
         self,
-        batch: Sequence[Entry],
-        size: int,
+        batch: Batch,
         outcome: Outcome,
         attempt: int,
         oldest: float,
         began: float,
         ended: float,
     ) -> None:
-        """An attempt ended, the `attempt`-th in a row; `size` in bytes, moments in seconds by one clock."""
+        """An attempt ended, the `attempt`-th in a row; moments in seconds by one clock."""
         acknowledged = outcome.verdict is Verdict.ACKNOWLEDGED
         if outcome.verdict is not Verdict.LOCAL:
-            self._measures.attempt(len(batch), oldest, began, ended, acknowledged)
+            self._measures.attempt(batch.events, oldest, began, ended, acknowledged)
         facts = {
             "name": self._name,
-            "events": len(batch),
-            "first": str(batch[0][1]),
-            "last": str(batch[-1][1]),
+            "events": batch.events,
+            "first": str(batch.first),
+            "last": str(batch.last),
             "attempt": attempt,
             "status": outcome.status,
             "ms": round((ended - began) * 1000, 1),
-            "bytes": size,
+            "bytes": len(batch.body),
             "reused": outcome.reused,
         }
         if acknowledged:
