@@ -141,7 +141,7 @@ class TellingTests(SynchronousTestCase):
         debug = [event for event in events if event["log_level"] is LogLevel.debug]
         self.assertEqual(len(debug), 6)
         told = {"name": "svc", "events": 2, "first": "7-1", "last": "8-2", "attempt": 1, "status": 503,
-                "ms": 250.0, "bytes": 3, "reused": True, "error": "answered 503"}  # fmt: skip
+                "ms": 250.0, "bytes": 5, "reused": True, "error": "answered 503"}  # fmt: skip
         self.assertEqual({name: debug[-1][name] for name in told}, told)
 
     def test_lines(self) -> None:
