@@ -64,8 +64,13 @@ def cursor_too_far() -> None:
 
     def further(acknowledge):
         async def mutant(self, subscriber, worker, epoch, acks):
-            acks = [evolve(ack, last=EventID(ack.last.us, ack.last.n + 1)) for ack in acks]
-            return await acknowledge(self, subscriber, worker, epoch, acks)
+            return await acknowledge(self, subscriber, worker, epoch, [await next_of(self, ack) for ack in acks])
+
+        async def next_of(self, ack):
+            # one that the log holds: the store passes no other
+            log, behind = self._keys.topic(ack.topic)[1], b"(" + bytes(ack.last)
+            found = await self._redis.command(b"XRANGE", log, behind, b"+", b"COUNT", b"1")
+            return evolve(ack, last=EventID.parse(found[0][0])) if found else ack
 
         return mutant
 
