@@ -22,10 +22,12 @@ from routemaster.delivery.forecast import batches, batches_due
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Adapter, Clock, Sample, Snapshot, Store
 from routemaster.metrics.meter import Meter, parse_series, series
-from routemaster.model import StoreFigures, SubscriptionFacts, public_name
+from routemaster.model import StoreFigures, public_name
+from routemaster.pieces import pieces
 from routemaster.repeats import Repeats
 
 OFFICE = "monitor"
+AT_ONCE = 100  #: subscribers whose figures are worked out in one go
 
 
 class Monitor:
@@ -104,28 +106,29 @@ class Monitor:
     async def _look(self) -> tuple[list[Sample], dict[str, int]]:
         facts = await self._store.subscriptions()
         figures, now = await self._store.figures(), self._wall()
-        due = sum(batches_due(fact, now) for fact in facts)
-        events = _by_name(facts, lambda fact: fact.queued)
+        queued, ready, removed, dropped = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+        due = 0
+        async for piece in pieces(facts, AT_ONCE, self._clock):
+            for fact in piece:
+                name = public_name(fact.subscription.subscriber)  # tokens that share one are added up
+                queued[name] += fact.queued
+                ready[name] += batches(fact)
+                removed[name] += fact.sent + fact.dropped
+                dropped[name] += fact.dropped
+                due += batches_due(fact, now)
         gauges = [
-            *(Sample("subscriber.queue.events", count, {"subscriber": name}) for name, count in events.items()),
-            *(
-                Sample("subscriber.queue.batches", count, {"subscriber": name})
-                for name, count in _by_name(facts, batches).items()
-            ),
+            *(Sample("subscriber.queue.events", count, {"subscriber": name}) for name, count in queued.items()),
+            *(Sample("subscriber.queue.batches", count, {"subscriber": name}) for name, count in ready.items()),
             Sample("jobs.count", due, {"queue": "main", "status": "instant"}),
-            Sample("jobs.count", sum(map(batches, facts)) - due, {"queue": "main", "status": "scheduled"}),
+            Sample("jobs.count", ready.total() - due, {"queue": "main", "status": "scheduled"}),
             *(sample for node in figures for sample in self._of_redis(node)),
         ]
-        sources: dict[str, Callable[[SubscriptionFacts], int]] = {
-            "events.added": lambda fact: fact.sent + fact.dropped + fact.queued,
-            "events.removed": lambda fact: fact.sent + fact.dropped,
-            "events.autodropped": lambda fact: fact.dropped,
-        }
-        derived = {
-            series(metric, {"queue": name}): count
-            for metric, source in sources.items()
-            for name, count in _by_name(facts, source).items()
-        }
+        derived = {}
+        async for names in pieces(list(queued), AT_ONCE, self._clock):
+            for name in names:
+                derived[series("events.added", {"queue": name})] = removed[name] + queued[name]
+                derived[series("events.removed", {"queue": name})] = removed[name]
+                derived[series("events.autodropped", {"queue": name})] = dropped[name]
         return gauges, derived
 
     def _of_redis(self, figures: StoreFigures) -> list[Sample]:
@@ -140,14 +143,6 @@ class Monitor:
             Sample("redis.used_cpu_user", figures.cpu_user_ms, tags),
             Sample("redis.used_cpu_sys", figures.cpu_sys_ms, tags),
         ]
-
-
-def _by_name(facts: list[SubscriptionFacts], figure: Callable[[SubscriptionFacts], int]) -> dict[str, int]:
-    """A figure by public name; tokens that share one are added up."""
-    sums: Counter[str] = Counter()
-    for fact in facts:
-        sums[public_name(fact.subscription.subscriber)] += figure(fact)
-    return dict(sums)
 
 
 def _samples(counts: Mapping[str, int]) -> list[Sample]:

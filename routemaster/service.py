@@ -64,7 +64,7 @@ HEAD_START = 1.0    #: seconds for a Redis by URL to answer before the ports ope
 DRAIN = 10.0        #: seconds for requests under way to finish when the bus stops
 
 
-GARBAGE = 20_000    #: allocations from one round of Python's collector of cycles to the next
+GARBAGE = 5_000     #: allocations from one round of Python's collector of cycles to the next
 
 
 def _relieve_collector() -> None:
@@ -75,7 +75,7 @@ def _relieve_collector() -> None:
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(GARBAGE, 10, 10)
+    gc.set_threshold(GARBAGE, 20, 20)
 
 
 class Role(Enum):

@@ -138,6 +138,22 @@ class MonitorTests(SynchronousTestCase):
         self.done(self.process("p2").tell())
         self.assertEqual(self.adapter.counters()["events.published|topic=cats"], 4)
 
+    def test_many_subscribers_take_turns(self) -> None:
+        """The figures of many subscribers are worked out in several turns of the reactor, and are whole."""
+        for number in range(250):
+            name = f"many{number}--secret"
+            self.done(self.store.subscribe(Subscription(name, ("cats",), "https://localhost/", max=2)))
+        self.done(self.store.publish("cats", "pub", [b"1", b"2", b"3"]))
+        telling = Deferred.fromCoroutine(self.monitor.tell())
+        self.assertNoResult(telling)
+        self.clock.advance(0)
+        self.successResultOf(telling)
+        told = {series(each.name, dict(each.tags)): each.value for each in self.adapter.snapshots[-1].gauges}
+        for number in range(250):
+            self.assertEqual(told[f"subscriber.queue.events|subscriber=many{number}"], 3)
+            self.assertEqual(told[f"subscriber.queue.batches|subscriber=many{number}"], 2)
+        self.assertEqual(self.adapter.counters()["events.added|queue=many249"], 3)
+
     def test_one_process_tells(self) -> None:
         """Of several processes one tells; another takes over when it is gone."""
         other = self.process("p2")

@@ -397,6 +397,18 @@ class StoreContract:
         facts = await self.facts()
         self.assertEqual((facts.sent, facts.queued, facts.oldest), (3, 0, None))
 
+    async def test_all_are_listed(self) -> None:
+        """However many subscriptions there are, each is told once, in order, with what it alone is owed."""
+        await self.create("cats", "dogs")
+        names = [f"sub{number:03}" for number in range(230)]
+        wanted = {name: ("cats", "dogs")[: 1 + (name > "sub120")] for name in names}
+        subscribing = [self.store.subscribe(subscription(*wanted[name], subscriber=name)) for name in names]
+        await gatherResults(map(Deferred.fromCoroutine, subscribing))
+        await self.publish("cats", b"1")
+        await self.publish("dogs", b"2", b"3")
+        told = [(fact.subscription.subscriber, fact.queued) for fact in await self.store.subscriptions()]
+        self.assertEqual(told, [(name, 1 if len(wanted[name]) == 1 else 3) for name in names])
+
     async def test_slow_subscriber_keeps_its_events(self) -> None:
         """What one subscriber has taken is kept for those that have not."""
         await self.create("cats")
@@ -649,6 +661,27 @@ class RedisStoreContract(StoreContract):
     async def leftovers(self) -> list[object]:
         keys = await gatherResults([node.command(b"KEYS", b"*") for node in self.connection.nodes.values()])
         return [key for some in keys for key in some if not key.endswith(b":tokens_version")]
+
+    async def test_counts_while_a_stay_ends(self) -> None:
+        """What was sent is counted once, though the stay ends between the looks at topic and subscriber."""
+        await self.create("cats", "dogs")
+        await self.store.subscribe(subscription("cats", "dogs"))
+        await self.publish("cats", b"1")
+        await self.deliver("cats")
+        run, looked = self.store._redis.run, set()
+
+        async def meddle(name: str, *arguments: Any) -> Any:
+            if name in ("backlog", "subscribers") and name not in looked:
+                looked.add(name)
+                if len(looked) == 2:
+                    await self.store.leave("sub", "cats")
+            return await run(name, *arguments)
+
+        self.patch(self.store._redis, "run", lambda *call: Deferred.fromCoroutine(meddle(*call)))
+        self.assertEqual((await self.facts()).sent, 1)
+        self.assertEqual(len(looked), 2)
+        self.assertEqual((await self.facts()).subscription.topics, ("dogs",))
+        self.assertEqual((await self.facts()).sent, 1)
 
     async def test_full_memory(self) -> None:
         """With Redis full nothing new is taken, and all that makes room or keeps order goes on."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from routemaster.interfaces import Clock, Sample, Snapshot
-from routemaster.model import chunks
+from routemaster.pieces import pieces
 
-AT_ONCE = 50  #: lines
+AT_ONCE = 20  #: lines
 
 
 class Printing:
@@ -22,11 +21,9 @@ class Printing:
     async def tell(self, snapshot: Snapshot) -> None:
         """Log every value."""
         for kind, samples in (("gauge", snapshot.gauges), ("counter", snapshot.counters)):
-            for bundle in chunks(samples, AT_ONCE):
-                for sample in bundle:
+            async for piece in pieces(samples, AT_ONCE, self._clock):
+                for sample in piece:
                     self._log.info("{line}", line=self._line(kind, sample))
-                # thousands of lines in one go would hold deliveries up
-                await deferLater(self._clock, 0, lambda: None)  # type: ignore[arg-type]
 
     def _line(self, kind: str, sample: Sample) -> str:
         tags = ",".join(f"{tag}:{value}" for tag, value in sorted({**sample.tags, "app": self._app_name}.items()))

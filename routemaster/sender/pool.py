@@ -11,6 +11,7 @@ removes an empty list.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.abstract import isIPv6Address
@@ -129,10 +130,17 @@ class Pool:
                 self._names.prefer(host, address)
             connection: Connection = wrapper.wrappedProtocol
             return connection
+        try:
+            raise self._verdict(faults)
+        finally:
+            faults.clear()  # an error holds the frame that raises it: together a cycle, and they may be many
+
+    def _verdict(self, faults: Sequence[ConnectError]) -> Exception:
+        """What to say when no address could be connected to."""
         theirs = [fault for fault in faults if not is_local(fault)]
         if any(isinstance(fault, ConnectTimeout) for fault in theirs) or not faults:
-            raise Reason(f"no connection within {self._connect_timeout:g} s")
-        raise (theirs or faults)[0]
+            return Reason(f"no connection within {self._connect_timeout:g} s")
+        return (theirs or faults)[0]
 
     def opened(self, connection: Connection) -> None:
         """Called by a connection that begins."""

@@ -5,49 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from routemaster.interfaces import Stay
-from routemaster.model import Cursor, EventID, Health, StoreFigures, Subscription, SubscriptionFacts
-
-
-class Ledger:
-    """Adds up what the topics know of one subscriber."""
-
-    def __init__(self, subscriber: str, meta: Mapping[bytes, bytes], stays: Mapping[str, Stay]) -> None:
-        self._subscriber, self._meta, self._stays = subscriber, meta, stays
-        self._subscribed: dict[str, Stay] = {}
-        self._sent, self._dropped = int(meta.get(b"sent", 0)), int(meta.get(b"dropped", 0))
-        self._queued = 0
-        self._oldest: int | None = None
-
-    def add(self, topic: str, exists: bool, tail: EventID, cursor: Cursor, oldest: bytes) -> None:
-        """`exists` is false for a topic that was deleted while it owed events."""
-        stay = self._stays.get(topic)
-        if stay is None or stay.membership != cursor.membership:
-            return  # a stay that is over and about to be forgotten
-        if exists and cursor.open:
-            self._subscribed[topic] = stay
-        self._sent += cursor.sent
-        self._dropped += cursor.dropped
-        self._queued += cursor.backlog(tail)
-        if oldest:
-            us = EventID.parse(oldest).us
-            self._oldest = us if self._oldest is None else min(self._oldest, us)
-
-    def facts(self) -> SubscriptionFacts:
-        meta = self._meta
-        return SubscriptionFacts(
-            subscription=subscription(self._subscriber, meta, self._subscribed),
-            sent=self._sent,
-            queued=self._queued,
-            oldest=None if self._oldest is None else self._oldest / 1e6,
-            health=Health(
-                failures=int(meta.get(b"failures", 0)),
-                last_attempt=seconds(meta.get(b"last_attempt")),
-                last_success=seconds(meta.get(b"last_success")),
-                last_error=meta[b"last_error"].decode() if b"last_error" in meta else None,
-                retry_at=seconds(meta.get(b"retry_at")),
-            ),
-            dropped=self._dropped,
-        )
+from routemaster.model import StoreFigures, Subscription
 
 
 def subscription(subscriber: str, meta: Mapping[bytes, bytes], stays: Mapping[str, Stay]) -> Subscription:

@@ -33,7 +33,7 @@ from routemaster.model import (
     SubscriptionFacts,
     TopicFacts,
 )
-from routemaster.store import records
+from routemaster.store import ledgers, records
 from routemaster.store.calls import Calls, all_of, those_that_can
 from routemaster.store.cluster import Cluster
 from routemaster.store.connection import Connection, ScriptRefusal
@@ -158,23 +158,7 @@ class RedisStore:
             raise NotSubscribed(f"this client is not subscribed to {topic}")
 
     async def subscriptions(self) -> list[SubscriptionFacts]:
-        subscribers = await self._redis.names(self._keys.subscribers)
-        topics = await self._redis.names(self._keys.topics)
-        metas, backlogs = await all_of([
-            all_of(self._stays.load(subscriber) for subscriber in subscribers),
-            all_of(self._redis.run("backlog", self._keys.topic(topic)) for topic in topics),
-        ])
-        ledgers: dict[bytes, records.Ledger] = {}
-        for subscriber, (meta, stays) in zip(subscribers, metas, strict=True):
-            known = records.fields(meta)
-            if b"callback" in known:
-                ledgers[subscriber.encode()] = records.Ledger(subscriber, known, records.stays(stays))
-        for topic, (publisher, tail, _base, owed) in zip(topics, backlogs, strict=True):
-            for name, cursor, oldest in zip(owed[::3], owed[1::3], owed[2::3], strict=True):
-                if name in ledgers:
-                    end = EventID.parse(tail)
-                    ledgers[name].add(topic, bool(publisher), end, Cursor.parse(cursor), oldest)
-        return [ledger.facts() for ledger in ledgers.values()]
+        return await ledgers.subscriptions(self._redis)
 
     # -- tokens
 

@@ -11,7 +11,7 @@ _WRITES_WHILE_FULL: Final = frozenset({
     "acknowledge", "acquire", "announce", "count", "delete_topic", "dissolve", "drop", "elect", "fold", "forget",
     "join", "leave", "quit", "release", "renew", "report", "settle", "trim", "withdraw",
 })
-_READS: Final = frozenset({"backlog", "heads", "read", "tails"})
+_READS: Final = frozenset({"backlog", "heads", "read", "subscribers", "tails"})
 _TAKES_MEMORY: Final = frozenset({"configure", "publish"})
 
 

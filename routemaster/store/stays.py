@@ -109,12 +109,6 @@ class Stays:
 
     async def repair(self, subscriber: str) -> None:
         """`interfaces.Store.repair`."""
-        meta, wanted = await self.load(subscriber)
+        meta, wanted = await self._redis.run("subscribers", self._keys.subscriber(subscriber))
         if meta:
             await self.follow(subscriber, records.stays(wanted))
-
-    def load(self, subscriber: str) -> Deferred[Any]:
-        """[fields of meta, stays], as Redis answers."""
-        return all_of(
-            self._redis.command(b"HGETALL", key) for key in self._keys.subscriber(subscriber)
-        )

@@ -1,0 +1,118 @@
+"""What is owed to whom, brought together: the cursors lie in the topics, all else with the subscribers.
+
+Nothing shows both in one view, so the order of reading makes them fit: the
+topics come first. When a stay ends, its sums move from the cursor to the
+subscriber's own; whoever reads the subscriber afterwards finds the sums there
+and the stay gone, and passes the cursor over. So nothing is counted twice or
+missed, and a sum never shrinks from one reading to the next.
+
+With thousands of subscribers this is long work. It is done some names at a
+time: Redis answers others in between, and so does this process.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+from attrs import frozen
+
+from routemaster.interfaces import Stay
+from routemaster.model import Cursor, EventID, Health, SubscriptionFacts, chunks
+from routemaster.store import records
+from routemaster.store.calls import Calls, all_of
+
+AT_ONCE = 100  #: names that are asked for together, and looked at in one go
+
+_Part = TypeVar("_Part")
+
+
+@frozen
+class _Entry:
+    """What one topic knows of one subscriber, as Redis answers."""
+
+    topic: str
+    exists: bool  #: false for a topic that was deleted while it owed events
+    tail: bytes
+    cursor: bytes
+    oldest: bytes  #: ID of the oldest event waiting, or empty
+
+
+async def subscriptions(redis: Calls) -> list[SubscriptionFacts]:
+    """`interfaces.Store.subscriptions`."""
+    owed = await _owed(redis)
+    names = await redis.names(redis.keys.subscribers)
+    bundles = redis.bundles(names, redis.keys.lease, AT_ONCE)
+    facts = []
+    for wave in _waves((bundle, len(bundle)) for bundle in bundles):
+        keys = [[key for name in bundle for key in redis.keys.subscriber(name)] for bundle in wave]
+        replies = await all_of(redis.run("subscribers", each) for each in keys)
+        for bundle, reply in zip(wave, replies, strict=True):
+            for name, fields, stays in zip(bundle, reply[::2], reply[1::2], strict=True):
+                meta = records.fields(fields)
+                if b"callback" in meta:
+                    facts.append(_facts(name, meta, records.stays(stays), owed.get(name.encode(), ())))
+    return sorted(facts, key=lambda fact: fact.subscription.subscriber)
+
+
+async def _owed(redis: Calls) -> Mapping[bytes, Sequence[_Entry]]:
+    """What the topics know of each subscriber."""
+    owed: defaultdict[bytes, list[_Entry]] = defaultdict(list)
+    for topics in chunks(await redis.names(redis.keys.topics), AT_ONCE):
+        known = await all_of(redis.command(b"HKEYS", redis.keys.topic(topic)[2]) for topic in topics)
+        parts = [
+            (topic, part) for topic, names in zip(topics, known, strict=True) for part in chunks(names, AT_ONCE)
+        ]
+        for wave in _waves((part, len(part[1])) for part in parts):
+            replies = await all_of(redis.run("backlog", redis.keys.topic(topic), *part) for topic, part in wave)
+            for (topic, _), (publisher, tail, entries) in zip(wave, replies, strict=True):
+                for name, cursor, oldest in zip(entries[::3], entries[1::3], entries[2::3], strict=True):
+                    owed[name].append(_Entry(topic, bool(publisher), tail, cursor, oldest))
+    return owed
+
+
+def _waves(parts: Iterable[tuple[_Part, int]]) -> Iterator[list[_Part]]:
+    """The parts in lists whose sizes add up to `AT_ONCE` or a little more."""
+    wave, size = [], 0
+    for part, more in parts:
+        wave.append(part)
+        size += more
+        if size >= AT_ONCE:
+            yield wave
+            wave, size = [], 0
+    if wave:
+        yield wave
+
+
+def _facts(
+    subscriber: str, meta: Mapping[bytes, bytes], stays: Mapping[str, Stay], entries: Iterable[_Entry]
+) -> SubscriptionFacts:
+    """Add up what the subscriber's own keys and the topics say."""
+    sent, dropped, queued = int(meta.get(b"sent", 0)), int(meta.get(b"dropped", 0)), 0
+    oldest, subscribed = [], {}
+    for entry in entries:
+        stay, cursor = stays.get(entry.topic), Cursor.parse(entry.cursor)
+        if stay is None or stay.membership != cursor.membership:
+            continue  # a stay that is over and about to be forgotten
+        if entry.exists and cursor.open:
+            subscribed[entry.topic] = stay
+        sent += cursor.sent
+        dropped += cursor.dropped
+        queued += cursor.backlog(EventID.parse(entry.tail))
+        if entry.oldest:
+            oldest.append(EventID.parse(entry.oldest).us)
+    return SubscriptionFacts(
+        subscription=records.subscription(subscriber, meta, subscribed),
+        sent=sent,
+        queued=queued,
+        oldest=min(oldest) / 1e6 if oldest else None,
+        health=Health(
+            failures=int(meta.get(b"failures", 0)),
+            last_attempt=records.seconds(meta.get(b"last_attempt")),
+            last_success=records.seconds(meta.get(b"last_success")),
+            last_error=meta[b"last_error"].decode() if b"last_error" in meta else None,
+            retry_at=records.seconds(meta.get(b"retry_at")),
+        ),
+        dropped=dropped,
+    )
