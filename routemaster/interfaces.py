@@ -6,7 +6,7 @@ outcomes), and the tests hold them to the same promises.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -65,13 +65,19 @@ class Outcome:
     received: int = 0                 #: bytes of the answer's body that were read
 
 
+Body = Callable[[], Awaitable[bytes | None]]
+
+
 class Sender(Protocol):
     """Makes one attempt."""
 
-    async def send(self, callback: str, uuid: str | None, body: bytes) -> Outcome:
-        """POST `body` to `callback`, authenticated with `uuid`; an Outcome, whatever happens.
+    async def send(self, callback: str, uuid: str | None, body: Body) -> Outcome | None:
+        """POST to `callback`, authenticated with `uuid`; an Outcome, whatever happens there.
 
-        Only cancellation raises (`CancelledError`); it aborts the connection.
+        Attempts may have to wait for their turn. When it has come, `body` is
+        awaited; None from it means that nothing is to be sent any more, and is
+        returned. What `body` raises is raised, and so is cancellation
+        (`CancelledError`), which aborts the connection.
         """
 
     async def close(self) -> None:

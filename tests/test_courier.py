@@ -12,8 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from routemaster.delivery.backlog import Backlog
 from routemaster.delivery.watch import Watch
 from routemaster.interfaces import Stay
-from routemaster.testing.script_sender import ACKNOWLEDGED, LOCAL, ScriptedSender, refused
-from tests.deliveries import CALLBACK, NOW, TTL, DeliveryTestCase
+from routemaster.testing.script_sender import ACKNOWLEDGED, LOCAL, ScriptedSender, carrying, refused
+from tests.deliveries import CALLBACK, NOW, SWEEP, TTL, DeliveryTestCase
 
 
 class BatchTests(DeliveryTestCase):
@@ -987,13 +987,94 @@ class RestTests(DeliveryTestCase):
         self.assertEqual([n for batch in self.batches[2:] for n in batch], [2, 3])
 
 
+class TurnTests(DeliveryTestCase):
+    """An attempt may have to wait for its turn, and everything may change meanwhile."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.sender.busy = True
+        self.subscribe("cats")
+        self.first = self.worker()
+        self.publish("cats", 2)
+        self.assertEqual((len(self.sender.waiting), self.batches), (1, []))
+
+    def test_holds_nothing(self) -> None:
+        """Who waits for a turn holds no events; what is accepted meanwhile goes along."""
+        (courier,) = self.first._couriers.values()
+        self.assertEqual(courier._backlog.ahead, ())
+        self.publish("cats")
+        self.sender.let_go()
+        self.assertEqual(self.batches, [[1, 2, 3]])
+        self.assertEqual(self.queued(), 0)
+
+    def test_nothing_left(self) -> None:
+        """Nothing is sent when what waited is gone by the time that its turn comes."""
+        self.do(self.memory.drop_oldest(10))
+        self.sender.let_go()
+        self.pass_time(5)
+        self.assertEqual(self.batches, [])
+        self.publish("cats")
+        self.assertEqual(self.batches, [[3]])
+
+    def test_not_due_any_more(self) -> None:
+        """The timeout that a subscription has when its turn comes decides."""
+        self.subscribe("cats", create=False, timeout=20_000)
+        self.sender.let_go()
+        self.pass_time(19)
+        self.assertEqual(self.batches, [])
+        self.pass_time(2)
+        self.assertEqual(self.batches, [[1, 2]])
+
+    def test_other_callback(self) -> None:
+        """The callback to which an attempt goes is the one that holds when its turn comes."""
+        self.subscribe("cats", create=False, callback="https://other.example/")
+        self.sender.let_go()
+        self.assertEqual([attempt.callback for attempt in self.sender.attempts], ["https://other.example/"])
+
+    def test_timeout_and_long_queues(self) -> None:
+        """With a timeout and few events too, the first turn that comes is used."""
+        self.subscribe("dogs", name="patient", timeout=1000)
+        self.publish("dogs")
+        self.pass_time(2)
+        self.assertEqual(len(self.sender.waiting), 2)
+        self.sender.waiting.pop().callback(None)
+        self.assertEqual(self.batches, [[3]])
+
+    def test_stop(self) -> None:
+        """Whoever waits does not hold up a stop, and gives its lease back."""
+        stopping = Deferred.fromCoroutine(self.first.stop(10))
+        self.successResultOf(stopping)
+        self.assertEqual((self.sender.waiting, self.first.leases), ([], 0))
+        self.sender.let_go()
+        self.worker("w2")
+        self.assertEqual(self.batches, [[1, 2]])
+
+    def test_store_away(self) -> None:
+        """A turn that comes while the store is away is given back, and asked for again."""
+        self.store.trip("read")
+        self.sender.let_go()
+        self.assertEqual(self.batches, [])
+        self.pass_time(1)
+        self.assertEqual(self.batches, [[1, 2]])
+
+    def test_lease_lost(self) -> None:
+        """No attempt begins when the lease was not renewed while it waited."""
+        self.store.away = True
+        self.pass_time(TTL * 0.6)
+        self.store.mend()
+        self.sender.let_go()
+        self.assertEqual(self.batches, [])
+        self.pass_time(SWEEP)
+        self.assertEqual(self.batches, [[1, 2]])
+
+
 class ScriptedSenderTests(SynchronousTestCase):
     """The sender that plays a script keeps the contract of senders."""
 
     def test_script(self) -> None:
         """Attempts end as the script says, then as `otherwise` says, and are on record."""
         sender = ScriptedSender(refused(404), otherwise=None)
-        sending = [Deferred.fromCoroutine(sender.send(CALLBACK, "u", b"[%d]" % n)) for n in range(2)]
+        sending = [Deferred.fromCoroutine(sender.send(CALLBACK, "u", carrying(b"[%d]" % n))) for n in range(2)]
         self.assertEqual(self.successResultOf(sending[0]).status, 404)
         self.assertNoResult(sending[1])
         sender.attempts[1].end(ACKNOWLEDGED)
@@ -1005,7 +1086,7 @@ class ScriptedSenderTests(SynchronousTestCase):
     def test_at_once(self) -> None:
         """It counts the attempts to one callback that are in flight at the same time."""
         sender = ScriptedSender(otherwise=None)
-        sending = [Deferred.fromCoroutine(sender.send(to, None, b"[]")) for to in ("a", "b", "a")]
+        sending = [Deferred.fromCoroutine(sender.send(to, None, carrying(b"[]"))) for to in ("a", "b", "a")]
         self.assertEqual(sender.most_at_once, {"a": 2, "b": 1})
         Deferred.fromCoroutine(sender.close())
         for attempt in sending:
@@ -1015,7 +1096,7 @@ class ScriptedSenderTests(SynchronousTestCase):
     def test_cut(self) -> None:
         """Only cancellation raises, and what is cut is not in flight any more."""
         sender = ScriptedSender(otherwise=None)
-        sending = Deferred.fromCoroutine(sender.send(CALLBACK, None, b"[]"))
+        sending = Deferred.fromCoroutine(sender.send(CALLBACK, None, carrying(b"[]")))
         sending.cancel()
         self.failureResultOf(sending)
         self.assertEqual(sender.in_flight, [])

@@ -21,7 +21,9 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "repeats",
     ),
     "contracts": ("interfaces",),
-    "adapters": ("store.", "sender.", "metrics.", "reporters.", "certificates", "logs", "notify"),
+    "adapters": (
+        "store.", "sender.", "metrics.", "reporters.", "certificates", "logs", "notify", "pieces",
+    ),
     "running parts": ("periodic", "group_commit", "autodrop", "monitor", "delivery.", "web."),
     "wiring": ("assembly", "service", "children", "supervisor", "tap"),
 }

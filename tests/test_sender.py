@@ -26,11 +26,11 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.http_headers import Headers
 
-from routemaster.errors import ConfigError
+from routemaster.errors import ConfigError, StoreUnavailable
 from routemaster.interfaces import Outcome, Verdict
 from routemaster.sender import TreqSender, client, pool
 from routemaster.sender import names as names_module
-from routemaster.sender.client import retry_after
+from routemaster.sender.client import STOPPING, retry_after
 from routemaster.sender.connection import Malformed, check_head
 from routemaster.sender.names import MAX_WAITING, Names, NoAddress, choose, look_up
 from routemaster.sender.pool import IDLE
@@ -38,12 +38,22 @@ from routemaster.sender.reasons import MAX_REASON, LocalFault, Reason, explain, 
 from routemaster.sender.slots import Closed, Full, Slots
 from routemaster.sender.target import BadCallback, Target
 from routemaster.testing import zoo
+from routemaster.testing.script_sender import carrying
 from routemaster.testing.zoo import MALFORMED, ZOO, Answer, Authority, Beast, HttpsSink
 
 AUTHORITY = Authority()
 SERVER = AUTHORITY.issue()
 UUID = "canary-8f14e45f"
 HEAD = b"HTTP/1.1 %b X\r\n"
+
+
+class PostingSender(TreqSender):
+    """A sender for tests that know what they send."""
+
+    async def post(self, callback: str, uuid: str | None, body: bytes) -> Outcome:
+        outcome = await self.send(callback, uuid, carrying(body))
+        assert outcome is not None
+        return outcome
 
 
 class SenderCase(TestCase):
@@ -54,9 +64,9 @@ class SenderCase(TestCase):
     def setUp(self) -> None:
         self.ca_file = AUTHORITY.write(Path(self.mktemp()))
 
-    def sender(self, **options: Any) -> TreqSender:
+    def sender(self, **options: Any) -> PostingSender:
         options = {"user_agent": "routemaster/9", "timeout": 5.0, "ca_files": [self.ca_file], **options}
-        sender = TreqSender(reactor, **options)
+        sender = PostingSender(reactor, **options)
 
         async def close() -> None:
             await sender.close()
@@ -105,7 +115,7 @@ class Request(SenderCase):
     async def test_request(self) -> None:
         """A delivery is one POST with the contract's headers, the uuid twice, and the exact body."""
         sink = self.sink()
-        self.assertAcknowledged(await self.sender().send(sink.url, UUID, b"[1, 2]"))
+        self.assertAcknowledged(await self.sender().post(sink.url, UUID, b"[1, 2]"))
         [request] = sink.received
         self.assertEqual(request.line, b"POST /callback HTTP/1.1")
         self.assertEqual(request.body, b"[1, 2]")
@@ -121,34 +131,34 @@ class Request(SenderCase):
     async def test_no_uuid(self) -> None:
         """Without a uuid there is no Authorization header, even after a delivery that had one."""
         sink, sender = self.sink(), self.sender()
-        await sender.send(sink.url, UUID, b"[]")
-        await sender.send(sink.url, None, b"[]")
+        await sender.post(sink.url, UUID, b"[]")
+        await sender.post(sink.url, None, b"[]")
         self.assertNotIn(b"authorization", sink.received[1].headers)
 
     async def test_large_body(self) -> None:
         """A body of megabytes arrives whole."""
         sink, body = self.sink(), os.urandom(3_000_000)
-        self.assertAcknowledged(await self.sender().send(sink.url, None, body))
+        self.assertAcknowledged(await self.sender().post(sink.url, None, body))
         self.assertEqual(sink.received[0].body, body)
 
     async def test_no_cookies(self) -> None:
         """A cookie that one answer sets is in no later request."""
         sink, sender = self.sink(Answer(headers=(("Set-Cookie", "a=b; Path=/"),))), self.sender()
         for _ in range(2):
-            await sender.send(sink.url, None, b"[]")
+            await sender.post(sink.url, None, b"[]")
         self.assertNotIn(b"cookie", sink.received[1].headers)
 
     async def test_reuse(self) -> None:
         """The connection is used again, and the outcome says so."""
         sink, sender = self.sink(Answer(200, b"fine"), Answer(500, b"no")), self.sender()
-        outcomes = [await sender.send(sink.url, None, b"[]") for _ in range(3)]
+        outcomes = [await sender.post(sink.url, None, b"[]") for _ in range(3)]
         self.assertEqual([outcome.reused for outcome in outcomes], [False, True, True])
         self.assertEqual([request.connection for request in sink.received], [1, 1, 1])
         self.assertEqual(outcomes[0].received, 4)
 
     async def test_bad_callback(self) -> None:
         """A callback that cannot be used is a failure, not an exception."""
-        self.assertFailed(await self.sender().send("http://x/", None, b"[]"), "not an https:// URL")
+        self.assertFailed(await self.sender().post("http://x/", None, b"[]"), "not an https:// URL")
 
 
 class Answers(SenderCase):
@@ -158,41 +168,41 @@ class Answers(SenderCase):
         """200 and 204 acknowledge; no other status does."""
         sender = self.sender()
         for status in (200, 201, 202, 206, 299, 400, 404, 410, 500, 503):
-            outcome = await sender.send(self.sink(Answer(status)).url, UUID, b"[]")
+            outcome = await sender.post(self.sink(Answer(status)).url, UUID, b"[]")
             self.assertEqual(outcome.status, status)
             if status == 200:
                 self.assertAcknowledged(outcome)
             else:
                 self.assertFailed(outcome, f"answered {status}")
-        self.assertAcknowledged(await sender.send(self.sink().url, UUID, b"[]"))
+        self.assertAcknowledged(await sender.post(self.sink().url, UUID, b"[]"))
 
     async def test_redirects(self) -> None:
         """No redirect is followed: its target is not even connected to."""
         other, sender = self.sink(), self.sender()
         for status in (301, 302, 303, 307, 308):
             sink = self.sink(Answer(status, headers=(("Location", other.url),)))
-            self.assertFailed(await sender.send(sink.url, UUID, b"[]"), "redirects are not followed")
+            self.assertFailed(await sender.post(sink.url, UUID, b"[]"), "redirects are not followed")
         self.assertEqual(other.connections, 0)
 
     async def test_friendly_oddities(self) -> None:
         """Legal but unusual answers acknowledge."""
         sender = self.sender()
         for name in ("interim_then_done", "chunked", "says_close", "old_version", "closed_at_end", "stray_bytes"):
-            self.assertAcknowledged(await sender.send(self.beast(name).url, UUID, b"[]"))
+            self.assertAcknowledged(await sender.post(self.beast(name).url, UUID, b"[]"))
 
     async def test_malformed(self) -> None:
         """An answer that is not HTTP/1.x to the letter never acknowledges, and its connection is closed."""
         sender = self.sender()
         for name, answer in MALFORMED.items():
             beast = self.saying(answer)
-            outcome = await sender.send(beast.url, UUID, b"[]")
+            outcome = await sender.post(beast.url, UUID, b"[]")
             self.assertEqual(outcome.verdict, Verdict.FAILED, (name, outcome))
             self.assertNotIn("within", outcome.error, name)
             await self.gone(beast)
 
     async def test_not_decoded(self) -> None:
         """A compressed body is counted, never decompressed."""
-        outcome = await self.sender().send(self.beast("gzip_bomb").url, UUID, b"[]")
+        outcome = await self.sender().post(self.beast("gzip_bomb").url, UUID, b"[]")
         self.assertAcknowledged(outcome)
         self.assertEqual(outcome.received, 4)
 
@@ -201,7 +211,7 @@ class Answers(SenderCase):
         sender = self.sender()
         for name in ("cut_in_length", "reset_in_length", "cut_in_chunks", "closed_without_notify"):
             beast = self.beast(name)
-            outcome = await sender.send(beast.url, UUID, b"[]")
+            outcome = await sender.post(beast.url, UUID, b"[]")
             self.assertFailed(outcome, "cut short")
             self.assertEqual(outcome.status, 200)
             await self.gone(beast)
@@ -209,7 +219,7 @@ class Answers(SenderCase):
     async def test_over_cap(self) -> None:
         """A valid 200 acknowledges when its body passes the cap, and the connection is aborted."""
         beast = self.beast("endless_body")
-        outcome = await self.sender().send(beast.url, UUID, b"[]")
+        outcome = await self.sender().post(beast.url, UUID, b"[]")
         self.assertAcknowledged(outcome)
         self.assertGreater(outcome.received, 65536)
         self.assertLess(outcome.received, 65536 + 32768)
@@ -220,21 +230,21 @@ class Answers(SenderCase):
         sender = self.sender()
         for name in ("says_close", "stray_bytes", "old_version"):
             beast = self.beast(name)
-            await sender.send(beast.url, UUID, b"[]")
+            await sender.post(beast.url, UUID, b"[]")
             self.assertEqual(sender.pool.idle, 0, name)
             await self.gone(beast)
 
     async def test_switching(self) -> None:
         """101 is an answer nobody asked for."""
         beast = self.beast("switches")
-        self.assertFailed(await self.sender().send(beast.url, UUID, b"[]"), "answered 101")
+        self.assertFailed(await self.sender().post(beast.url, UUID, b"[]"), "answered 101")
         await self.gone(beast)
 
     async def test_retry_after(self) -> None:
         """Retry-After of 429 and 503 is handed on, in seconds; that of others is not."""
         sender, later = self.sender(), (("Retry-After", "7"),)
         for status, expected in ((429, 7.0), (503, 7.0), (500, None)):
-            outcome = await sender.send(self.sink(Answer(status, headers=later)).url, UUID, b"[]")
+            outcome = await sender.post(self.sink(Answer(status, headers=later)).url, UUID, b"[]")
             self.assertEqual(outcome.retry_after, expected)
 
 
@@ -244,7 +254,7 @@ class Limits(SenderCase):
     async def late(self, behaviour: Any, error: str, options: Any = SERVER) -> Outcome:
         beast = self.beast(behaviour, options)
         sender = self.sender(timeout=0.2)
-        outcome = await sender.send(beast.url, UUID, b"[]" * 1000)
+        outcome = await sender.post(beast.url, UUID, b"[]" * 1000)
         self.assertFailed(outcome, error)
         await self.gone(beast)
         self.assertEqual(sender.pool.open, 0)
@@ -271,7 +281,7 @@ class Limits(SenderCase):
         """The body of a refusal gets a short time of its own, not the rest of the deadline."""
         self.patch(client, "DRAIN", 0.1)
         beast, start = self.beast("endless_refusal"), reactor.seconds()
-        self.assertFailed(await self.sender(timeout=9.0).send(beast.url, UUID, b"[]"), "answered 500")
+        self.assertFailed(await self.sender(timeout=9.0).post(beast.url, UUID, b"[]"), "answered 500")
         self.assertLess(reactor.seconds() - start, 5.0)
         await self.gone(beast)
 
@@ -282,7 +292,7 @@ class Limits(SenderCase):
     async def test_never_reads(self) -> None:
         """A peer that reads nothing of a large body ends at the deadline."""
         beast, sender = self.beast("never_reads"), self.sender(timeout=0.3)
-        self.assertFailed(await sender.send(beast.url, UUID, bytes(20_000_000)), "within 0.3 s")
+        self.assertFailed(await sender.post(beast.url, UUID, bytes(20_000_000)), "within 0.3 s")
         self.assertEqual(sender.pool.open, 1)  # the abort takes effect in the reactor's next turn
         await deferLater(reactor, 0)
         self.assertEqual(sender.pool.open, 0)
@@ -295,7 +305,7 @@ class Limits(SenderCase):
         sender = self.sender()
         for name in ("endless_head", "long_line", "endless_interim"):
             beast = self.beast(name)
-            self.assertFailed(await sender.send(beast.url, UUID, b"[]"), "over 65536 bytes")
+            self.assertFailed(await sender.post(beast.url, UUID, b"[]"), "over 65536 bytes")
             await self.gone(beast)
         self.assertEqual([line for line in lines if "Ignoring" in str(line.get("log_format"))], [])
 
@@ -305,24 +315,24 @@ class Limits(SenderCase):
         for size, expected in ((65000, Verdict.ACKNOWLEDGED), (66000, Verdict.FAILED)):
             padding = b"X: " + b"x" * 995 + b"\r\n"
             beast = self.saying(b"HTTP/1.1 204 N\r\n" + padding * (size // 1000) + b"\r\n")
-            self.assertEqual((await sender.send(beast.url, UUID, b"[]")).verdict, expected)
+            self.assertEqual((await sender.post(beast.url, UUID, b"[]")).verdict, expected)
 
     async def test_black_hole(self) -> None:
         """A connect that is never answered ends at connect_timeout."""
         with zoo.black_hole() as port:
-            outcome = await self.sender(connect_timeout=0.2).send(f"https://127.0.0.1:{port}/", UUID, b"[]")
+            outcome = await self.sender(connect_timeout=0.2).post(f"https://127.0.0.1:{port}/", UUID, b"[]")
         self.assertFailed(outcome, "no connection within 0.2 s")
 
     async def test_refused(self) -> None:
         """A refused connection is called that."""
         with zoo.closed_port() as port:
-            outcome = await self.sender().send(f"https://127.0.0.1:{port}/", UUID, b"[]")
+            outcome = await self.sender().post(f"https://127.0.0.1:{port}/", UUID, b"[]")
         self.assertFailed(outcome, "connection refused")
 
     async def test_closed_before_answer(self) -> None:
         """A peer that closes in place of an answer fails, once: a new connection is not stale."""
         beast = self.beast("closes_before_answer")
-        self.assertFailed(await self.sender().send(beast.url, UUID, b"[]"), "closed before the answer")
+        self.assertFailed(await self.sender().post(beast.url, UUID, b"[]"), "closed before the answer")
         self.assertEqual(beast.connections, 1)
 
 
@@ -337,7 +347,7 @@ class Stale(SenderCase):
         """The delivery is made again at once on a new connection, whether it was closed or reset."""
         for name in ("closes_on_reuse", "resets_on_reuse"):
             beast, sender = self.beast(name), self.sender()
-            outcomes = [await sender.send(beast.url, UUID, b"[]") for _ in range(2)]
+            outcomes = [await sender.post(beast.url, UUID, b"[]") for _ in range(2)]
             for outcome in outcomes:
                 self.assertAcknowledged(outcome)
             self.assertEqual([outcome.reused for outcome in outcomes], [False, False])
@@ -353,8 +363,8 @@ class Stale(SenderCase):
             wire.close()
 
         beast, sender = self.beast(byte_on_reuse), self.sender()
-        await sender.send(beast.url, UUID, b"[]")
-        self.assertFailed(await sender.send(beast.url, UUID, b"[]"), "closed before the answer")
+        await sender.post(beast.url, UUID, b"[]")
+        self.assertFailed(await sender.post(beast.url, UUID, b"[]"), "closed before the answer")
         self.assertEqual((beast.connections, len(beast.received)), (1, 2))
 
     async def test_every_second_time(self) -> None:
@@ -367,8 +377,8 @@ class Stale(SenderCase):
             wire.close()
 
         beast, sender = self.beast(first_only), self.sender()
-        await sender.send(beast.url, UUID, b"[]")
-        self.assertFailed(await sender.send(beast.url, UUID, b"[]"), "closed before the answer")
+        await sender.post(beast.url, UUID, b"[]")
+        self.assertFailed(await sender.post(beast.url, UUID, b"[]"), "closed before the answer")
         self.assertEqual(beast.connections, 2)
 
 
@@ -377,7 +387,7 @@ class Tls(SenderCase):
 
     async def refused(self, options: Any, error: str, **sender: Any) -> None:
         beast = self.beast("silent", options)
-        self.assertFailed(await self.sender(**sender).send(beast.url, UUID, b"[]"), error)
+        self.assertFailed(await self.sender(**sender).post(beast.url, UUID, b"[]"), error)
         await self.gone(beast)
         self.assertEqual(beast.heard, 0)
 
@@ -399,25 +409,25 @@ class Tls(SenderCase):
     async def test_client_certificate_demanded(self) -> None:
         """A peer that wants a certificate of ours fails with TLS's own words."""
         beast = self.beast("silent", zoo.demand_certificate(AUTHORITY.issue()))
-        self.assertFailed(await self.sender().send(beast.url, UUID, b"[]"), "certificate required")
+        self.assertFailed(await self.sender().post(beast.url, UUID, b"[]"), "certificate required")
         self.assertEqual(beast.received, [])
 
     async def test_plain_http(self) -> None:
         """A peer that speaks plain HTTP on the port is told apart."""
         beast = self.beast(zoo.plain_http, None)
-        self.assertFailed(await self.sender().send(beast.url, UUID, b"[]"), "TLS failed: ")
+        self.assertFailed(await self.sender().post(beast.url, UUID, b"[]"), "TLS failed: ")
 
     async def test_verify_off(self) -> None:
         """Only by option is any certificate accepted."""
         beast = self._stopped(HttpsSink(reactor, Authority().issue("other.example")))
-        self.assertAcknowledged(await self.sender(verify=False, ca_files=()).send(beast.url, UUID, b"[]"))
+        self.assertAcknowledged(await self.sender(verify=False, ca_files=()).post(beast.url, UUID, b"[]"))
 
     async def test_name(self) -> None:
         """A name is resolved, sent as SNI, and verified."""
         options, named = AUTHORITY.issue("localhost"), []
         options.getContext().set_tlsext_servername_callback(lambda tls: named.append(tls.get_servername()))
         sink = self._stopped(HttpsSink(reactor, options))
-        self.assertAcknowledged(await self.sender().send(sink.url_for("localhost"), UUID, b"[]"))
+        self.assertAcknowledged(await self.sender().post(sink.url_for("localhost"), UUID, b"[]"))
         self.assertEqual(named, [b"localhost"])
 
     def test_unusable_ca_file(self) -> None:
@@ -434,8 +444,8 @@ class Sharing(SenderCase):
         """One server gets no more than its share of connections, while another on its host is served at once."""
         hanging, sink = self.beast("silent"), self.sink()
         sender = self.sender(max_per_server=2, max_open=8, timeout=5.0)
-        stuck = [ensureDeferred(sender.send(hanging.url, UUID, b"[]")) for _ in range(6)]
-        self.assertAcknowledged(await sender.send(sink.url, UUID, b"[]"))
+        stuck = [ensureDeferred(sender.post(hanging.url, UUID, b"[]")) for _ in range(6)]
+        self.assertAcknowledged(await sender.post(sink.url, UUID, b"[]"))
         self.assertEqual((sender.slots.active, sender.slots.waiting), (2, 4))
         for each in reversed(stuck):
             each.cancel()
@@ -443,11 +453,56 @@ class Sharing(SenderCase):
             self.assertFalse(success)
             self.assertTrue(result.check(CancelledError))
 
+    async def test_body_is_asked_for_in_turn(self) -> None:
+        """The body is asked for when the turn has come, not before; without one nothing is sent."""
+        sink, sender, asked = self.sink(), self.sender(max_per_server=1), Deferred[bytes | None]()
+        calls: list[str] = []
+
+        async def later() -> bytes | None:
+            calls.append("later")
+            return await asked
+
+        async def last() -> bytes | None:
+            calls.append("last")
+            return None
+
+        first = ensureDeferred(sender.send(sink.url, UUID, later))
+        second = ensureDeferred(sender.send(sink.url, UUID, last))
+        self.assertEqual((calls, sender.slots.active, sender.slots.waiting), (["later"], 1, 1))
+        asked.callback(b"[1]")
+        outcome = await first
+        assert outcome is not None
+        self.assertAcknowledged(outcome)
+        self.assertIsNone(await second)
+        self.assertEqual((calls, [request.body for request in sink.received]), (["later", "last"], [b"[1]"]))
+
+    async def test_body_fails(self) -> None:
+        """What the asking for the body raises is raised, and the turn is given back."""
+        sender = self.sender()
+
+        async def away() -> bytes | None:
+            raise StoreUnavailable("the store is away")
+
+        await self.assertFailure(ensureDeferred(sender.send(self.sink().url, UUID, away)), StoreUnavailable)
+        self.assertEqual((sender.slots.active, sender.pool.open), (0, 0))
+
+    async def test_closed_while_asking(self) -> None:
+        """No connection is opened by a sender that was closed while the body was being read."""
+        sink, sender, asked = self.sink(), self.sender(), Deferred[bytes | None]()
+
+        async def body() -> bytes | None:
+            return await asked
+
+        sending = ensureDeferred(sender.send(sink.url, UUID, body))
+        await sender.close()
+        asked.callback(b"[1]")
+        self.assertEqual((await sending, sink.connections), (STOPPING, 0))
+
     async def test_waiting_is_not_timed(self) -> None:
         """Waiting for a slot does not eat the deadline: all queued deliveries are acknowledged."""
         sink = self.sink(default=Answer(delay=0.25))
         sender = self.sender(max_per_server=1, timeout=1.0)
-        outcomes = await gatherResults([ensureDeferred(sender.send(sink.url, UUID, b"[]")) for _ in range(6)])
+        outcomes = await gatherResults([ensureDeferred(sender.post(sink.url, UUID, b"[]")) for _ in range(6)])
         for outcome in outcomes:
             self.assertAcknowledged(outcome)
         self.assertEqual(sink.connections, 1)
@@ -456,7 +511,7 @@ class Sharing(SenderCase):
         """At the cap, a kept connection is closed for a new one."""
         sinks, sender = [self.sink() for _ in range(4)], self.sender(max_open=2, max_per_server=2)
         for sink in sinks:
-            self.assertAcknowledged(await sender.send(sink.url, UUID, b"[]"))
+            self.assertAcknowledged(await sender.post(sink.url, UUID, b"[]"))
             self.assertLessEqual(len([wire for each in sinks for wire in each.wires]), 3)
         await self.gone(sinks[0])
         self.assertLessEqual(sender.pool.open, 2)
@@ -465,7 +520,7 @@ class Sharing(SenderCase):
         """Cancelling a delivery closes its socket, in every phase, and raises CancelledError only."""
         for behaviour, options in ((zoo.silent_port, None), ("silent", SERVER), ("dripped_body", SERVER)):
             beast, sender = self.beast(behaviour, options), self.sender()
-            sending = ensureDeferred(sender.send(beast.url, UUID, b"[]"))
+            sending = ensureDeferred(sender.post(beast.url, UUID, b"[]"))
             await deferLater(reactor, 0.05)
             self.assertEqual(beast.connections, 1)
             sending.cancel()
@@ -476,7 +531,7 @@ class Sharing(SenderCase):
         """Cancelling while the connection is being made leaves nothing."""
         with zoo.black_hole() as port:
             sender = self.sender()
-            sending = ensureDeferred(sender.send(f"https://127.0.0.1:{port}/", UUID, b"[]"))
+            sending = ensureDeferred(sender.post(f"https://127.0.0.1:{port}/", UUID, b"[]"))
             sending.cancel()
             self.failureResultOf(sending, CancelledError)
             self.assertEqual(sender.slots.active, 0)
@@ -485,16 +540,16 @@ class Sharing(SenderCase):
         """Closing ends what is under way and what waits with LOCAL, and whoever comes later."""
         beast = self.beast("silent")
         sender = self.sender(max_per_server=1)
-        sending = [ensureDeferred(sender.send(beast.url, UUID, b"[]")) for _ in range(2)]
+        sending = [ensureDeferred(sender.post(beast.url, UUID, b"[]")) for _ in range(2)]
         await sender.close()
-        for outcome in [*(await gatherResults(sending)), await sender.send(beast.url, UUID, b"[]")]:
+        for outcome in [*(await gatherResults(sending)), await sender.post(beast.url, UUID, b"[]")]:
             self.assertEqual((outcome.verdict, outcome.error), (Verdict.LOCAL, "the bus is stopping"))
         await self.gone(beast)
 
     async def test_reaper(self) -> None:
         """A kept connection is given up after its time, and lists of hosts do not pile up."""
         sink, sender = self.sink(), self.sender()
-        await sender.send(sink.url, UUID, b"[]")
+        await sender.post(sink.url, UUID, b"[]")
         self.assertEqual(sender.pool.idle, 1)
         pool = sender.pool
         pool._reaper.cancel()
@@ -509,7 +564,7 @@ class Sharing(SenderCase):
     async def test_peer_closes_idle(self) -> None:
         """A kept connection that the peer closes leaves the pool."""
         sink, sender = self.sink(), self.sender()
-        await sender.send(sink.url, UUID, b"[]")
+        await sender.post(sink.url, UUID, b"[]")
         for wire in tuple(sink.wires):
             wire.close()
         await self.gone(sink)
@@ -528,11 +583,11 @@ class Faults(SenderCase):
         self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
         for url in (sink.url, sink.url_for("localhost")):
             resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-            outcome = await sender.send(url, UUID, b"[]")
+            outcome = await sender.post(url, UUID, b"[]")
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             self.assertEqual(outcome.verdict, Verdict.LOCAL, outcome)
             self.assertIn("Too many open files", outcome.error)
-            self.assertAcknowledged(await sender.send(url, UUID, b"[]"))
+            self.assertAcknowledged(await sender.post(url, UUID, b"[]"))
 
     def test_no_descriptors_for_a_name(self) -> None:
         """A name that cannot be found for lack of descriptors is not a name that does not exist."""
@@ -580,10 +635,10 @@ class Resolving(SenderCase):
             return ["127.0.0.1"]
 
         sender = self.sender(ask=ask, connect_timeout=0.3)
-        self.assertAcknowledged(await sender.send(sink.url_for("localhost"), UUID, b"[]"))
-        stuck = [ensureDeferred(sender.send(f"https://dead{n}.example/", UUID, b"[]")) for n in range(40)]
+        self.assertAcknowledged(await sender.post(sink.url_for("localhost"), UUID, b"[]"))
+        stuck = [ensureDeferred(sender.post(f"https://dead{n}.example/", UUID, b"[]")) for n in range(40)]
         sender._names._known.clear()
-        self.assertAcknowledged(await sender.send(sink.url_for("localhost"), UUID, b"[]"))
+        self.assertAcknowledged(await sender.post(sink.url_for("localhost"), UUID, b"[]"))
         self.assertFalse(any(each.called for each in stuck))
         for outcome in await gatherResults(stuck):
             self.assertFailed(outcome, "took over 0.3 s")
@@ -592,7 +647,7 @@ class Resolving(SenderCase):
         """An address that refuses costs nothing: the next one is tried, and preferred afterwards."""
         sink = self.sink()
         sender = self.sender(ask=lambda _: ["127.0.0.2", "127.0.0.1"])
-        self.assertAcknowledged(await sender.send(sink.url_for("localhost"), UUID, b"[]"))
+        self.assertAcknowledged(await sender.post(sink.url_for("localhost"), UUID, b"[]"))
         self.assertEqual(sender._names._known["localhost"].addresses[0], "127.0.0.1")
 
     async def test_unknown_name(self) -> None:
@@ -600,7 +655,7 @@ class Resolving(SenderCase):
         def ask(name: str) -> list[str]:
             raise NoAddress(f"the name {name} does not resolve")
 
-        self.assertFailed(await self.sender(ask=ask).send("https://no.example/", UUID, b"[]"), "does not resolve")
+        self.assertFailed(await self.sender(ask=ask).post("https://no.example/", UUID, b"[]"), "does not resolve")
 
 
 class NamesTests(SynchronousTestCase):
@@ -724,6 +779,15 @@ class NamesTests(SynchronousTestCase):
 class SlotsTests(SynchronousTestCase):
     """Admission."""
 
+    def test_neither(self) -> None:
+        """A stay that says nothing of its key leaves it what it was."""
+        slots = Slots(4, 2)
+        slots.leave(*self.inside(slots, "a", proven=True))
+        for known, doubtful in (("a", 0), ("b", 1)):
+            slots.leave(*self.inside(slots, known, proven=None))
+            self.inside(slots, known, proven=None)
+            self.assertEqual(slots.doubtful, doubtful)
+
     def test_caps(self) -> None:
         """No more than the total, and the key's share, are inside."""
         slots = Slots(4, 2)
@@ -731,30 +795,7 @@ class SlotsTests(SynchronousTestCase):
         self.assertEqual([slots.enter("a") is None for _ in range(3)], [True, True, False])
         self.assertEqual(slots.active, 2)
 
-    def test_burst(self) -> None:
-        """Those not proven enter a few in each turn, in the order in which they came; the proven at any time."""
-        slots, served = Slots(20, 20, burst=2), []
-        slots.leave(*self.inside(slots, "good", proven=True))
-        slots.turn()
-        self.assertFalse(slots.restless)
-        for number in range(5):
-            turn = slots.enter(f"bad{number}")
-            if turn is None:
-                served.append(number)
-            else:
-                turn.addCallback(lambda _, number=number: served.append(number))
-        self.assertEqual(served, [0, 1])
-        self.assertIsNone(slots.enter("good"))
-        slots.leave("bad0", proven=False)
-        self.assertEqual(served, [0, 1])
-        slots.turn()
-        self.assertEqual(served, [0, 1, 2, 3])
-        slots.turn()
-        self.assertEqual((served, slots.restless), ([0, 1, 2, 3, 4], True))
-        slots.turn()
-        self.assertFalse(slots.restless)
-
-    def inside(self, slots: Slots, key: str, proven: bool) -> tuple[str, bool]:
+    def inside(self, slots: Slots, key: str, proven: bool | None) -> tuple[str, bool | None]:
         self.assertIsNone(slots.enter(key))
         return key, proven
 

@@ -6,7 +6,9 @@ answer of the store; a wake-up only makes it look. What it does follows from
 `machine.decide`, so a successor that starts from the store goes on the same.
 
 One attempt is two round trips to the store: read, and acknowledge or fail.
-While an attempt is in flight the next batch is read ahead. The next attempt
+It may have to wait for its turn at the sender, for long where many are dead;
+the batch is read when the turn has come, so that only attempts under way hold
+one. While an attempt is in flight the next batch is read ahead. The next attempt
 starts only after the acknowledgement of the last is stored, so that a crash
 repeats one batch at most.
 
@@ -22,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
-from attrs import frozen
+from attrs import define, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
@@ -63,6 +65,15 @@ class Context:
     max_batch_body: int                 #: bytes
 
 
+@define
+class _Flight:
+    """An attempt whose turn has come."""
+
+    began: float  #: seconds, by the clock here
+    batch: Batch | None = None  #: None: nothing is to be sent any more
+    behind: Deferred[Reading | None] | None = None  #: what is being read behind the batch
+
+
 class Courier:
     """Delivers to one subscriber while the lease lasts."""
 
@@ -87,7 +98,8 @@ class Courier:
         self._held_up = False              #: whether it rests until the store answers, or renews the lease
         self._wake: Deferred[None] | None = None
         self._timer: Timer | None = None
-        self._attempt: Deferred[Outcome] | None = None
+        self._attempt: Deferred[Outcome | None] | None = None
+        self._flight: _Flight | None = None  #: of the attempt; None while it waits for its turn
         self._obey(grant, grant.subscription)
 
     def _obey(self, grant: Grant, subscription: Subscription) -> None:
@@ -121,6 +133,8 @@ class Courier:
     def stop(self) -> None:
         """Start nothing more; an attempt in flight goes on."""
         self._stopping = True
+        if self._attempt is not None and self._flight is None:
+            self._attempt.cancel()
         self._rouse()
 
     def abort(self) -> None:
@@ -160,8 +174,6 @@ class Courier:
         elif not self._context.lease_holds(self.subscriber):
             await self._rest(LEASE_POLL)
             self._backlog.aged()
-        elif not self._backlog.is_ready(facts.max):
-            await self._read()
         else:
             await self._deliver()
 
@@ -225,35 +237,64 @@ class Courier:
     # -- one attempt
 
     async def _deliver(self) -> None:
-        waiting = self._backlog.count()
-        batch, subscription, whom = self._backlog.take(), self._subscription, self._whom()
-        last = batch.ends
-        began = self._context.clock.seconds()
-        sending = self._context.sender.send(subscription.callback, subscription.uuid, batch.body)
+        """Make one attempt, unless there is no reason for it any more when its turn comes."""
+        subscription, whom = self._subscription, self._whom()
+        sending = self._context.sender.send(subscription.callback, subscription.uuid, self._board)
         self._attempt = attempt = Deferred.fromCoroutine(sending)
-        # who has failed will hardly take the next batch too: reading it would only burden the store
-        more = not self._failures and waiting > batch.events
-        behind = Deferred.fromCoroutine(self._read_behind(last)) if more else None
+        if self._flight is None:
+            self._backlog.discard()  # it waits, and what it is to carry is read then
         try:
             outcome = await attempt
         except CancelledError:
             outcome = Outcome(Verdict.LOCAL, error="the attempt was cut short")
             self._stopping = True
         finally:
-            self._attempt = None
-        self._report(batch, outcome, began)
-        if outcome.verdict is Verdict.ACKNOWLEDGED:
-            await self._until_stored(lambda: self._acknowledge(last))
-            self._failures, self._retry_at = 0, 0.0
-            reading = await behind if behind else None
-            if reading and not self._stale:
-                self._backlog.take_behind(reading, subscription.max)
+            flight, self._flight, self._attempt = self._flight, None, None
+        if outcome is None:
             return
+        if flight is not None and flight.batch is not None:
+            self._report(flight.batch, outcome, flight.began)
+            if outcome.verdict is Verdict.ACKNOWLEDGED:
+                await self._settle(flight.batch, flight.behind)
+                return
         self._backlog.discard()  # the next attempt reads anew: the batch may have grown, or been dropped
         if outcome.verdict is Verdict.FAILED:
             await self._record_failure(outcome, whom)
         else:
             self._retry_at = self._context.clock.seconds() + LOCAL_PAUSE * (1 + self._context.chance() / 2)
+
+    async def _board(self) -> bytes | None:
+        """The sender's call when the turn has come: what is to go now, if anything is."""
+        flight = self._flight = _Flight(self._context.clock.seconds())
+        if self._is_free() and not self._backlog.is_ready(self._subscription.max):
+            await self._read()
+            flight.began = self._context.clock.seconds()
+        if not (self._is_free() and self._is_due() and self._backlog.is_ready(self._subscription.max)):
+            return None
+        waiting = self._backlog.count()
+        flight.batch = batch = self._backlog.take()
+        # who has failed will hardly take the next batch too: reading it would only burden the store
+        if not self._failures and waiting > batch.events:
+            flight.behind = Deferred.fromCoroutine(self._read_behind(batch.ends))
+        return batch.body
+
+    def _is_free(self) -> bool:
+        """Whether nothing forbids an attempt."""
+        return not self._stopping and not self._stale and self._context.lease_holds(self.subscriber)
+
+    def _is_due(self) -> bool:
+        """Whether a batch waits whose time has come, by what was read last."""
+        now = self._context.clock.seconds()
+        facts = None if self._backlog.is_hollow() else self._facts(now)
+        return facts is not None and self._decide(facts, now).state is State.DELIVERING
+
+    async def _settle(self, batch: Batch, behind: Deferred[Reading | None] | None) -> None:
+        """The subscriber has acknowledged."""
+        await self._until_stored(lambda: self._acknowledge(batch.ends))
+        self._failures, self._retry_at = 0, 0.0
+        reading = await behind if behind else None
+        if reading and not self._stale:
+            self._backlog.take_behind(reading, self._subscription.max)
 
     async def _read_behind(self, last: Mapping[str, EventID]) -> Reading | None:
         """Read on behind a batch in flight; a failure only means to read later, when it will be told."""

@@ -3,9 +3,9 @@
 Theory of operation
 ===================
 
-`TreqSender.send` is one attempt. It waits for a *slot*, then an `Exchange`
-takes or opens a *connection*, posts, reads the answer, and says what came of
-it. Rooms, in the way of the data:
+`TreqSender.send` is one attempt. It waits for a *slot*, asks for the body, then
+an `Exchange` takes or opens a *connection*, posts, reads the answer, and says
+what came of it. Rooms, in the way of the data:
 
 =============  ===============================================================
 `target`       a callback and a uuid, parsed once: address, path, headers
@@ -46,9 +46,8 @@ once more, at once, on a new one, within the same deadline.
 *Isolation.* Slots are shared fairly by server, that is host and port; those
 whose last attempt brought no answer, and those never tried, share at most half
 of them. The same holds for
-look-ups. So dead peers, however many, leave room for those that live. And those attempts
-begin a few at a time, so that they do not time out all in one moment, which
-would hold everybody up.
+look-ups. So dead peers, however many, leave room for those that live. Whoever
+waits for a slot holds no batch: memory is for the attempts under way.
 """
 
 from routemaster.sender.client import TreqSender

@@ -23,7 +23,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface.declarations import implementer
 
-from routemaster.interfaces import Outcome, Verdict
+from routemaster.interfaces import Body, Outcome, Verdict
 from routemaster.sender.connection import Connection
 from routemaster.sender.names import Names, Threads, look_up
 from routemaster.sender.pool import Pool
@@ -34,11 +34,10 @@ from routemaster.sender.trust import Trust
 
 MAX_BODY = 65536  #: bytes of an answer that are read
 DRAIN = 1.0  #: seconds for the body of a refusal: its head has said all
-BURST = 5       #: attempts that begin in a turn, to servers that have not answered of late
-TURN = 0.01     #: seconds
 MAX_TARGETS = 10_000  #: callbacks whose parse is remembered
 
 _ACKNOWLEDGING = (200, 204)
+STOPPING = Outcome(Verdict.LOCAL, error="the bus is stopping")
 
 
 class NoCookies(IndexableCookieJar):
@@ -287,57 +286,50 @@ class TreqSender:
         self.pool = Pool(
             reactor, self._names, Trust(verify, ca_files), max_open=max_open, connect_timeout=connect_timeout
         )
-        self.slots = Slots(max_open, max_per_server, burst=BURST)
-        self._turning: Any = None
+        self.slots = Slots(max_open, max_per_server)
         self.cookies = NoCookies()
         self.client = HTTPClient(cast(IAgent, _Agent(self.pool)), self.cookies, lambda exchange: exchange)
         self._targets: dict[tuple[str, str | None], Target] = {}  # oldest first
         self._exchanges: set[Exchange] = set()
 
-    async def send(self, callback: str, uuid: str | None, body: bytes) -> Outcome:
-        """POST `body` to `callback`, authenticated with `uuid`; an Outcome, whatever happens.
-
-        Only cancellation raises (`CancelledError`); it aborts the connection.
-        """
+    async def send(self, callback: str, uuid: str | None, body: Body) -> Outcome | None:
+        """`interfaces.Sender.send`: POST what `body` gives to `callback`, authenticated with `uuid`."""
         try:
             target = self._target(callback, uuid)
         except BadCallback as fault:
-            return Outcome(Verdict.FAILED, error=one_line(str(fault)))
+            return Outcome(Verdict.FAILED, error=one_line(str(fault))) if await body() else None
         try:
             turn = self.slots.enter(target.key)
-            self._turn_later()
             if turn is not None:
                 await turn
         except Closed:
-            return Outcome(Verdict.LOCAL, error="the bus is stopping")
-        answered = False
+            return STOPPING
+        answered = None
+        try:
+            content = await body()
+            if content is None:
+                return None
+            if self.slots.closed:
+                return STOPPING
+            answered = False
+            outcome = await self._exchange(target, content)
+            answered = outcome.status is not None
+            return outcome
+        finally:
+            self.slots.leave(target.key, proven=answered)
+
+    async def _exchange(self, target: Target, body: bytes) -> Outcome:
         exchange = Exchange(self, target, body)
         self._exchanges.add(exchange)
         try:
             exchange.post()
-            outcome = await exchange.done
-            answered = outcome.status is not None
-            return outcome
+            return await exchange.done
         finally:
             self._exchanges.discard(exchange)
-            self.slots.leave(target.key, proven=answered)
-            self._turn_later()
-
-    def _turn_later(self) -> None:
-        if self._turning is None and self.slots.restless:
-            self._turning = self.reactor.callLater(TURN, self._turn)
-
-    def _turn(self) -> None:
-        self._turning = None
-        self.slots.turn()
-        self._turn_later()
 
     async def close(self) -> None:
         """Abort what is under way (its outcome: LOCAL, the bus is stopping) and close every connection."""
         self.slots.close()
-        if self._turning is not None:
-            self._turning.cancel()
-            self._turning = None
         for exchange in tuple(self._exchanges):
             exchange.fail(Failure(Closed()))
         self._names.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable
-from math import inf
 
 from twisted.internet.defer import Deferred
 
@@ -38,11 +37,9 @@ class Slots:
 
     `total` may be inside at once, `per_key` for one key. Keys which are not
     proven (the last stay ended badly, or there was none) hold at most half of
-    `total` together, and at most `burst` of them enter between two calls of
-    `turn`: what begins together ends together, and many that time out in one
-    moment would hold everybody up. Those who wait are served round robin by
-    key, proven keys and others alternately. `max_waiting` bounds the queue,
-    `max_proven` how many idle keys are remembered as proven.
+    `total` together. Those who wait are served round robin by key, proven keys
+    and others alternately. `max_waiting` bounds the queue, `max_proven` how many
+    idle keys are remembered as proven.
     """
 
     def __init__(
@@ -50,22 +47,19 @@ class Slots:
         total: int,
         per_key: int,
         *,
-        burst: int | None = None,
         max_waiting: int | None = None,
         max_proven: int = 10_000,
     ) -> None:
         self._total = total
         self._per_key = per_key
         self._doubtful_total = max(1, total // 2)
-        self._burst: float = inf if burst is None else burst
-        self._begun = 0  # by keys not proven, since the last turn
         self._max_waiting = max_waiting
         self._max_proven = max_proven
         self._lanes: dict[Hashable, _Lane] = {}
         self._proven: dict[Hashable, None] = {}  # oldest first
         self._ready: dict[bool, dict[_Lane, None]] = {True: {}, False: {}}  # in turn; by provenness
         self._turn = True
-        self._closed = False
+        self.closed = False
         self.active = 0
         self.doubtful = 0  #: of these, for keys not proven
         self.waiting = 0
@@ -75,7 +69,7 @@ class Slots:
 
         Errors: `Full`; `Closed`, also by the Deferred.
         """
-        if self._closed:
+        if self.closed:
             raise Closed
         lane = self._lanes.get(key)
         if lane is None:
@@ -92,9 +86,11 @@ class Slots:
         self._enlist(lane)
         return turn
 
-    def leave(self, key: Hashable, proven: bool) -> None:
-        """Go out; `proven` tells whether the stay speaks for the key."""
+    def leave(self, key: Hashable, proven: bool | None) -> None:
+        """Go out; `proven` tells whether the stay speaks for the key, or against it; None: neither."""
         lane = self._lanes[key]
+        if proven is None:
+            proven = lane.proven
         lane.active -= 1
         self.active -= 1
         if not lane.proven:
@@ -113,19 +109,9 @@ class Slots:
         self._tidy(lane)
         self._serve()
 
-    @property
-    def restless(self) -> bool:
-        """Whether there is something for `turn` to do."""
-        return self._begun > 0 and not self._closed
-
-    def turn(self) -> None:
-        """A while has passed: let the next of those enter who are not proven."""
-        self._begun = 0
-        self._serve()
-
     def close(self) -> None:
         """Turn away all who wait, and all who come."""
-        self._closed = True
+        self.closed = True
         lanes = [lane for lane in self._lanes.values() if lane.waiting]
         for ready in self._ready.values():
             ready.clear()
@@ -139,14 +125,13 @@ class Slots:
     def _room(self, proven: bool) -> bool:
         if self.active >= self._total:
             return False
-        return proven or (self.doubtful < self._doubtful_total and self._begun < self._burst)
+        return proven or self.doubtful < self._doubtful_total
 
     def _admit(self, lane: _Lane) -> None:
         lane.active += 1
         self.active += 1
         if not lane.proven:
             self.doubtful += 1
-            self._begun += 1
 
     def _enlist(self, lane: _Lane) -> None:
         """Put the lane in the round if it could go on when its turn comes."""

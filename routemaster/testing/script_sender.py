@@ -15,7 +15,7 @@ from typing import Any
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
-from routemaster.interfaces import Outcome, Verdict
+from routemaster.interfaces import Body, Outcome, Verdict
 
 ACKNOWLEDGED = Outcome(Verdict.ACKNOWLEDGED, status=204)
 LOCAL = Outcome(Verdict.LOCAL, error="too many open files")
@@ -24,6 +24,15 @@ LOCAL = Outcome(Verdict.LOCAL, error="too many open files")
 def refused(status: int = 500, retry_after: float | None = None) -> Outcome:
     """The subscriber answered with a status that is no acknowledgement."""
     return Outcome(Verdict.FAILED, status, f"answered {status}", retry_after)
+
+
+def carrying(content: bytes | None) -> Body:
+    """What to give to `send` when it is known already."""
+
+    async def body() -> bytes | None:
+        return content
+
+    return body
 
 
 @define(eq=False)
@@ -65,6 +74,8 @@ class ScriptedSender:
         self.otherwise = otherwise
         self.most_at_once: Counter[str] = Counter()  #: by callback: attempts in flight at the same time
         self.on_send: Callable[[Attempt], None] = lambda attempt: None  #: called before an attempt ends
+        self.busy = False  #: whether whoever comes has to wait for a turn, until `let_go`
+        self.waiting: list[Deferred[None]] = []
         self._script = deque(script)
 
     @property
@@ -81,8 +92,22 @@ class ScriptedSender:
         """Let the next attempts end so."""
         self._script.extend(script)
 
-    async def send(self, callback: str, uuid: str | None, body: bytes) -> Outcome:
-        attempt = Attempt(callback, uuid, body)
+    def let_go(self) -> None:
+        """Let those go who wait for their turn, and whoever comes."""
+        self.busy = False
+        waiting, self.waiting = self.waiting, []
+        for turn in waiting:
+            turn.callback(None)
+
+    async def send(self, callback: str, uuid: str | None, body: Body) -> Outcome | None:
+        if self.busy:
+            turn: Deferred[None] = Deferred(lambda turn: self.waiting.remove(turn))
+            self.waiting.append(turn)
+            await turn
+        content = await body()
+        if content is None:
+            return None
+        attempt = Attempt(callback, uuid, content)
         self.attempts.append(attempt)
         together = sum(other.callback == callback for other in self.in_flight)
         self.most_at_once[callback] = max(together, self.most_at_once[callback])
