@@ -808,6 +808,43 @@ class SlotsTests(SynchronousTestCase):
         self.assertIsNone(slots.enter("good"))
         self.assertEqual((slots.active, slots.doubtful, slots.waiting), (3, 2, 8))
 
+    def test_paced(self) -> None:
+        """Where it is paced, those whose last stay ended badly enter one in each turn, others at any time."""
+        slots, served = Slots(20, 20, paced=True), []
+        for key in ("good", "bad1", "bad2", "bad3"):
+            slots.leave(*self.inside(slots, key, proven=key == "good"))
+        self.assertFalse(slots.restless)
+        for key in ("bad1", "bad2", "bad3", "new1", "good", "new2"):
+            turn = slots.enter(key)
+            if turn is None:
+                served.append(key)
+            else:
+                turn.addCallback(lambda _, key=key: served.append(key))
+        self.assertEqual(served, ["bad1", "new1", "good", "new2"])
+        slots.leave("bad1", proven=False)
+        self.assertEqual(len(served), 4)
+        for key in ("bad2", "bad3"):
+            slots.turn()
+            self.assertEqual(served[-1], key)
+        self.assertTrue(slots.restless)
+        slots.turn()
+        self.assertEqual((len(served), slots.restless), (6, False))
+
+    def test_kinds_in_turn(self) -> None:
+        """Of those who wait the proven, the unknown and the failed are served in turn."""
+        slots, served = Slots(4, 4), []
+        for key in ("good", "bad"):
+            slots.leave(*self.inside(slots, key, proven=key == "good"))
+        for _ in range(4):
+            self.inside(slots, "good", proven=None)
+        for key in ("bad", "bad", "new", "new", "good", "good"):
+            turn = slots.enter(key)
+            assert turn is not None
+            turn.addCallback(lambda _, key=key: served.append(key))
+        for _ in range(4):
+            slots.leave("good", proven=True)
+        self.assertEqual(sorted(served[:3]), ["bad", "good", "new"])
+
     def test_in_turn(self) -> None:
         """Those who wait are served by key in turn, however many one key has waiting."""
         slots, served = Slots(2, 2), []
@@ -816,9 +853,9 @@ class SlotsTests(SynchronousTestCase):
             wait = slots.enter(key)
             assert wait is not None
             wait.addCallback(lambda _, key=key: served.append(key))
-        slots.leave("x", proven=False)
+        slots.leave("x", proven=None)
         for _ in range(4):
-            slots.leave(served[-1], proven=False)
+            slots.leave(served[-1], proven=None)
         self.assertEqual(served, ["a", "b", "c", "a", "a"])
 
     def test_losing_proof(self) -> None:
@@ -859,12 +896,12 @@ class SlotsTests(SynchronousTestCase):
         self.assertEqual(slots._lanes, {})
 
     def test_memory(self) -> None:
-        """Nothing is kept for a key that is away, but for a bounded number of proven ones."""
-        slots = Slots(2, 2, max_proven=10)
+        """Nothing is kept for a key that is away, but for a bounded number of verdicts."""
+        slots = Slots(2, 2, max_known=10)
         for n in range(100):
             slots.enter(n)
             slots.leave(n, proven=n % 2 == 0)
-        self.assertEqual((slots._lanes, len(slots._proven)), ({}, 10))
+        self.assertEqual((slots._lanes, len(slots._known)), ({}, 10))
 
 
 class Words(SynchronousTestCase):

@@ -21,7 +21,7 @@ is met again after a rest, not at once by the next worker.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from itertools import islice
 from typing import Any
@@ -39,9 +39,10 @@ from routemaster.delivery.watch import Watch
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Clock, Grant, Held, Meter, Sender, Store
 from routemaster.model import EventID, public_name
+from routemaster.pieces import pieces
 from routemaster.repeats import Allowances
 
-AT_ONCE = 100  #: leases asked for together
+AT_ONCE = 100  #: leases asked for, or renewed, together
 MARGIN = 0.1   #: share of a lease's life before its end in which it counts as lost
 TRUST = 3      #: lives of a lease for which a peer may leave what is its own lying about
 
@@ -202,8 +203,20 @@ class Worker:
         self._peers.forget_all_but(self._known)
 
     async def _renew(self) -> None:
+        """Renew all leases, those of a piece in one call; raises StoreUnavailable if none could be."""
+        epochs = [(subscriber, courier.epoch) for subscriber, courier in self._couriers.items()]
+        renewals = []
+        # none waits for the last one's answer: a node that is away must not hold up the leases that others keep
+        async for piece in pieces(epochs or [None], AT_ONCE, self._clock):
+            renewals.append(Deferred.fromCoroutine(self._renew_some(dict(filter(None, piece)))))
+        outcomes = await DeferredList(renewals, consumeErrors=True)
+        failures: list[Any] = [failure for done, failure in outcomes if not done]
+        grave = [failure for failure in failures if not failure.check(StoreUnavailable)]
+        if grave or len(failures) == len(outcomes):
+            (grave or failures)[0].raiseException()
+
+    async def _renew_some(self, epochs: Mapping[str, int]) -> None:
         sent = self._clock.seconds()
-        epochs = {subscriber: courier.epoch for subscriber, courier in self._couriers.items()}
         now, versions = await self._store.renew(self._name, epochs)
         self._time.note(sent, self._clock.seconds(), now)
         for subscriber, version in versions.items():

@@ -46,8 +46,10 @@ once more, at once, on a new one, within the same deadline.
 *Isolation.* Slots are shared fairly by server, that is host and port; those
 whose last attempt brought no answer, and those never tried, share at most half
 of them. The same holds for
-look-ups. So dead peers, however many, leave room for those that live. Whoever
-waits for a slot holds no batch: memory is for the attempts under way.
+look-ups. So dead peers, however many, leave room for those that live. Where the
+last attempt brought no answer the next ones begin one by one, not all in the
+moment in which others have timed out. Whoever waits for a slot holds no batch:
+memory is for the attempts under way.
 """
 
 from routemaster.sender.client import TreqSender

@@ -34,6 +34,7 @@ from routemaster.sender.trust import Trust
 
 MAX_BODY = 65536  #: bytes of an answer that are read
 DRAIN = 1.0  #: seconds for the body of a refusal: its head has said all
+PACE = 0.01  #: seconds from one attempt to a server that did not answer the last one to the next such
 MAX_TARGETS = 10_000  #: callbacks whose parse is remembered
 
 _ACKNOWLEDGING = (200, 204)
@@ -286,7 +287,8 @@ class TreqSender:
         self.pool = Pool(
             reactor, self._names, Trust(verify, ca_files), max_open=max_open, connect_timeout=connect_timeout
         )
-        self.slots = Slots(max_open, max_per_server)
+        self.slots = Slots(max_open, max_per_server, paced=True)
+        self._pacer: Any = None
         self.cookies = NoCookies()
         self.client = HTTPClient(cast(IAgent, _Agent(self.pool)), self.cookies, lambda exchange: exchange)
         self._targets: dict[tuple[str, str | None], Target] = {}  # oldest first
@@ -300,6 +302,7 @@ class TreqSender:
             return Outcome(Verdict.FAILED, error=one_line(str(fault))) if await body() else None
         try:
             turn = self.slots.enter(target.key)
+            self._pace()
             if turn is not None:
                 await turn
         except Closed:
@@ -317,6 +320,16 @@ class TreqSender:
             return outcome
         finally:
             self.slots.leave(target.key, proven=answered)
+            self._pace()
+
+    def _pace(self) -> None:
+        if self._pacer is None and self.slots.restless:
+            self._pacer = self.reactor.callLater(PACE, self._let_next)
+
+    def _let_next(self) -> None:
+        self._pacer = None
+        self.slots.turn()
+        self._pace()
 
     async def _exchange(self, target: Target, body: bytes) -> Outcome:
         exchange = Exchange(self, target, body)
@@ -330,6 +343,9 @@ class TreqSender:
     async def close(self) -> None:
         """Abort what is under way (its outcome: LOCAL, the bus is stopping) and close every connection."""
         self.slots.close()
+        if self._pacer is not None:
+            self._pacer.cancel()
+            self._pacer = None
         for exchange in tuple(self._exchanges):
             exchange.fail(Failure(Closed()))
         self._names.close()

@@ -25,9 +25,9 @@ class _Lane:
 
     __slots__ = ("active", "key", "proven", "waiting")
 
-    def __init__(self, key: Hashable, proven: bool) -> None:
+    def __init__(self, key: Hashable, proven: bool | None) -> None:
         self.key = key
-        self.proven = proven
+        self.proven = proven  #: how the last stay ended; None: there was none
         self.active = 0
         self.waiting: deque[Deferred[None]] = deque()
 
@@ -37,9 +37,11 @@ class Slots:
 
     `total` may be inside at once, `per_key` for one key. Keys which are not
     proven (the last stay ended badly, or there was none) hold at most half of
-    `total` together. Those who wait are served round robin by key, proven keys
-    and others alternately. `max_waiting` bounds the queue, `max_proven` how many
-    idle keys are remembered as proven.
+    `total` together. Where it is `paced`, those that ended badly enter one by
+    one, the next when `turn` is called: what begins together ends together,
+    and many that time out in one moment hold everybody up. Those who wait are
+    served round robin by key, and the proven, the unknown and the failed in turn.
+    `max_waiting` bounds the queue, `max_known` how many idle keys are remembered.
     """
 
     def __init__(
@@ -47,18 +49,21 @@ class Slots:
         total: int,
         per_key: int,
         *,
+        paced: bool = False,
         max_waiting: int | None = None,
-        max_proven: int = 10_000,
+        max_known: int = 10_000,
     ) -> None:
         self._total = total
         self._per_key = per_key
         self._doubtful_total = max(1, total // 2)
         self._max_waiting = max_waiting
-        self._max_proven = max_proven
+        self._max_known = max_known
         self._lanes: dict[Hashable, _Lane] = {}
-        self._proven: dict[Hashable, None] = {}  # oldest first
-        self._ready: dict[bool, dict[_Lane, None]] = {True: {}, False: {}}  # in turn; by provenness
-        self._turn = True
+        self._known: dict[Hashable, bool] = {}  # how stays ended, oldest first
+        self._ready: dict[bool | None, dict[_Lane, None]] = {True: {}, None: {}, False: {}}  # in turn
+        self._kinds = deque(self._ready)  # in turn, too
+        self._paced = paced
+        self._begun = False  # whether one that failed has entered since the last turn
         self.closed = False
         self.active = 0
         self.doubtful = 0  #: of these, for keys not proven
@@ -73,7 +78,7 @@ class Slots:
             raise Closed
         lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[key] = _Lane(key, key in self._proven)
+            lane = self._lanes[key] = _Lane(key, self._known.get(key))
         if not lane.waiting and lane.active < self._per_key and self._room(lane.proven):
             self._admit(lane)
             return None
@@ -89,24 +94,29 @@ class Slots:
     def leave(self, key: Hashable, proven: bool | None) -> None:
         """Go out; `proven` tells whether the stay speaks for the key, or against it; None: neither."""
         lane = self._lanes[key]
-        if proven is None:
-            proven = lane.proven
         lane.active -= 1
         self.active -= 1
         if not lane.proven:
             self.doubtful -= 1
-        if lane.proven != proven:
+        if proven is not None and proven != lane.proven:
             self._ready[lane.proven].pop(lane, None)
-            lane.proven = proven
-            self.doubtful += -lane.active if proven else lane.active
-            if proven:
-                self._proven[key] = None
-                if len(self._proven) > self._max_proven:
-                    del self._proven[next(iter(self._proven))]
-            else:
-                self._proven.pop(key, None)
+            if bool(lane.proven) != proven:
+                self.doubtful += -lane.active if proven else lane.active
+            lane.proven = self._known[key] = proven
+            if len(self._known) > self._max_known:
+                del self._known[next(iter(self._known))]
         self._enlist(lane)
         self._tidy(lane)
+        self._serve()
+
+    @property
+    def restless(self) -> bool:
+        """Whether there is something for `turn` to do."""
+        return self._begun and not self.closed
+
+    def turn(self) -> None:
+        """A while has passed: let the next of those enter whose last stay ended badly."""
+        self._begun = False
         self._serve()
 
     def close(self) -> None:
@@ -122,16 +132,17 @@ class Slots:
             for turn in waiting:
                 turn.errback(Closed())
 
-    def _room(self, proven: bool) -> bool:
+    def _room(self, proven: bool | None) -> bool:
         if self.active >= self._total:
             return False
-        return proven or self.doubtful < self._doubtful_total
+        return proven or (self.doubtful < self._doubtful_total and not (proven is False and self._begun))
 
     def _admit(self, lane: _Lane) -> None:
         lane.active += 1
         self.active += 1
         if not lane.proven:
             self.doubtful += 1
+        self._begun = self._begun or (self._paced and lane.proven is False)
 
     def _enlist(self, lane: _Lane) -> None:
         """Put the lane in the round if it could go on when its turn comes."""
@@ -141,19 +152,23 @@ class Slots:
             self._ready[lane.proven].pop(lane, None)
 
     def _serve(self) -> None:
-        while True:
-            choices = [kind for kind in (self._turn, not self._turn) if self._ready[kind] and self._room(kind)]
-            if not choices:
-                return
-            self._turn = not choices[0]
-            ready = self._ready[choices[0]]
-            lane = next(iter(ready))
-            del ready[lane]
+        while lane := self._next():
             turn = lane.waiting.popleft()
             self.waiting -= 1
             self._admit(lane)
             self._enlist(lane)
             turn.callback(None)
+
+    def _next(self) -> _Lane | None:
+        """The lane whose turn it is; it is not in the round any more."""
+        for kind in self._kinds:
+            if self._ready[kind] and self._room(kind):
+                self._kinds.remove(kind)
+                self._kinds.append(kind)
+                lane = next(iter(self._ready[kind]))
+                del self._ready[kind][lane]
+                return lane
+        return None
 
     def _withdraw(self, lane: _Lane, turn: Deferred[None]) -> None:
         lane.waiting.remove(turn)
