@@ -6,7 +6,7 @@ outcomes), and the tests hold them to the same promises.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -221,6 +221,9 @@ class Store(Protocol):
 
     async def subscriptions(self) -> list[SubscriptionFacts]:
         """All subscriptions, by subscriber, exact, without reading events."""
+
+    def each_subscription(self) -> AsyncIterator[Sequence[SubscriptionFacts]]:
+        """The same, some at a time (or none), in no order: whoever asks may rest in between."""
 
     # tokens
 

@@ -23,7 +23,7 @@ from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Adapter, Clock, Sample, Snapshot, Store
 from routemaster.metrics.meter import Meter, parse_series, series
 from routemaster.model import StoreFigures, public_name
-from routemaster.pieces import pieces
+from routemaster.pieces import pieces, unhurried
 from routemaster.repeats import Repeats
 
 OFFICE = "monitor"
@@ -104,12 +104,11 @@ class Monitor:
             self._log.warn(line, failures=since.failures, error=reason)
 
     async def _look(self) -> tuple[list[Sample], dict[str, int]]:
-        facts = await self._store.subscriptions()
         figures, now = await self._store.figures(), self._wall()
         queued, ready, removed, dropped = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
         due = 0
-        async for piece in pieces(facts, AT_ONCE, self._clock):
-            for fact in piece:
+        async for facts in unhurried(self._store.each_subscription(), self._clock):
+            for fact in facts:
                 name = public_name(fact.subscription.subscriber)  # tokens that share one are added up
                 queued[name] += fact.queued
                 ready[name] += batches(fact)

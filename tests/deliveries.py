@@ -118,7 +118,7 @@ class DeliveryTestCase(SynchronousTestCase):
         for worker in self.workers:
             done = Deferred.fromCoroutine(worker.stop(0))
             self.clock.advance(0)
-            self.clock.advance(5)
+            self.clock.pump([5, 1, 1, 1, 1])  # a sweep that is under way takes rests
             self.successResultOf(done)
             self.assertEqual(worker.leases, 0)
         self.assertEqual(self.clock.getDelayedCalls(), [])

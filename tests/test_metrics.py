@@ -25,6 +25,7 @@ from routemaster.metrics.prometheus import exposition
 from routemaster.metrics.statsd import DATAGRAM, Statsd
 from routemaster.model import StoreFigures, Subscription
 from routemaster.monitor import Monitor
+from routemaster.pieces import REST
 from routemaster.store.memory import MemoryStore
 
 GAUGE = Sample("redis.bytes_used", 1393688, {})
@@ -146,7 +147,7 @@ class MonitorTests(SynchronousTestCase):
         self.done(self.store.publish("cats", "pub", [b"1", b"2", b"3"]))
         telling = Deferred.fromCoroutine(self.monitor.tell())
         self.assertNoResult(telling)
-        self.clock.advance(0)
+        self.clock.pump([REST] * 10)
         self.successResultOf(telling)
         told = {series(each.name, dict(each.tags)): each.value for each in self.adapter.snapshots[-1].gauges}
         for number in range(250):

@@ -42,7 +42,8 @@ from routemaster.model import EventID, public_name
 from routemaster.pieces import pieces
 from routemaster.repeats import Allowances
 
-AT_ONCE = 100  #: leases asked for, or renewed, together
+AT_ONCE = 100  #: leases asked for together
+RENEWED = 250  #: leases in one call for renewal
 MARGIN = 0.1   #: share of a lease's life before its end in which it counts as lost
 TRUST = 3      #: lives of a lease for which a peer may leave what is its own lying about
 
@@ -207,7 +208,7 @@ class Worker:
         epochs = [(subscriber, courier.epoch) for subscriber, courier in self._couriers.items()]
         renewals = []
         # none waits for the last one's answer: a node that is away must not hold up the leases that others keep
-        async for piece in pieces(epochs or [None], AT_ONCE, self._clock):
+        async for piece in pieces(epochs or [None], RENEWED, self._clock):
             renewals.append(Deferred.fromCoroutine(self._renew_some(dict(filter(None, piece)))))
         outcomes = await DeferredList(renewals, consumeErrors=True)
         failures: list[Any] = [failure for done, failure in outcomes if not done]

@@ -7,58 +7,53 @@ and the stay gone, and passes the cursor over. So nothing is counted twice or
 missed, and a sum never shrinks from one reading to the next.
 
 With thousands of subscribers this is long work. It is done some names at a
-time: Redis answers others in between, and so does this process.
+time: Redis answers others in between, and so may this process.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import TypeVar
-
-from attrs import frozen
 
 from routemaster.interfaces import Stay
 from routemaster.model import Cursor, EventID, Health, SubscriptionFacts, chunks
 from routemaster.store import records
 from routemaster.store.calls import Calls, all_of
 
-AT_ONCE = 100  #: names that are asked for together, and looked at in one go
+AT_ONCE = 50  #: names that are asked for together, and looked at in one go
 
 _Part = TypeVar("_Part")
 
 
-@frozen
-class _Entry:
-    """What one topic knows of one subscriber, as Redis answers."""
-
-    topic: str
-    exists: bool  #: false for a topic that was deleted while it owed events
-    tail: bytes
-    cursor: bytes
-    oldest: bytes  #: ID of the oldest event waiting, or empty
+_Entry = tuple[str, bool, bytes, bytes, bytes]
+"""What one topic knows of one subscriber: its name, whether it exists (it may have been deleted while it owed
+events), its tail, the cursor, and the ID of the oldest event waiting, or nothing."""
 
 
-async def subscriptions(redis: Calls) -> list[SubscriptionFacts]:
-    """`interfaces.Store.subscriptions`."""
-    owed = await _owed(redis)
+async def subscriptions(redis: Calls) -> AsyncIterator[list[SubscriptionFacts]]:
+    """`interfaces.Store.each_subscription`."""
+    owed: defaultdict[bytes, list[_Entry]] = defaultdict(list)
+    async for entries in _owed(redis):
+        for subscriber, entry in entries:
+            owed[subscriber].append(entry)
+        yield []
     names = await redis.names(redis.keys.subscribers)
     bundles = redis.bundles(names, redis.keys.lease, AT_ONCE)
-    facts = []
     for wave in _waves((bundle, len(bundle)) for bundle in bundles):
         keys = [[key for name in bundle for key in redis.keys.subscriber(name)] for bundle in wave]
         replies = await all_of(redis.run("subscribers", each) for each in keys)
+        facts = []
         for bundle, reply in zip(wave, replies, strict=True):
             for name, fields, stays in zip(bundle, reply[::2], reply[1::2], strict=True):
                 meta = records.fields(fields)
                 if b"callback" in meta:
                     facts.append(_facts(name, meta, records.stays(stays), owed.get(name.encode(), ())))
-    return sorted(facts, key=lambda fact: fact.subscription.subscriber)
+        yield facts
 
 
-async def _owed(redis: Calls) -> Mapping[bytes, Sequence[_Entry]]:
+async def _owed(redis: Calls) -> AsyncIterator[list[tuple[bytes, _Entry]]]:
     """What the topics know of each subscriber."""
-    owed: defaultdict[bytes, list[_Entry]] = defaultdict(list)
     for topics in chunks(await redis.names(redis.keys.topics), AT_ONCE):
         known = await all_of(redis.command(b"HKEYS", redis.keys.topic(topic)[2]) for topic in topics)
         parts = [
@@ -66,10 +61,11 @@ async def _owed(redis: Calls) -> Mapping[bytes, Sequence[_Entry]]:
         ]
         for wave in _waves((part, len(part[1])) for part in parts):
             replies = await all_of(redis.run("backlog", redis.keys.topic(topic), *part) for topic, part in wave)
-            for (topic, _), (publisher, tail, entries) in zip(wave, replies, strict=True):
-                for name, cursor, oldest in zip(entries[::3], entries[1::3], entries[2::3], strict=True):
-                    owed[name].append(_Entry(topic, bool(publisher), tail, cursor, oldest))
-    return owed
+            yield [
+                (name, (topic, bool(publisher), tail, cursor, oldest))
+                for (topic, _), (publisher, tail, flat) in zip(wave, replies, strict=True)
+                for name, cursor, oldest in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+            ]
 
 
 def _waves(parts: Iterable[tuple[_Part, int]]) -> Iterator[list[_Part]]:
@@ -91,17 +87,17 @@ def _facts(
     """Add up what the subscriber's own keys and the topics say."""
     sent, dropped, queued = int(meta.get(b"sent", 0)), int(meta.get(b"dropped", 0)), 0
     oldest, subscribed = [], {}
-    for entry in entries:
-        stay, cursor = stays.get(entry.topic), Cursor.parse(entry.cursor)
+    for topic, exists, tail, text, first in entries:
+        stay, cursor = stays.get(topic), Cursor.parse(text)
         if stay is None or stay.membership != cursor.membership:
             continue  # a stay that is over and about to be forgotten
-        if entry.exists and cursor.open:
-            subscribed[entry.topic] = stay
+        if exists and cursor.open:
+            subscribed[topic] = stay
         sent += cursor.sent
         dropped += cursor.dropped
-        queued += cursor.backlog(EventID.parse(entry.tail))
-        if entry.oldest:
-            oldest.append(EventID.parse(entry.oldest).us)
+        queued += cursor.backlog(EventID.parse(tail))
+        if first:
+            oldest.append(EventID.parse(first).us)
     return SubscriptionFacts(
         subscription=records.subscription(subscriber, meta, subscribed),
         sent=sent,

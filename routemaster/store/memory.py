@@ -7,7 +7,7 @@ Redis store to the same contract.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from attrs import define, evolve, field
 
@@ -25,6 +25,7 @@ from routemaster.model import (
     Subscription,
     SubscriptionFacts,
     TopicFacts,
+    chunks,
 )
 
 
@@ -214,6 +215,10 @@ class MemoryStore:
                 )
             )
         return facts
+
+    async def each_subscription(self) -> AsyncIterator[Sequence[SubscriptionFacts]]:
+        for some in chunks(await self.subscriptions(), 100):
+            yield some
 
     # -- tokens
 

@@ -14,7 +14,7 @@ goes to another node:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import Any, NoReturn
 
@@ -158,7 +158,11 @@ class RedisStore:
             raise NotSubscribed(f"this client is not subscribed to {topic}")
 
     async def subscriptions(self) -> list[SubscriptionFacts]:
-        return await ledgers.subscriptions(self._redis)
+        facts = [fact async for some in self.each_subscription() for fact in some]
+        return sorted(facts, key=lambda fact: fact.subscription.subscriber)
+
+    def each_subscription(self) -> AsyncIterator[Sequence[SubscriptionFacts]]:
+        return ledgers.subscriptions(self._redis)
 
     # -- tokens
 
