@@ -14,6 +14,8 @@ from routemaster.store.connection import Connection
 from routemaster.store.keys import Keys
 from routemaster.store.scripts import SCRIPTS
 
+AT_ONCE = 50  #: names about which to ask together, so that neither Redis nor this process is held up for long
+
 
 class Calls:
     """What may be asked of one Redis or one cluster, under one namespace."""

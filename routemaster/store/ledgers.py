@@ -19,9 +19,7 @@ from typing import TypeVar
 from routemaster.interfaces import Stay
 from routemaster.model import Cursor, EventID, Health, SubscriptionFacts, chunks
 from routemaster.store import records
-from routemaster.store.calls import Calls, all_of
-
-AT_ONCE = 50  #: names that are asked for together, and looked at in one go
+from routemaster.store.calls import AT_ONCE, Calls, all_of
 
 _Part = TypeVar("_Part")
 

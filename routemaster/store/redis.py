@@ -32,9 +32,10 @@ from routemaster.model import (
     Subscription,
     SubscriptionFacts,
     TopicFacts,
+    chunks,
 )
 from routemaster.store import ledgers, records
-from routemaster.store.calls import Calls, all_of, those_that_can
+from routemaster.store.calls import AT_ONCE, Calls, all_of, those_that_can
 from routemaster.store.cluster import Cluster
 from routemaster.store.connection import Connection, ScriptRefusal
 from routemaster.store.readings import Readings
@@ -357,10 +358,14 @@ class RedisStore:
         for topic in await self._redis.names(self._keys.topics):
             with self._others_go_on():
                 await self._tidy_topic(topic)
-        for subscriber in await self._redis.names(self._keys.subscribers):
+        for some in chunks(await self._redis.names(self._keys.subscribers), AT_ONCE):
             with self._others_go_on():
-                if not await self._redis.command(b"EXISTS", self._keys.subscriber(subscriber)[0]):
-                    await self._stays.drop_name(self._keys.subscribers, subscriber)
+                known = await those_that_can(
+                    self._redis.command(b"EXISTS", self._keys.subscriber(subscriber)[0]) for subscriber in some
+                )
+                for subscriber, exists in zip(some, known, strict=True):
+                    if exists == 0:
+                        await self._stays.drop_name(self._keys.subscribers, subscriber)
 
     def _others_go_on(self) -> AbstractContextManager[None]:
         """On a cluster what lies on a node that is away waits; on one Redis there are no others."""

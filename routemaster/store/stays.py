@@ -16,9 +16,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from routemaster.interfaces import Stay
-from routemaster.model import Cursor
+from routemaster.model import Cursor, chunks
 from routemaster.store import records
-from routemaster.store.calls import Calls, all_of, outcomes
+from routemaster.store.calls import AT_ONCE, Calls, all_of, outcomes
 from routemaster.store.connection import ScriptRefusal
 
 
@@ -95,16 +95,18 @@ class Stays:
         exists, *pairs = await self._redis.run("trim", self._keys.topic(topic))
         if not exists:
             await self.drop_name(self._keys.topics, topic)
-        for name, text in zip(pairs[::2], pairs[1::2], strict=True):
-            cursor, subscriber = Cursor.parse(text), name.decode()
-            stay = await self._redis.command(
-                b"HGET", self._keys.subscriber(subscriber)[1], topic.encode()
+        for some in chunks(list(zip(pairs[::2], pairs[1::2], strict=True)), AT_ONCE):
+            names = [name.decode() for name, _ in some]
+            stays = await all_of(
+                self._redis.command(b"HGET", self._keys.subscriber(name)[1], topic.encode()) for name in names
             )
-            if stay is None:
-                await self._forget(subscriber, topic, cursor.membership, cursor.version, b"all")
-            elif not cursor.open:
-                await self.repair(subscriber)
-                await self._redis.hint(f"s {subscriber}")
+            for subscriber, (_, text), stay in zip(names, some, stays, strict=True):
+                cursor = Cursor.parse(text)
+                if stay is None:
+                    await self._forget(subscriber, topic, cursor.membership, cursor.version, b"all")
+                elif not cursor.open:
+                    await self.repair(subscriber)
+                    await self._redis.hint(f"s {subscriber}")
         return bool(exists)
 
     async def repair(self, subscriber: str) -> None:
