@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import http.client
 import json
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +151,15 @@ def cpu_seconds(pid: int) -> float:
 def resident_mb(pid: int) -> float:
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def play(doc: str | None, figures: Sequence[Callable[[bool], None]]) -> None:
+    """The command line of a benchmark: measure the figures that are named, or all, each by its function's name."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a few seconds each: to see that it works")
+    parser.add_argument("figures", nargs="*", help="which ones; all if none is named")
+    options = parser.parse_args()
+    known = {figure.__name__: figure for figure in figures}
+    for name in options.figures or known:
+        print(f"{name}: {known[name].__doc__}", flush=True)
+        known[name](options.quick)

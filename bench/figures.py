@@ -9,16 +9,14 @@ in other processes. Ratios are what counts; rates depend on the machine.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import http.client
 import json
 import subprocess
-import sys
 import time
 from statistics import median
 
-from bus import URL, Bus, cpu_seconds, resident_mb, seen, unverified
+from bus import URL, Bus, cpu_seconds, play, resident_mb, seen, unverified
 from http_layer import measure as measure_bare
 from load import run
 
@@ -192,19 +190,5 @@ def replicated(quick: bool) -> None:
         group.stop()
 
 
-FIGURES = {figure.__name__: figure for figure in (ingest, fanout, bulk, latency, drain, memory, idle, replicated)}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a few seconds each: to see that it works")
-    parser.add_argument("figures", nargs="*", help="which ones; all if none is named")
-    options = parser.parse_args()
-    for name in options.figures or FIGURES:
-        print(f"{name}: {FIGURES[name].__doc__}", flush=True)
-        FIGURES[name](options.quick)
-        sys.stdout.flush()
-
-
 if __name__ == "__main__":
-    main()
+    play(__doc__, (ingest, fanout, bulk, latency, drain, memory, idle, replicated))

@@ -7,7 +7,6 @@ Each figure is a ratio within one run, as in `figures.py`, or a time with its go
 
 from __future__ import annotations
 
-import argparse
 import base64
 import http.client
 import json
@@ -22,9 +21,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from bus import URL, Bus, seen, unverified
+from bus import URL, Bus, play, seen, unverified
 from load import run
 
 from routemaster.testing.redis_server import PrivateRedis, servers
@@ -46,15 +44,17 @@ def children(parent: int) -> list[int]:
 
 @contextmanager
 def held_back(processes: Sequence[int]) -> Iterator[None]:
-    """Let each process run for a share of the time only, so that who asks them has time to spare."""
+    """Let each process run for a share of the time only, one after another: who asks them has a core to itself."""
     going = True
+    gap = PERIOD / len(processes) - PERIOD * SHARE
 
     def pulse() -> None:
         while going:
-            for which, share in ((signal.SIGCONT, SHARE), (signal.SIGSTOP, 1 - SHARE)):
-                for each in processes:
-                    os.kill(each, which)
-                time.sleep(PERIOD * share)
+            for each in processes:
+                os.kill(each, signal.SIGCONT)
+                time.sleep(PERIOD * SHARE)
+                os.kill(each, signal.SIGSTOP)
+                time.sleep(gap)
 
     thread = threading.Thread(target=pulse)
     thread.start()
@@ -254,19 +254,5 @@ def dead(quick: bool) -> None:
     print(f"dead ratio {p99[many] / p99[0]:.2f} (goal 1.25 at most)")
 
 
-FIGURES = {figure.__name__: figure for figure in (processes, thousand, backlog, steady, dead)}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a few seconds each: to see that it works")
-    parser.add_argument("figures", nargs="*", help="which ones; all if none is named")
-    options: Any = parser.parse_args()
-    for name in options.figures or FIGURES:
-        print(f"{name}: {FIGURES[name].__doc__}", flush=True)
-        FIGURES[name](options.quick)
-        sys.stdout.flush()
-
-
 if __name__ == "__main__":
-    main()
+    play(__doc__, (processes, thousand, backlog, steady, dead))
