@@ -662,6 +662,22 @@ class RedisStoreContract(StoreContract):
         keys = await gatherResults([node.command(b"KEYS", b"*") for node in self.connection.nodes.values()])
         return [key for some in keys for key in some if not key.endswith(b":tokens_version")]
 
+    async def test_leaving_that_ended_half_way(self) -> None:
+        """Who is told, trying again, that it is not subscribed gets nothing that is accepted from then on."""
+        await self.create("cats", "dogs")
+        await self.store.subscribe(subscription("cats", "dogs"))
+        keys = self.store._keys.subscriber("sub")
+        await self.store._redis.run("quit", keys, b"cats")  # and there the process was killed
+        await self.refused(NotSubscribed, self.store.leave("sub", "cats"))
+        await self.publish("cats", b"1")
+        await self.publish("dogs", b"2")
+        self.assertEqual(await self.fragments("cats", "dogs"), [b"2"])
+        await self.store._redis.run("dissolve", keys)
+        await self.refused(NotSubscribed, self.store.unsubscribe("sub"))
+        await self.store.delete_topic("cats", None)
+        await self.store.delete_topic("dogs", None)
+        self.assertEqual(await self.leftovers(), [])
+
     async def test_counts_while_a_stay_ends(self) -> None:
         """What was sent is counted once, though the stay ends between the looks at topic and subscriber."""
         await self.create("cats", "dogs")

@@ -138,6 +138,7 @@ class RedisStore:
         try:
             _version, stays = await self._redis.run("dissolve", self._keys.subscriber(subscriber))
         except ScriptRefusal as refusal:
+            await self._stays.repair(subscriber)  # see `leave`
             _refuse(refusal)
         await self._stays.follow(subscriber, records.stays(stays))
         await self._redis.hint(f"s {subscriber}")
@@ -151,6 +152,8 @@ class RedisStore:
                 "quit", self._keys.subscriber(subscriber), topic.encode()
             )
         except ScriptRefusal as refusal:
+            # an earlier try may have ended half way; who hears that it has left is to get no event from now on
+            await self._stays.repair(subscriber)
             _refuse(refusal, topic)
         was_subscribed = await self._redis.run("leave", keys, subscriber.encode(), membership, version, wanted)
         await self._stays.retire(subscriber, {topic: Stay(int(membership), "left", int(version))})

@@ -40,7 +40,7 @@ class Place:
 
 
 def _acknowledged(outcome: Any) -> bool:
-    return bool(outcome.verdict.name == "ACKNOWLEDGED")
+    return outcome is not None and bool(outcome.verdict.name == "ACKNOWLEDGED")
 
 
 STORE = "routemaster.store.redis:RedisStore"

@@ -101,7 +101,7 @@ def lost_retry() -> None:
     def forgive(send):
         async def mutant(self, *args):
             outcome = await send(self, *args)
-            return evolve(outcome, verdict=Verdict.ACKNOWLEDGED)
+            return outcome and evolve(outcome, verdict=Verdict.ACKNOWLEDGED)
 
         return mutant
 
