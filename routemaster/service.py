@@ -63,8 +63,6 @@ TIDY_INTERVAL = 10  #: seconds between two rounds of trimming and repairing
 AUTODROP_INTERVAL = 30  #: seconds from one look of autodrop to the next
 HEAD_START = 1.0    #: seconds for a Redis by URL to answer before the ports open without it
 DRAIN = 10.0        #: seconds for requests under way to finish when the bus stops
-
-
 GARBAGE = 5_000     #: allocations from one round of Python's collector of cycles to the next
 
 

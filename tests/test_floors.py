@@ -20,7 +20,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "delivery.machine", "delivery.health", "delivery.forecast", "delivery.peers", "delivery.store_time",
         "repeats",
     ),
-    "contracts": ("interfaces", "pieces"),
+    "contracts": ("interfaces", "pieces", "together"),
     "adapters": ("store.", "sender.", "metrics.", "reporters.", "certificates", "logs", "notify"),
     "running parts": ("periodic", "group_commit", "autodrop", "monitor", "delivery.", "web."),
     "wiring": ("assembly", "service", "children", "supervisor", "tap"),

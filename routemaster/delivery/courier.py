@@ -266,11 +266,12 @@ class Courier:
     async def _board(self) -> bytes | None:
         """The sender's call when the turn has come: what is to go now, if anything is."""
         flight = self._flight = _Flight(self._context.clock.seconds())
-        if self._is_free() and not self._backlog.is_ready(self._subscription.max):
-            await self._read()
-            flight.began = self._context.clock.seconds()
-        if not (self._is_free() and self._is_due() and self._backlog.is_ready(self._subscription.max)):
-            return None
+        if not self._backlog.is_ready(self._subscription.max):  # it has waited, or has nothing yet
+            if self._is_free():
+                await self._read()
+                flight.began = self._context.clock.seconds()
+            if not (self._is_free() and self._is_due() and self._backlog.is_ready(self._subscription.max)):
+                return None
         waiting = self._backlog.count()
         flight.batch = batch = self._backlog.take()
         # who has failed will hardly take the next batch too: reading it would only burden the store

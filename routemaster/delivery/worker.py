@@ -41,6 +41,7 @@ from routemaster.interfaces import Clock, Grant, Held, Meter, Sender, Store
 from routemaster.model import EventID, public_name
 from routemaster.pieces import pieces
 from routemaster.repeats import Allowances
+from routemaster.together import those_that_can
 
 AT_ONCE = 100  #: leases asked for together
 RENEWED = 250  #: leases in one call for renewal
@@ -206,15 +207,14 @@ class Worker:
     async def _renew(self) -> None:
         """Renew all leases, those of a piece in one call; raises StoreUnavailable if none could be."""
         epochs = [(subscriber, courier.epoch) for subscriber, courier in self._couriers.items()]
+        if not epochs:
+            await self._renew_some({})  # it tells the store's time all the same
+            return
         renewals = []
         # none waits for the last one's answer: a node that is away must not hold up the leases that others keep
-        async for piece in pieces(epochs or [None], RENEWED, self._clock):
-            renewals.append(Deferred.fromCoroutine(self._renew_some(dict(filter(None, piece)))))
-        outcomes = await DeferredList(renewals, consumeErrors=True)
-        failures: list[Any] = [failure for done, failure in outcomes if not done]
-        grave = [failure for failure in failures if not failure.check(StoreUnavailable)]
-        if grave or len(failures) == len(outcomes):
-            (grave or failures)[0].raiseException()
+        async for piece in pieces(epochs, RENEWED, self._clock):
+            renewals.append(Deferred.fromCoroutine(self._renew_some(dict(piece))))
+        await those_that_can(renewals)
 
     async def _renew_some(self, epochs: Mapping[str, int]) -> None:
         sent = self._clock.seconds()

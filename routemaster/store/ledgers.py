@@ -19,7 +19,8 @@ from typing import TypeVar
 from routemaster.interfaces import Stay
 from routemaster.model import Cursor, EventID, Health, SubscriptionFacts, chunks
 from routemaster.store import records
-from routemaster.store.calls import AT_ONCE, Calls, all_of
+from routemaster.store.calls import AT_ONCE, Calls
+from routemaster.together import all_of
 
 _Part = TypeVar("_Part")
 

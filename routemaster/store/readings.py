@@ -12,8 +12,9 @@ from twisted.internet.defer import Deferred
 
 from routemaster.interfaces import Place, Reading
 from routemaster.model import Cursor, EventID
-from routemaster.store.calls import Calls, all_of
+from routemaster.store.calls import Calls
 from routemaster.store.merging import Entry, Part, merged, share
+from routemaster.together import all_of
 
 Start = Mapping[str, EventID | None]
 

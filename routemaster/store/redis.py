@@ -35,12 +35,13 @@ from routemaster.model import (
     chunks,
 )
 from routemaster.store import ledgers, records
-from routemaster.store.calls import AT_ONCE, Calls, all_of, those_that_can
+from routemaster.store.calls import AT_ONCE, Calls
 from routemaster.store.cluster import Cluster
 from routemaster.store.connection import Connection, ScriptRefusal
 from routemaster.store.readings import Readings
 from routemaster.store.replicas import Replication
 from routemaster.store.stays import Stays
+from routemaster.together import all_of, those_that_can
 
 BUNDLE = 256  #: subscribers or topics in one call, so that no script holds Redis up for long
 HEADS = 8     #: topics in one call that walks their first events

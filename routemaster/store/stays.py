@@ -18,8 +18,9 @@ from twisted.internet.defer import Deferred
 from routemaster.interfaces import Stay
 from routemaster.model import Cursor, chunks
 from routemaster.store import records
-from routemaster.store.calls import AT_ONCE, Calls, all_of, outcomes
+from routemaster.store.calls import AT_ONCE, Calls
 from routemaster.store.connection import ScriptRefusal
+from routemaster.together import all_of, outcomes
 
 
 class Stays:
