@@ -22,11 +22,11 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import react
 from twisted.internet.threads import deferToThread
 
-from routemaster.store.cluster import Cluster
+from routemaster.redis.cluster import Cluster
+from routemaster.redis.cluster_slots import slot_of
 from routemaster.store.keys import Keys
-from routemaster.store.redis import RedisStore
+from routemaster.store.redis_store import RedisStore
 from routemaster.store.scripts import SCRIPTS
-from routemaster.store.slots import slot_of
 from routemaster.testing.redis_cluster import PrivateCluster
 from routemaster.testing.redis_server import servers
 

@@ -45,8 +45,8 @@ def serve(kind: str) -> None:
     from twisted.internet.endpoints import SSL4ServerEndpoint, TCP4ServerEndpoint
     from twisted.web.server import Site
 
-    from routemaster.certificates import ReloadableTLS, ensure_self_signed
-    from routemaster.web.site import BusSite, new_app
+    from routemaster.web.certificates import ReloadableTLS, ensure_self_signed
+    from routemaster.web.http_server.site import BusSite, new_app
 
     reactor: Any = running
     with tempfile.TemporaryDirectory() as directory:

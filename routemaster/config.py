@@ -30,8 +30,7 @@ from typing import Any, NamedTuple
 
 from attrs import field, fields, frozen
 
-from routemaster.errors import ConfigError
-from routemaster.kinds import (
+from routemaster.config_types import (
     ADDRESS,
     APP_NAME,
     ENDPOINT,
@@ -54,6 +53,7 @@ from routemaster.kinds import (
     seconds,
     whole,
 )
+from routemaster.errors import ConfigError
 
 SHIPPED = Path(__file__).with_name("routemaster.ini")
 PREFIX = "ROUTEMASTER_"

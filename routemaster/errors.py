@@ -1,6 +1,6 @@
 """Every way in which the bus says no, each an exception with one sentence for the person who gets it.
 
-The web floor turns them into statuses in one place (`routemaster.web.answers`).
+The web floor turns them into statuses in one place (`routemaster.web.responses`).
 The sentence says what was wrong, with which value, and what is allowed; it
 never holds a secret.
 """

@@ -27,10 +27,10 @@ from twisted.python import usage
 
 from routemaster import __version__, logs
 from routemaster.config import OPTIONS, Config, help_texts, load
+from routemaster.daemon.service import Bus, Role
+from routemaster.daemon.supervisor import Order, Supervisor
+from routemaster.daemon.systemd_notify import Notifier
 from routemaster.errors import ConfigError
-from routemaster.notify import Notifier
-from routemaster.service import Bus, Role
-from routemaster.supervisor import Order, Supervisor
 
 MOST_PROCESSES = 64
 _HELP = help_texts()

@@ -9,8 +9,8 @@ from attrs import evolve, fields
 from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.config import OPTIONS, SHIPPED, Config, help_texts, load
+from routemaster.config_types import MASK
 from routemaster.errors import ConfigError
-from routemaster.kinds import MASK
 
 
 class Case(SynchronousTestCase):

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster import strictjson
+from routemaster import strict_json
 from routemaster.errors import Invalid
 from routemaster.model import ApiToken, Cursor, EventID, Span, Subscription, chunks, public_name
-from routemaster.rules import (
+from routemaster.sender.target import Target
+from routemaster.validation import (
     check_api_token,
     check_callback,
     check_subscription,
@@ -24,8 +25,7 @@ from routemaster.rules import (
     is_token,
     shown,
 )
-from routemaster.sender.target import Target
-from tests.test_strictjson import JSON, same
+from tests.test_strict_json import JSON, same
 
 NOW = 1_700_000_000_000
 URL = "https://example.com/cats/1"
@@ -218,7 +218,7 @@ class EventTests(Case):
     def test_size_of_data(self) -> None:
         """Data takes at most so many bytes as compact JSON in UTF-8, whatever it took as it came."""
         def sized(text: str, most: int) -> Any:
-            return event_fragment("cats", event(data=strictjson.decode(text.encode())), NOW, most)
+            return event_fragment("cats", event(data=strict_json.decode(text.encode())), NOW, most)
 
         for text, size in {
             '"' + "a" * 62 + '"': 64,
@@ -238,7 +238,7 @@ class EventTests(Case):
     def test_any_data(self, value: Any) -> None:
         """Any JSON value as data reaches the subscriber equal in value and type."""
         text = json.dumps({"type": "noop", "url": URL, "data": value}).encode()
-        [fragment] = event_fragments("cats", strictjson.decode(text), NOW, 1 << 20)
+        [fragment] = event_fragments("cats", strict_json.decode(text), NOW, 1 << 20)
         self.assertNotIn(b"\n", fragment)
         self.assertTrue(same(json.loads(fragment).get("data"), value))
 

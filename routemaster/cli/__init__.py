@@ -26,12 +26,12 @@ from attrs import evolve
 
 from routemaster import __version__
 from routemaster.cli import tables
-from routemaster.cli.bus import Bus, trusting
+from routemaster.cli.api_client import Bus, trusting
 from routemaster.cli.doctor import Finding, Verdict, examination
 from routemaster.config import Config, load
+from routemaster.config_types import ORIGIN, ROOT_KEY
 from routemaster.errors import ConfigError, RoutemasterError
-from routemaster.kinds import ORIGIN, ROOT_KEY
-from routemaster.rules import shown
+from routemaster.validation import shown
 
 PROGRAM = "routemaster-admin"
 PIPE_WIDTH = 120  #: characters of a line where there is no terminal

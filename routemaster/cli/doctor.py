@@ -16,11 +16,11 @@ from pathlib import Path
 from attrs import frozen
 from cryptography import x509
 
-from routemaster.cli.bus import SELF_MADE, Bus, BusError
+from routemaster.cli.api_client import SELF_MADE, Bus, BusError
 from routemaster.cli.redis import Place, Redis, RedisError, Server, examine, is_cluster, place, primaries
+from routemaster.cli.round_trip import round_trip
 from routemaster.cli.sentinels import Told, ask_all, is_sentinel
 from routemaster.cli.tables import clean, size, span
-from routemaster.cli.trip import round_trip
 from routemaster.config import Config
 
 OLDEST_REDIS = (6, 2)

@@ -17,9 +17,9 @@ import hiredis
 from attrs import evolve, field, frozen
 
 from routemaster.config import Config
+from routemaster.config_types import CLUSTERS, parse_places
 from routemaster.errors import RoutemasterError
-from routemaster.kinds import CLUSTERS, parse_places
-from routemaster.rules import shown
+from routemaster.validation import shown
 
 SLOTS = 16384   #: of a cluster
 PATIENCE = 3.0  #: seconds for Redis to say something

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from attrs import frozen
 
-from routemaster.delivery.watch import Sleeper, Watch
+from routemaster.delivery.wakeup_index import Sleeper, Watch
 from routemaster.interfaces import Clock, Place, Reading, Stay
 from routemaster.model import EventID
 

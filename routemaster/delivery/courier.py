@@ -28,15 +28,15 @@ from attrs import define, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
+from routemaster.delivery.attempt_log import Telling
 from routemaster.delivery.backlog import Backlog, Batch
-from routemaster.delivery.health import pause
-from routemaster.delivery.machine import Facts, State, Step, decide
-from routemaster.delivery.telling import Telling
-from routemaster.delivery.watch import Watch
+from routemaster.delivery.backoff import pause
+from routemaster.delivery.decision import Facts, State, Step, decide
+from routemaster.delivery.wakeup_index import Watch
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Ack, Clock, Grant, Held, Meter, Outcome, Reading, Sender, Store, Timer, Verdict
 from routemaster.model import EventID, Subscription, public_name
-from routemaster.repeats import Allowances
+from routemaster.util.log_throttle import Allowances
 
 STORE_RETRY = 0.2          #: seconds before the store is asked again after it was away, growing ...
 STORE_RETRY_LONGEST = 2.0  #: ... up to this

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import evolve
 
-from routemaster.delivery.machine import Facts, State, Step, decide
+from routemaster.delivery.decision import Facts, State, Step, decide
 from routemaster.model import SubscriptionFacts
 
 

@@ -30,18 +30,18 @@ from attrs import frozen
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
+from routemaster.delivery.attempt_log import sum_up
+from routemaster.delivery.backoff import pause
+from routemaster.delivery.clock_offset import StoreTime
 from routemaster.delivery.courier import Context, Courier
-from routemaster.delivery.health import pause
-from routemaster.delivery.peers import Peers
-from routemaster.delivery.store_time import StoreTime
-from routemaster.delivery.telling import sum_up
-from routemaster.delivery.watch import Watch
+from routemaster.delivery.wakeup_index import Watch
+from routemaster.delivery.worker_membership import Peers
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Clock, Grant, Held, Meter, Sender, Store
 from routemaster.model import EventID, public_name
-from routemaster.pieces import pieces
-from routemaster.repeats import Allowances
-from routemaster.together import those_that_can
+from routemaster.util.chunks import pieces
+from routemaster.util.gather import those_that_can
+from routemaster.util.log_throttle import Allowances
 
 AT_ONCE = 100  #: leases asked for together
 RENEWED = 250  #: leases in one call for renewal

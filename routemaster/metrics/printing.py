@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.logger import Logger
 
 from routemaster.interfaces import Clock, Sample, Snapshot
-from routemaster.pieces import pieces
+from routemaster.util.chunks import pieces
 
 AT_ONCE = 20  #: lines
 

@@ -25,12 +25,12 @@ from zope.interface.declarations import implementer
 
 from routemaster.interfaces import Body, Outcome, Verdict
 from routemaster.sender.connection import Connection
-from routemaster.sender.names import Names, Threads, look_up
+from routemaster.sender.dns_cache import Names, Threads, look_up
+from routemaster.sender.failure_reasons import explain, one_line
+from routemaster.sender.fair_queue import Closed, Slots
 from routemaster.sender.pool import Pool
-from routemaster.sender.reasons import explain, one_line
-from routemaster.sender.slots import Closed, Slots
 from routemaster.sender.target import BadCallback, Target
-from routemaster.sender.trust import Trust
+from routemaster.sender.tls import Trust
 
 MAX_BODY = 65536  #: bytes of an answer that are read
 DRAIN = 1.0  #: seconds for the body of a refusal: its head has said all

@@ -25,7 +25,7 @@ from twisted.web._newclient import HTTP11ClientProtocol, Request
 from twisted.web.iweb import IResponse
 from zope.interface.declarations import implementer
 
-from routemaster.sender.reasons import Reason
+from routemaster.sender.failure_reasons import Reason
 
 if TYPE_CHECKING:
     from routemaster.sender.pool import Pool

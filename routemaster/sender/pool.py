@@ -24,9 +24,9 @@ from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from routemaster.sender.connection import Connection
-from routemaster.sender.names import Names
-from routemaster.sender.reasons import Reason, is_local
-from routemaster.sender.trust import Trust
+from routemaster.sender.dns_cache import Names
+from routemaster.sender.failure_reasons import Reason, is_local
+from routemaster.sender.tls import Trust
 
 IDLE = 4.0  #: seconds
 PARTING = 1.0  #: seconds for a polite end, before it is aborted

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Final
 
-from routemaster.store.connection import Script
+from routemaster.redis.connection import Script
 
 _WRITES_WHILE_FULL: Final = frozenset({
     "acknowledge", "acquire", "announce", "count", "delete_topic", "dissolve", "drop", "elect", "fold", "forget",

@@ -17,8 +17,8 @@ from typing import Any
 
 import hiredis
 
-from routemaster.store.address import ClusterAddress
-from routemaster.store.slots import SLOTS
+from routemaster.redis.address import ClusterAddress
+from routemaster.redis.cluster_slots import SLOTS
 from routemaster.testing.redis_server import START_LIMIT, PrivateRedis, ServerBinary
 
 LOOPBACK = "127.0.0.1"

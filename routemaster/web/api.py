@@ -17,18 +17,25 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from routemaster import strictjson
+from routemaster import strict_json
+from routemaster.delivery.decision import State
 from routemaster.delivery.forecast import batches_due, step_of
-from routemaster.delivery.machine import State
 from routemaster.errors import Invalid, RoutemasterError, StoreUnavailable, TooLarge, UnknownTopic
-from routemaster.group_commit import GroupCommit
 from routemaster.interfaces import Clock, Meter, Store
 from routemaster.metrics.prometheus import CONTENT_TYPE
 from routemaster.model import ApiToken, SubscriptionFacts, public_name
-from routemaster.rules import check_api_token, check_subscription, check_topic, event_fragments, is_token, shown
-from routemaster.web.answers import Unauthorized, json_answer, no_content, refusal
+from routemaster.store.group_commit import GroupCommit
+from routemaster.validation import (
+    check_api_token,
+    check_subscription,
+    check_topic,
+    event_fragments,
+    is_token,
+    shown,
+)
 from routemaster.web.auth import Doorkeeper, Principal, Role
-from routemaster.web.routing import BusApp, new_app
+from routemaster.web.klein_resource import BusApp, new_app
+from routemaster.web.responses import Unauthorized, json_answer, no_content, refusal
 
 SCALING_PAUSE = 1.0  #: seconds by which `/pulse/scaling` answers late when more workers are wanted
 
@@ -133,7 +140,7 @@ class Api:
         if len(text) > most and not text.lstrip(b" \t\r\n").startswith(b"["):
             raise TooLarge(f"the body is too large: one event takes at most {most} bytes, only an array more")
         now_ms = int(self._wall() * 1000)
-        fragments = event_fragments(topic, strictjson.decode(text), now_ms, self._limits.max_event_data)
+        fragments = event_fragments(topic, strict_json.decode(text), now_ms, self._limits.max_event_data)
         stored = self._commit.publish(topic, publisher, fragments)
         return stored.addCallback(lambda _: no_content(request))
 
@@ -160,7 +167,7 @@ class Api:
     async def subscribe(self, request: Any) -> bytes:
         """POST /subscription"""
         subscriber = self._client(request)
-        subscription = check_subscription(subscriber, strictjson.decode(request.content.getvalue()))
+        subscription = check_subscription(subscriber, strict_json.decode(request.content.getvalue()))
         await _whole(self._store.subscribe(subscription))
         return no_content(request)
 
@@ -243,7 +250,7 @@ class Api:
     async def add_token(self, request: Any) -> bytes:
         """POST /api_tokens"""
         self._root(request)
-        made = check_api_token(strictjson.decode(request.content.getvalue()), self._hex_digits(16))
+        made = check_api_token(strict_json.decode(request.content.getvalue()), self._hex_digits(16))
         if self._doorkeeper.is_root_key(made.token):
             raise Invalid("this token is taken: it is the root key")
         await _whole(self._admit(made))

@@ -19,7 +19,7 @@ from attrs import frozen
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Store
 from routemaster.model import ApiToken
-from routemaster.rules import MAX_TOKEN, is_token
+from routemaster.validation import MAX_TOKEN, is_token
 
 
 class Role(Enum):

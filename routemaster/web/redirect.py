@@ -20,7 +20,7 @@ from typing import Any
 
 from twisted.web.resource import Resource
 
-from routemaster.web.request import BusRequest
+from routemaster.web.http_server.request import BusRequest
 
 KEPT = 1024  #: verdicts about addresses remembered
 

@@ -1,0 +1,107 @@
+"""The bus under faults: events flow, processes and Redis are killed, stopped and restarted, a checker judges.
+
+    python -m chaos                              # every fault by itself, a few strikes of each
+    python -m chaos --fault worker-kill --events 20000 --kills 20
+    python -m chaos --fault web-kill+worker-kill+redis-kill --events 100000 --kills 50
+    python -m chaos --fault mixed --at-once 2    # all faults in one run, two at a time
+    python -m chaos --mutant cursor-too-far      # a known fault in the bus: the checker must see it
+
+A line for each run goes to the table, and as JSON to the ledger. The status is
+1 if anything was lost, invented, reordered, stuck, or repeated beyond what the
+faults excuse. `chaos` says how it is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import react
+
+from chaos.faults import FAULTS, named
+from chaos.mutants import MUTANTS
+from chaos.run import Plan, Report, run
+
+COLUMNS = ("strikes", "accepted", "refused", "unknown", "deliveries", "repeats", "overlaps", "leases_lost",
+           "publish_recovery", "delivery_recovery", "latency_p99_ms")  # fmt: skip
+
+
+def plans(given: Any) -> list[Plan]:
+    """One plan for each fault, or for several joined by `+`; `mixed` is all of them."""
+    seed = given.seed if given.seed is not None else random.randrange(1 << 30)
+    names = given.fault or list(FAULTS)
+    everything = "+".join(name for name in FAULTS if name != "none")
+    groups = [tuple((everything if name == "mixed" else name).split("+")) for name in names]
+    for name in (name for group in groups for name in group):
+        named(name)
+    return [
+        Plan(
+            seed=seed, faults=group, kills=given.kills, events=given.events, rate=given.rate,
+            roles=tuple(given.roles.split(",")), subscribers=given.subscribers, topics=given.topics,
+            at_once=given.at_once, lease_ttl=given.lease_ttl, patience=given.patience, fsync=given.fsync,
+            shared=given.shared, mutant=given.mutant,
+        )
+        for group in groups
+    ]  # fmt: skip
+
+
+def row(report: Report) -> str:
+    """One line of the table."""
+    name = report.plan.faults[0] if len(report.plan.faults) == 1 else f"{len(report.plan.faults)} faults"
+    facts = {**report.figures, "repeats": report.verdict.repeats, "overlaps": report.verdict.overlaps}
+    cells = "".join(f"{facts[column]!s:>{len(column) + 2}}" for column in COLUMNS)
+    return f"{name:<28}{cells}  " + ("good" if report.good else f"WRONG {report.told()}")
+
+
+async def main(reactor: Any, given: Any) -> None:
+    """Run the plans, one after another."""
+    todo = plans(given)
+    print(f"seed {todo[0].seed}", flush=True)
+    print(f"{'fault':<28}" + "".join(f"  {column}" for column in COLUMNS), flush=True)
+    good = True
+    for plan in todo:
+        report = await run(reactor, plan, keep=given.keep)
+        good = good and report.good
+        print(row(report), flush=True)
+        if given.ledger:
+            with given.ledger.open("a") as ledger:
+                ledger.write(report.line() + "\n")
+    if not good:
+        sys.exit(1)
+
+
+def arguments() -> argparse.Namespace:
+    """What was asked for."""
+    default = Plan(seed=0)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--fault", action="append", help="may be repeated: a run for each; several in one run are joined by +, "
+        f"all of them are mixed; default: a run for each of {', '.join(FAULTS)}")  # fmt: skip
+    add("--events", type=int, default=default.events, help="to be accepted at least (default %(default)s)")
+    add("--kills", type=int, default=default.kills, help="strikes of the fault (default %(default)s)")
+    add("--seed", type=int, help="default: a new one, which is printed")
+    add("--rate", type=float, default=default.rate, help="events in a second (default %(default)s)")
+    add("--roles", default=",".join(default.roles),
+        help="one for each daemon; `web*2` is one with two processes (default %(default)s)")  # fmt: skip
+    add("--subscribers", type=int, default=default.subscribers, help="(default %(default)s)")
+    add("--topics", type=int, default=default.topics, help="(default %(default)s)")
+    add("--at-once", type=int, default=default.at_once, help="strikes under way together (default %(default)s)")
+    add("--lease-ttl", type=float, default=default.lease_ttl, help="seconds (default %(default)s)")
+    add("--patience", type=float, default=default.patience,
+        help="seconds without a delivery until what is owed counts as stuck (default %(default)s)")  # fmt: skip
+    add("--fsync", choices=("always", "everysec", "no"), default=default.fsync,
+        help="of Redis's append-only file (default %(default)s)")  # fmt: skip
+    add("--shared", action="store_true", help="publishers' processes share one listening socket")
+    add("--mutant", choices=("", *MUTANTS), default="", help="a known fault to be put into the bus")
+    add("--ledger", type=Path, help="file to which a line of JSON is added for each run")
+    add("--keep", type=Path, help="folder for the logs and accounts of a run that is not good")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    asked = arguments()
+    react(lambda reactor: Deferred.fromCoroutine(main(reactor, asked)))

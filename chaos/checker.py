@@ -1,0 +1,243 @@
+"""The judge: compares what was accepted with what arrived, and tells the kinds of wrong apart.
+
+    lost        accepted, owed, never arrived and acknowledged, and not going to
+    stuck       accepted, owed, not arrived and acknowledged, still waiting when patience ended
+    invented    arrived, and nobody published it, or not like that
+    refused     arrived although its publisher was told that it was not stored
+    uninvited   arrived although the subscriber was not subscribed when it was accepted
+    doubled     stored, and neither accepted nor delivered: a second time, mostly
+    reordered   came to a subscriber after an event that the topic has behind it
+    repeated    came again after it was acknowledged, more often than faults excuse
+    overlapped  was under way still when the next came, likewise
+
+Order: a lane's accepted events are in the order of their numbers, for each was
+published after the answer to the last. That says nothing about events whose
+outcome is unknown, nor about those of different lanes; but a topic has one
+order, so all its subscribers must have seen the same.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from math import inf
+
+from attrs import field, fields, frozen
+
+from chaos.account import Allowed, Arrival, Evidence, Mark, Outcome, Sent, Window
+
+Whose = tuple[str, Mark]  #: subscriber, event
+
+
+@frozen
+class Verdict:
+    """What is wrong, by kind; nothing if the bus kept its promises."""
+
+    lost: list[Whose] = field(factory=list)
+    stuck: list[Whose] = field(factory=list)
+    invented: list[str] = field(factory=list)
+    refused: list[Whose] = field(factory=list)
+    uninvited: list[Whose] = field(factory=list)
+    doubled: list[str] = field(factory=list)
+    reordered: list[Whose] = field(factory=list)
+    repeated: list[Whose] = field(factory=list)
+    overlapped: list[Whose] = field(factory=list)
+    repeats: int = 0   #: repeated deliveries, excused or not
+    overlaps: int = 0  #: overlapping ones, likewise
+
+    def wrong(self) -> dict[str, int]:
+        """How much of each kind, without those of which there is nothing."""
+        return {kind: len(found) for kind in KINDS if (found := getattr(self, kind))}
+
+    def examples(self) -> str:
+        """The first of each kind."""
+        return "; ".join(f"{kind}: {getattr(self, kind)[:3]}" for kind in self.wrong())
+
+
+KINDS = tuple(each.name for each in fields(Verdict) if each.name not in ("repeats", "overlaps"))
+
+
+def judge(evidence: Evidence, allowed: Allowed) -> Verdict:
+    """Compare the accounts."""
+    published = {mark: sent for sent in evidence.sent for mark in sent.marks()}
+    seen = {name: _Seen(name, arrivals) for name, arrivals in _by_subscriber(evidence.arrivals).items()}
+    lost, stuck = _missing(evidence, seen)
+    arrived = [(each.name, mark) for each in seen.values() for mark in each.first]
+    repeats = [each.repeats() for each in seen.values()]
+    overlaps = [each.overlaps() for each in seen.values()]
+    return Verdict(
+        lost=lost,
+        stuck=stuck,
+        invented=[f"{name} got {what}" for name, what in _invented(seen.values(), published)],
+        refused=[
+            (name, mark) for name, mark in arrived
+            if mark in published and published[mark].outcome is Outcome.REFUSED
+        ],
+        uninvited=_uninvited(evidence.windows, arrived, published),
+        doubled=_doubled(evidence, {mark for _, mark in arrived}),
+        reordered=[*_out_of_lane(seen.values(), published), *_out_of_line(seen.values())],
+        repeated=[whose for found in repeats for whose in found[allowed.repeats :]],
+        overlapped=[whose for found in overlaps for whose in found[allowed.overlaps :]],
+        repeats=sum(map(len, repeats)),
+        overlaps=sum(map(len, overlaps)),
+    )  # fmt: skip
+
+
+class _Seen:
+    """What one subscriber got."""
+
+    def __init__(self, name: str, arrivals: list[Arrival]) -> None:
+        self.name, self.arrivals = name, arrivals
+        #: each event that came, in the order in which they came first
+        self.first: dict[Mark, None] = dict.fromkeys(mark for each in arrivals for mark in each.marks)
+        self.taken = {mark for each in arrivals if each.acknowledged for mark in each.marks}
+
+    def repeats(self) -> list[Whose]:
+        """The first event of each delivery that holds what was acknowledged before it came."""
+        acknowledged: dict[Mark, float] = {}
+        found = []
+        for each in self.arrivals:
+            again = [mark for mark in each.marks if acknowledged.get(mark, inf) <= each.began]
+            if again:
+                found.append((self.name, again[0]))
+            if each.acknowledged:
+                acknowledged |= {mark: min(each.ended, acknowledged.get(mark, inf)) for mark in each.marks}
+        return found
+
+    def overlaps(self) -> list[Whose]:
+        """The first event of each delivery that was still under way when the next came."""
+        return [
+            (self.name, earlier.marks[0])
+            for earlier, later in pairwise(self.arrivals)
+            if later.began < earlier.ended and earlier.marks
+        ]
+
+
+def _by_subscriber(arrivals: Iterable[Arrival]) -> dict[str, list[Arrival]]:
+    found: dict[str, list[Arrival]] = defaultdict(list)
+    for arrival in arrivals:
+        found[arrival.subscriber].append(arrival)
+    return found
+
+
+def owed(sent: Sent, window: Window) -> bool:
+    """Whether the events must come to the subscriber: accepted for certain while it was subscribed for certain."""
+    return (
+        sent.outcome is Outcome.OK and sent.topic == window.topic and not window.dissolved
+        and window.granted <= sent.began and sent.ended <= window.leaving
+    )  # fmt: skip
+
+
+def _missing(evidence: Evidence, seen: Mapping[str, _Seen]) -> tuple[list[Whose], list[Whose]]:
+    """What is owed and was not taken: lost if a later event of its lane was, or if nothing waits any more."""
+    lost: list[Whose] = []
+    stuck: list[Whose] = []
+    for window in evidence.windows:
+        name = window.subscriber
+        taken = seen[name].taken if name in seen else set[Mark]()
+        newest = _newest(taken)
+        for sent in evidence.sent:
+            if owed(sent, window):
+                for mark in sent.marks():
+                    if mark not in taken:
+                        passed = mark[2] < newest.get(mark[:2], 0) or evidence.queued.get(name) == 0
+                        (lost if passed else stuck).append((name, mark))
+    return lost, stuck
+
+
+def _newest(marks: Iterable[Mark]) -> dict[tuple[str, int], int]:
+    newest: dict[tuple[str, int], int] = {}
+    for topic, lane, number in marks:
+        newest[topic, lane] = max(number, newest.get((topic, lane), 0))
+    return newest
+
+
+def _invented(seen: Iterable[_Seen], published: Mapping[Mark, Sent]) -> Iterable[tuple[str, object]]:
+    for each in seen:
+        for arrival in each.arrivals:
+            yield from ((each.name, what) for what in arrival.strange)
+        yield from ((each.name, mark) for mark in each.first if mark not in published)
+
+
+def _uninvited(
+    windows: Iterable[Window], arrived: Iterable[Whose], published: Mapping[Mark, Sent]
+) -> list[Whose]:
+    """An event may come only if it may have been accepted in one of the windows."""
+    open_to: dict[tuple[str, str], list[Window]] = defaultdict(list)
+    for window in windows:
+        open_to[window.subscriber, window.topic].append(window)
+
+    def may_come(name: str, mark: Mark) -> bool:
+        sent = published[mark]
+        # whatever became of an unknown one may have become of it late
+        ended = inf if sent.outcome is Outcome.UNKNOWN else sent.ended
+        return any(window.asked <= ended and sent.began <= window.left for window in open_to[name, mark[0]])
+
+    return [(name, mark) for name, mark in arrived if mark in published and not may_come(name, mark)]
+
+
+def _doubled(evidence: Evidence, arrived: set[Mark]) -> list[str]:
+    """A topic holds its accepted events, and those of unknown outcome that came; each once.
+
+    What it holds beyond that was stored twice, or is kept from everybody.
+    """
+    certain: dict[str, set[Mark]] = defaultdict(set)
+    for sent in evidence.sent:
+        if sent.outcome is Outcome.OK:
+            certain[sent.topic].update(sent.marks())
+    for mark in arrived:
+        certain[mark[0]].add(mark)
+    return [
+        f"{topic} holds {number} events, of {len(certain[topic])} that were accepted or came"
+        for topic, number in evidence.stored.items()
+        if number > len(certain[topic])
+    ]
+
+
+def _out_of_lane(seen: Iterable[_Seen], published: Mapping[Mark, Sent]) -> list[Whose]:
+    """Accepted events that came first after a later one of their lane."""
+    found = []
+    for each in seen:
+        newest: dict[tuple[str, int], int] = {}
+        for mark in each.first:
+            if mark in published and published[mark].outcome is Outcome.OK:
+                if mark[2] < newest.get(mark[:2], 0):
+                    found.append((each.name, mark))
+                newest[mark[:2]] = max(mark[2], newest.get(mark[:2], 0))
+    return found
+
+
+def _out_of_line(seen: Iterable[_Seen]) -> list[Whose]:
+    """Events that a subscriber saw in another order than the one who saw most of the topic; batches too."""
+    everybody = list(seen)
+    orders: dict[str, list[list[Mark]]] = defaultdict(list)
+    for each in everybody:
+        parts: dict[str, list[Mark]] = defaultdict(list)
+        for mark in each.first:
+            parts[mark[0]].append(mark)
+        for topic, part in parts.items():
+            orders[topic].append(part)
+    place = {mark: n for parts in orders.values() for n, mark in enumerate(_longest(parts))}
+    found = []
+    for each in everybody:
+        found += _falling(each.name, each.first, place)
+        for arrival in each.arrivals:
+            found += _falling(each.name, arrival.marks, place)
+    return list(dict.fromkeys(found))
+
+
+def _longest(parts: list[list[Mark]]) -> list[Mark]:
+    return max(parts, key=len)
+
+
+def _falling(name: str, marks: Iterable[Mark], place: Mapping[Mark, int]) -> list[Whose]:
+    """Those of the marks that stand before an earlier one of their topic."""
+    found, furthest = [], dict[str, int]()
+    for mark in marks:
+        here = place.get(mark)
+        if here is not None:
+            if here <= furthest.get(mark[0], -1):
+                found.append((name, mark))
+            furthest[mark[0]] = max(here, furthest.get(mark[0], -1))
+    return found

@@ -1,0 +1,81 @@
+"""What a run shows beyond right and wrong: how much, how late, how long without."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+from attrs import frozen
+
+from chaos.account import Evidence, Mark, Outcome
+
+
+@frozen
+class Strike:
+    """One fault that was done, and when; times in seconds."""
+
+    name: str
+    began: float
+    over: float  #: when its victims were up again
+
+
+def figures(evidence: Evidence, strikes: Sequence[Strike], healthy: str) -> dict[str, Any]:
+    """The figures of a run; seconds, milliseconds where they say so. `healthy` is a subscriber that takes all."""
+    counts: Counter[str] = Counter()
+    answered = {Outcome.OK: [0.0][:0]}
+    for sent in evidence.sent:
+        counts[sent.outcome.value] += len(sent.marks())
+        answered.setdefault(sent.outcome, []).append(sent.ended)
+    came = [each.began for each in evidence.arrivals if each.subscriber == healthy]
+    accepted = answered[Outcome.OK]
+    latencies = _latencies(evidence, healthy)
+    return {
+        "accepted": counts["ok"],
+        "refused": counts["refused"],
+        "unknown": counts["unknown"],
+        "deliveries": len(evidence.arrivals),
+        "acknowledged": sum(each.acknowledged for each in evidence.arrivals),
+        "publish_silence": round(longest_gap(accepted), 2),
+        "delivery_silence": round(longest_gap(came), 2),
+        "publish_recovery": _recovery(strikes, accepted),
+        "delivery_recovery": _recovery(strikes, came),
+        "latency_p50_ms": _percentile(latencies, 50),
+        "latency_p99_ms": _percentile(latencies, 99),
+    }
+
+
+def longest_gap(moments: Iterable[float]) -> float:
+    """The longest time between one and the next."""
+    ordered = sorted(moments)
+    return max((later - earlier for earlier, later in pairwise(ordered)), default=0.0)
+
+
+def _recovery(strikes: Sequence[Strike], moments: Iterable[float]) -> float:
+    """The longest time from the begin of a fault to the next of the moments; 0 without either."""
+    ordered = sorted(moments)
+    longest = 0.0
+    for strike in strikes:
+        following = next((moment for moment in ordered if moment > strike.began), None)
+        if following is not None:
+            longest = max(longest, following - strike.began)
+    return round(longest, 2)
+
+
+def _latencies(evidence: Evidence, subscriber: str) -> list[float]:
+    """Milliseconds from the begin of a publication to its first arrival at a subscriber."""
+    began = {mark: sent.began for sent in evidence.sent for mark in sent.marks()}
+    seen: set[Mark] = set()
+    found = []
+    for arrival in evidence.arrivals:
+        if arrival.subscriber == subscriber:
+            for mark in arrival.marks:
+                if mark not in seen and mark in began:
+                    seen.add(mark)
+                    found.append(1000 * (arrival.began - began[mark]))
+    return sorted(found)
+
+
+def _percentile(ordered: Sequence[float], percent: float) -> float:
+    return round(ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))], 1) if ordered else 0.0

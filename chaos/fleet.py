@@ -1,0 +1,197 @@
+"""The processes of a bus under test: which there are, and what is done to them."""
+
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred, DeferredLock, gatherResults
+from twisted.internet.task import deferLater
+
+from chaos.failpoints import VARIABLE
+from chaos.launch import PROGRAM
+from chaos.mutants import VARIABLE as MUTANT
+from routemaster.testing.daemon import LOOPBACK, Daemon
+
+#: what a log must not hold, whatever happens to the bus, but what a failpoint says
+AMISS = re.compile(r"Traceback|Unhandled|CRITICAL|autodrop removed")
+ENTRY = re.compile(r"^(?=\d{4}-\d\d-\d\dT)", re.MULTILINE)
+
+
+def stretched(seconds: float) -> float:
+    """How long that is on a machine which others keep busy as well."""
+    return seconds * max(1.0, 1.5 * os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+async def until(reactor: Any, condition: Callable[[], object], what: str, seconds: float) -> None:
+    """Wait until the condition holds; RuntimeError if it takes too long."""
+    limit = reactor.seconds() + stretched(seconds)
+    while not condition():
+        if reactor.seconds() > limit:
+            raise RuntimeError(f"{what}: not within {stretched(seconds):.1f} s")
+        await deferLater(reactor, 0.01)
+
+
+class RedisUnderTest(Protocol):
+    """A thing that keeps the data, and can be hurt: `PrivateRedis`, or a group of them."""
+
+    @property
+    def url(self) -> str:
+        """As the option `redis_url` names it."""
+
+    def start(self) -> None:
+        """Start it again after `kill`, with its data, and return when it serves."""
+
+    def kill(self) -> None:
+        """SIGKILL."""
+
+    def pause(self) -> None:
+        """SIGSTOP."""
+
+    def resume(self) -> None:
+        """SIGCONT."""
+
+    def call(self, *args: bytes) -> bytes:
+        """The raw answer to a command, to every server where there are several."""
+
+    def stop(self) -> None:
+        """End it for good."""
+
+
+class Member:
+    """One daemon, through all its lives: one process of the bus, or the parent of several.
+
+    With `listening` it inherits a socket.
+    """
+
+    def __init__(
+        self, daemon: Daemon, name: str, role: str, processes: int, mutant: str, listening: bool
+    ) -> None:
+        self.daemon, self.name, self.role, self.processes = daemon, name, role, processes
+        self._mutant, self._listening = mutant, listening
+        self.lock = DeferredLock()  #: held by the fault that is about it
+        self.ready = False
+        self.past = ""              #: the logs of the lives that are over
+
+    @property
+    def log(self) -> str:
+        """All that it has logged."""
+        return self.past + self.daemon.log
+
+    async def start(self, failpoint: str = "") -> None:
+        """Begin a life, and return when it is ready."""
+        self.past = self.log
+        given = {VARIABLE: failpoint, MUTANT: self._mutant, "LISTEN_FDS": "1" if self._listening else ""}
+        self.daemon.environment = {name: value for name, value in given.items() if value}
+        await self.daemon.start(or_until=r"failpoint \S+ is reached")
+        self.ready = True
+
+    async def kill(self) -> None:
+        """SIGKILL to everything."""
+        self.ready = False
+        orphans = children(self.daemon.pid) if self.processes > 1 and self.daemon.status is None else []
+        await self.daemon.kill()
+        for process in orphans:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+    async def kill_child(self, reactor: Any, chance: random.Random) -> None:
+        """SIGKILL to one of several processes, and return when its parent has started another."""
+        alive = children(self.daemon.pid)
+        victim = chance.choice(sorted(alive))
+        os.kill(victim, signal.SIGKILL)
+
+        def whole() -> bool:
+            present = children(self.daemon.pid)
+            return victim not in present and len(present) >= len(alive)
+
+        await until(reactor, whole, f"{self.name} starts another process", 10)
+
+    async def stop(self) -> None:
+        """SIGTERM; RuntimeError if it does not end well."""
+        self.ready = False
+        status = await self.daemon.stop()
+        if status:
+            raise RuntimeError(f"{self.name} ended with status {status}:\n{self.daemon.log}")
+
+    def signal(self, name: str) -> None:
+        """STOP, CONT, to the process and its children, if it has any."""
+        for process in [self.daemon.pid, *(children(self.daemon.pid) if self.processes > 1 else ())]:
+            os.kill(process, signal.Signals[f"SIG{name}"])
+
+
+def children(process: int) -> list[int]:
+    """The processes that it has started, which run still."""
+    return [int(each) for each in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+class Fleet:
+    """All members.
+
+    `roles` names one daemon each: web, worker, all; `web*3` is one with three
+    processes. With `shared` those that serve publishers do it on one listening
+    socket, which outlives them.
+    """
+
+    def __init__(
+        self, reactor: Any, place: Path, roles: Sequence[str], options: Sequence[str], *,
+        shared: bool = False, mutant: str = "",
+    ) -> None:  # fmt: skip
+        self._reactor = reactor
+        self._listener = socket.create_server((LOOPBACK, 0), backlog=1024) if shared else None
+        self.members = []
+        for number, entry in enumerate(roles):
+            role, _, processes = entry.partition("*")
+            name = f"{role}{number}"
+            own = ["--processes", processes] if processes else []
+            inherited: list[int] = []
+            if self._listener is not None and role != "worker":
+                own += ["--https", "systemd:domain=INET:index=0"]
+                inherited = [self._listener.fileno()]
+            daemon = Daemon(
+                reactor, place / name, "--role", role, *options, *own, program=PROGRAM, inherited=inherited
+            )
+            self.members.append(Member(daemon, name, role, int(processes or 1), mutant, bool(inherited)))
+
+    def of(self, role: str) -> list[Member]:
+        """Those that do the work of web or worker."""
+        return [member for member in self.members if member.role in (role, "all")]
+
+    def choose(self, chance: Any) -> Daemon:
+        """One that serves publishers, and is up if any is."""
+        webs = self.of("web")
+        chosen: Member = chance.choice([member for member in webs if member.ready] or webs)
+        return chosen.daemon
+
+    async def start(self) -> None:
+        """Start all, at once."""
+        await gatherResults([Deferred.fromCoroutine(member.start()) for member in self.members])
+
+    async def stop(self) -> None:
+        """Stop all in good order, at once."""
+        await gatherResults([Deferred.fromCoroutine(member.stop()) for member in self.members])
+
+    async def end(self) -> None:
+        """Be gone, whatever state they are in."""
+        for member in self.members:
+            await member.kill()
+        if self._listener is not None:
+            self._listener.close()
+
+    def amiss(self) -> list[str]:
+        """Entries that no log should hold."""
+        return [f"{member.name}: {entry}" for member in self.members for entry in ENTRY.split(member.log)
+                if AMISS.search(entry) and "failpoint" not in entry]  # fmt: skip
+
+    def leases_lost(self, subscriber: str) -> int:
+        """How often a worker could not renew its lease on a subscriber in time, and knew it."""
+        return sum(member.log.count(f"lost the lease on '{subscriber}'") for member in self.members)

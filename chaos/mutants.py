@@ -1,0 +1,179 @@
+"""Known faults, patched into a bus from outside: a run that passes one of them is no proof of anything.
+
+    ROUTEMASTER_MUTANT=cursor-too-far
+
+Each is what a hasty change could make of the bus; `MUTANTS` says how the
+checker must call what follows.
+"""
+
+# mypy: allow-untyped-defs, allow-untyped-calls
+
+from __future__ import annotations
+
+from itertools import cycle
+
+from attrs import evolve
+
+from chaos.failpoints import SENDER, STORE, wrap
+from routemaster.errors import StoreUnavailable
+from routemaster.interfaces import Ack, Held, Reading, Verdict
+from routemaster.model import EventID
+
+VARIABLE = "ROUTEMASTER_MUTANT"
+COURIER = "routemaster.delivery.courier:Courier"
+WORKER = "routemaster.delivery.worker:Worker"
+OFTEN = 7  #: one call in so many is spoilt where a fault strikes now and then
+
+
+def early_acknowledgement() -> None:
+    """The cursor moves before the subscriber has answered."""
+
+    def early(deliver):
+        async def mutant(self):
+            last = {topic: entry_id for topic, entry_id, _ in self._backlog.ahead}
+            acks = [Ack(topic, self._backlog.membership(topic), entry_id) for topic, entry_id in last.items()]
+            await self._context.store.acknowledge(self.subscriber, self._context.worker, self.epoch, acks)
+            return await deliver(self)
+
+        return mutant
+
+    wrap(f"{COURIER}._deliver", early)
+
+
+def no_lease() -> None:
+    """Every worker gets a lease whenever it asks, believes in it for ever, and asks for all of them."""
+
+    def steal(acquire):
+        async def mutant(self, subscriber, worker):
+            answer = await acquire(self, subscriber, worker)
+            if isinstance(answer, Held):
+                await self._redis.command(b"DEL", self._keys.lease(subscriber))
+                answer = await acquire(self, subscriber, worker)
+            return answer
+
+        return mutant
+
+    wrap(f"{STORE}.acquire", steal)
+    wrap("routemaster.delivery.worker_membership:Peers.is_mine", lambda _: lambda self, subscriber: True)
+    wrap(f"{WORKER}._lose", lambda _: lambda self, subscriber: None)
+    wrap(f"{WORKER}._lease_holds", lambda _: lambda self, subscriber: True)
+
+
+def cursor_too_far() -> None:
+    """An acknowledgement takes the next event with it."""
+
+    def further(acknowledge):
+        async def mutant(self, subscriber, worker, epoch, acks):
+            return await acknowledge(self, subscriber, worker, epoch, [await next_of(self, ack) for ack in acks])
+
+        async def next_of(self, ack):
+            # one that the log holds: the store passes no other
+            log, behind = self._keys.topic(ack.topic)[1], b"(" + bytes(ack.last)
+            found = await self._redis.command(b"XRANGE", log, behind, b"+", b"COUNT", b"1")
+            return evolve(ack, last=EventID.parse(found[0][0])) if found else ack
+
+        return mutant
+
+    wrap(f"{STORE}.acknowledge", further)
+
+
+def unordered_read() -> None:
+    """The events of a batch change places."""
+
+    def reverse(read):
+        async def mutant(self, *args):
+            reading = await read(self, *args)
+            fragments = reversed([fragment for _, _, fragment in reading.entries])
+            entries = [
+                (topic, place, fragment)
+                for (topic, place, _), fragment in zip(reading.entries, fragments, strict=True)
+            ]
+            return Reading(entries, reading.places)
+
+        return mutant
+
+    wrap(f"{STORE}.read", reverse)
+
+
+def lost_retry() -> None:
+    """A failed attempt counts as a delivery."""
+
+    def forgive(send):
+        async def mutant(self, *args):
+            outcome = await send(self, *args)
+            return outcome and evolve(outcome, verdict=Verdict.ACKNOWLEDGED)
+
+        return mutant
+
+    wrap(f"{SENDER}.send", forgive)
+
+
+def endless_pause() -> None:
+    """After a failure nobody comes back."""
+    wrap("routemaster.delivery.courier:pause", lambda _: lambda *args: 3600.0)
+
+
+def early_answer() -> None:
+    """The publisher is told of success before the store has answered, whatever that says."""
+
+    def early(publish):
+        def mutant(self, *args):
+            from twisted.internet.defer import succeed
+
+            publish(self, *args).addErrback(lambda _: None)
+            return succeed(None)
+
+        return mutant
+
+    wrap("routemaster.store.group_commit:GroupCommit.publish", early)
+
+
+def _now_and_then():
+    return cycle([*[False] * (OFTEN - 1), True])
+
+
+def double_append() -> None:
+    """Now and then a group of events is stored twice."""
+
+    def twice(publish):
+        async def mutant(self, *args):
+            if next(turns):
+                await publish(self, *args)
+            return await publish(self, *args)
+
+        return mutant
+
+    turns = _now_and_then()
+
+    wrap(f"{STORE}.publish", twice)
+
+
+def false_refusal() -> None:
+    """Now and then events are stored, and their publisher is told that they are not."""
+
+    def refuse(publish):
+        async def mutant(self, *args):
+            stored = await publish(self, *args)
+            if next(turns):
+                raise StoreUnavailable("a mutant refuses")
+            return stored
+
+        return mutant
+
+    turns = _now_and_then()
+
+    wrap(f"{STORE}.publish", refuse)
+
+
+#: by name, with the kinds of which at least one must be found
+MUTANTS = {
+    "early-acknowledgement": (early_acknowledgement, {"lost"}),
+    "no-lease": (no_lease, {"overlapped", "repeated"}),
+    "cursor-too-far": (cursor_too_far, {"lost"}),
+    "unordered-read": (unordered_read, {"reordered"}),
+    "lost-retry": (lost_retry, {"lost"}),
+    "endless-pause": (endless_pause, {"stuck"}),
+    "early-answer": (early_answer, {"lost"}),
+    "double-append": (double_append, {"doubled", "repeated"}),
+    "false-refusal": (false_refusal, {"refused"}),
+}

@@ -1,0 +1,95 @@
+"""The receivers' process, from the side of who started it: its account of arrivals, as it grows."""
+
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import ProcessProtocol
+from twisted.python.failure import Failure
+
+from chaos.account import Arrival, Mark
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 60.0  #: seconds for the process to come up
+
+
+class Receivers(ProcessProtocol):
+    """Starts the process, and keeps what it tells.
+
+    `habits` are by subscriber; none means that it takes everything.
+    """
+
+    transport: Any = None
+
+    def __init__(self, reactor: Any, pem: Path, seed: str, habits: Mapping[str, Mapping[str, float]]) -> None:
+        self._reactor = reactor
+        self._wanted = json.dumps({"pem": str(pem), "seed": seed, "habits": habits})
+        self._up: Deferred[None] = Deferred()
+        self._ended: Deferred[None] = Deferred()
+        self._rest = b""
+        self._places: dict[str, int] = {}  #: of requests that have not ended
+        self.urls: dict[str, str] = {}
+        self.arrivals: list[Arrival] = []
+        #: what was acknowledged, by subscriber and topic
+        self.taken: dict[tuple[str, str], set[Mark]] = defaultdict(set)
+        self.fresh = 0  #: events in there
+        self.log = ""
+
+    async def start(self) -> None:
+        """Return when all receivers listen."""
+        command = [sys.executable, "-m", "chaos.sinks", self._wanted]
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+        self._reactor.spawnProcess(self, sys.executable, command, environment, childFDs={0: "w", 1: "r", 2: "r"})
+        await self._up.addTimeout(PATIENCE, self._reactor)
+
+    def calm(self) -> None:
+        """Have everybody behave from now on."""
+        self.transport.write(b"calm\n")
+
+    async def stop(self) -> None:
+        """End the process, if it was ever started."""
+        if self.transport is not None and not self._ended.called:
+            self.transport.closeStdin()
+            await self._ended
+
+    def outReceived(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._hear(json.loads(line))
+
+    def errReceived(self, data: bytes) -> None:
+        self.log += data.decode("utf-8", "replace")
+
+    def processEnded(self, reason: Failure) -> None:
+        if not self._up.called:
+            self._up.errback(RuntimeError(f"the receivers did not start:\n{self.log}"))
+        self._ended.callback(None)
+
+    def _hear(self, fact: Any) -> None:
+        if isinstance(fact, dict):
+            self.urls = fact["urls"]
+            self._up.callback(None)
+        elif fact[0] == "+":
+            _, number, name, moment, marks, strange = fact
+            marks = tuple((topic, lane, place) for topic, lane, place in marks)
+            self._places[number] = len(self.arrivals)
+            self.arrivals.append(Arrival(name, marks, moment, strange=tuple(strange)))
+        else:
+            _, number, moment, said = fact
+            place = self._places.pop(number)
+            ended = self.arrivals[place] = evolve(self.arrivals[place], ended=moment, said=said)
+            if ended.acknowledged:
+                for mark in ended.marks:
+                    taken = self.taken[ended.subscriber, mark[0]]
+                    self.fresh += mark not in taken
+                    taken.add(mark)

@@ -1,0 +1,147 @@
+"""Which option goes into which part: the only code between the configuration and those who use it.
+
+No part reads the configuration. `service` decides when parts start and stop;
+here they are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from random import random
+from time import time
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from twisted.logger import Logger
+
+from routemaster import __version__
+from routemaster.config import Config
+from routemaster.delivery.worker import Rules, Worker
+from routemaster.error_reporting import Reporter, make_reporter
+from routemaster.interfaces import Adapter, Meter, Sender, Store
+from routemaster.metrics.datadog import Datadog
+from routemaster.metrics.printing import Printing
+from routemaster.metrics.statsd import Statsd
+from routemaster.redis.address import ClusterAddress, RedisAddress
+from routemaster.redis.cluster import Cluster
+from routemaster.redis.connection import Connection
+from routemaster.redis.sentinel import SentinelAddress
+from routemaster.sender import TreqSender
+from routemaster.store.autodrop import Autodrop
+from routemaster.store.scripts import SCRIPTS
+from routemaster.web.api import Limits as ApiLimits
+from routemaster.web.certificates import ensure_self_signed
+from routemaster.web.http_server.site import Limits as SiteLimits
+
+_log = Logger()
+
+
+def certificate_files(config: Config, now: float) -> tuple[Path, Path]:
+    """Paths of the certificate and its key; a pair for localhost is made if none is configured."""
+    if config.certificate is not None and config.private_key is not None:
+        return config.certificate, config.private_key
+    certificate, key, made = ensure_self_signed(config.state_dir, now)
+    note = "made a" if made else "using the"
+    _log.info("{note} self-signed certificate {path}", note=note, path=str(certificate))
+    return certificate, key
+
+
+def sender(config: Config, reactor: Any, certificate: Path) -> TreqSender:
+    """Raises ConfigError if ca_file cannot be used."""
+    # a receiver being tried out on the same machine may borrow the pair that was made here
+    own = [certificate] if config.certificate is None else []
+    return TreqSender(
+        reactor,
+        user_agent=f"routemaster/{__version__}",
+        connect_timeout=config.connect_timeout,
+        timeout=config.timeout,
+        verify=config.ssl_verify,
+        ca_files=own if config.ca_file is None else [*own, config.ca_file],
+        max_open=config.max_open_deliveries,
+    )
+
+
+def connection(
+    config: Config,
+    reactor: Any,
+    address: RedisAddress | ClusterAddress | SentinelAddress,
+    on_up: Callable[[], None],
+) -> Connection | Cluster:
+    """To one Redis, or to all nodes of a cluster; not started yet."""
+    options: dict[str, Any] = {
+        "reactor": reactor,
+        "reply_timeout": config.redis_timeout,
+        "scripts": SCRIPTS.values(),
+        "on_up": on_up,
+    }
+    if isinstance(address, ClusterAddress):
+        return Cluster(address, chance=random, **options)
+    return Connection(address, **options)
+
+
+def worker(config: Config, reactor: Any, process: str, store: Store, sender: Sender, meter: Meter) -> Worker:
+    """`process` is unique among live processes."""
+    rules = Rules(
+        lease_ttl=config.lease_ttl,
+        retry_delay=config.retry_delay / 1000,
+        max_backoff=config.max_backoff_ms / 1000,
+        max_batch_body=config.max_batch_body,
+    )
+    return Worker(process, store, sender, reactor, random, rules, meter)
+
+
+def autodrop(config: Config, store: Store) -> Autodrop:
+    """Redis's own limit counts unless one is configured."""
+    configured = config.origins["redis_max_mem"] != "default"
+    return Autodrop(store, config.redis_max_mem, config.redis_min_free, configured)
+
+
+def adapter(config: Config, reactor: Any) -> Adapter | None:
+    """Who is told the metrics; None: nobody."""
+    if config.metric_collection_service == "print":
+        return Printing(config.app_name, reactor)
+    if config.metric_collection_service == "statsd":
+        return Statsd(reactor, config.app_name, *config.statsd_address)
+    if config.metric_collection_service == "datadog":
+        return Datadog(
+            reactor,
+            config.app_name,
+            config.datadog_api_key or "",
+            config.datadog_app_key or "",
+            config.monitor_interval,
+            config.datadog_url,
+            wall=time,
+        )
+    return None
+
+
+def reporter(config: Config, reactor: Any) -> Reporter:
+    """Who is told of exceptions. Raises ConfigError if that service cannot be used."""
+    password = urlsplit(config.redis_url).password if config.redis_url else None
+    sentinels = parse_qs(urlsplit(config.redis_url or "").query).get("sentinel_password", [None])[0]
+    known = [
+        config.root_key, password and unquote(password), sentinels, config.datadog_api_key, config.datadog_app_key,
+    ]  # fmt: skip
+    return make_reporter(
+        config.exception_service,
+        config.exception_service_url,
+        clock=reactor,
+        app_name=config.app_name,
+        version=__version__,
+        secrets=[*config.clients, *filter(None, known)],
+    )
+
+
+def site_limits(config: Config) -> SiteLimits:
+    """What the site bounds."""
+    return SiteLimits(
+        max_body=config.max_body, max_bulk_body=config.max_bulk_body, connections=config.max_connections
+    )
+
+
+def api_limits(config: Config) -> ApiLimits:
+    """What the API checks."""
+    return ApiLimits(
+        config.max_event_data, config.scaling_threshold, config.scaling_deadline / 1000, config.max_body
+    )

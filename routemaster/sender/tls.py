@@ -1,0 +1,123 @@
+"""TLS towards subscribers: the chain against the system's roots, the host against the certificate.
+
+One OpenSSL context serves all hosts: the CA bundle is loaded once (4 ms, where
+a context for each host would pay them again), and what differs between hosts,
+the name to send and to verify, belongs to the connection anyway.
+"""
+
+# mypy: allow-untyped-calls
+# (many functions of Twisted and zope.interface have no annotations)
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from OpenSSL import SSL, crypto
+from service_identity import VerificationError
+from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
+from service_identity.pyopenssl import extract_patterns
+from twisted.internet import ssl
+from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+from zope.interface.declarations import implementer
+
+from routemaster.errors import ConfigError
+from routemaster.sender.failure_reasons import Reason, tls_reason
+
+Verifier = Callable[[SSL.Connection, crypto.X509, int, int, int], bool]
+
+# X509_V_ERR_*: the numbers are OpenSSL's and stable.
+_WHY = {
+    9: "the certificate is not yet valid",
+    10: "the certificate has expired",
+    18: "the certificate is self-signed",
+    19: "the certificate's chain ends in an unknown root",
+    20: "the certificate is from an unknown authority (or an intermediate one is missing)",
+    21: "the certificate is from an unknown authority (or an intermediate one is missing)",
+    23: "the certificate is revoked",
+    26: "the certificate is not meant for servers",
+}
+
+
+class BadCertificate(Reason):
+    """The peer did not prove to be the host that was meant."""
+
+
+class Trust:
+    """Makes TLS connections; `verify` off accepts any certificate.
+
+    `ca_files`: PEM, further roots beside the system's. Raises `ConfigError` if
+    one cannot be used.
+    """
+
+    def __init__(self, verify: bool = True, ca_files: Sequence[Path] = ()) -> None:
+        self.verify = verify
+        self._options = ssl.CertificateOptions(
+            trustRoot=ssl.platformTrust() if verify else None,
+            raiseMinimumTo=ssl.TLSVersion.TLSv1_2,
+        )
+        context: SSL.Context = self._options.getContext()
+        for ca_file in ca_files:
+            try:
+                context.load_verify_locations(str(ca_file))
+            except SSL.Error as fault:
+                why = tls_reason(fault)
+                raise ConfigError(f"ca_file {ca_file}: no certificates can be read ({why})") from None
+
+    def creator(self, host: str) -> HostCreator:
+        """A maker of connections to `host`, a name or an IP address."""
+        return HostCreator(self._options, host, self.verify)
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class HostCreator:
+    """Makes the client side of TLS connections to one host."""
+
+    def __init__(self, options: ssl.CertificateOptions, host: str, verify: bool) -> None:
+        self._options = options
+        self._verify = verify
+        self._host = host
+        self._is_name = not (isIPAddress(host) or isIPv6Address(host))
+
+    def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        """A connection which fails `protocol` with `BadCertificate` before anything is sent on it."""
+        connection = self._options.clientConnectionForTLS(protocol)
+        if self._is_name:
+            connection.set_tlsext_host_name(self._host.encode("ascii"))
+        if self._verify:
+            flags = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
+            connection.set_verify(flags, self._verifier(protocol))
+        return connection
+
+    def _verifier(self, protocol: TLSMemoryBIOProtocol) -> Verifier:
+        failing: TLSMemoryBIOProtocol | None = protocol
+
+        def verify(_: SSL.Connection, certificate: crypto.X509, code: int, depth: int, good: int) -> bool:
+            # An exception would vanish in OpenSSL, and the connection with it be trusted or not by accident.
+            nonlocal failing
+            why = None
+            try:
+                if not good:
+                    why = _WHY.get(code, f"the certificate is not valid (OpenSSL verify error {code})")
+                elif depth == 0:
+                    why = self._mismatch(certificate)
+            except BaseException as fault:
+                why = f"the certificate cannot be checked: {type(fault).__name__}"
+            if why is not None and failing is not None:
+                failing.failVerification(Failure(BadCertificate(why)))
+            if why is not None or depth == 0:
+                failing = None  # no cycle from the protocol to itself
+            return why is None
+
+        return verify
+
+    def _mismatch(self, certificate: crypto.X509) -> str | None:
+        wanted = DNS_ID(self._host) if self._is_name else IPAddress_ID(self._host)
+        try:
+            verify_service_identity(extract_patterns(certificate), [wanted], [])
+        except VerificationError:
+            return f"the certificate is not for {self._host}"
+        return None

@@ -1,0 +1,448 @@
+"""The store in memory: the same promises as on Redis, for tests and for trying things out.
+
+It keeps nothing when the process ends. `tests/store/test_store.py` holds it and the
+Redis store to the same contract.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+from attrs import define, evolve, field
+
+from routemaster.errors import NotSubscribed, NotYourTopic, UnknownTopic
+from routemaster.interfaces import Ack, Clock, Grant, Held, Place, Reading, Stay
+from routemaster.model import (
+    ApiToken,
+    Cursor,
+    Dropped,
+    EventID,
+    Health,
+    Published,
+    Span,
+    StoreFigures,
+    Subscription,
+    SubscriptionFacts,
+    TopicFacts,
+    chunks,
+)
+
+
+@define
+class _Topic:
+    tail: EventID
+    publisher: str | None = None
+    base: int = 0
+    log: list[tuple[EventID, bytes]] = field(factory=list)
+    cursors: dict[str, Cursor] = field(factory=dict)
+
+
+@define
+class _Subscriber:
+    version: int
+    subscription: Subscription | None = None
+    topics: dict[str, Stay] = field(factory=dict)
+    sent: int = 0
+    dropped: int = 0
+    epoch: int = 0
+    health: Health = field(factory=Health)
+
+
+class MemoryStore:
+    """`interfaces.Store` without Redis."""
+
+    def __init__(self, clock: Clock, lease_ttl: float, on_hint: Callable[[bytes], None] | None = None) -> None:
+        """`lease_ttl` in seconds; `on_hint` takes what would go out on the wake-up channel."""
+        self._clock, self._lease_ttl = clock, lease_ttl
+        self._hint = on_hint or (lambda message: None)
+        self._topics: dict[str, _Topic] = {}
+        self._subscribers: dict[str, _Subscriber] = {}
+        self._leases: dict[str, tuple[str, int, float]] = {}
+        self._tokens: dict[str, ApiToken] = {}
+        self._tokens_version = 0
+        self._counts: Counter[str] = Counter()
+        self._reported: dict[str, int] = {}
+        self._offices: dict[str, tuple[str, float]] = {}
+        self._workers: dict[str, float] = {}
+        self._last_us = 0
+
+    def _now(self) -> int:
+        self._last_us = max(self._last_us + 1, round(self._clock.seconds() * 1e6))
+        return self._last_us
+
+    async def ping(self) -> None:
+        return None
+
+    # -- topics
+
+    async def publish(self, topic: str, publisher: str, fragments: Sequence[bytes]) -> Published:
+        known = self._topics.get(topic)
+        if known is not None and known.publisher not in (None, publisher):
+            raise NotYourTopic(f"another client publishes topic {topic}; only it may")
+        us = self._now()
+        if known is None:
+            known = self._topics[topic] = _Topic(EventID(us, 0))
+        if known.publisher is None:
+            known.publisher, known.base = publisher, known.tail.n
+        first = EventID(us, known.tail.n + 1)
+        for fragment in fragments:
+            known.tail = EventID(us, known.tail.n + 1)
+            if known.cursors:
+                known.log.append((known.tail, fragment))
+        if known.cursors:
+            self._hint(f"t {topic} {first} {known.tail}".encode())
+        return Published(first, known.tail)
+
+    async def delete_topic(self, topic: str, publisher: str | None) -> None:
+        known = self._existing(topic)
+        if publisher is not None and known.publisher != publisher:
+            raise NotYourTopic(f"another client publishes topic {topic}; only it may")
+        known.publisher = None
+        for subscriber, cursor in list(known.cursors.items()):
+            known.cursors[subscriber] = _closed(cursor, known.tail)
+            self._settle_stays(subscriber)
+            self._hint(f"s {subscriber}".encode())
+        self._trim(topic)
+
+    async def topics(self) -> list[TopicFacts]:
+        return [
+            TopicFacts(name, topic.publisher, topic.tail.n - topic.base)
+            for name, topic in sorted(self._topics.items())
+            if topic.publisher is not None
+        ]
+
+    def _existing(self, topic: str) -> _Topic:
+        known = self._topics.get(topic)
+        if known is None or known.publisher is None:
+            raise UnknownTopic(f"no topic {topic} exists")
+        return known
+
+    def _trim(self, topic: str) -> None:
+        known = self._topics.get(topic)
+        if known is None:
+            return
+        firsts = [cursor.spans[0].after.n for cursor in known.cursors.values() if cursor.spans]
+        lowest = min(firsts, default=known.tail.n)
+        known.log = [entry for entry in known.log if entry[0].n > lowest]
+        if known.publisher is None and not known.cursors:
+            del self._topics[topic]
+
+    # -- subscriptions
+
+    async def subscribe(self, subscription: Subscription) -> None:
+        for topic in subscription.topics:
+            self._existing(topic)
+        name, version = subscription.subscriber, self._now()
+        known = self._subscribers.setdefault(name, _Subscriber(version))
+        old, known.subscription, known.version = known.subscription, subscription, version
+        if old is not None and (old.callback, old.uuid) != (subscription.callback, subscription.uuid):
+            known.health = evolve(known.health, failures=0, retry_at=None)
+        for topic in known.topics.keys() - set(subscription.topics):
+            known.topics[topic] = evolve(known.topics[topic], state="left")
+            self._topics[topic].cursors[name] = _closed(
+                self._topics[topic].cursors[name], self._topics[topic].tail
+            )
+        for topic in subscription.topics:
+            log = self._topics[topic]
+            stay = known.topics.setdefault(topic, Stay(version, "on"))
+            known.topics[topic] = evolve(stay, state="on")
+            cursor = log.cursors.get(name) or Cursor(stay.membership, version, 0, ())
+            log.cursors[name] = _opened(cursor, log.tail)
+        self._settle_stays(name)
+        self._hint(f"s {name}".encode())
+
+    async def unsubscribe(self, subscriber: str) -> None:
+        known = self._subscribed(subscriber)
+        for topic in known.topics:
+            self._topics[topic].cursors.pop(subscriber, None)
+            self._trim(topic)
+        del self._subscribers[subscriber]
+        self._leases.pop(subscriber, None)
+        self._hint(f"s {subscriber}".encode())
+
+    async def leave(self, subscriber: str, topic: str) -> None:
+        log = self._existing(topic)
+        known = self._subscribers.get(subscriber)
+        cursor = log.cursors.get(subscriber)
+        if known is None or cursor is None or not cursor.open:
+            raise NotSubscribed(f"this client is not subscribed to {topic}")
+        known.version = self._now()
+        known.topics[topic] = evolve(known.topics[topic], state="left")
+        log.cursors[subscriber] = _closed(cursor, log.tail)
+        self._settle_stays(subscriber)
+        self._hint(f"s {subscriber}".encode())
+
+    def _subscribed(self, subscriber: str) -> _Subscriber:
+        known = self._subscribers.get(subscriber)
+        if known is None:
+            raise NotSubscribed("this client has no subscription")
+        return known
+
+    def _settle_stays(self, subscriber: str) -> None:
+        """End the stays in which nothing is owed any more."""
+        known = self._subscribers[subscriber]
+        for topic in list(known.topics):
+            cursor = self._topics[topic].cursors[subscriber]
+            if not cursor.spans:
+                known.sent += cursor.sent
+                known.dropped += cursor.dropped
+                del known.topics[topic], self._topics[topic].cursors[subscriber]
+                self._trim(topic)
+
+    async def subscriptions(self) -> list[SubscriptionFacts]:
+        facts = []
+        for name, known in sorted(self._subscribers.items()):
+            logs = {topic: self._topics[topic] for topic in known.topics}
+            cursors = {topic: log.cursors[name] for topic, log in logs.items()}
+            ages = [
+                entry_id.us
+                for topic, log in logs.items()
+                for entry_id, _ in log.log
+                if _owes(cursors[topic], entry_id)
+            ]
+            if known.subscription is None:
+                continue
+            current = tuple(sorted(topic for topic, cursor in cursors.items() if cursor.open))
+            facts.append(
+                SubscriptionFacts(
+                    subscription=evolve(known.subscription, topics=current),
+                    sent=known.sent + sum(cursor.sent for cursor in cursors.values()),
+                    queued=sum(cursor.backlog(logs[topic].tail) for topic, cursor in cursors.items()),
+                    oldest=min(ages) / 1e6 if ages else None,
+                    health=known.health,
+                    dropped=known.dropped + sum(cursor.dropped for cursor in cursors.values()),
+                )
+            )
+        return facts
+
+    async def each_subscription(self) -> AsyncIterator[Sequence[SubscriptionFacts]]:
+        for some in chunks(await self.subscriptions(), 100):
+            yield some
+
+    # -- tokens
+
+    async def tokens(self) -> list[ApiToken]:
+        return sorted(self._tokens.values(), key=lambda token: (token.name, token.token))
+
+    async def tokens_version(self) -> int:
+        return self._tokens_version
+
+    async def add_token(self, token: ApiToken) -> None:
+        self._tokens[token.token] = token
+        self._tokens_version += 1
+        self._hint(b"k")
+
+    async def remove_token(self, token: str) -> None:
+        self._tokens.pop(token, None)
+        self._tokens_version += 1
+        self._hint(b"k")
+
+    # -- metrics
+
+    async def add_counts(self, counts: Mapping[str, int]) -> None:
+        self._counts.update(counts)
+
+    async def counts(self) -> dict[str, int]:
+        return dict(self._counts)
+
+    async def reported(self) -> dict[str, int]:
+        return dict(self._reported)
+
+    async def set_reported(self, counts: Mapping[str, int]) -> None:
+        self._reported.update(counts)
+
+    async def elect(self, office: str, process: str, seconds: float) -> bool:
+        now = self._clock.seconds()
+        holder, until = self._offices.get(office, (process, 0.0))
+        if holder != process and until > now:
+            return False
+        self._offices[office] = process, now + seconds
+        return True
+
+    # -- the way out
+
+    async def subscribers(self) -> set[str]:
+        return set(self._subscribers)
+
+    async def announce(self, worker: str, seconds: float) -> dict[str, float]:
+        now = self._clock.seconds()
+        self._workers = {name: until for name, until in self._workers.items() if until > now}
+        new = worker not in self._workers
+        self._workers[worker] = now + seconds
+        if new:
+            self._hint(f"w {worker} on".encode())
+        return {name: until - now for name, until in self._workers.items()}
+
+    async def withdraw(self, worker: str) -> None:
+        if self._workers.pop(worker, None) is not None:
+            self._hint(f"w {worker} off".encode())
+
+    def _lease(self, subscriber: str) -> tuple[str, int, float] | None:
+        lease = self._leases.get(subscriber)
+        return lease if lease is not None and lease[2] > self._clock.seconds() else None
+
+    async def acquire(self, subscriber: str, worker: str) -> Grant | Held | None:
+        known, lease, now = self._subscribers.get(subscriber), self._lease(subscriber), self._clock.seconds()
+        if known is None:
+            return None
+        if lease is not None and lease[0] != worker:
+            return Held(lease[2] - now)
+        if lease is None:
+            known.epoch = max(self._now(), known.epoch + 1)
+        self._leases[subscriber] = (worker, known.epoch, now + self._lease_ttl)
+        return Grant(
+            epoch=known.epoch,
+            now=self._now(),
+            version=known.version,
+            subscription=known.subscription,
+            stays=dict(known.topics),
+            failures=known.health.failures,
+            retry_at=round((known.health.retry_at or 0) * 1e6),
+        )
+
+    def _holds(self, subscriber: str, worker: str, epoch: int) -> bool:
+        lease = self._lease(subscriber)
+        return lease is not None and lease[:2] == (worker, epoch)
+
+    async def renew(self, worker: str, epochs: Mapping[str, int]) -> tuple[int, dict[str, int | None]]:
+        versions: dict[str, int | None] = {}
+        for subscriber, epoch in epochs.items():
+            versions[subscriber] = None
+            if self._holds(subscriber, worker, epoch):
+                self._leases[subscriber] = (worker, epoch, self._clock.seconds() + self._lease_ttl)
+                known = self._subscribers.get(subscriber)
+                versions[subscriber] = known.version if known else 0
+        return self._now(), versions
+
+    async def release(self, subscriber: str, worker: str, epoch: int) -> None:
+        if self._holds(subscriber, worker, epoch):
+            del self._leases[subscriber]
+            self._hint(f"s {subscriber}".encode())
+
+    async def tails(self, topics: Sequence[str]) -> dict[str, EventID]:
+        return {topic: self._topics[topic].tail for topic in topics if topic in self._topics}
+
+    async def read(
+        self, subscriber: str, after: Mapping[str, EventID | None], most: int, most_bytes: int
+    ) -> Reading:
+        owed = []
+        for topic, start in after.items():
+            log = self._topics.get(topic)
+            cursor = log.cursors.get(subscriber) if log else None
+            if log is not None and cursor is not None:
+                owed += [
+                    (topic, entry_id, fragment)
+                    for entry_id, fragment in log.log
+                    if _owes(cursor, entry_id) and (start is None or entry_id > start)
+                ]
+        owed.sort(key=lambda entry: entry[1].us)
+        entries: list[tuple[str, EventID, bytes]] = []
+        for entry in owed[:most]:
+            most_bytes -= len(entry[2]) + 1
+            if entries and most_bytes < 0:
+                break
+            entries.append(entry)
+        return Reading(entries, {topic: self._place(topic, subscriber) for topic in after})
+
+    def _place(self, topic: str, subscriber: str) -> Place:
+        log = self._topics.get(topic)
+        return Place(None, None) if log is None else Place(log.cursors.get(subscriber), log.tail)
+
+    async def acknowledge(
+        self, subscriber: str, worker: str, epoch: int, acks: Sequence[Ack]
+    ) -> dict[str, Place]:
+        for ack in acks:
+            log = self._topics.get(ack.topic)
+            cursor = log.cursors.get(subscriber) if log else None
+            if log is None or cursor is None or cursor.membership != ack.membership:
+                continue
+            if any(entry == ack.last for entry, _ in log.log):
+                passed, spans = _passed(cursor, ack.last)
+                log.cursors[subscriber] = evolve(cursor, sent=cursor.sent + passed, spans=spans)
+                self._trim(ack.topic)
+        known = self._subscribers.get(subscriber)
+        if known is not None and self._holds(subscriber, worker, epoch):
+            now = self._now() / 1e6
+            known.health = evolve(known.health, failures=0, last_attempt=now, last_success=now, retry_at=None)
+        return {ack.topic: self._place(ack.topic, subscriber) for ack in acks}
+
+    async def fail(self, subscriber: str, worker: str, epoch: int, pause: float, error: str) -> int | None:
+        known = self._subscribers.get(subscriber)
+        if known is None or not self._holds(subscriber, worker, epoch):
+            return None
+        now = self._now() / 1e6
+        known.health = evolve(
+            known.health,
+            failures=known.health.failures + 1,
+            last_attempt=now,
+            last_error=error,
+            retry_at=now + pause,
+        )
+        return known.health.failures
+
+    # -- upkeep
+
+    async def repair(self, subscriber: str) -> None:
+        if subscriber in self._subscribers:
+            self._settle_stays(subscriber)
+
+    async def figures(self) -> list[StoreFigures]:
+        used = sum(len(fragment) for topic in self._topics.values() for _, fragment in topic.log)
+        return [StoreFigures(used, 0, 0.0, 0.0)]
+
+    async def drop_oldest(self, most: int, node: str = "") -> Dropped:
+        logs = {name: topic for name, topic in self._topics.items() if topic.log}
+        if not logs:
+            return Dropped(0, {})
+        moment = min(topic.log[:most][-1][0].us for topic in logs.values())
+        events, lost = 0, Counter[str]()
+        for name, topic in logs.items():
+            old = [entry_id for entry_id, _ in topic.log[:most] if entry_id.us <= moment]
+            events += len(old)
+            for subscriber, cursor in topic.cursors.items() if old else ():
+                passed, spans = _passed(cursor, old[-1])
+                lost[subscriber] += passed
+                topic.cursors[subscriber] = evolve(cursor, dropped=cursor.dropped + passed, spans=spans)
+            self._trim(name)
+        return Dropped(events, {subscriber: count for subscriber, count in lost.items() if count})
+
+    async def tidy(self) -> None:
+        for topic in list(self._topics):
+            self._trim(topic)
+
+
+def _owes(cursor: Cursor, entry_id: EventID) -> bool:
+    return any(
+        span.after.n < entry_id.n and (span.until is None or entry_id.n <= span.until.n)
+        for span in cursor.spans
+    )
+
+
+def _opened(cursor: Cursor, tail: EventID) -> Cursor:
+    if cursor.open:
+        return cursor
+    if cursor.spans and cursor.spans[-1].until == tail:
+        return evolve(cursor, spans=(*cursor.spans[:-1], Span(cursor.spans[-1].after)))
+    return evolve(cursor, spans=(*cursor.spans, Span(tail)))
+
+
+def _closed(cursor: Cursor, tail: EventID) -> Cursor:
+    if not cursor.open:
+        return cursor
+    *before, last = cursor.spans
+    return evolve(cursor, spans=(*before, *([Span(last.after, tail)] if last.after.n < tail.n else [])))
+
+
+def _passed(cursor: Cursor, last: EventID) -> tuple[int, tuple[Span, ...]]:
+    """How many events of the cursor's spans lie up to `last`, and the spans that are left."""
+    passed, left = 0, []
+    for span in cursor.spans:
+        if span.until is not None and span.until.n <= last.n:
+            passed += span.until.n - span.after.n
+        elif span.after.n < last.n:
+            passed += last.n - span.after.n
+            left.append(Span(last, span.until))
+        else:
+            left.append(span)
+    return passed, tuple(left)

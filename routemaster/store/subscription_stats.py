@@ -1,0 +1,113 @@
+"""What is owed to whom, brought together: the cursors lie in the topics, all else with the subscribers.
+
+Nothing shows both in one view, so the order of reading makes them fit: the
+topics come first. When a stay ends, its sums move from the cursor to the
+subscriber's own; whoever reads the subscriber afterwards finds the sums there
+and the stay gone, and passes the cursor over. So nothing is counted twice or
+missed, and a sum never shrinks from one reading to the next.
+
+With thousands of subscribers this is long work. It is done some names at a
+time: Redis answers others in between, and so may this process.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from typing import TypeVar
+
+from routemaster.interfaces import Stay
+from routemaster.model import Cursor, EventID, Health, SubscriptionFacts, chunks
+from routemaster.store import codec
+from routemaster.store.commands import AT_ONCE, Calls
+from routemaster.util.gather import all_of
+
+_Part = TypeVar("_Part")
+
+
+_Entry = tuple[str, bool, bytes, bytes, bytes]
+"""What one topic knows of one subscriber: its name, whether it exists (it may have been deleted while it owed
+events), its tail, the cursor, and the ID of the oldest event waiting, or nothing."""
+
+
+async def subscriptions(redis: Calls) -> AsyncIterator[list[SubscriptionFacts]]:
+    """`interfaces.Store.each_subscription`."""
+    owed: defaultdict[bytes, list[_Entry]] = defaultdict(list)
+    async for entries in _owed(redis):
+        for subscriber, entry in entries:
+            owed[subscriber].append(entry)
+        yield []
+    names = await redis.names(redis.keys.subscribers)
+    bundles = redis.bundles(names, redis.keys.lease, AT_ONCE)
+    for wave in _waves((bundle, len(bundle)) for bundle in bundles):
+        keys = [[key for name in bundle for key in redis.keys.subscriber(name)] for bundle in wave]
+        replies = await all_of(redis.run("subscribers", each) for each in keys)
+        facts = []
+        for bundle, reply in zip(wave, replies, strict=True):
+            for name, fields, stays in zip(bundle, reply[::2], reply[1::2], strict=True):
+                meta = codec.fields(fields)
+                if b"callback" in meta:
+                    facts.append(_facts(name, meta, codec.stays(stays), owed.get(name.encode(), ())))
+        yield facts
+
+
+async def _owed(redis: Calls) -> AsyncIterator[list[tuple[bytes, _Entry]]]:
+    """What the topics know of each subscriber."""
+    for topics in chunks(await redis.names(redis.keys.topics), AT_ONCE):
+        known = await all_of(redis.command(b"HKEYS", redis.keys.topic(topic)[2]) for topic in topics)
+        parts = [
+            (topic, part) for topic, names in zip(topics, known, strict=True) for part in chunks(names, AT_ONCE)
+        ]
+        for wave in _waves((part, len(part[1])) for part in parts):
+            replies = await all_of(redis.run("backlog", redis.keys.topic(topic), *part) for topic, part in wave)
+            yield [
+                (name, (topic, bool(publisher), tail, cursor, oldest))
+                for (topic, _), (publisher, tail, flat) in zip(wave, replies, strict=True)
+                for name, cursor, oldest in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+            ]
+
+
+def _waves(parts: Iterable[tuple[_Part, int]]) -> Iterator[list[_Part]]:
+    """The parts in lists whose sizes add up to `AT_ONCE` or a little more."""
+    wave, size = [], 0
+    for part, more in parts:
+        wave.append(part)
+        size += more
+        if size >= AT_ONCE:
+            yield wave
+            wave, size = [], 0
+    if wave:
+        yield wave
+
+
+def _facts(
+    subscriber: str, meta: Mapping[bytes, bytes], stays: Mapping[str, Stay], entries: Iterable[_Entry]
+) -> SubscriptionFacts:
+    """Add up what the subscriber's own keys and the topics say."""
+    sent, dropped, queued = int(meta.get(b"sent", 0)), int(meta.get(b"dropped", 0)), 0
+    oldest, subscribed = [], {}
+    for topic, exists, tail, text, first in entries:
+        stay, cursor = stays.get(topic), Cursor.parse(text)
+        if stay is None or stay.membership != cursor.membership:
+            continue  # a stay that is over and about to be forgotten
+        if exists and cursor.open:
+            subscribed[topic] = stay
+        sent += cursor.sent
+        dropped += cursor.dropped
+        queued += cursor.backlog(EventID.parse(tail))
+        if first:
+            oldest.append(EventID.parse(first).us)
+    return SubscriptionFacts(
+        subscription=codec.subscription(subscriber, meta, subscribed),
+        sent=sent,
+        queued=queued,
+        oldest=min(oldest) / 1e6 if oldest else None,
+        health=Health(
+            failures=int(meta.get(b"failures", 0)),
+            last_attempt=codec.seconds(meta.get(b"last_attempt")),
+            last_success=codec.seconds(meta.get(b"last_success")),
+            last_error=meta[b"last_error"].decode() if b"last_error" in meta else None,
+            retry_at=codec.seconds(meta.get(b"retry_at")),
+        ),
+        dropped=dropped,
+    )

@@ -1,0 +1,743 @@
+"""`routemaster-admin`: what it prints, as pure functions; what it does, as a process against the real API."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve, frozen
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+import routemaster
+from routemaster.cli import doctor, round_trip, tables
+from routemaster.cli.api_client import SELF_MADE
+from routemaster.cli.doctor import Verdict
+from routemaster.cli.redis import Place, Redis, RedisError, Server, examine, place
+from routemaster.config import Config, load
+from routemaster.errors import StoreBroken, StoreUnavailable
+from routemaster.interfaces import Grant
+from routemaster.metrics.meter import Meter
+from routemaster.model import ApiToken
+from routemaster.redis.address import RedisAddress
+from routemaster.redis.embedded import EmbeddedRedis
+from routemaster.redis.server_programs import OLDEST
+from routemaster.store.autodrop import marks
+from routemaster.store.memory_store import MemoryStore
+from routemaster.testing.daemon import Client, Daemon
+from routemaster.testing.redis_cluster import LOOPBACK, shared_cluster
+from routemaster.testing.redis_server import PrivateRedis, servers, shared
+from routemaster.validation import check_api_token, check_subscription, check_topic
+from routemaster.web.api import Api, Limits
+from routemaster.web.auth import Doorkeeper
+from routemaster.web.certificates import ReloadableTLS, ensure_self_signed
+from routemaster.web.http_server.site import BusSite
+
+ROOT = Path(routemaster.__file__).parent.parent
+NOW = 1_800_000_000.0
+ROOT_KEY = "root-canary-9"
+CLIENT = "alice--canary1"
+EVENT = b'{"topic":"cats","type":"noop","url":"https://example.com/1","t":1}'
+
+
+def fact(subscriber: str = "alice--a1", **changes: Any) -> dict[str, Any]:
+    """A subscription as `GET /subscriptions` tells it; `changes` replace what is inside, too."""
+    events = {"sent": 7, "queued": 0, "oldest": None}
+    health = {
+        "state": "idle", "failures": 0, "last_attempt": None, "last_success": None, "last_error": None,
+        "next_attempt": None,
+    }  # fmt: skip
+    made = {
+        "subscriber": subscriber, "callback": "https://example.com/events", "uuid": None, "max_events": 100,
+        "timeout": 500, "topics": ["cats"], "events": events, "health": health,
+    }  # fmt: skip
+    for name, value in changes.items():
+        home = next((part for part in (events, health) if name in part), made)
+        home[name] = value
+    return made
+
+
+class TableTests(SynchronousTestCase):
+    """Facts as lines."""
+
+    def test_span(self) -> None:
+        """A duration is told in its two largest units, and nothing is younger than now."""
+        for seconds, text in (
+            (-5, "0s"), (0, "0s"), (0.9, "0s"), (59.99, "59s"), (60, "1m00s"), (3599, "59m59s"), (3600, "1h00m"),
+            (86399, "23h59m"), (86400, "1d00h"), (400 * 86400, "400d00h"),
+        ):  # fmt: skip
+            self.assertEqual(tables.span(seconds), text)
+
+    def test_size(self) -> None:
+        """Bytes are told in thousands of thousands, to one decimal."""
+        for count, text in (
+            (0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (1_100_000, "1.1 MB"), (10**8, "100.0 MB"),
+            (2 * 10**9, "2.0 GB"), (10**16, "10000.0 TB"),
+        ):  # fmt: skip
+            self.assertEqual(tables.size(count), text)
+
+    def test_verdict(self) -> None:
+        """Failures come first, then an age beyond the timeout and a minute; only trouble is in capitals."""
+        for word, each in (
+            ("idle", fact()),
+            ("delivering", fact(state="delivering", queued=1, oldest=NOW)),
+            ("waiting", fact(state="waiting", queued=1, oldest=NOW - 60)),
+            ("STALE", fact(state="delivering", queued=1, oldest=NOW - 61)),
+            ("waiting", fact(state="waiting", queued=1, oldest=NOW - 61, timeout=3_600_000)),
+            ("FAILING x1", fact(state="backoff", queued=1, oldest=NOW - 61, failures=1)),
+            ("FAILING x12", fact(failures=12)),
+        ):
+            self.assertEqual(tables.verdict(each, NOW), word)
+
+    def test_subscriptions(self) -> None:
+        """Trouble comes first and gives its reason; names are public, ages and waits are relative."""
+        lines = tables.subscriptions(
+            [
+                fact(),
+                fact("bob--secret", queued=1204, oldest=NOW - 7500, failures=3, state="backoff",
+                     last_error="connection refused", next_attempt=NOW + 42, last_success=NOW - 7600),
+                fact("carol", queued=1, oldest=NOW - 300, state="delivering", next_attempt=NOW),
+            ],
+            NOW, 100,
+        )  # fmt: skip
+        self.assertEqual(lines, [
+            "SUBSCRIBER  QUEUED  OLDEST  HEALTH      NEXT    CALLBACK",
+            "bob          1,204   2h05m  FAILING x3  in 42s  example.com/events",
+            "  connection refused (last success 2h06m ago)",
+            "carol            1   5m00s  STALE       now     example.com/events",
+            "alice            0       -  idle        -       example.com/events",
+            "3 subscriptions, 1,205 events queued, 1 FAILING, 1 STALE",
+        ])  # fmt: skip
+
+    def test_width(self) -> None:
+        """No line is wider than the terminal, and at 80 all but a long callback can be read."""
+        long = fact("n" * 60, queued=123_456_789, oldest=0, callback="https://host.example.com/" + "p" * 900,
+                    failures=10_000, last_error="e" * 500, next_attempt=NOW + 59)  # fmt: skip
+        for width in (80, 100, 120):
+            lines = tables.subscriptions([long], NOW, width)
+            self.assertLessEqual(max(map(len, lines)), width)
+            for word in ("123,456,789", "FAILING x10000", "in 59s", "n" * 20):
+                self.assertIn(word, lines[1])
+
+    def test_escaped(self) -> None:
+        """Nothing that came from outside can steer the terminal."""
+        wild = fact("a\x1b[2J", callback="https://x/\x07", failures=1, last_error="\x1b]0;owned\x07\nline")
+        for text in (
+            *tables.subscriptions([wild], NOW, 120),
+            *tables.topics([{"name": "\x1b", "publisher": "\r", "events": 1}]),
+            *tables.tokens([{"name": "\x9b", "token": "\u202e"}]),
+            doctor.Finding("x", Verdict.OK, "a\nb", "\x1b").line,
+        ):
+            self.assertTrue(text.isprintable(), ascii(text))
+
+    def test_nothing_there(self) -> None:
+        """Where there is nothing a line says so, rather than a head without a table."""
+        for lines in (tables.tokens([]), tables.topics([]), tables.subscriptions([], NOW, 80)):
+            self.assertEqual(len(lines), 1)
+            self.assertTrue(lines[0].startswith("no "))
+
+    def test_topics(self) -> None:
+        """Topics are told with the public name of who publishes them, figures on the right."""
+        facts = [{"name": "cats", "publisher": "alice--a1", "events": 12345}]
+        facts += [{"name": "dogs", "publisher": "client-0a", "events": 1}]
+        self.assertEqual(tables.topics(facts), [
+            "TOPIC  PUBLISHER  EVENTS", "cats   alice      12,345", "dogs   client-0a       1",
+        ])  # fmt: skip
+
+
+GOOD = Server(version="7.2.4", role="master", policy="noeviction", limit=0, used=10**6, appendonly="yes",
+              appendfsync="everysec")  # fmt: skip
+
+
+def configured(**values: str) -> Config:
+    return load(values, {}, None)
+
+
+class JudgementTests(SynchronousTestCase):
+    """What doctor makes of facts."""
+
+    def judge(self, finding: doctor.Finding, verdict: Verdict, word: str = "") -> None:
+        self.assertEqual(finding.verdict, verdict, finding)
+        self.assertIn(word, finding.line)
+        self.assertEqual(bool(finding.todo), verdict in (Verdict.WARN, Verdict.FAIL), finding)
+
+    def test_version(self) -> None:
+        """6.2 and later will do; what is hidden is a warning, what is older a failure."""
+        self.assertEqual(doctor.OLDEST_REDIS, OLDEST)
+        for version, verdict in (
+            ("6.2.0", Verdict.OK), ("7.0.15", Verdict.OK), ("10.0", Verdict.OK), ("6.0.16", Verdict.FAIL),
+            ("5.0", Verdict.FAIL), (None, Verdict.WARN),
+        ):  # fmt: skip
+            self.judge(doctor.version(evolve(GOOD, version=version)), verdict, version or "unknown")
+
+    def test_policy(self) -> None:
+        """Whatever may evict keys is a failure."""
+        self.judge(doctor.policy(GOOD), Verdict.OK)
+        self.judge(doctor.policy(evolve(GOOD, policy="allkeys-lru")), Verdict.FAIL, "allkeys-lru")
+        self.judge(doctor.policy(evolve(GOOD, policy=None)), Verdict.WARN, "unknown")
+
+    def test_durability(self) -> None:
+        """No append-only file, and one that is never synced, are warnings."""
+        for appendonly, fsync, verdict in (
+            ("yes", "everysec", Verdict.OK), ("yes", "always", Verdict.OK), ("yes", None, Verdict.OK),
+            ("yes", "no", Verdict.WARN), ("no", "everysec", Verdict.WARN), (None, None, Verdict.WARN),
+        ):  # fmt: skip
+            server = evolve(GOOD, appendonly=appendonly, appendfsync=fsync)
+            self.judge(doctor.durability(server), verdict)
+
+    def test_memory(self) -> None:
+        """Above the high mark events are being lost; a maxmemory below it refuses them before room is made."""
+        for used, limit, given, verdict in (
+            (10**6, 0, True, Verdict.OK), (85_000_001, 0, True, Verdict.WARN), (90_000_001, 0, True, Verdict.FAIL),
+            (10**6, 89_999_999, True, Verdict.WARN), (10**6, 90_000_000, True, Verdict.OK),
+            (10**6, 50_000_000, False, Verdict.OK), (45_000_001, 50_000_000, False, Verdict.FAIL),
+            (None, 0, True, Verdict.WARN),
+        ):  # fmt: skip
+            server = evolve(GOOD, used=used, limit=limit)
+            self.judge(doctor.memory(server, 10**8, 10**7, given), verdict)
+
+    def test_marks(self) -> None:
+        """Doctor's marks are those of autodrop."""
+        for limit in (0, 10**6, 50_000_000, 10**9):
+            for given in (True, False):
+                expected = marks(10**8, 10**7, given, limit)
+                for used, worse in ((expected.high + 1, True), (expected.high, False)):
+                    found = doctor.memory(evolve(GOOD, used=used, limit=limit), 10**8, 10**7, given)
+                    self.assertEqual(found.verdict is Verdict.FAIL, worse, found)
+                    self.assertIn(tables.size(expected.high), found.found)
+                near = (expected.low + expected.high) // 2 + 1
+                warned = doctor.memory(evolve(GOOD, used=near, limit=limit), 10**8, 10**7, given)
+                self.assertEqual(warned.verdict, Verdict.WARN)
+
+    def test_clock(self) -> None:
+        """More than a second apart is a warning, unless asking took so long that nobody can tell."""
+        for skew, took, verdict in (
+            (0.0, 0.0, Verdict.OK), (1.0, 0.0, Verdict.OK), (1.01, 0.0, Verdict.WARN), (-3.0, 0.1, Verdict.WARN),
+            (1.5, 1.2, Verdict.OK),
+        ):  # fmt: skip
+            self.judge(doctor.clock(evolve(GOOD, skew=skew, took=took)), verdict)
+
+    def test_configuration(self) -> None:
+        """The sources are named: the file, and the variables that count."""
+        finding = doctor.configuration(load({}, {"ROUTEMASTER_CLIENTS": "bob"}, None), Path("/etc/rm.ini"))
+        self.judge(finding, Verdict.OK, "from /etc/rm.ini, ROUTEMASTER_CLIENTS")
+        self.judge(doctor.configuration(configured(), None), Verdict.OK, "defaults only")
+
+
+def certificate(days: float) -> x509.Certificate:
+    """One that expires so many days after NOW."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([])
+    end = datetime.fromtimestamp(NOW, UTC) + timedelta(days=days)
+    return (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        .serial_number(1).not_valid_before(end - timedelta(days=1000)).not_valid_after(end)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("bus.example.com")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )  # fmt: skip
+
+
+class CertificateTests(SynchronousTestCase):
+    """What doctor says of certificates."""
+
+    def setUp(self) -> None:
+        self.file = Path(self.mktemp())
+
+    def judge(self, presented: x509.Certificate | None, own: bytes | None, **values: str) -> doctor.Finding:
+        self.file.unlink(missing_ok=True)
+        if own is not None:
+            self.file.write_bytes(own)
+        values = values or {"certificate": str(self.file), "private_key": str(self.file)}
+        shown = None if presented is None else presented.public_bytes(Encoding.DER)
+        return doctor.certificate(configured(**values), shown, NOW)
+
+    def test_days(self) -> None:
+        """Two weeks before the end is a warning, the end a failure; the names are told."""
+        for days, verdict, word in (
+            (90.0, Verdict.OK, "90 days"), (13.9, Verdict.WARN, "SIGHUP"), (-2.0, Verdict.FAIL, "2d00h ago"),
+        ):  # fmt: skip
+            made = certificate(days)
+            finding = self.judge(None, made.public_bytes(Encoding.PEM))
+            self.assertEqual(finding.verdict, verdict)
+            self.assertIn(word, finding.line)
+            self.assertIn("bus.example.com", finding.found)
+
+    def test_not_reloaded(self) -> None:
+        """What counts is what the daemon shows; if the file is another, it has to be read again."""
+        new, old = certificate(90), certificate(20)
+        finding = self.judge(old, new.public_bytes(Encoding.PEM))
+        self.assertEqual(finding.verdict, Verdict.WARN)
+        self.assertIn("20 days", finding.found)
+        self.assertIn("SIGHUP", finding.todo)
+        self.assertEqual(self.judge(old, old.public_bytes(Encoding.PEM)).verdict, Verdict.OK)
+        self.assertEqual(self.judge(old, None).verdict, Verdict.OK)
+
+    def test_missing(self) -> None:
+        """A configured file that is missing or broken is a failure; the self-made one comes with the daemon."""
+        self.assertEqual(self.judge(None, None).verdict, Verdict.FAIL)
+        self.assertEqual(self.judge(None, b"rubbish").verdict, Verdict.FAIL)
+        finding = self.judge(None, None, state_dir=self.mktemp())
+        self.assertEqual(finding.verdict, Verdict.WARN)
+        self.assertIn("when it starts", finding.todo)
+
+
+class KnowledgeTests(SynchronousTestCase):
+    """What the command line knows without importing it from the bus is the same there."""
+
+    def test_redis_urls(self) -> None:
+        """A Redis URL means to doctor what it means to the bus."""
+        for url in (
+            "redis://h", "redis://h:1/2", "redis://:p%40ss@h", "redis://u@h", "redis://u:p@[::1]:7/0", "rediss://h",
+            "rediss://u:p@h:9/3?ca_file=/x/y.pem", "unix:///run/r.sock", "unix://:p@/run/a%20b?db=4",
+        ):  # fmt: skip
+            theirs, ours = RedisAddress.parse(url), place(configured(redis_url=url))
+            for name in ("host", "port", "path", "db", "user", "password", "tls", "ca_file"):
+                self.assertEqual(getattr(ours, name), getattr(theirs, name), f"{name} of {url}")
+            self.assertNotIn("p@ss", ours.label + repr(ours))
+
+    def test_own_redis(self) -> None:
+        """Without a URL it is the socket of the Redis that the daemon starts."""
+        directory = self.mktemp()
+        expected = EmbeddedRedis(reactor, Path(directory), ["/bin/false"]).address.path
+        self.assertEqual(place(configured(state_dir=directory)).path, expected)
+
+    def test_self_made(self) -> None:
+        """The names of the self-made pair are those under which the bus makes it."""
+        made = ensure_self_signed(self.mktemp(), time.time())
+        self.assertEqual(tuple(path.name for path in made[:2]), SELF_MADE)
+
+    def test_throw_away_names(self) -> None:
+        """Topic, name and token of the round trip keep the contract's rules, and its own tell their age."""
+        now = int(time.time())
+        token = f"{round_trip.NAME}--{now:08x}-{'0' * 20}"
+        check_topic(round_trip.TOPIC)
+        made = {"name": round_trip.NAME, "token": token}
+        self.assertEqual(check_api_token(made, ""), ApiToken(round_trip.NAME, token))
+        for later, old in ((0, False), (299, False), (301, True), (-301, True)):
+            self.assertEqual(round_trip._is_old(token, now + later), old)
+        for other in ("alice--a1", round_trip.NAME, token + "0"):
+            self.assertFalse(round_trip._is_old(other, now + 10**6))
+
+
+class RedisTests(SynchronousTestCase):
+    """Doctor's own look at real servers."""
+
+    def test_examined(self) -> None:
+        """Every fact is learnt from each server at hand."""
+        for binary in servers():
+            redis = shared(binary)
+            with Redis(Place(path=redis.socket_path, db=3)) as connection:
+                server = examine(connection)
+            self.assertEqual((server.version or "").split(".")[0], binary.version.split(".")[0])
+            self.assertEqual((server.policy, server.appendonly, server.role), ("noeviction", "no", "master"))
+            self.assertGreater(server.used or 0, 1000)
+            self.assertLess(abs(server.skew), 1)
+
+    def test_cluster(self) -> None:
+        """Of a cluster each primary is examined, whoever of those in the URL answers; a single Redis is none."""
+        cluster = shared_cluster(servers()[0])
+        url = f"redis+cluster://{LOOPBACK}:1,{cluster.nodes[1].name}"
+        found = list(doctor.redis_findings(load({}, {"ROUTEMASTER_REDIS_URL": url}, None)))
+        self.assertIn("a cluster of 3 primaries", found[0].found)
+        for node in cluster.nodes:
+            self.assertTrue([each for each in found if each.check == "redis" and node.name in each.found])
+        config = load({}, {"ROUTEMASTER_REDIS_URL": f"redis+cluster://:canary@{LOOPBACK}:1"}, None)
+        (failed,) = doctor.redis_findings(config)
+        self.assertEqual(failed.verdict, doctor.Verdict.FAIL)
+        self.assertNotIn("canary", failed.line)
+
+    def test_hidden(self) -> None:
+        """What the ACL hides is unknown, and no error."""
+        redis = PrivateRedis(servers()[0], "--user", "tester", "on", ">secret", "+ping")
+        redis.start()
+        self.addCleanup(redis.stop)
+        with Redis(Place(path=redis.socket_path, user=b"tester", password=b"secret")) as connection:
+            server = examine(connection)
+        self.assertEqual(server, Server(took=server.took))
+
+    def test_refused(self) -> None:
+        """No server and a wrong password are told in one line without the password."""
+        redis = shared(servers()[0])
+        for path in (redis.socket_path, "/nowhere/s"):
+            error = self.assertRaises(RedisError, Redis, Place(path=path, password=b"canary"))
+            self.assertNotIn("canary", str(error))
+            self.assertTrue(str(error).isprintable())
+
+
+@frozen
+class Run:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class _Command(ProcessProtocol):
+    def __init__(self, stdin: bytes) -> None:
+        self.stdin, self.parts, self.ended = stdin, {1: b"", 2: b""}, Deferred[Run]()
+
+    def connectionMade(self) -> None:
+        self.transport.write(self.stdin)
+        self.transport.closeStdin()
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        self.parts[childFD] += data
+
+    def processEnded(self, reason: Any) -> None:
+        status = -reason.value.signal if reason.value.signal else reason.value.exitCode
+        self.ended.callback(Run(status, self.parts[1].decode(), self.parts[2].decode()))
+
+
+class CommandCase(TestCase):
+    """Runs the command as a process which knows of nothing but `environment`."""
+
+    timeout = 120
+
+    def setUp(self) -> Any:
+        self.state = Path(self.mktemp()).absolute()
+        self.environment: dict[str, str] = {"ROUTEMASTER_STATE_DIR": str(self.state)}
+
+    def begin(self, *arguments: str, stdin: str = "", **environment: str) -> _Command:
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+        command = _Command(stdin.encode())
+        reactor.spawnProcess(  # type: ignore[attr-defined]
+            command, sys.executable, [sys.executable, "-m", "routemaster.cli", *arguments],
+            env={**kept, "PYTHONPATH": str(ROOT), **self.environment, **environment}, path=str(ROOT),
+        )  # fmt: skip
+        return command
+
+    async def run_command(self, *arguments: str, stdin: str = "", **environment: str) -> Run:
+        return await self.begin(*arguments, stdin=stdin, **environment).ended
+
+    async def refused(self, *arguments: str, **environment: str) -> str:
+        """The one line of a command that must fail."""
+        run = await self.run_command(*arguments, **environment)
+        self.assertEqual((run.status, run.out), (1, ""), run)
+        self.assertTrue(run.err.startswith("routemaster-admin: "), run)
+        self.assertEqual(run.err.count("\n"), 1, run)
+        self.assertNotIn("canary", run.err)
+        return run.err
+
+    def until(self, condition: Any) -> Any:
+        """Fires when the condition holds."""
+        if condition():
+            return succeed(None)
+        return deferLater(reactor, 0.005, self.until, condition)
+
+
+class OfflineTests(CommandCase):
+    """What is said when there is no bus, or no sense."""
+
+    async def test_usage(self) -> None:
+        """A command that is not understood is status 2, with its usage."""
+        for line in ("", "nonsense", "tokens", "tokens add", "topics --nonsense", "topics x", "--js topics"):
+            run = await self.run_command(*line.split())
+            self.assertEqual(run.status, 2, line)
+            self.assertIn("usage: routemaster-admin", run.err)
+        run = await self.run_command("--version")
+        self.assertEqual((run.status, run.out), (0, f"Routemaster {routemaster.__version__}\n"))
+
+    async def test_one_line(self) -> None:
+        """Whatever is wrong beforehand is one line that names it, status 1."""
+        missing = str(self.state / "missing")
+        url = "https://localhost:1"
+        for word, arguments, environment in (
+            ("--url", ("topics", "--url", "http://localhost"), {}),
+            ("nobody listens", ("topics", "--url", url), {}),
+            ("not known", ("topics", "--url", "https://bus.invalid"), {}),
+            ("--ca-file", ("topics", "--ca-file", missing), {}),
+            ("--ca-file", ("topics", "--ca-file", __file__), {}),
+            ("--root-key-file", ("tokens", "list", "--root-key-file", missing), {}),
+            ("--root-key-file", ("tokens", "list", "--root-key-file", __file__), {}),
+            (missing, ("topics", "--config", missing), {}),
+            ("root key", ("tokens", "list", "--url", url), {}),
+            ("neither", ("topics", "--url", url), {"ROUTEMASTER_CLIENTS": ""}),
+            ("log_level", ("topics",), {"ROUTEMASTER_LOG_LEVEL": "loud"}),
+            ("ROUTEMASTER_NONSENSE", ("topics",), {"ROUTEMASTER_NONSENSE": "1"}),
+        ):
+            self.assertIn(word, await self.refused(*arguments, **environment))
+
+    async def test_doctor(self) -> None:
+        """Doctor says what is missing, leaves out what rests on it, and ends with status 1."""
+        run = await self.run_command("doctor", "--url", "https://localhost:1")
+        self.assertEqual((run.status, run.err), (1, ""))
+        words = [line.split()[0] for line in run.out.splitlines()]
+        self.assertEqual(words, ["ok", "FAIL", "FAIL", "warn", "skip"], run.out)
+        run = await self.run_command("--json", "doctor", ROUTEMASTER_TIMEOUT="soon")
+        self.assertEqual((run.status, run.json["ok"]), (1, False))
+        [check] = run.json["checks"]
+        self.assertEqual((check["check"], check["verdict"]), ("configuration", "fail"))
+        self.assertIn("timeout: 'soon'", check["found"])
+
+
+async def no_exposition() -> bytes:
+    return b""
+
+
+class Tampered:
+    """A store some of whose calls fail after they were done."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.store = store
+        self.errors: dict[str, Exception] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.store, name)
+
+        async def call(*args: Any) -> Any:
+            result = await method(*args)
+            if name in self.errors:
+                raise self.errors.pop(name)
+            return result
+
+        return call
+
+
+class ApiCase(CommandCase):
+    """The real API over TLS in this process, on a store in memory; nobody delivers."""
+
+    async def setUp(self) -> None:
+        super().setUp()
+        self.store = MemoryStore(reactor, 10)  # type: ignore[arg-type]
+        self.tampered = Tampered(self.store)
+        store: Any = self.tampered
+        clock: Any = reactor
+        self.door = Doorkeeper([CLIENT], ROOT_KEY, store)
+        await self.door.refresh()
+        limits = Limits(max_event_data=64, scaling_threshold=2, scaling_deadline=1.0)
+        api = Api(store, self.door, clock, limits, Meter(), no_exposition, lambda: True)
+        certificate, key, _ = ensure_self_signed(self.state, time.time())
+        self.site = BusSite(api.app.resource(), reactor=reactor)
+        factory = ReloadableTLS(certificate, key).wrap(self.site)
+        self.listening = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
+        self.addCleanup(self.close)
+        self.url = f"https://localhost:{self.listening.getHost().port}"
+        self.environment |= {
+            "ROUTEMASTER_PUBLIC_URL": self.url, "ROUTEMASTER_CLIENTS": CLIENT, "ROUTEMASTER_ROOT_KEY": ROOT_KEY,
+            "ROUTEMASTER_REDIS_URL": f"unix://{shared(servers()[0]).socket_path}",
+        }  # fmt: skip
+
+    def close(self) -> Any:
+        for channel in list(self.site._channels):
+            channel.transport.abortConnection()
+        stopped = self.listening.stopListening() or succeed(None)
+        return stopped.addCallback(lambda _: self.until(lambda: self.site.live == 0))
+
+    async def done(self, *arguments: str, stdin: str = "", **environment: str) -> Run:
+        """A command that must succeed in silence."""
+        run = await self.run_command(*arguments, stdin=stdin, **environment)
+        self.assertEqual((run.status, run.err), (0, ""), run)
+        return run
+
+    async def subscribed(self, who: str, **fields: Any) -> None:
+        body = {"topics": ["cats"], "callback": "https://example.com/events", "uuid": "uuid-canary", **fields}
+        await self.store.subscribe(check_subscription(who, body))
+
+
+class CommandTests(ApiCase):
+    """The commands."""
+
+    async def test_tokens(self) -> None:
+        """A token is printed alone when it is made, is listed, and is gone when it is deleted."""
+        made = (await self.done("tokens", "add", "bob")).out
+        self.assertRegex(made, r"\Abob--[0-9a-f]{32}\n\Z")
+        self.assertEqual(await self.store.tokens(), [ApiToken("bob", made.strip())])
+        self.assertEqual((await self.done("tokens", "list")).out, f"NAME  TOKEN\nbob   {made}")
+        self.assertEqual((await self.done("topics", ROUTEMASTER_CLIENTS=made.strip())).out, "no topics\n")
+        run = await self.done("tokens", "delete", "-", stdin=made)
+        self.assertIn("bob is shut out", run.out)
+        self.assertEqual(await self.store.tokens(), [])
+
+    async def test_tokens_json(self) -> None:
+        """In JSON the answers of the API come through, an empty list too; a token can be given."""
+        self.assertEqual((await self.done("tokens", "list", "--json")).json, [])
+        made = {"name": "bob", "token": "bob--1"}
+        self.assertEqual((await self.done("--json", "tokens", "add", "bob", "--token", "bob--1")).json, made)
+        self.assertEqual((await self.done("tokens", "list", "--json")).json, [made])
+        self.assertEqual((await self.done("tokens", "delete", "bob--1", "--json")).json, {"deleted": "bob--1"})
+
+    async def test_mistyped_token(self) -> None:
+        """A token that was never made is an error: a mistyped one must not be taken for shut out."""
+        await self.store.add_token(ApiToken("bob", "bob--1"))
+        self.assertIn("no such token", await self.refused("tokens", "delete", "bob--2"))
+        self.assertIn("no such token", await self.refused("tokens", "delete", "../topics/cats"))
+        self.assertEqual(len(await self.store.tokens()), 1)
+
+    async def test_topics(self) -> None:
+        """Topics are listed, as root or as a client."""
+        await self.store.publish("cats", "bob--1", [EVENT, EVENT])
+        expected = "TOPIC  PUBLISHER  EVENTS\ncats   bob             2\n"
+        self.assertEqual((await self.done("topics")).out, expected)
+        self.assertEqual((await self.done("topics", ROUTEMASTER_ROOT_KEY="")).out, expected)
+        facts = (await self.done("topics", "--json")).json
+        self.assertEqual(facts, [{"name": "cats", "publisher": "bob--1", "events": 2}])
+
+    async def test_subscriptions(self) -> None:
+        """Backlog and health are told as wide as the terminal is, a failing one by a word and its reason."""
+        await self.store.publish("cats", CLIENT, [EVENT])
+        await self.subscribed("bob--1")
+        await self.store.publish("cats", CLIENT, [EVENT])
+        grant = await self.store.acquire("bob--1", "w")
+        assert isinstance(grant, Grant)
+        await self.store.fail("bob--1", "w", grant.epoch, 60.0, "connection refused")
+        for columns in ("80", "120"):
+            lines = (await self.done("subscriptions", COLUMNS=columns)).out.splitlines()
+            self.assertRegex(lines[1], r"^bob +1 +\ds +FAILING x1 +in [0-9ms]+ +example.com/events$")
+            self.assertEqual(lines[2:], [
+                "  connection refused (never delivered)", "1 subscription, 1 event queued, 1 FAILING",
+            ])  # fmt: skip
+        [told] = (await self.done("subscriptions", "--json")).json
+        self.assertEqual((told["subscriber"], told["events"]["queued"]), ("bob--1", 1))
+
+    async def test_refusals(self) -> None:
+        """What the bus refuses is one line with what to do, no secret in it, in JSON mode too."""
+        self.assertIn("401", await self.refused("topics", ROUTEMASTER_ROOT_KEY="wrong-canary"))
+        self.assertIn("name 'B' is not allowed", await self.refused("tokens", "add", "B", "--json"))
+        self.tampered.errors["topics"] = StoreUnavailable("Redis at test is away")
+        self.assertIn("503: Redis at test is away", await self.refused("topics"))
+        self.tampered.errors["add_token"] = StoreUnavailable("it broke off", outcome_unknown=True)
+        self.assertIn("may have been done", await self.refused("tokens", "add", "bob"))
+
+    async def test_root_key_file(self) -> None:
+        """The root key may be in a file, which beats the environment."""
+        file = self.state / "root-key"
+        file.write_text(f"{ROOT_KEY}\n")
+        run = await self.done("tokens", "list", "--root-key-file", str(file), ROUTEMASTER_ROOT_KEY="other")
+        self.assertIn("no tokens", run.out)
+
+    async def test_trust(self) -> None:
+        """Only the authority that is named, or the state directory's certificate, is believed."""
+        elsewhere = {"ROUTEMASTER_STATE_DIR": str(self.state / "elsewhere")}
+        self.assertIn("--ca-file", await self.refused("topics", **elsewhere))
+        await self.done("topics", "--ca-file", str(self.state / SELF_MADE[0]), **elsewhere)
+        other, _, _ = ensure_self_signed(self.state / "other", time.time())
+        self.assertIn("not trusted", await self.refused("topics", "--ca-file", str(other)))
+
+
+class TripTests(ApiCase):
+    """However a round trip ends, nothing of it stays."""
+
+    async def clean(self) -> None:
+        self.assertEqual(await self.store.tokens(), [])
+        self.assertEqual(await self.store.topics(), [])
+        self.assertEqual(await self.store.subscriptions(), [])
+
+    async def trip(self, word: str, command: Deferred[Run] | None = None) -> None:
+        """Doctor must fail at the round trip, and only there, for a reason with this word."""
+        run = await (command or self.run_command("doctor"))
+        self.assertEqual((run.status, run.err), (1, ""), run)
+        *others, last = run.out.splitlines()
+        self.assertRegex(last, rf"^FAIL  round trip .*{word}")
+        self.assertEqual([line for line in others if line.startswith("FAIL")], [], run.out)
+
+    async def test_interrupted(self) -> None:
+        """A signal, or several, while doctor waits for its event: it undoes everything, then ends."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            command = self.begin("doctor")
+            await self.waiting()
+            os.kill(command.transport.pid, number)
+            os.kill(command.transport.pid, number)
+            await self.trip("interrupted", command.ended)
+            await self.clean()
+
+    async def waiting(self, earlier: str = "") -> str:
+        """Return when a doctor, other than an earlier one, waits for its event; its token."""
+        while True:
+            for each in await self.store.subscriptions():
+                if each.queued and each.subscription.subscriber != earlier:
+                    return each.subscription.subscriber
+            await deferLater(reactor, 0.005)
+
+    async def test_half_way(self) -> None:
+        """A step that was done and looked as if it had failed is undone, whichever it is."""
+        for call in ("add_token", "publish", "subscribe"):
+            self.tampered.errors[call] = StoreBroken("a bug")
+            await self.trip("500")
+            self.flushLoggedErrors()
+            await self.clean()
+
+    async def test_undoing_goes_on(self) -> None:
+        """A store that is away for a moment is asked again, on the way and while tidying up."""
+        for call in ("publish", "unsubscribe", "delete_topic", "remove_token"):
+            self.tampered.errors[call] = StoreUnavailable("away", outcome_unknown=True)
+        command = self.begin("doctor")
+        await self.waiting()
+        os.kill(command.transport.pid, signal.SIGINT)
+        await self.trip("interrupted", command.ended)
+        self.assertEqual(self.tampered.errors, {})
+        await self.clean()
+
+    async def test_taken(self) -> None:
+        """The topic of another doctor, or of anybody, is left alone."""
+        await self.store.publish(round_trip.TOPIC, "bob--1", [EVENT])
+        await self.trip("another doctor")
+        self.assertEqual([each.publisher for each in await self.store.topics()], ["bob--1"])
+        self.assertEqual(await self.store.tokens(), [])
+
+    async def test_after_a_kill(self) -> None:
+        """What a doctor who was killed has left behind, the next one removes."""
+        command = self.begin("doctor")
+        await self.waiting()
+        os.kill(command.transport.pid, signal.SIGKILL)
+        await command.ended
+        [left] = await self.store.tokens()
+        await self.trip("another doctor")
+        self.assertEqual(await self.store.tokens(), [left])
+        old = f"{round_trip.NAME}--{int(time.time()) - 1000:08x}-{'0' * 20}"
+        [subscription] = await self.store.subscriptions()
+        await self.store.remove_token(left.token)
+        await self.store.unsubscribe(left.token)
+        await self.store.delete_topic(round_trip.TOPIC, None)
+        await self.store.add_token(ApiToken(round_trip.NAME, old))
+        await self.door.refresh()
+        await self.store.publish(round_trip.TOPIC, old, [EVENT])
+        await self.store.subscribe(evolve(subscription.subscription, subscriber=old))
+        command = self.begin("doctor")
+        await self.waiting(old)
+        os.kill(command.transport.pid, signal.SIGINT)
+        await self.trip("interrupted", command.ended)
+        await self.clean()
+
+
+class SystemTests(CommandCase):
+    """A real bus."""
+
+    async def test_doctor(self) -> None:
+        """On a bus in good order all checks are well, an event makes the round trip, and nothing of it stays."""
+        daemon = Daemon(reactor, self.state, "--root-key", ROOT_KEY, "--clients", "demo")
+        self.addCleanup(daemon.end)
+        await daemon.start()
+        url = ("--url", f"https://localhost:{daemon.port}")
+        run = await self.run_command("doctor", *url, "--json", ROUTEMASTER_ROOT_KEY=ROOT_KEY)
+        self.assertEqual((run.status, run.err, run.json["ok"]), (0, "", True), run)
+        checks = {each["check"]: each for each in run.json["checks"]}
+        self.assertEqual({each["verdict"] for each in checks.values()}, {"ok"}, run)
+        self.assertEqual(len(checks), 11)
+        self.assertRegex(checks["round trip"]["found"], r"came back after [0-9.]+ ms")
+        root = Client(reactor, daemon, ROOT_KEY)
+        self.addCleanup(root.close)
+        self.assertEqual((await root.ask("GET", "/api_tokens")).status, 204)
+        for path in ("/topics", "/subscriptions"):
+            self.assertEqual((await root.ask("GET", path)).json, [])
+        run = await self.run_command("doctor", *url)
+        self.assertEqual(run.status, 0, run)
+        self.assertIn("left out: no root key", run.out.splitlines()[-1])

@@ -1,0 +1,366 @@
+"""What is shipped for operators agrees with the code; and a bus behind systemd's socket is restarted unnoticed."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from configparser import ConfigParser
+from http.client import HTTPSConnection
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+import routemaster
+from routemaster.config import OPTIONS, REDIS_ENV_KEY, load
+from routemaster.tap import Options
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+OPERATIONS = ROOT / "docs" / "operations.rst"
+UNITS = [DEPLOY / "routemaster.service", DEPLOY / "routemaster-worker@.service"]
+CONTAINERS = [ROOT / "Dockerfile", ROOT / "compose.yaml"]
+VARIABLE = re.compile(r"\b(?:ROUTEMASTER|METRIC|DATADOG|EXCEPTION|MAX)_[A-Z_]+\b")
+PATIENCE = 30.0  #: seconds
+
+
+def directives(unit: Path, section: str) -> list[tuple[str, str]]:
+    """The directives of a unit's section, in order; a name may be there more than once."""
+    found, here = [], ""
+    for line in unit.read_text("utf-8").splitlines():
+        if line.startswith("["):
+            here = line.strip("[]")
+        elif here == section and line and not line.startswith("#"):
+            name, _, value = line.partition("=")
+            found.append((name, value))
+    return found
+
+
+def modules() -> Iterator[ast.Module]:
+    """The bus's own modules."""
+    home = Path(routemaster.__file__).parent
+    for path in sorted(home.rglob("*.py")):
+        if path.relative_to(home).parts[0] not in ("testing", "cli", "client", "receiver"):
+            yield ast.parse(path.read_text("utf-8"), str(path))
+
+
+def metric_names() -> set[str]:
+    """Names of metrics that stand in the code."""
+    name = re.compile(r"(events|redis|jobs|subscriber|delivery|latency|metrics)\.[a-z0-9_.]+|process")
+    files = {"redis.log", "redis.pid", "redis.sock"}
+    return {
+        node.value
+        for tree in modules()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and name.fullmatch(node.value)
+    } - files
+
+
+def complaints() -> Iterator[str]:
+    """The formats of all log lines from warning upwards that stand in the code."""
+    for tree in modules():
+        for node in ast.walk(tree):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
+                continue
+            loud = node.func.attr in ("warn", "error", "critical", "failure", "failuresHandled")
+            first = node.args[0]
+            if loud and "log" in ast.unparse(node.func.value) and isinstance(first, ast.Constant):
+                yield first.value
+
+
+class OperationsTests(SynchronousTestCase):
+    """The guide for operators against the code."""
+
+    def setUp(self) -> None:
+        self.text = " ".join(OPERATIONS.read_text("utf-8").split())
+
+    def test_metrics(self) -> None:
+        """Every metric that is counted is explained."""
+        names = metric_names()
+        self.assertGreater(len(names), 20)
+        self.assertEqual({name for name in names if f"``{name}``" not in self.text}, set())
+
+    def test_no_other_metrics(self) -> None:
+        """No metric is explained that nothing counts."""
+        named = set(re.findall(r"``((?:events|redis|jobs|delivery|latency|metrics)\.[a-z0-9_.]+)``", self.text))
+        self.assertEqual(named - metric_names() - {"redis.log", "events.oldest"}, set())
+
+    def test_log_lines(self) -> None:
+        """Every line of the log that may ask for action is there, with what to do."""
+        formats = list(complaints())
+        self.assertGreater(len(formats), 20)
+        for each in formats:
+            constant = max(re.split(r"\{.*?\}", each.partition(": {")[0]), key=len).strip(" ,:;'(")
+            self.assertIn(constant[:24].rstrip(), self.text, each)
+
+    def test_options(self) -> None:
+        """Every variable named exists, and what looks like an option of the file too."""
+        known = {variable for option in OPTIONS for variable in option.environment}
+        self.assertEqual(set(VARIABLE.findall(self.text)) - known, set())
+
+    def test_commands(self) -> None:
+        """The subcommands of routemaster-admin that are named exist."""
+        from routemaster.cli import _parser
+
+        help_text = _parser().format_help()
+        for command in set(re.findall(r"routemaster-admin ([a-z]+)", self.text)):
+            self.assertIn(command, help_text)
+
+
+class UnitTests(SynchronousTestCase):
+    """The units of systemd."""
+
+    def test_options(self) -> None:
+        """What the units set are options of the bus, with values that it takes."""
+        for unit in UNITS:
+            given = [value for name, value in directives(unit, "Service") if name == "Environment"]
+            environment = dict(each.partition("=")[::2] for each in given)
+            ours = {name: value for name, value in environment.items() if name != "ROLE"}
+            config = load({}, {name: value.replace("%S", "/var/lib") for name, value in ours.items()}, None)
+            self.assertEqual(str(config.state_dir), "/var/lib/routemaster")
+
+    def test_command(self) -> None:
+        """The command line is one that twistd takes, in the foreground."""
+        for unit, role in zip(UNITS, ("all", "worker"), strict=True):
+            command = dict(directives(unit, "Service"))["ExecStart"].replace("${ROLE}", "all").split()
+            self.assertEqual(command[1:3], ["-n", "routemaster"])
+            options = Options()
+            options.parseOptions(command[3:])
+            self.assertEqual(options.role.value, role)
+
+    def test_time_to_stop(self) -> None:
+        """systemd waits for longer than the deliveries under way, and the embedded Redis, may take."""
+        grace = load({}, {}, None).grace
+        for unit, redis in zip(UNITS, (30, 0), strict=True):
+            service = dict(directives(unit, "Service"))
+            self.assertGreater(int(service["TimeoutStopSec"]), grace + redis)
+            self.assertEqual((service["KillMode"], service["Type"]), ("mixed", "notify"))
+
+    def test_descriptors(self) -> None:
+        """There are descriptors for all connections that the options allow."""
+        config = load({}, {}, None)
+        for unit in UNITS:
+            limit = int(dict(directives(unit, "Service"))["LimitNOFILE"])
+            self.assertGreater(limit, config.max_connections + config.max_open_deliveries + 1000)
+
+    def test_same_sandbox(self) -> None:
+        """Workers live in the same sandbox."""
+        one, other = (
+            [pair for pair in directives(unit, "Service") if not pair[0].startswith(("Exec", "Env", "Timeout"))]
+            for unit in UNITS
+        )
+        self.assertEqual(one, other)
+
+    def test_callbacks_need_executable_memory(self) -> None:
+        """pyOpenSSL's callbacks fail where memory may not be written and then executed."""
+        for unit in UNITS:
+            self.assertNotIn("MemoryDenyWriteExecute", dict(directives(unit, "Service")))
+
+    def test_exposure(self) -> None:
+        """systemd finds at most 2.0 of 10 to object to."""
+        program = shutil.which("systemd-analyze")
+        if program is None:
+            raise SkipTest("systemd-analyze is not here")
+        for unit in UNITS:
+            done = subprocess.run([program, "security", "--offline=true", "--no-pager", unit], text=True,
+                                  capture_output=True, env={**os.environ, "LC_ALL": "C.UTF-8"}, check=False)
+            found = re.search(r"exposure level for \S+: ([0-9.]+)", done.stdout)
+            if found is None:
+                raise SkipTest(f"this systemd-analyze cannot: {done.stderr[:200]}")
+            self.assertLessEqual(float(found[1]), 2.0)
+
+
+class ContainerTests(SynchronousTestCase):
+    """Dockerfile, compose.yaml and Procfile."""
+
+    def test_options(self) -> None:
+        """Every variable they name is an option's."""
+        known = {variable for option in OPTIONS for variable in option.environment} | {REDIS_ENV_KEY}
+        for file in [*CONTAINERS, ROOT / "Procfile"]:
+            self.assertEqual(set(VARIABLE.findall(file.read_text("utf-8"))) - known, set(), file.name)
+
+    def test_dockerfile(self) -> None:
+        """It knows its instructions, ends as somebody who is not root, and asks an endpoint that exists."""
+        text = re.sub(r"^ *#.*\n", "", (ROOT / "Dockerfile").read_text("utf-8"), flags=re.MULTILINE)
+        lines = text.replace("\\\n", " ").splitlines()
+        steps = [tuple(line.split(None, 1)) for line in lines if line.strip()]
+        known = {"FROM", "ARG", "WORKDIR", "RUN", "COPY", "ENV", "VOLUME", "USER", "EXPOSE", "HEALTHCHECK",
+                 "ENTRYPOINT", "CMD"}  # fmt: skip
+        self.assertEqual({step[0] for step in steps} - known, set())
+        last = dict(steps)
+        self.assertTrue(last["USER"].split(":")[0].isdecimal())
+        self.assertNotEqual(last["USER"].split(":")[0], "0")
+        check = json.loads(last["HEALTHCHECK"].partition("CMD ")[2])
+        compile(check[2], "HEALTHCHECK", "exec")
+        self.assertIn(f":{last['EXPOSE']}/health'", check[2])
+        command = [*json.loads(last["ENTRYPOINT"]), *json.loads(last["CMD"])]
+        self.assertEqual(command[:3], ["twistd", "-n", "routemaster"])
+        Options().parseOptions(command[3:])
+
+    def test_dockerignore(self) -> None:
+        """What the build needs is let through, and everything let through exists."""
+        lines = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+        through = {line[1:] for line in lines if line.startswith("!")}
+        self.assertEqual({name for name in through if not (ROOT / name).exists()}, set())
+        needed = {"setup.py", "pyproject.toml", "README.rst", "LICENSE", "etc", "routemaster", "twisted"}
+        self.assertEqual(needed - through, set())
+
+    def test_compose(self) -> None:
+        """Two roles and a Redis that refuses rather than evicts, and keeps what it has."""
+        text = (ROOT / "compose.yaml").read_text("utf-8")
+        self.assertNotIn("\t", text)
+        odd = [line for line in text.splitlines() if (len(line) - len(line.lstrip(" "))) % 2]
+        self.assertEqual(odd, [])
+        services = text.partition("\nservices:\n")[2].partition("\nvolumes:\n")[0]
+        self.assertEqual(re.findall(r"^  (\w+):$", services, re.MULTILINE), ["web", "worker", "redis"])
+        for role in ("web", "worker"):
+            self.assertIn(f'command: ["--role", "{role}"]', services)
+        flat = re.sub(r'[\s"-]+', " ", services)
+        for setting in ("appendonly yes", "appendfsync everysec", "maxmemory policy noeviction"):
+            self.assertIn(setting, flat)
+        self.assertGreater(int(re.findall(r"stop_grace_period: (\d+)s", text)[0]), load({}, {}, None).grace)
+
+    def test_compose_as_yaml(self) -> None:
+        """It is YAML in which every anchor is used and every volume declared."""
+        made = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))
+        mounted = {mount.split(":")[0] for each in made["services"].values() for mount in each["volumes"]}
+        self.assertEqual(mounted, set(made["volumes"]))
+        for role in ("web", "worker"):
+            self.assertIn("ROUTEMASTER_REDIS_URL", made["services"][role]["environment"])
+            self.assertEqual(made["services"][role]["depends_on"], {"redis": {"condition": "service_healthy"}})
+
+    def test_procfile(self) -> None:
+        """A line for each role, with options that exist."""
+        processes = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text("utf-8").splitlines())
+        self.assertEqual(list(processes), ["web", "worker"])
+        for role, command in processes.items():
+            words = command.replace('"', "").replace("${PORT:-17880}", "17880").split()
+            self.assertEqual(words[:4], ["exec", "twistd", "-n", "routemaster"])
+            options = Options()
+            options.parseOptions(words[4:])
+            self.assertEqual(options.role.value, role)
+
+    def test_socket(self) -> None:
+        """The socket unit is well-formed, and of the family that the endpoint names."""
+        ini = ConfigParser(interpolation=None)
+        ini.optionxform = str  # type: ignore[assignment,method-assign]
+        ini.read(DEPLOY / "routemaster.socket")
+        self.assertRegex(ini["Socket"]["ListenStream"], r"^\d+(\.\d+){3}:\d+$")
+        self.assertIn("domain=INET:", dict(directives(UNITS[0], "Service"))["Environment"] + UNITS[0].read_text())
+
+
+#: does what systemd does between fork and exec
+_ACTIVATE = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="routemaster.socket")
+twistd = "from twisted.scripts.twistd import run; run()"
+os.execv(sys.executable, [sys.executable, "-c", twistd, *sys.argv[2:]])
+"""
+
+
+class RestartTests(SynchronousTestCase):
+    """A bus started as by systemd: its port is inherited, and it says when it is ready."""
+
+    def setUp(self) -> None:
+        self.place = Path(tempfile.mkdtemp(prefix="rm"))
+        self.addCleanup(shutil.rmtree, self.place)
+        self.port = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self.addCleanup(self.port.close)
+        self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(self.manager.close)
+        self.manager.bind(str(self.place / "notify"))
+        self.manager.settimeout(PATIENCE)
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start a bus; return when it says that it is ready."""
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.place),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "NOTIFY_SOCKET": str(self.place / "notify"),
+            "WATCHDOG_USEC": "1000000",
+            "ROUTEMASTER_HTTPS": "systemd:domain=INET:index=0",
+            "ROUTEMASTER_STATE_DIR": str(self.place / "state"),
+            "ROUTEMASTER_LOG_FILE": str(self.place / "log"),
+            "METRIC_COLLECTION_SERVICE": "none",
+        }
+        child = subprocess.Popen([sys.executable, "-c", _ACTIVATE, str(self.port.fileno()), "-n", "routemaster"],
+                                 env=environment, cwd=self.place, pass_fds=[self.port.fileno()],
+                                 stderr=subprocess.DEVNULL)  # fmt: skip
+        self.addCleanup(child.wait)
+        self.addCleanup(child.kill)
+        try:
+            self.hear(b"READY=1")
+        except TimeoutError:
+            log = self.place / "log"
+            self.fail(f"not ready: {log.read_text('utf-8') if log.exists() else 'no log'}")
+        return child
+
+    def hear(self, wanted: bytes) -> list[bytes]:
+        """All that is said up to a word."""
+        said = [self.manager.recv(100)]
+        while said[-1] != wanted:
+            said.append(self.manager.recv(100))
+        return said
+
+    def publish_until(self, enough: Event, statuses: list[Any]) -> None:
+        """Publish over and over, each time over a new connection; note what came of it."""
+        trust = ssl.create_default_context(cafile=str(self.place / "state" / "localhost.crt"))
+        body = json.dumps({"type": "noop", "url": "https://a.example/1"})
+        while not enough.is_set():
+            connection = HTTPSConnection("localhost", self.port.getsockname()[1], timeout=PATIENCE, context=trust)
+            try:
+                headers = {"Authorization": "Basic ZGVtbzo=", "Connection": "close"}
+                connection.request("POST", "/topics/cats", body, headers)
+                statuses.append(connection.getresponse().status)
+            except OSError as error:
+                statuses.append(error)
+            finally:
+                connection.close()
+
+    def test_restart_under_load(self) -> None:
+        """While the bus is restarted under load no connection is refused or reset: all answers are 204."""
+        bus = self.start()
+        self.assertIn(b"WATCHDOG=1", self.hear(b"WATCHDOG=1"))
+        enough, statuses = Event(), []
+        clients = [Thread(target=self.publish_until, args=(enough, statuses)) for _ in range(4)]
+        for client in clients:
+            client.start()
+        try:
+            for _ in range(2):
+                self.more_than(len(statuses) + 20, statuses)
+                bus.send_signal(signal.SIGTERM)
+                self.hear(b"STOPPING=1")
+                self.assertEqual(bus.wait(PATIENCE), 0)
+                bus = self.start()
+            self.more_than(len(statuses) + 20, statuses)
+        finally:
+            enough.set()
+            for client in clients:
+                client.join()
+        bus.send_signal(signal.SIGTERM)
+        self.assertEqual(bus.wait(PATIENCE), 0)
+        self.assertEqual([status for status in statuses if status != 204], [])
+
+    def more_than(self, number: int, statuses: list[Any]) -> None:
+        """Return when there are as many answers."""
+        limit = time.monotonic() + PATIENCE
+        while len(statuses) < number and time.monotonic() < limit:
+            time.sleep(0.01)
+        self.assertGreaterEqual(len(statuses), number, statuses[-3:])

@@ -1,0 +1,208 @@
+"""Workers on a store in memory with a scripted sender and a clock: what the tests of deliveries stand on."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Coroutine
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from routemaster.delivery.worker import Rules, Worker
+from routemaster.errors import StoreUnavailable
+from routemaster.interfaces import Outcome
+from routemaster.metrics.meter import Meter
+from routemaster.model import Subscription
+from routemaster.store.memory_store import MemoryStore
+from routemaster.testing.script_sender import ACKNOWLEDGED, Attempt, ScriptedSender
+
+TTL = 10.0
+SWEEP = 3.0
+NOW = 1_700_000_000.0
+CALLBACK = "https://sub.example/events"
+HOT = 3000  #: store calls at one moment of the clock that only a loop that never rests makes
+
+
+class StoreClock:
+    """The clock of the store's host: that of the test, set apart."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.apart = 0.0
+
+    def seconds(self) -> float:
+        return self._clock.seconds() + self.apart
+
+
+class TroubledStore:
+    """A store whose calls are counted, and fail or are late where a test says so."""
+
+    def __init__(self, store: MemoryStore, clock: Clock) -> None:
+        self._store, self._clock = store, clock
+        self.calls: Counter[str] = Counter()
+        self.away = False  #: no call gets through
+        self._faults: dict[str, deque[tuple[Exception, bool]]] = defaultdict(deque)
+        self._gates: dict[str, deque[tuple[Deferred[None], bool]]] = defaultdict(deque)
+        self.hot = HOT
+        self._moment, self._at_once = -1.0, 0
+
+    def trip(self, name: str, times: int = 1, done: bool = False, error: Exception | None = None) -> None:
+        """The next calls of `name` raise; `done`: after they have been carried out."""
+        fault = error or StoreUnavailable("the store is away", outcome_unknown=done)
+        self._faults[name].extend([(fault, done)] * times)
+
+    def delay(self, name: str, before: bool = False) -> Deferred[None]:
+        """Hold back the answer of the next call, or with `before` the call, until what is returned fires."""
+        gate: Deferred[None] = Deferred()
+        self._gates[name].append((gate, before))
+        return gate
+
+    def mend(self) -> None:
+        self.away = False
+        self._faults.clear()
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._store, name)
+
+        async def call(*arguments: Any) -> Any:
+            self.calls[name] += 1
+            self._cool()
+            if self.away:
+                raise StoreUnavailable("the store is away")
+            error, done = self._faults[name].popleft() if self._faults[name] else (None, True)
+            gate, before = self._gates[name].popleft() if self._gates[name] else (None, False)
+            if gate is not None and before:
+                await gate
+            result = await method(*arguments) if done else None
+            if gate is not None and not before:
+                await gate
+            if error is not None:
+                raise error
+            return result
+
+        return call
+
+    def _cool(self) -> None:
+        if self._clock.seconds() != self._moment:
+            self._moment, self._at_once = self._clock.seconds(), 0
+        self._at_once += 1
+        if self._at_once > self.hot:
+            raise AssertionError("a loop that never comes to rest")
+
+
+class DeliveryTestCase(SynchronousTestCase):
+    """A bus without its way in; whatever a test did, everything stops without a trace at its end."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(NOW)
+        self.store_clock = StoreClock(self.clock)
+        self.memory = MemoryStore(self.store_clock, TTL, self._hint)  # type: ignore[arg-type]
+        self.store = TroubledStore(self.memory, self.clock)
+        self.sender, self.meter = ScriptedSender(), Meter()
+        self.workers: list[Worker] = []
+        self.deaf = False  #: hints are lost
+        self.chance = 0.0
+        self._count = 0
+        self.addCleanup(self._all_stops)
+
+    def _hint(self, message: bytes) -> None:
+        if not self.deaf:
+            for worker in list(self.workers):
+                worker.hear(message)
+
+    def _all_stops(self) -> None:
+        self.store.mend()
+        for worker in self.workers:
+            done = Deferred.fromCoroutine(worker.stop(0))
+            self.clock.advance(0)
+            self.clock.pump([5, 1, 1, 1, 1])  # a sweep that is under way takes rests
+            self.successResultOf(done)
+            self.assertEqual(worker.leases, 0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    # -- doing
+
+    def do(self, work: Coroutine[Deferred[Any], Any, Any]) -> Any:
+        return self.successResultOf(Deferred.fromCoroutine(work))
+
+    def worker(self, name: str = "w1", store: Any = None, **rules: Any) -> Worker:
+        """A worker that has swept once."""
+        worker = Worker(
+            name,
+            store or self.store,
+            self.sender,
+            self.clock,
+            lambda: self.chance,
+            Rules(lease_ttl=TTL, **rules),
+            self.meter,
+        )
+        self.workers.append(worker)
+        self.sweep(worker)
+        return worker
+
+    def sweep(self, worker: Worker) -> None:
+        """Sweep, as far as the store answers."""
+        sweeping = Deferred.fromCoroutine(worker.sweep())
+        sweeping.addErrback(lambda failure: failure.trap(StoreUnavailable))
+
+    def create(self, *topics: str) -> None:
+        """Topics exist once their publisher has sent an event."""
+        for topic in topics:
+            self.do(self.memory.publish(topic, "pub", [b"{}"]))
+
+    def subscribe(self, *topics: str, name: str = "sub", create: bool = True, **options: Any) -> None:
+        """Subscribe to topics, which are created; batches go at once unless told otherwise."""
+        if create:
+            self.create(*topics)
+        options = {"callback": CALLBACK, "timeout": 0, "max": 100, **options}
+        self.do(self.memory.subscribe(Subscription(name, topics, **options)))
+
+    def publish(self, topic: str, count: int = 1) -> list[int]:
+        """Publish events, numbered as they come over all topics; the numbers."""
+        numbers = [self._count + 1 + place for place in range(count)]
+        self._count += count
+        self.do(self.memory.publish(topic, "pub", [b"%d" % number for number in numbers]))
+        return numbers
+
+    def pass_time(self, seconds: float, step: float = 1 / 16) -> None:
+        """Let time pass, with the periodic calls that the wiring makes."""
+        for _ in range(round(seconds / step)):
+            before = self.clock.seconds()
+            self.clock.advance(step)
+            for worker in self.workers:
+                if before // 1 != self.clock.seconds() // 1:
+                    worker.expire()
+                if before // SWEEP != self.clock.seconds() // SWEEP:
+                    self.sweep(worker)
+
+    # -- seeing
+
+    @property
+    def batches(self) -> list[list[int]]:
+        """The numbers of the events in each attempt."""
+        return self.sender.bodies
+
+    @property
+    def flying(self) -> Attempt:
+        """The one attempt in flight."""
+        (attempt,) = self.sender.in_flight
+        return attempt
+
+    def end(self, outcome: Outcome = ACKNOWLEDGED) -> None:
+        """End the one attempt in flight."""
+        self.flying.end(outcome)
+
+    def facts(self, name: str = "sub") -> Any:
+        (facts,) = [f for f in self.do(self.memory.subscriptions()) if f.subscription.subscriber == name]
+        return facts
+
+    def queued(self, name: str = "sub") -> int:
+        queued: int = self.facts(name).queued
+        return queued
+
+    def at(self) -> float:
+        """Seconds since the test began."""
+        return self.clock.seconds() - NOW

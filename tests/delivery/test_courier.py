@@ -1,0 +1,1104 @@
+"""One subscriber's deliveries: what is sent when, and what an attempt's end changes."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from unittest.mock import Mock
+
+from attrs import evolve
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from routemaster.delivery.backlog import Backlog
+from routemaster.delivery.wakeup_index import Watch
+from routemaster.interfaces import Stay
+from routemaster.testing.script_sender import ACKNOWLEDGED, LOCAL, ScriptedSender, carrying, refused
+from tests.delivery.deliveries import CALLBACK, NOW, SWEEP, TTL, DeliveryTestCase
+
+
+class BatchTests(DeliveryTestCase):
+    """When a batch goes, and what is in it."""
+
+    def test_full_batch_at_once(self) -> None:
+        """As soon as `max` events wait a batch goes, however long the timeout."""
+        self.subscribe("cats", max=3, timeout=60_000)
+        self.worker()
+        self.publish("cats", 2)
+        self.assertEqual(self.batches, [])
+        self.publish("cats")
+        self.assertEqual(self.batches, [[1, 2, 3]])
+
+    def test_full_batch_in_one_bulk(self) -> None:
+        """A bulk that holds several batches is sent as full batches; the rest waits."""
+        self.subscribe("cats", max=3, timeout=60_000)
+        self.worker()
+        self.publish("cats", 7)
+        self.assertEqual(self.batches, [[1, 2, 3], [4, 5, 6]])
+        self.assertEqual(self.queued(), 1)
+
+    def test_full_only_by_the_sum(self) -> None:
+        """A batch fills by the events of all topics together, in whichever way they are spread."""
+        for spread in ("aaaaaaaa", "abcabcab", "aaaaaaab", "abbbbbbc", "cba" "cccca"):
+            self.setUp()
+            self.subscribe("a", "b", "c", max=8, timeout=60_000)
+            self.worker()
+            for topic in spread[:-1]:
+                self.publish(topic)
+            self.assertEqual(self.batches, [], spread)
+            self.publish(spread[-1])
+            self.assertEqual(self.batches, [[1, 2, 3, 4, 5, 6, 7, 8]], spread)
+
+    def test_timeout(self) -> None:
+        """A batch that is not full goes when its oldest event has waited `timeout`."""
+        self.subscribe("cats", timeout=500)
+        self.worker()
+        self.publish("cats")
+        self.clock.advance(0.3)
+        self.publish("cats")
+        self.clock.advance(0.199)
+        self.assertEqual(self.batches, [])
+        self.clock.advance(0.002)
+        self.assertEqual(self.batches, [[1, 2]])
+
+    def test_timeout_of_the_next(self) -> None:
+        """The timeout of the next batch counts from its own oldest event, and nothing is sent before."""
+        self.subscribe("cats", timeout=500)
+        self.worker()
+        self.publish("cats")
+        self.clock.advance(0.501)
+        self.clock.advance(1)
+        self.publish("cats")
+        self.clock.advance(0.499)
+        self.assertEqual(self.batches, [[1]])
+        self.clock.advance(0.002)
+        self.assertEqual(self.batches, [[1], [2]])
+
+    def test_accepted_in_flight(self) -> None:
+        """What is accepted during an attempt has waited since then, not since its end."""
+        self.sender.otherwise = None
+        self.subscribe("cats", timeout=500)
+        self.worker()
+        self.publish("cats")
+        self.clock.advance(0.501)
+        self.publish("cats")
+        self.clock.advance(0.4)
+        self.end()
+        self.assertEqual(self.batches, [[1]])
+        self.clock.advance(0.099)
+        self.assertEqual(self.batches, [[1]])
+        self.clock.advance(0.002)
+        self.assertEqual(self.batches, [[1], [2]])
+
+    def test_overdue_after_flight(self) -> None:
+        """What became due during an attempt goes as soon as that ends."""
+        self.sender.otherwise = None
+        self.subscribe("cats", timeout=500)
+        self.worker()
+        self.publish("cats")
+        self.clock.advance(0.501)
+        self.publish("cats")
+        self.clock.advance(0.6)
+        self.end()
+        self.assertEqual(self.batches, [[1], [2]])
+
+    def test_by_the_stores_clock(self) -> None:
+        """How long an event has waited is counted by the store's clock, however far that is from ours."""
+        for apart in (3600.0, -3600.0, 0.25):
+            self.setUp()
+            self.store_clock.apart = apart
+            self.subscribe("cats", timeout=500)
+            self.deaf = True
+            self.publish("cats")
+            self.deaf = False
+            self.clock.advance(0.3)
+            self.worker()
+            self.clock.advance(0.199)
+            self.assertEqual(self.batches, [], apart)
+            self.clock.advance(0.002)
+            self.assertEqual(self.batches, [[1]], apart)
+
+    def test_publishers_timestamp_plays_no_part(self) -> None:
+        """An event that its publisher dated an hour back, or ahead, waits the timeout like any other."""
+        self.subscribe("cats", timeout=500)
+        self.worker()
+        for t in (0, int(NOW * 1000) + 3_600_000):
+            del self.sender.attempts[:]
+            self.do(self.memory.publish("cats", "pub", [b'{"t":%d}' % t]))
+            self.clock.advance(0.499)
+            self.assertEqual(self.batches, [])
+            self.clock.advance(0.002)
+            self.assertEqual(self.batches, [[{"t": t}]])
+
+    def test_store_clock_set_back(self) -> None:
+        """Events stamped by a store clock that was an hour ahead do not wait that hour."""
+        self.subscribe("cats", timeout=500)
+        worker = self.worker()
+        self.store_clock.apart = 3600.0
+        self.publish("cats")
+        self.store_clock.apart = 0.0
+        self.sweep(worker)
+        self.clock.advance(0.5)
+        self.assertEqual(self.batches, [[1]])
+
+    def test_timeout_nothing(self) -> None:
+        """With timeout 0 every event goes at once."""
+        self.subscribe("cats", timeout=0)
+        self.worker()
+        self.publish("cats")
+        self.publish("cats", 2)
+        self.assertEqual(self.batches, [[1], [2, 3]])
+
+    def test_at_once_while_events_pour_in(self) -> None:
+        """With timeout 0 a batch goes although the answer of each reading is overtaken by further events."""
+        self.subscribe("cats", timeout=0, max=10_000)
+        self.worker()
+        gate = self.store.delay("read")
+        self.publish("cats")
+        self.publish("cats")
+        gate.callback(None)
+        self.assertEqual(self.batches, [[1], [2]])
+
+    def test_no_empty_batch(self) -> None:
+        """Without events nothing is sent, ever."""
+        self.subscribe("cats", "dogs")
+        self.worker()
+        self.pass_time(60)
+        self.assertEqual(self.batches, [])
+
+    def test_backlog_in_order_across_topics(self) -> None:
+        """A backlog is drained in full batches, by time of acceptance across topics."""
+        self.subscribe("c", "a", "b", max=4, timeout=60_000)
+        for topic in "abccbabacbcabcaa":
+            self.publish(topic)
+        self.worker()
+        self.assertEqual(self.batches, [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16]])
+
+    def test_order_across_topics_in_one_snapshot(self) -> None:
+        """A reading spans all topics: an event of a quiet one is not overtaken by a later one of a busy one."""
+        self.sender.otherwise = None
+        self.subscribe("busy", "quiet", max=2)
+        self.worker()
+        held = self.store.delay("read", before=True)
+        self.publish("busy")
+        self.publish("quiet")
+        self.publish("busy", 2)
+        held.callback(None)
+        self.assertEqual(self.batches, [[1, 2]])
+        self.end()
+        self.assertEqual(self.batches, [[1, 2], [3, 4]])
+
+    def test_bytes_are_capped(self) -> None:
+        """A batch's body is as large as allowed at the most, and an event larger than that goes alone."""
+        self.subscribe("cats", max=100, timeout=60_000)
+        self.do(self.memory.publish("cats", "pub", [b"1" * 40] * 4 + [b"2" * 200] + [b"1" * 40] * 95))
+        self.worker(max_batch_body=100)
+        self.pass_time(61)
+        self.assertEqual([len(batch) for batch in self.batches[:4]], [2, 2, 1, 2])
+        self.assertEqual(sum(map(len, self.batches)), 100)
+
+    def test_bytes_capped_are_read_once(self) -> None:
+        """A batch cut by its bytes that was read ahead is not read again."""
+        self.sender.otherwise = None
+        self.subscribe("cats", max=100)
+        self.worker(max_batch_body=100)
+        self.do(self.memory.publish("cats", "pub", [b"1" * 40] * 6))
+        self.store.calls.clear()
+        self.end()
+        self.end()
+        self.assertEqual(self.store.calls["read"], 1)  # ahead of the third, which is the last
+        self.assertEqual(len(self.batches), 3)
+
+    def test_what_is_sent(self) -> None:
+        """The body is a JSON array of the fragments as stored; callback and uuid are the subscription's."""
+        self.subscribe("cats", uuid="alice")
+        self.worker()
+        self.do(self.memory.publish("cats", "pub", [b'{"topic":"cats", "t": 1}', b'{"x":"\xc3\xa9"}']))
+        (attempt,) = self.sender.attempts
+        self.assertEqual(attempt.body, b'[{"topic":"cats", "t": 1},{"x":"\xc3\xa9"}]')
+        self.assertEqual((attempt.callback, attempt.uuid), (CALLBACK, "alice"))
+
+    def test_two_round_trips(self) -> None:
+        """A batch costs the store one reading and one acknowledgement, with a backlog too."""
+        self.subscribe("cats", max=2)
+        self.worker()
+        self.store.calls.clear()
+        self.publish("cats")
+        self.assertEqual(self.store.calls, {"read": 1, "acknowledge": 1})
+        self.publish("cats", 10)
+        self.assertEqual(self.store.calls, {"read": 6, "acknowledge": 6})
+
+    def test_waiting_costs_nothing(self) -> None:
+        """Events that join a batch which is not due yet cost the store no call."""
+        self.subscribe("cats", timeout=60_000, max=1000)
+        self.worker()
+        self.store.calls.clear()
+        for _ in range(500):
+            self.publish("cats")
+        self.assertEqual(sum(self.store.calls.values()), 0)
+
+
+class OutcomeTests(DeliveryTestCase):
+    """What the end of an attempt changes."""
+
+    def test_only_acknowledged_moves(self) -> None:
+        """A cursor moves when an attempt is acknowledged, and by nothing else: failure, local fault, being cut."""
+        self.sender.otherwise = None
+        self.subscribe("cats")
+        worker = self.worker()
+        self.publish("cats", 2)
+        for outcome in (refused(), refused(302), refused(503, 1.0), LOCAL):
+            self.end(outcome)
+            self.assertEqual(self.queued(), 2)
+            self.pass_time(70)
+        stopping = Deferred.fromCoroutine(worker.stop(0))
+        self.clock.advance(0)
+        self.successResultOf(stopping)
+        self.assertTrue(self.sender.attempts[-1].was_cut)
+        self.assertEqual((self.queued(), self.facts().sent), (2, 0))
+        self.worker("w2")
+        self.end()
+        self.assertEqual((self.queued(), self.facts().sent), (0, 2))
+
+    def test_not_before_it_is_acknowledged(self) -> None:
+        """While an attempt is in flight its events are still owed."""
+        self.sender.otherwise = None
+        self.subscribe("cats")
+        self.worker()
+        self.publish("cats")
+        self.assertEqual(self.queued(), 1)
+        self.assertEqual(self.store.calls["acknowledge"], 0)
+
+    def test_same_events_first(self) -> None:
+        """After a failure the same events come again, first, and more may follow them."""
+        self.sender.then(refused(), refused())
+        self.subscribe("a", "b", max=4)
+        self.worker()
+        self.publish("b", 2)
+        self.publish("a")
+        self.pass_time(0.2)
+        self.publish("b", 3)
+        self.pass_time(1)
+        self.assertEqual(self.batches, [[1, 2], [1, 2, 3], [1, 2, 3, 4], [5, 6]])
+
+    def test_read_ahead_is_dropped_by_failure(self) -> None:
+        """What was read behind a batch that failed is not sent before that batch."""
+        self.sender.then(refused())
+        self.subscribe("cats", max=2)
+        self.worker()
+        self.publish("cats", 6)
+        self.assertEqual(self.batches, [[1, 2]])
+        self.pass_time(1)
+        self.assertEqual(self.batches, [[1, 2], [1, 2], [3, 4], [5, 6]])
+
+    def test_dropped_after_failure(self) -> None:
+        """Events of a failed batch that were dropped meanwhile, to free memory, do not come again."""
+        self.sender.then(refused())
+        self.subscribe("cats")
+        self.worker()
+        self.publish("cats", 2)
+        log = self.memory._topics["cats"]
+        (span,) = log.cursors["sub"].spans
+        log.cursors["sub"] = evolve(log.cursors["sub"], spans=(evolve(span, after=log.log.pop(0)[0]),))
+        self.pass_time(1)
+        self.assertEqual((self.batches, self.queued()), ([[1, 2], [2]], 0))
+
+    def test_pauses_grow(self) -> None:
+        """Pauses double with each failure in a row, up to the longest, and go on for ever."""
+        self.sender.otherwise = refused()
+        self.subscribe("cats")
+        times: list[float] = []
+        self.sender.on_send = lambda attempt: times.append(self.at())
+        self.worker(retry_delay=1.0, max_backoff=10.0)
+        self.publish("cats")
+        self.pass_time(60)
+        pauses = [later - earlier for earlier, later in pairwise(times)]
+        self.assertEqual([round(p, 1) for p in pauses], [1, 2, 4, 8, 10, 10, 10, 10])
+
+    def test_jitter(self) -> None:
+        """Chance spreads the pauses."""
+        self.chance, self.sender.otherwise = 0.5, refused()
+        self.subscribe("cats")
+        self.worker(retry_delay=1.0)
+        self.publish("cats")
+        self.clock.advance(1.249)
+        self.assertEqual(len(self.batches), 1)
+        self.clock.advance(0.002)
+        self.assertEqual(len(self.batches), 2)
+
+    def test_retry_after(self) -> None:
+        """Retry-After lengthens the pause, up to the longest."""
+        for asked, paused in ((5.0, 5.0), (3600.0, 60.0), (0.0, 0.1)):
+            self.setUp()
+            self.sender.then(refused(503, asked))
+            self.subscribe("cats")
+            self.worker()
+            self.publish("cats")
+            self.pass_time(paused - 0.1)
+            self.assertEqual(len(self.batches), 1, asked)
+            self.pass_time(0.2)
+            self.assertEqual(len(self.batches), 2, asked)
+
+    def test_success_resets(self) -> None:
+        """After a success the first failure counts as the first."""
+        self.sender.then(refused(), refused(), refused(), ACKNOWLEDGED, refused())
+        self.subscribe("cats")
+        self.worker()
+        self.publish("cats")
+        self.pass_time(2)
+        self.assertEqual((len(self.batches), self.facts().health.failures), (4, 0))
+        self.publish("cats")
+        self.assertEqual((len(self.batches), self.facts().health.failures), (5, 1))
+        self.clock.advance(0.1)
+        self.assertEqual(len(self.batches), 6)
+
+    def test_backoff_holds_everything_back(self) -> None:
+        """During a pause nothing is sent: no full batch, no new event, no other topic."""
+        self.sender.then(refused(503, 5.0))
+        self.subscribe("cats", "dogs", max=2)
+        self.worker()
+        self.publish("cats")
+        for _ in range(38):
+            self.publish("dogs", 3)
+            self.pass_time(0.125)
+        self.assertEqual(len(self.batches), 1)
+
+    def test_failures_are_kept(self) -> None:
+        """Failures and the pause are in the store: another worker goes on from there."""
+        self.sender.otherwise = refused()
+        self.subscribe("cats")
+        worker = self.worker(retry_delay=1.0)
+        self.publish("cats")
+        self.pass_time(7.5)  # attempts at 0, 1, 3 and 7; the next is due at 15
+        self.assertEqual((len(self.batches), self.facts().health.failures), (4, 4))
+        self.do(worker.stop(1))
+        self.workers.remove(worker)
+        self.worker("w2", retry_delay=1.0)
+        self.pass_time(7.4)
+        self.assertEqual(len(self.batches), 4)
+        self.pass_time(0.2)
+        self.assertEqual((len(self.batches), self.facts().health.failures), (5, 5))
+        self.pass_time(15.8)
+        self.assertEqual(len(self.batches), 5)
+        self.pass_time(0.3)
+        self.assertEqual(len(self.batches), 6)
+
+    def test_pause_kept_is_bounded(self) -> None:
+        """A pause found in the store is never waited for longer than the longest, whatever clocks did."""
+        self.subscribe("cats")
+        known = self.memory._subscribers["sub"]
+        known.health = evolve(known.health, failures=1, retry_at=NOW + 3600)
+        self.publish("cats")
+        self.worker()
+        self.pass_time(59)
+        self.assertEqual(self.batches, [])
+        self.pass_time(2)
+        self.assertEqual(self.batches, [[1]])
+
+    def test_local_faults_do_not_count(self) -> None:
+        """A fault of this machine is no failure of the subscriber: a short pause, no count, nothing stored."""
+        self.sender.then(LOCAL, LOCAL, LOCAL, LOCAL, LOCAL)
+        self.subscribe("cats")
+        self.worker()
+        self.publish("cats")
+        self.pass_time(4.9)
+        self.assertEqual(len(self.batches), 5)
+        self.assertEqual(self.store.calls["fail"], 0)
+        self.assertEqual(self.facts().health.failures, 0)
+        self.pass_time(0.2)
+        self.assertEqual((len(self.batches), self.queued()), (6, 0))
+
+    def test_error_is_recorded(self) -> None:
+        """The last error is kept with the failure, for people to see."""
+        self.sender.then(refused(418))
+        self.subscribe("cats")
+        self.worker()
+        self.publish("cats")
+        self.assertEqual(self.facts().health.last_error, "answered 418")
+
+    def test_hint_flood_is_no_second_attempt(self) -> None:
+        """While an attempt is in flight, however many hints pour in, there is no other."""
+        self.sender.otherwise = None
+        self.subscribe("cats", max=1)
+        worker = self.worker()
+        for _ in range(50):
+            self.publish("cats")
+            worker.hear(b"s sub")
+            self.sweep(worker)
+        self.assertEqual(len(self.sender.attempts), 1)
+        self.assertEqual(self.sender.most_at_once[CALLBACK], 1)
+
+    def test_next_attempt_after_the_acknowledgement_is_stored(self) -> None:
+        """The next batch goes only when the acknowledgement of the last is stored: a crash repeats one at most."""
+        self.subscribe("cats", max=1)
+        self.worker()
+        gate = self.store.delay("acknowledge", before=True)
+        self.publish("cats", 3)
+        self.assertEqual(self.batches, [[1]])
+        gate.callback(None)
+        self.assertEqual(self.batches, [[1], [2], [3]])
+
+
+class RaceTests(DeliveryTestCase):
+    """Events accepted, and changes made, at every moment of a courier's round."""
+
+    def test_accepted_during_any_await(self) -> None:
+        """An event accepted while the store carries out a call, or while its answer is late, is not left lying."""
+        for call in ("acquire", "read", "acknowledge", "fail", "repair"):
+            for before in (True, False):
+                for timeout in (0, 500):
+                    with self.subTest(call=call, before=before, timeout=timeout):
+                        self.setUp()
+                        self.sender.then(refused())
+                        self.subscribe("cats", timeout=timeout)
+                        worker = self.worker()
+                        gate = self.store.delay(call, before=before)
+                        self.publish("cats")
+                        worker.hear(b"s sub")  # asks for the lease again
+                        self.clock.advance(1)  # due, failed, tried again
+                        self.publish("cats")
+                        gate.callback(None)
+                        for _ in range(20):
+                            self.clock.advance(0.2)  # no sweep
+                        self.assertEqual(self.queued(), 0)
+                        self._all_stops()
+
+    def test_first_reading_overtaken(self) -> None:
+        """An event accepted between the first reading and its answer is seen, though the answer lacks it."""
+        self.subscribe("cats", "dogs")
+        gate = self.store.delay("read")
+        self.worker()
+        self.publish("dogs")
+        gate.callback(None)
+        self.assertEqual(self.batches, [[1]])
+
+    def test_lost_hint(self) -> None:
+        """A lost hint costs one sweep's period at most."""
+        self.subscribe("cats")
+        worker = self.worker()
+        self.deaf = True
+        self.publish("cats")
+        self.assertEqual(self.batches, [])
+        self.sweep(worker)
+        self.assertEqual(self.batches, [[1]])
+
+    def test_lost_hint_keeps_the_timeout(self) -> None:
+        """An event found by the sweep has waited since it was accepted, not since it was found."""
+        self.subscribe("cats", timeout=2000)
+        worker = self.worker()
+        self.deaf = True
+        self.publish("cats")
+        self.clock.advance(1.5)
+        self.sweep(worker)
+        self.clock.advance(0.499)
+        self.assertEqual(self.batches, [])
+        self.clock.advance(0.002)
+        self.assertEqual(self.batches, [[1]])
+
+    def test_one_hint_lost_another_heard(self) -> None:
+        """A hint that does not follow on what is known does not make the oldest event younger than it is."""
+        self.subscribe("cats", timeout=1000)
+        self.worker()
+        self.deaf = True
+        self.publish("cats")
+        self.deaf = False
+        self.clock.advance(0.9)
+        self.publish("cats")
+        self.clock.advance(0.101)
+        self.assertEqual(self.batches, [[1, 2]])
+
+    def test_hint_for_another_topic_after_a_lost_one(self) -> None:
+        """An event found by the sweep in one topic is not made younger by one heard of in another."""
+        self.subscribe("cats", "dogs", timeout=1000)
+        worker = self.worker()
+        self.deaf = True
+        self.publish("cats")
+        self.deaf = False
+        self.clock.advance(0.5)
+        self.store.trip("read")
+        self.sweep(worker)
+        self.publish("dogs")
+        self.clock.advance(0.25)
+        self.clock.advance(0.251)
+        self.assertEqual(self.batches, [[1, 2]])
+
+    def test_subscription_changed_while_waiting(self) -> None:
+        """A new timeout, maximum or callback is in force at once for what waits."""
+        for changed in ({"timeout": 0}, {"max": 2}, {"timeout": 0, "callback": "https://new.example/"}):
+            self.setUp()
+            self.subscribe("cats", timeout=60_000, max=10)
+            self.worker()
+            self.publish("cats", 2)
+            self.assertEqual(self.batches, [])
+            self.subscribe("cats", create=False, **{"timeout": 60_000, "max": 10, **changed})
+            self.assertEqual(self.batches, [[1, 2]])
+            self.assertEqual(self.sender.attempts[0].callback, changed.get("callback", CALLBACK))
+
+    def test_callback_changed_in_backoff(self) -> None:
+        """A subscriber that can be reached in another way is tried at once, as if it had never failed."""
+        self.sender.then(refused(503, 50.0), refused())
+        self.subscribe("cats")
+        self.worker()
+        self.publish("cats")
+        self.subscribe("cats", create=False, callback="https://new.example/")
+        self.assertEqual([a.callback for a in self.sender.attempts], [CALLBACK, "https://new.example/"])
+        self.assertEqual(self.facts().health.failures, 1)
+        self.clock.advance(0.1)
+        self.assertEqual(self.queued(), 0)
+
+    def test_options_changed_in_backoff(self) -> None:
+        """A change that does not concern how the subscriber is reached leaves the pause as it was."""
+        self.sender.then(refused(503, 5.0))
+        self.subscribe("cats")
+        self.worker()
+        self.publish("cats")
+        self.subscribe("cats", create=False, max=7)
+        self.pass_time(4.9)
+        self.assertEqual(len(self.batches), 1)
+        self.pass_time(0.2)
+        self.assertEqual(len(self.batches), 2)
+
+    def test_callback_changed_in_flight(self) -> None:
+        """An attempt goes to its end where it began; its failure says nothing about the new callback."""
+        self.sender.otherwise = None
+        self.subscribe("cats")
+        self.worker()
+        self.publish("cats")
+        self.subscribe("cats", create=False, callback="https://new.example/", uuid="bob")
+        self.end(refused(503, 50.0))
+        self.assertEqual((self.flying.callback, self.flying.uuid), ("https://new.example/", "bob"))
+        self.assertEqual((self.flying.events, self.facts().health.failures), ([1], 0))
+
+    def test_changed_in_flight_and_failed(self) -> None:
+        """A failure during which only options changed counts as ever."""
+        self.sender.otherwise = None
+        self.subscribe("cats")
+        self.worker()
+        self.publish("cats")
+        self.subscribe("cats", create=False, max=7)
+        self.end(refused(503, 5.0))
+        self.assertEqual(self.facts().health.failures, 1)
+        self.pass_time(4.9)
+        self.assertEqual(len(self.batches), 1)
+        self.pass_time(0.2)
+        self.assertEqual(len(self.batches), 2)
+
+    def test_maximum_lowered_in_flight(self) -> None:
+        """What was read ahead under another maximum is not sent."""
+        self.sender.otherwise = None
+        self.subscribe("cats", max=3)
+        self.worker()
+        self.publish("cats", 6)
+        self.subscribe("cats", create=False, max=1)
+        self.end()
+        self.assertEqual(self.batches, [[1, 2, 3], [4]])
+
+    def test_changed_while_reading(self) -> None:
+        """A change told while a batch is being read is in force for that batch."""
+        self.subscribe("cats")
+        self.worker()
+        gate = self.store.delay("read")
+        self.publish("cats", 3)
+        self.subscribe("cats", create=False, callback="https://new.example/", max=2)
+        gate.callback(None)
+        self.assertEqual({a.callback for a in self.sender.attempts}, {"https://new.example/"})
+        self.assertEqual(self.batches, [[1, 2], [3]])
+
+    def test_topic_joined(self) -> None:
+        """A topic that joins is delivered from its next event on, in order with the others."""
+        self.subscribe("cats", timeout=500)
+        self.worker()
+        self.publish("cats")
+        self.create("dogs")
+        self.subscribe("cats", "dogs", create=False, timeout=500)
+        self.publish("dogs")
+        self.publish("cats")
+        self.clock.advance(0.501)
+        self.assertEqual(self.batches, [[1, 2, 3]])
+
+    def test_topic_left(self) -> None:
+        """What a topic owed when it was left still comes, nothing later does, and the rest goes on."""
+        for moment in ("waiting", "backoff", "flight"):
+            with self.subTest(moment=moment):
+                self.setUp()
+                self.sender.then({"waiting": ACKNOWLEDGED, "backoff": refused(503, 0.5), "flight": None}[moment])
+                self.subscribe("cats", "dogs", timeout=500 if moment == "waiting" else 0)
+                self.worker()
+                self.publish("cats")
+                self.do(self.memory.leave("sub", "cats"))
+                self.publish("cats")
+                self.publish("dogs")
+                if moment == "flight":
+                    self.end()
+                self.pass_time(1)
+                delivered = [n for a in self.sender.attempts if a.outcome == ACKNOWLEDGED for n in a.events]
+                self.assertEqual(delivered, [1, 3])
+                self.assertEqual(self.facts().subscription.topics, ("dogs",))
+                self._all_stops()
+
+    def test_last_topic_left(self) -> None:
+        """A subscriber that has left its last topic gets what is owed and then nothing, and costs nothing."""
+        self.subscribe("cats", timeout=500)
+        self.worker()
+        self.publish("cats")
+        self.do(self.memory.leave("sub", "cats"))
+        self.publish("cats")
+        self.pass_time(10)
+        self.assertEqual(self.batches, [[1]])
+        self.store.calls.clear()
+        self.clock.advance(2)
+        self.assertEqual(self.store.calls, {})
+
+    def test_unsubscribed(self) -> None:
+        """After unsubscribing no attempt starts, whatever the courier was at; one in flight ends in peace."""
+        for moment in ("waiting", "backoff", "flight"):
+            with self.subTest(moment=moment):
+                self.setUp()
+                self.sender.then({"waiting": ACKNOWLEDGED, "backoff": refused(), "flight": None}[moment])
+                self.subscribe("cats", timeout=500 if moment == "waiting" else 0)
+                worker = self.worker()
+                self.publish("cats")
+                before = len(self.batches)
+                self.do(self.memory.unsubscribe("sub"))
+                if moment == "flight":
+                    self.end()
+                self.pass_time(20)
+                self.assertEqual((len(self.batches), worker.leases), (before, 0))
+                self._all_stops()
+
+    def test_unsubscribed_unheard_of(self) -> None:
+        """That a subscription ended in flight is also learnt from the acknowledgement's answer."""
+        self.sender.otherwise = None
+        self.subscribe("cats")
+        worker = self.worker()
+        self.publish("cats", 2)
+        self.deaf = True
+        self.do(self.memory.unsubscribe("sub"))
+        self.end()
+        self.assertEqual(worker.leases, 0)
+
+    def test_dissolved(self) -> None:
+        """A subscription that is found dissolved is cleared away, and nothing is sent for it."""
+        self.subscribe("cats", timeout=500)
+        worker = self.worker()
+        self.publish("cats")
+        self.memory._subscribers["sub"].subscription = None
+        worker.hear(b"s sub")
+        self.assertEqual((worker.leases, self.store.calls["repair"]), (0, 1))
+        self.clock.advance(1)
+        self.assertEqual(self.batches, [])
+
+    def test_unsubscribed_and_back(self) -> None:
+        """Who unsubscribes and comes back gets what is accepted from then on, at once and nothing twice."""
+        for moment in ("waiting", "flight", "failing"):
+            with self.subTest(moment=moment):
+                self.setUp()
+                if moment != "waiting":
+                    self.sender.then(None)
+                self.subscribe("cats", timeout=500 if moment == "waiting" else 0)
+                self.worker()
+                self.publish("cats")
+                self.do(self.memory.unsubscribe("sub"))
+                self.publish("cats")
+                self.subscribe("cats", create=False)
+                self.publish("cats")
+                if moment != "waiting":
+                    self.end(refused(503, 30.0) if moment == "failing" else ACKNOWLEDGED)
+                self.clock.advance(0.1)  # no sweep
+                self.assertEqual(self.batches[-1], [3])
+                self.assertEqual((len(self.batches), self.queued()), (2 - (moment == "waiting"), 0))
+                self._all_stops()
+
+    def test_topic_deleted_and_made_again(self) -> None:
+        """What a deleted topic owed comes; of the new one of that name only what is subscribed to anew."""
+        for in_flight in (False, True):
+            for deaf in (False, True):
+                with self.subTest(in_flight=in_flight, deaf=deaf):
+                    self.setUp()
+                    self.sender.otherwise = None if in_flight else ACKNOWLEDGED
+                    self.subscribe("cats", "dogs")
+                    self.worker()
+                    self.publish("cats", 3)
+                    self.deaf = deaf
+                    self.do(self.memory.delete_topic("cats", "pub"))
+                    self.publish("cats")
+                    self.subscribe("cats", "dogs", create=False)
+                    self.publish("cats")
+                    self.publish("dogs")
+                    self.deaf = False
+                    if in_flight:
+                        self.sender.otherwise = ACKNOWLEDGED
+                        self.end()
+                    self.pass_time(4)
+                    self.assertEqual([n for batch in self.batches for n in batch], [1, 2, 3, 5, 6])
+                    self.assertEqual(self.queued(), 0)
+                    self._all_stops()
+
+
+class RestTests(DeliveryTestCase):
+    """A courier that cannot go on comes to rest, and is driven again."""
+
+    def hollow(self) -> None:
+        """The log loses its entries; the cursor stays behind."""
+        self.memory._topics["cats"].log.clear()
+
+    def test_hollow_log(self) -> None:
+        """Events that are owed but not there make no loop: one reading every few seconds, one line in the log."""
+        self.deaf = True
+        for options in ({"timeout": 0}, {"timeout": 500}, {"timeout": 60_000, "max": 1}):
+            with self.subTest(**options):
+                self.setUp()
+                self.subscribe("cats", **options)
+                self.publish("cats", 2)
+                self.hollow()
+                self.worker()
+                self.pass_time(1)
+                self.store.calls.clear()
+                self.pass_time(60)
+                self.assertEqual(self.batches, [])
+                self.assertLess(self.store.calls["read"], 30)
+                self.assertLess(self.store.calls["acquire"] + self.store.calls["repair"], 5)
+                self._all_stops()
+
+    def test_hollow_beginning(self) -> None:
+        """Events that are there are delivered although those before them are lost."""
+        self.subscribe("cats")
+        self.worker()
+        self.sender.otherwise = None
+        self.publish("cats")
+        self.end(refused())
+        self.hollow()
+        self.publish("cats")
+        self.sender.otherwise = ACKNOWLEDGED
+        self.pass_time(1)
+        self.assertEqual((self.batches, self.queued()), ([[1], [2]], 0))
+
+    def test_hollow_log_and_an_event_meanwhile(self) -> None:
+        """An event accepted while the reading that found nothing was under way is delivered at once."""
+        self.subscribe("cats")
+        self.publish("cats")
+        self.hollow()
+        gate = self.store.delay("read")
+        self.worker()
+        self.publish("cats")
+        gate.callback(None)
+        self.assertEqual(self.batches, [[2]])
+
+    def test_next_event_ends_the_wait_for_lost_ones(self) -> None:
+        """An event accepted after the loss is not held up by it."""
+        self.subscribe("cats")
+        self.publish("cats")
+        self.hollow()
+        self.worker()
+        self.clock.advance(1)
+        self.publish("cats")
+        self.assertEqual((self.batches, self.queued()), ([[2]], 0))
+
+    def test_hint_that_lies(self) -> None:
+        """A hint of events that the store has lost, or never had, makes no loop."""
+        for timeout in (0, 500):
+            self.setUp()
+            self.subscribe("cats", timeout=timeout)
+            worker = self.worker()
+            self.store.calls.clear()
+            worker.hear(b"t cats %d-%d %d-%d" % (NOW * 1e6 + 9e6, 2, NOW * 1e6 + 9e6, 90))
+            self.assertLess(sum(self.store.calls.values()), 5)
+            self.pass_time(10)
+            self.assertLess(self.store.calls["read"], 10)
+            self.publish("cats")
+            self.pass_time(5)
+            self.assertEqual(self.batches, [[1]])
+            self._all_stops()
+
+    def test_topic_begun_again(self) -> None:
+        """A log that begins anew under a cursor of its earlier life is not counted against other topics."""
+        self.subscribe("cats", "dogs", timeout=60_000, max=4)
+        worker = self.worker()
+        self.publish("cats", 4)
+        us = NOW * 1e6 + 9e6
+        worker.hear(b"t cats %d-%d %d-%d" % (us, 1, us, 1))
+        self.publish("dogs", 4)
+        self.assertEqual(self.batches, [[1, 2, 3, 4], [5, 6, 7, 8]])
+
+    def test_stay_that_should_be_left(self) -> None:
+        """A cursor left open in a stay that is to end is mended at the first look."""
+        self.subscribe("cats", "dogs")
+        known = self.memory._subscribers["sub"]
+        known.topics["cats"] = evolve(known.topics["cats"], state="left")
+        self.worker()
+        self.assertEqual(self.store.calls["repair"], 1)
+
+    def test_topics_in_one_order(self) -> None:
+        """Topics are always named to the store in the same order, which decides where times are equal."""
+        backlog = Backlog(Watch(), Mock(), self.clock, float)
+        for topics in ("bca", "cab"):
+            backlog.follow({topic: Stay(1, "on") for topic in topics})
+            self.assertEqual(list(backlog.after({})), ["a", "b", "c"])
+
+    def test_stay_without_cursor(self) -> None:
+        """A stay that its topic does not know is mended once, then left to the store's upkeep."""
+        self.subscribe("cats", "dogs")
+        cursor = self.memory._topics["cats"].cursors.pop("sub")
+        repairs: list[str] = []
+
+        async def repair(subscriber: str) -> None:
+            repairs.append(subscriber)
+
+        self.memory.repair = repair  # type: ignore[method-assign]
+        self.worker()
+        self.pass_time(20)
+        self.assertEqual(len(repairs), 1)
+        self.publish("dogs")
+        self.assertEqual(self.batches, [[1]])
+        self.memory._topics["cats"].cursors["sub"] = cursor
+
+    def test_cursor_of_another_stay(self) -> None:
+        """Events under the cursor of a stay that is over, which no acknowledgement could move, are not sent."""
+        self.subscribe("cats")
+        self.publish("cats")
+        log = self.memory._topics["cats"]
+        log.cursors["sub"] = evolve(log.cursors["sub"], membership=1)
+        self.worker()
+        self.pass_time(20)
+        self.assertEqual(self.batches, [])
+
+    def test_store_away_at_each_await(self) -> None:
+        """A store that is away at any step loses nothing; the one batch in hand is repeated at the most."""
+        for call in ("acquire", "read", "acknowledge", "fail", "repair"):
+            for done in (False, True):
+                for times in (1, 3):
+                    with self.subTest(call=call, done=done, times=times):
+                        self.setUp()
+                        self.sender.then(refused())
+                        self.subscribe("cats", "dogs", max=2)
+                        worker = self.worker()
+                        self.store.trip(call, times=times, done=done)
+                        worker.hear(b"s sub")
+                        self.publish("cats", 2)
+                        self.do(self.memory.leave("sub", "cats"))
+                        self.publish("dogs", 2)
+                        self.pass_time(15)
+                        sent = [n for a in self.sender.attempts if a.outcome == ACKNOWLEDGED for n in a.events]
+                        self.assertEqual(sent, [1, 2, 3, 4])
+                        self.assertEqual((self.queued(), worker.leases), (0, 1))
+                        self._all_stops()
+
+    def test_store_away_is_not_pressed(self) -> None:
+        """A store that is away is asked now and then, ever less often, not in a loop."""
+        self.subscribe("cats")
+        self.worker()
+        self.store.away = True
+        self.publish("cats")
+        self.store.calls.clear()
+        for _ in range(80):
+            self.clock.advance(0.1)
+        self.assertLess(sum(self.store.calls.values()), 12)
+        self.assertGreater(sum(self.store.calls.values()), 3)
+
+    def test_store_is_back(self) -> None:
+        """When the store answers again, as a renewal shows, nobody rests any longer, to settle or to read."""
+        self.sender.otherwise = None
+        self.subscribe("cats")
+        worker = self.worker()
+        self.publish("cats")
+        self.store.away = True
+        self.end()
+        self.clock.advance(0.21)
+        self.clock.advance(0.41)  # from now on it rests for nearly a second
+        self.store.away = False
+        self.assertEqual(self.queued(), 1)
+        self.sweep(worker)
+        self.assertEqual(self.queued(), 0)
+        self.store.trip("read", times=2)
+        self.publish("cats")
+        self.clock.advance(0.21)
+        self.assertEqual(self.batches, [[1]])
+        self.sweep(worker)
+        self.assertEqual(self.batches, [[1], [2]])
+
+    def test_lease_that_waits_for_renewal(self) -> None:
+        """Who may not start an attempt for want of a younger lease starts it as soon as that is renewed."""
+        self.subscribe("cats")
+        worker = self.worker()
+        self.clock.advance(TTL * 0.6)
+        self.publish("cats")
+        self.assertEqual(self.batches, [])
+        self.sweep(worker)
+        self.assertEqual(self.batches, [[1]])
+
+    def test_lease_is_kept_through_trouble(self) -> None:
+        """A store that is away for a moment does not cost the lease."""
+        self.subscribe("cats")
+        worker = self.worker()
+        self.store.trip("read", times=2)
+        self.publish("cats")
+        self.pass_time(2)
+        self.assertEqual((self.batches, worker.leases), ([[1]], 1))
+        self.assertEqual(self.store.calls["acquire"], 1)
+        self.assertEqual(self.store.calls["release"], 0)
+
+    def test_failure_that_cannot_be_stored(self) -> None:
+        """A failure is stored as soon as the store is back, with what is left of the pause by then."""
+        self.sender.otherwise = refused(503, 5.0)
+        self.subscribe("cats")
+        self.worker()
+        self.store.trip("fail", times=3)
+        self.publish("cats")
+        self.pass_time(2)
+        health = self.facts().health
+        self.assertEqual(health.failures, 1)
+        self.assertAlmostEqual(health.retry_at - NOW, 5.0, 3)
+        self.pass_time(2.9)
+        self.assertEqual(len(self.batches), 1)
+        self.pass_time(0.2)
+        self.assertEqual(len(self.batches), 2)
+
+    def test_reading_ahead_in_vain(self) -> None:
+        """A failure to read ahead delays nothing but that reading."""
+        self.sender.otherwise = None
+        self.subscribe("cats", max=1)
+        self.worker()
+        gate = self.store.delay("read")
+        self.publish("cats", 2)
+        self.store.trip("read")
+        gate.callback(None)
+        self.end()
+        self.assertEqual(self.batches, [[1], [2]])
+
+    def test_slow_reading_ahead(self) -> None:
+        """A reading ahead that is late holds back the next batch, and nothing is sent twice for it."""
+        self.subscribe("cats", max=1)
+        self.worker()
+        self.sender.otherwise = None
+        self.publish("cats")
+        gate = self.store.delay("read")
+        self.end(refused())
+        self.publish("cats")
+        self.clock.advance(0.1)
+        gate.callback(None)
+        self.assertEqual(self.batches, [[1], [1]])
+        late = self.store.delay("read")
+        self.publish("cats")
+        self.end()
+        self.sender.otherwise = ACKNOWLEDGED
+        for attempt in self.sender.in_flight:
+            attempt.end(ACKNOWLEDGED)
+        late.callback(None)
+        self.clock.advance(0.1)
+        self.assertEqual([n for batch in self.batches[2:] for n in batch], [2, 3])
+
+
+class TurnTests(DeliveryTestCase):
+    """An attempt may have to wait for its turn, and everything may change meanwhile."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.sender.busy = True
+        self.subscribe("cats")
+        self.first = self.worker()
+        self.publish("cats", 2)
+        self.assertEqual((len(self.sender.waiting), self.batches), (1, []))
+
+    def test_holds_nothing(self) -> None:
+        """Who waits for a turn holds no events; what is accepted meanwhile goes along."""
+        (courier,) = self.first._couriers.values()
+        self.assertEqual(courier._backlog.ahead, ())
+        self.publish("cats")
+        self.sender.let_go()
+        self.assertEqual(self.batches, [[1, 2, 3]])
+        self.assertEqual(self.queued(), 0)
+
+    def test_nothing_left(self) -> None:
+        """Nothing is sent when what waited is gone by the time that its turn comes."""
+        self.do(self.memory.drop_oldest(10))
+        self.sender.let_go()
+        self.pass_time(5)
+        self.assertEqual(self.batches, [])
+        self.publish("cats")
+        self.assertEqual(self.batches, [[3]])
+
+    def test_not_due_any_more(self) -> None:
+        """The timeout that a subscription has when its turn comes decides."""
+        self.subscribe("cats", create=False, timeout=20_000)
+        self.sender.let_go()
+        self.pass_time(19)
+        self.assertEqual(self.batches, [])
+        self.pass_time(2)
+        self.assertEqual(self.batches, [[1, 2]])
+
+    def test_other_callback(self) -> None:
+        """The callback to which an attempt goes is the one that holds when its turn comes."""
+        self.subscribe("cats", create=False, callback="https://other.example/")
+        self.sender.let_go()
+        self.assertEqual([attempt.callback for attempt in self.sender.attempts], ["https://other.example/"])
+
+    def test_timeout_and_long_queues(self) -> None:
+        """With a timeout and few events too, the first turn that comes is used."""
+        self.subscribe("dogs", name="patient", timeout=1000)
+        self.publish("dogs")
+        self.pass_time(2)
+        self.assertEqual(len(self.sender.waiting), 2)
+        self.sender.waiting.pop().callback(None)
+        self.assertEqual(self.batches, [[3]])
+
+    def test_stop(self) -> None:
+        """Whoever waits does not hold up a stop, and gives its lease back."""
+        stopping = Deferred.fromCoroutine(self.first.stop(10))
+        self.successResultOf(stopping)
+        self.assertEqual((self.sender.waiting, self.first.leases), ([], 0))
+        self.sender.let_go()
+        self.worker("w2")
+        self.assertEqual(self.batches, [[1, 2]])
+
+    def test_store_away(self) -> None:
+        """A turn that comes while the store is away is given back, and asked for again."""
+        self.store.trip("read")
+        self.sender.let_go()
+        self.assertEqual(self.batches, [])
+        self.pass_time(1)
+        self.assertEqual(self.batches, [[1, 2]])
+
+    def test_lease_lost(self) -> None:
+        """No attempt begins when the lease was not renewed while it waited."""
+        self.store.away = True
+        self.pass_time(TTL * 0.6)
+        self.store.mend()
+        self.sender.let_go()
+        self.assertEqual(self.batches, [])
+        self.pass_time(SWEEP)
+        self.assertEqual(self.batches, [[1, 2]])
+
+
+class ScriptedSenderTests(SynchronousTestCase):
+    """The sender that plays a script keeps the contract of senders."""
+
+    def test_script(self) -> None:
+        """Attempts end as the script says, then as `otherwise` says, and are on record."""
+        sender = ScriptedSender(refused(404), otherwise=None)
+        sending = [Deferred.fromCoroutine(sender.send(CALLBACK, "u", carrying(b"[%d]" % n))) for n in range(2)]
+        self.assertEqual(self.successResultOf(sending[0]).status, 404)
+        self.assertNoResult(sending[1])
+        sender.attempts[1].end(ACKNOWLEDGED)
+        self.assertEqual(self.successResultOf(sending[1]), ACKNOWLEDGED)
+        self.assertEqual(sender.bodies, [[0], [1]])
+        self.assertEqual((sender.attempts[1].callback, sender.attempts[1].uuid), (CALLBACK, "u"))
+        self.assertRaises(ValueError, sender.attempts[1].end, LOCAL)
+
+    def test_at_once(self) -> None:
+        """It counts the attempts to one callback that are in flight at the same time."""
+        sender = ScriptedSender(otherwise=None)
+        sending = [Deferred.fromCoroutine(sender.send(to, None, carrying(b"[]"))) for to in ("a", "b", "a")]
+        self.assertEqual(sender.most_at_once, {"a": 2, "b": 1})
+        Deferred.fromCoroutine(sender.close())
+        for attempt in sending:
+            self.failureResultOf(attempt)
+        self.assertTrue(all(attempt.was_cut for attempt in sender.attempts))
+
+    def test_cut(self) -> None:
+        """Only cancellation raises, and what is cut is not in flight any more."""
+        sender = ScriptedSender(otherwise=None)
+        sending = Deferred.fromCoroutine(sender.send(CALLBACK, None, carrying(b"[]")))
+        sending.cancel()
+        self.failureResultOf(sending)
+        self.assertEqual(sender.in_flight, [])
+
+

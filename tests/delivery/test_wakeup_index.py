@@ -1,0 +1,164 @@
+"""Who is woken when a log grows, and what that costs."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from routemaster.delivery.wakeup_index import ROOM, Watch
+from routemaster.model import EventID
+
+
+def at(n: int, us: int | None = None) -> EventID:
+    return EventID(1000 + n if us is None else us, n)
+
+
+class Recorder:
+    """A sleeper that notes its wake-ups."""
+
+    def __init__(self) -> None:
+        self.woke: list[tuple[str, EventID | None]] = []
+
+    def woken(self, topic: str, first: EventID | None) -> None:
+        self.woke.append((topic, first))
+
+
+class WatchTests(SynchronousTestCase):
+    """`Watch` with sleepers that take notes."""
+
+    def setUp(self) -> None:
+        self.watch = Watch()
+        self.one, self.two = Recorder(), Recorder()
+
+    def attend(self, *sleepers: Recorder, topic: str = "cats") -> None:
+        for sleeper in sleepers:
+            self.watch.attend(topic, sleeper)
+
+    def test_woken_at_its_number(self) -> None:
+        """A sleeper is woken when the log reaches its number, not before."""
+        self.attend(self.one)
+        self.watch.wake_at("cats", 5, self.one)
+        self.watch.advance("cats", at(4), at(4))
+        self.assertEqual(self.one.woke, [])
+        self.watch.advance("cats", at(5), at(7))
+        self.assertEqual(self.one.woke, [("cats", at(5))])
+
+    def test_woken_once(self) -> None:
+        """A wish is fulfilled once; who wants more asks again."""
+        self.attend(self.one)
+        self.watch.wake_at("cats", 5, self.one)
+        self.watch.advance("cats", None, at(5))
+        self.watch.advance("cats", None, at(9))
+        self.assertEqual(len(self.one.woke), 1)
+
+    def test_last_wish_counts(self) -> None:
+        """A new wish replaces the earlier one of the same sleeper, be it nearer or farther."""
+        self.attend(self.one, self.two)
+        for first, second, sleeper in [(2, 5, self.one), (5, 2, self.two)]:
+            self.watch.wake_at("cats", first, sleeper)
+            self.watch.wake_at("cats", second, sleeper)
+        self.watch.advance("cats", None, at(2))
+        self.assertEqual((len(self.one.woke), len(self.two.woke)), (0, 1))
+        self.watch.advance("cats", None, at(5))
+        self.assertEqual((len(self.one.woke), len(self.two.woke)), (1, 1))
+
+    def test_only_those_who_must_act(self) -> None:
+        """Of a thousand sleepers only those whose number is reached are called."""
+        sleepers = [Recorder() for _ in range(1000)]
+        for n, sleeper in enumerate(sleepers, 1):
+            self.watch.attend("cats", sleeper)
+            self.watch.wake_at("cats", n, sleeper)
+        self.watch.advance("cats", None, at(3))
+        self.assertEqual([n for n, s in enumerate(sleepers, 1) if s.woke], [1, 2, 3])
+
+    def test_old_news(self) -> None:
+        """A hint that comes late wakes nobody and moves nothing back."""
+        self.attend(self.one)
+        self.watch.advance("cats", None, at(9))
+        self.watch.wake_at("cats", 10, self.one)
+        self.watch.advance("cats", at(1), at(3))
+        self.watch.advance("cats", at(9), at(9))
+        self.assertEqual((self.watch.tail("cats"), self.one.woke), (at(9), []))
+
+    def test_begun_again(self) -> None:
+        """A log that counts from 1 again, its topic made anew, wakes all: their numbers mean nothing."""
+        self.attend(self.one)
+        self.watch.advance("cats", None, at(9))
+        self.watch.wake_at("cats", 10, self.one)
+        self.watch.advance("cats", None, at(1, us=2000))
+        self.assertEqual((self.watch.tail("cats"), len(self.one.woke)), (at(1, us=2000), 1))
+
+    def test_gone_back(self) -> None:
+        """A store that answers with less than was told before it was asked has lost it: the watch believes it."""
+        self.attend(self.one)
+        self.watch.advance("cats", None, at(9))
+        self.watch.correct("cats", at(9), at(7))
+        self.assertEqual(self.watch.tail("cats"), at(7))
+
+    def test_answer_overtaken(self) -> None:
+        """An answer that a hint has overtaken takes nothing back."""
+        self.attend(self.one)
+        self.watch.advance("cats", None, at(7))
+        self.watch.advance("cats", None, at(9))  # after the store was asked
+        self.watch.correct("cats", at(7), at(7))
+        self.watch.correct("cats", at(7), at(6))
+        self.watch.correct("cats", None, at(6))
+        self.assertEqual(self.watch.tail("cats"), at(9))
+
+    def test_leaving(self) -> None:
+        """Who leaves is not woken; a topic that nobody attends to is forgotten, tail and all."""
+        self.attend(self.one, self.two)
+        self.watch.advance("cats", None, at(3))
+        self.watch.wake_at("cats", 4, self.one)
+        self.watch.wake_at("cats", 4, self.two)
+        self.watch.leave("cats", self.one)
+        self.watch.advance("cats", None, at(4))
+        self.assertEqual((len(self.one.woke), len(self.two.woke)), (0, 1))
+        self.watch.leave("cats", self.two)
+        self.watch.leave("cats", self.two)
+        self.assertEqual((self.watch.topics(), self.watch.tail("cats")), ([], None))
+
+    def test_wish_does_not_outlive_a_stay(self) -> None:
+        """Who leaves and comes back has no wish."""
+        self.attend(self.one, self.two)
+        self.watch.wake_at("cats", 4, self.one)
+        self.watch.leave("cats", self.one)
+        self.attend(self.one)
+        self.watch.advance("cats", None, at(4))
+        self.assertEqual(self.one.woke, [])
+
+    def test_unattended(self) -> None:
+        """News of a topic that nobody attends to is not kept."""
+        self.watch.advance("dogs", None, at(4))
+        self.assertEqual((self.watch.topics(), self.watch.tail("dogs")), ([], None))
+        self.assertFalse(self.watch.attended("dogs"))
+
+    def test_replaced_wishes_are_not_hoarded(self) -> None:
+        """A sleeper that asks again for ever, far ahead of the log, costs a bounded memory."""
+        self.attend(self.one, self.two)
+        self.watch.wake_at("cats", 5, self.two)
+        for n in range(10_000):
+            self.watch.wake_at("cats", 100_000 + n, self.one)
+        self.assertLess(len(self.watch._logs["cats"].heap), 2 * ROOM)
+        self.watch.advance("cats", None, at(5))
+        self.watch.advance("cats", None, at(109_999))
+        self.assertEqual((len(self.one.woke), len(self.two.woke)), (1, 1))
+
+    def test_asking_while_woken(self) -> None:
+        """A sleeper may ask anew, and leave, in the very call that wakes it."""
+        watch = self.watch
+
+        class Restless(Recorder):
+            def woken(self, topic: str, first: EventID | None) -> None:
+                super().woken(topic, first)
+                if len(self.woke) == 1:
+                    watch.wake_at(topic, 6, self)
+                else:
+                    watch.leave(topic, self)
+
+        restless = Restless()
+        self.attend(restless)
+        self.watch.wake_at("cats", 5, restless)
+        for n in (5, 6, 7):
+            self.watch.advance("cats", None, at(n))
+        self.assertEqual(len(restless.woke), 2)
+        self.assertEqual(self.watch.topics(), [])

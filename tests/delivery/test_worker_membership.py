@@ -1,0 +1,91 @@
+"""Which worker a subscriber belongs to."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from routemaster.delivery.worker_membership import Peers, preferred
+
+SUBSCRIBERS = [f"client--{number:032x}" for number in range(2000)]
+
+
+class PreferredTests(SynchronousTestCase):
+    """Rendezvous hashing."""
+
+    def test_equal_shares(self) -> None:
+        """Each of five workers gets a fifth, give or take a fifth of that."""
+        shares = Counter(preferred(each, [f"host-{n}" for n in range(5)]) for each in SUBSCRIBERS)
+        for share in shares.values():
+            self.assertLess(abs(share - 400), 80)
+
+    def test_order_of_the_peers_is_of_no_matter(self) -> None:
+        """All workers come to the same result, whatever the order in which they know of each other."""
+        for each in SUBSCRIBERS[:100]:
+            self.assertEqual(preferred(each, ["a", "b", "c"]), preferred(each, ["c", "a", "b"]))
+
+    def test_little_moves(self) -> None:
+        """A worker that goes moves what was its own, and nothing else."""
+        for each in SUBSCRIBERS:
+            before = preferred(each, ["a", "b", "c"])
+            if before != "c":
+                self.assertEqual(preferred(each, ["a", "b"]), before)
+
+
+class PeersTests(SynchronousTestCase):
+    """What a worker knows of the others."""
+
+    def setUp(self) -> None:
+        self.peers = Peers("me")
+
+    def mine(self) -> int:
+        return sum(self.peers.is_mine(each) for each in SUBSCRIBERS)
+
+    def test_alone(self) -> None:
+        """Without peers everything is one's own; its own announcement makes no difference."""
+        self.assertFalse(self.peers.heard({"me": 10.0}, 0.0))
+        self.assertFalse(self.peers.came("me", 10.0))
+        self.assertEqual(self.mine(), len(SUBSCRIBERS))
+
+    def test_shared(self) -> None:
+        """Two that know of each other leave no subscriber out, and none to both."""
+        other = Peers("other")
+        self.peers.came("other", 10.0)
+        other.came("me", 10.0)
+        for each in SUBSCRIBERS:
+            self.assertNotEqual(self.peers.is_mine(each), other.is_mine(each))
+
+    def test_change_is_told_once(self) -> None:
+        """Each way of hearing says whether the peers are others than before, and only then."""
+        for expected, step in (
+            (True, lambda: self.peers.came("a", 10.0)),
+            (False, lambda: self.peers.came("a", 20.0)),
+            (False, lambda: self.peers.heard({"me": 9.0, "a": 5.0}, 1.0)),
+            (True, lambda: self.peers.heard({"a": 5.0, "b": 7.0}, 1.0)),
+            (False, lambda: self.peers.expire(5.9)),
+            (True, lambda: self.peers.expire(6.0)),
+            (False, lambda: self.peers.left("a")),
+            (True, lambda: self.peers.left("b")),
+            (False, lambda: self.peers.expire(100.0)),
+        ):
+            self.assertEqual(step(), expected)
+        self.assertEqual(self.mine(), len(SUBSCRIBERS))
+
+    def test_adopted(self) -> None:
+        """What was adopted is one's own until the peers change."""
+        self.peers.came("a", 10.0)
+        foreign = next(each for each in SUBSCRIBERS if not self.peers.is_mine(each))
+        self.peers.adopt(foreign)
+        self.peers.heard({"a": 10.0}, 3.0)
+        self.assertTrue(self.peers.is_mine(foreign))
+        self.peers.came("b", 10.0)
+        self.peers.left("b")
+        self.assertFalse(self.peers.is_mine(foreign))
+
+    def test_forgets(self) -> None:
+        """Nothing is kept about subscribers that are gone."""
+        self.peers.came("a", 10.0)
+        self.mine()
+        self.peers.forget_all_but({"x", SUBSCRIBERS[0]})
+        self.assertEqual(list(self.peers._mine), [SUBSCRIBERS[0]])

@@ -1,0 +1,397 @@
+"""Metrics: what is counted, that totals survive, who is told, and that nobody suffers when that fails."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.protocol import DatagramProtocol
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.web.resource import Resource
+from twisted.web.server import Site
+
+from routemaster.errors import StoreUnavailable
+from routemaster.interfaces import Ack, Sample, Snapshot
+from routemaster.metrics.datadog import Datadog, Refused
+from routemaster.metrics.meter import BUCKETS, MAX_SERIES, Meter, parse_series, series
+from routemaster.metrics.monitor import Monitor
+from routemaster.metrics.printing import Printing
+from routemaster.metrics.prometheus import exposition
+from routemaster.metrics.statsd import DATAGRAM, Statsd
+from routemaster.model import StoreFigures, Subscription
+from routemaster.store.autodrop import Autodrop
+from routemaster.store.memory_store import MemoryStore
+from routemaster.util.chunks import REST
+
+GAUGE = Sample("redis.bytes_used", 1393688, {})
+COUNTER = Sample("events.published", 5, {"topic": "cats"})
+SNAPSHOT = Snapshot([GAUGE], [COUNTER])
+
+
+class MeterTests(SynchronousTestCase):
+    """Counting in one process."""
+
+    def test_counts_by_name_and_tags(self) -> None:
+        """Counts of one name and the same tags add up, in whatever order the tags are given."""
+        meter = Meter()
+        meter.count("a", 2, x="1", y="2")
+        meter.count("a", 3, y="2", x="1")
+        meter.count("a", 1, x="1", y="3")
+        meter.count("b")
+        self.assertEqual(meter.take(), {"a|x=1,y=2": 5, "a|x=1,y=3": 1, "b": 1})
+        self.assertEqual(meter.take(), {})
+
+    def test_series_round_trip(self) -> None:
+        """The text of a series gives back its name and tags."""
+        for name, tags in (("a.b", {}), ("a", {"queue": "svc:x_y-1"}), ("a", {"le": "+Inf", "z": "1"})):
+            self.assertEqual(parse_series(series(name, tags)), (name, tags))
+
+    def test_series_are_bounded(self) -> None:
+        """Beyond so many combinations of tags a metric counts under `other`, and nothing is lost."""
+        meter = Meter()
+        for number in range(MAX_SERIES + 50):
+            meter.count("a", topic=f"t{number}")
+        counts = meter.take()
+        self.assertEqual(counts["a|topic=other"], 50)
+        self.assertEqual(sum(counts.values()), MAX_SERIES + 50)
+
+    def test_given_back(self) -> None:
+        """Counts that could not be stored are counted with the next."""
+        meter = Meter()
+        meter.count("a", 2)
+        taken = meter.take()
+        meter.count("a")
+        meter.give_back(taken)
+        self.assertEqual(meter.take(), {"a": 3})
+
+    def test_buckets(self) -> None:
+        """An observation falls into the first bucket that holds it."""
+        meter = Meter()
+        for value in (0.2, 1, 1.5, BUCKETS[-1] + 1):
+            meter.observe("h", value)
+        self.assertEqual(
+            meter.take(),
+            {"h.bucket|le=1": 2, "h.bucket|le=2": 1, "h.bucket|le=+Inf": 1, "h.sum": 3 + BUCKETS[-1] + 1},
+        )
+
+
+class Told:
+    """An adapter that remembers, or fails."""
+
+    def __init__(self) -> None:
+        self.snapshots: list[Snapshot] = []
+        self.error: Exception | None = None
+
+    async def tell(self, snapshot: Snapshot) -> None:
+        if self.error:
+            raise self.error
+        self.snapshots.append(snapshot)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    def counters(self) -> dict[str, float]:
+        """What the last snapshot said that counters had grown by."""
+        return {series(sample.name, dict(sample.tags)): sample.value for sample in self.snapshots[-1].counters}
+
+
+class MonitorTests(SynchronousTestCase):
+    """Measuring and telling."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1_700_000_000)
+        self.store = MemoryStore(self.clock, 10.0)
+        self.adapter, self.meter = Told(), Meter()
+        self.monitor = self.process("p1")
+        self.done(self.store.publish("cats", "pub", [b"first"]))
+        self.done(self.store.subscribe(Subscription("svc--secret", ("cats",), "https://localhost/", max=2)))
+
+    def process(self, name: str) -> Monitor:
+        autodrop = Autodrop(self.store, 1000, 100, True)
+        return Monitor(self.store, self.meter, autodrop, self.adapter, self.clock, name, 10.0)
+
+    def done(self, work: Any) -> Any:
+        return self.successResultOf(Deferred.fromCoroutine(work))
+
+    def deliver(self) -> None:
+        grant = self.done(self.store.acquire("svc--secret", "w"))
+        reading = self.done(self.store.read("svc--secret", {"cats": None}, 10, 1000))
+        ack = Ack("cats", grant.stays["cats"].membership, reading.entries[0][1])
+        self.done(self.store.acknowledge("svc--secret", "w", grant.epoch, [ack]))
+
+    def test_counters_grow_from_telling_to_telling(self) -> None:
+        """What was told is not told again; totals live in the store, so a restart changes nothing."""
+        self.meter.count("events.published", 3, topic="cats")
+        self.done(self.monitor.flush())
+        self.done(self.monitor.tell())
+        self.assertEqual(self.adapter.counters()["events.published|topic=cats"], 3)
+        self.done(self.monitor.tell())
+        self.assertNotIn("events.published|topic=cats", self.adapter.counters())
+        self.meter.count("events.published", 4, topic="cats")
+        self.done(self.monitor.flush())
+        self.clock.advance(60)
+        self.done(self.process("p2").tell())
+        self.assertEqual(self.adapter.counters()["events.published|topic=cats"], 4)
+
+    def test_many_subscribers_take_turns(self) -> None:
+        """The figures of many subscribers are worked out in several turns of the reactor, and are whole."""
+        for number in range(250):
+            name = f"many{number}--secret"
+            self.done(self.store.subscribe(Subscription(name, ("cats",), "https://localhost/", max=2)))
+        self.done(self.store.publish("cats", "pub", [b"1", b"2", b"3"]))
+        telling = Deferred.fromCoroutine(self.monitor.tell())
+        self.assertNoResult(telling)
+        self.clock.pump([REST] * 10)
+        self.successResultOf(telling)
+        told = {series(each.name, dict(each.tags)): each.value for each in self.adapter.snapshots[-1].gauges}
+        for number in range(250):
+            self.assertEqual(told[f"subscriber.queue.events|subscriber=many{number}"], 3)
+            self.assertEqual(told[f"subscriber.queue.batches|subscriber=many{number}"], 2)
+        self.assertEqual(self.adapter.counters()["events.added|queue=many249"], 3)
+
+    def test_one_process_tells(self) -> None:
+        """Of several processes one tells; another takes over when it is gone."""
+        other = self.process("p2")
+        self.done(self.monitor.tell())
+        self.done(other.tell())
+        self.assertEqual(len(self.adapter.snapshots), 1)
+        self.clock.advance(26)
+        self.done(other.tell())
+        self.assertEqual(len(self.adapter.snapshots), 2)
+
+    def test_what_could_not_be_told_is_told_later(self) -> None:
+        """An adapter that is down costs no counts, and that it was is counted."""
+        self.meter.count("events.published", 3, topic="cats")
+        self.done(self.monitor.flush())
+        self.adapter.error = OSError("no route")
+        self.done(self.monitor.tell())
+        self.adapter.error = None
+        self.done(self.monitor.flush())
+        self.done(self.monitor.tell())
+        told = self.adapter.counters()
+        self.assertEqual((told["events.published|topic=cats"], told["metrics.failures"]), (3, 1))
+
+    def test_a_service_that_is_down_for_long(self) -> None:
+        """An adapter that is down is a line a minute in the log, and one when it is back."""
+        self.adapter.error = OSError("no route")
+        with capturedLogs() as events:
+            for _ in range(13):
+                self.done(self.monitor.tell())
+                self.clock.advance(10)
+            self.adapter.error = None
+            self.done(self.monitor.tell())
+        self.assertEqual([formatEvent(event) for event in events], [
+            "metrics could not be told: no route",
+            *["metrics could not be told, 6 times since the last line: no route"] * 2,
+            "metrics are told again",
+        ])  # fmt: skip
+
+    def test_store_trouble(self) -> None:
+        """Counts that the store refused are kept; those that it may have taken are not counted twice."""
+        for unknown, kept in ((False, {"a": 1}), (True, {})):
+            self.meter.count("a")
+
+            async def fail(counts: Any, unknown: bool = unknown) -> None:
+                raise StoreUnavailable("away", unknown)
+
+            self.patch(self.store, "add_counts", fail)
+            self.failureResultOf(Deferred.fromCoroutine(self.monitor.flush()), StoreUnavailable)
+            self.assertEqual(self.meter.take(), kept)
+
+    def test_gauges_and_queues(self) -> None:
+        """Queues, batches, deliveries due, and what queues gained and lost follow from the store, exactly."""
+        self.done(self.store.publish("cats", "pub", [b"1", b"2", b"3", b"4", b"5"]))
+        self.deliver()
+        self.done(self.store.drop_oldest(1))
+        snapshot = self.done(self.monitor.measure())
+        gauges = {series(sample.name, dict(sample.tags)): sample.value for sample in snapshot.gauges}
+        counters = {series(sample.name, dict(sample.tags)): sample.value for sample in snapshot.counters}
+        self.assertEqual(gauges["subscriber.queue.events|subscriber=svc"], 3)
+        self.assertEqual(gauges["subscriber.queue.batches|subscriber=svc"], 2)
+        self.assertEqual(gauges["jobs.count|queue=main,status=instant"], 1)
+        self.assertEqual(gauges["jobs.count|queue=main,status=scheduled"], 1)
+        marks = [gauges[f"redis.{mark}"] for mark in ("max_mem", "low_mark", "high_mark")]
+        self.assertEqual(marks, [1000, 800, 900])
+        self.assertEqual(counters["events.added|queue=svc"], 5)
+        self.assertEqual(counters["events.removed|queue=svc"], 2)
+        self.assertEqual(counters["events.autodropped|queue=svc"], 1)
+        self.assertNotIn("secret", str(snapshot))
+
+    def test_nearness_of_autodrop(self) -> None:
+        """How near autodrop is, is a gauge of its own, to be alerted on with one number."""
+        for used, nearness in ((0, 0), (850, 0.5), (901, 1.01)):
+
+            async def figures(used: int = used) -> list[StoreFigures]:
+                return [StoreFigures(used, 0, 0.0, 0.0)]
+
+            self.patch(self.store, "figures", figures)
+            text = exposition(self.done(self.monitor.measure()), "test").decode()
+            (family,) = [each for each in text_string_to_metric_families(text)
+                         if each.name == "routemaster_redis_autodrop_nearness"]  # fmt: skip
+            self.assertEqual([sample.value for sample in family.samples], [nearness])
+
+    def test_a_total_that_begins_anew(self) -> None:
+        """A subscription made again counts from nothing, and its counters do not go back."""
+        self.done(self.store.publish("cats", "pub", [b"1", b"2"]))
+        self.done(self.monitor.tell())
+        self.done(self.store.unsubscribe("svc--secret"))
+        self.done(self.store.subscribe(Subscription("svc--secret", ("cats",), "https://localhost/")))
+        self.done(self.store.publish("cats", "pub", [b"3"]))
+        self.done(self.monitor.tell())
+        self.assertEqual(self.adapter.counters()["events.added|queue=svc"], 1)
+
+
+class PrintingTests(SynchronousTestCase):
+    """The adapter `print`."""
+
+    def test_lines(self) -> None:
+        """One line for each value, in the form that the contract gives."""
+        lines: list[str] = []
+
+        def observe(event: Any) -> None:
+            if "line" in event:
+                lines.append(event["line"])
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        clock = Clock()
+        telling = Deferred.fromCoroutine(Printing("bus", clock).tell(SNAPSHOT))
+        clock.pump([0, 0, 0])
+        self.successResultOf(telling)
+        self.assertEqual(
+            lines,
+            ["gauge:routemaster.redis.bytes_used:1393688 (app:bus)",
+             "counter:routemaster.events.published:5 (app:bus,topic:cats)"],
+        )  # fmt: skip
+
+
+class Listener(DatagramProtocol):
+    """Keeps what arrives until so many datagrams have."""
+
+    def __init__(self, count: int) -> None:
+        self.datagrams: list[bytes] = []
+        self.enough: Deferred[None] = Deferred()
+        self._count = count
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        self.datagrams.append(datagram)
+        if len(self.datagrams) == self._count:
+            self.enough.callback(None)
+
+
+class StatsdTests(TestCase):
+    """The adapter `statsd`, against a real socket."""
+
+    async def tell(self, snapshot: Snapshot, datagrams: int) -> list[bytes]:
+        listener = Listener(datagrams)
+        port = reactor.listenUDP(0, listener, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        adapter = Statsd(reactor, "bus", "127.0.0.1", port.getHost().port)
+        self.addCleanup(lambda: Deferred.fromCoroutine(adapter.close()))
+        await adapter.tell(snapshot)
+        await listener.enough.addTimeout(5, reactor)
+        return listener.datagrams
+
+    async def test_what_arrives(self) -> None:
+        """Gauges and counts arrive with DogStatsD's tags."""
+        self.assertEqual(
+            await self.tell(SNAPSHOT, 1),
+            [b"routemaster.redis.bytes_used:1393688|g|#app:bus\n"
+             b"routemaster.events.published:5|c|#app:bus,topic:cats"],
+        )  # fmt: skip
+
+    async def test_datagrams_are_small(self) -> None:
+        """Many values are spread over datagrams that no network cuts, each whole in one of them."""
+        samples = [Sample("events.published", n, {"topic": f"topic_{n}"}) for n in range(40)]
+        datagrams = await self.tell(Snapshot([], samples), 2)
+        self.assertTrue(all(len(datagram) <= DATAGRAM for datagram in datagrams))
+        self.assertEqual(sum(len(datagram.split(b"\n")) for datagram in datagrams), 40)
+
+
+class Intake(Resource):
+    """Stands in for Datadog's intake API."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: list[Any] = []
+        self.status = 202
+
+    def render_POST(self, request: Any) -> bytes:
+        key = request.requestHeaders.getRawHeaders("dd-api-key")
+        self.requests.append((request.path, key, json.loads(request.content.read())))
+        request.setResponseCode(self.status)
+        return b'{"status":"ok"}'
+
+
+class DatadogTests(TestCase):
+    """The adapter `datadog`, against a local server that speaks its API."""
+
+    def setUp(self) -> None:
+        self.intake = Intake()
+        port = reactor.listenTCP(0, Site(self.intake), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        url = f"http://127.0.0.1:{port.getHost().port}"
+        self.adapter = Datadog(reactor, "bus", "key", "app", 10.0, url, client=_Client())
+
+    async def test_what_arrives(self) -> None:
+        """Gauges and counts arrive as series, the key in a header."""
+        await self.adapter.tell(SNAPSHOT)
+        [(path, key, body)] = self.intake.requests
+        self.assertEqual((path, key), (b"/api/v1/series", ["key"]))
+        gauge, count = body["series"]
+        self.assertEqual((gauge["metric"], gauge["type"]), ("routemaster.redis.bytes_used", "gauge"))
+        self.assertEqual(gauge["points"][0][1], 1393688)
+        self.assertEqual((count["type"], count["interval"]), ("count", 10))
+        self.assertEqual(count["tags"], ["app:bus", "topic:cats"])
+
+    async def test_refusal(self) -> None:
+        """An answer that is no success is an error, so that the counts are told again."""
+        self.intake.status = 403
+        await self.assertFailure(Deferred.fromCoroutine(self.adapter.tell(SNAPSHOT)), Refused)
+
+
+class _Client:
+    """treq without kept connections, which a test would leave behind."""
+
+    def post(self, url: str, **options: Any) -> Any:
+        import treq
+
+        return treq.post(url, persistent=False, **options)
+
+
+class PrometheusTests(SynchronousTestCase):
+    """The exposition, read by Prometheus's own parser."""
+
+    def families(self, snapshot: Snapshot) -> dict[str, Any]:
+        text = exposition(snapshot, "bus").decode()
+        return {family.name: family for family in text_string_to_metric_families(text)}
+
+    def test_gauges_and_counters(self) -> None:
+        """Gauges and totals are read with their labels."""
+        families = self.families(SNAPSHOT)
+        gauge = families["routemaster_redis_bytes_used"]
+        sample = gauge.samples[0]
+        self.assertEqual((gauge.type, sample.value, sample.labels), ("gauge", 1393688, {"app": "bus"}))
+        counter = families["routemaster_events_published"]
+        self.assertEqual((counter.type, counter.samples[0].labels), ("counter", {"app": "bus", "topic": "cats"}))
+
+    def test_histogram(self) -> None:
+        """A histogram's buckets are cumulative, up to all observations."""
+        meter = Meter()
+        for value in (0.5, 3, 3, 10**9):
+            meter.observe("delivery.duration", value)
+        counts = meter.take()
+        samples = [Sample(name, counts[text], tags) for text in counts for name, tags in [parse_series(text)]]
+        family = self.families(Snapshot([], samples))["routemaster_delivery_duration"]
+        self.assertEqual(family.type, "histogram")
+        found = {sample.labels.get("le", sample.name): sample.value for sample in family.samples}
+        self.assertEqual((found["1"], found["2"], found["5"], found["+Inf"]), (1, 1, 3, 4))
+        self.assertEqual(found["routemaster_delivery_duration_count"], 4)

@@ -1,0 +1,107 @@
+"""Redis URLs: what is understood, what is refused, and that no password is ever shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attrs import evolve
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from routemaster.errors import ConfigError
+from routemaster.redis.address import ClusterAddress, RedisAddress, parse_address
+
+GOOD = {
+    "redis://localhost": RedisAddress(host="localhost"),
+    "redis://localhost/": RedisAddress(host="localhost"),
+    "redis://LOCALHOST:7000/3": RedisAddress(host="localhost", port=7000, db=3),
+    "redis://[::1]:7000": RedisAddress(host="::1", port=7000),
+    "redis://:s%40cret%2F@h": RedisAddress(host="h", password=b"s@cret/"),
+    "redis://us%3Aer:p%FFw@h": RedisAddress(host="h", user=b"us:er", password=b"p\xffw"),
+    "redis://user@h": RedisAddress(host="h", user=b"user", password=b""),
+    "redis://:@h": RedisAddress(host="h"),
+    "rediss://h:6380/1": RedisAddress(host="h", port=6380, db=1, tls=True),
+    "rediss://h?ca_file=/etc/ca%20x.pem": RedisAddress(host="h", tls=True, ca_file="/etc/ca x.pem"),
+    "unix:///run/redis.sock": RedisAddress(path="/run/redis.sock"),
+    "unix:///run/re%20dis.sock?db=2": RedisAddress(path="/run/re dis.sock", db=2),
+    "unix://user:pw@/run/redis.sock": RedisAddress(path="/run/redis.sock", user=b"user", password=b"pw"),
+}
+HOSTILE = [
+    "", "localhost", "localhost:6379", "hunter2:hunter2@host:1", "http://hunter2@host", "redis:/host", "redis://",
+    "redis://:hunter2@", "redis://:6379", "redis://:hun/ter2@host", "redis://:hunter2@host:port",
+    "redis://:hunter2@host:0", "redis://:hunter2@host:65536", "redis://:hunter2@host:-1",
+    "redis://:hunter2@host/x", "redis://:hunter2@host/-1", "redis://:hunter2@host/1/2", "redis://:hunter2@host/٣",
+    "redis://:hunter2@host/999999", "redis://:hunter2%@host", "redis://:hunter2%zz@host", "redis://:hunter2#@host",
+    "redis://:hunter2@host?db=1", "redis://:hunter2@host?", "rediss://:hunter2@host?verify=no",
+    "rediss://:hunter2@host?ca_file=", "rediss://:hunter2@host?ca_file=a&ca_file=b", "unix://:hunter2@host/path",
+    "unix://:hunter2@", "unix://relative", "unix:///s?db=", "unix:///s?db=hunter2", "unix:///s?ca_file=/x",
+    "redis://:hunter2@[::1", "redis://:hunter 2@host", "redis://:hunter2\n@host", "unix:///a%00b", "redis://h\x00",
+]
+
+NODE = RedisAddress(host="h", port=7000)
+CLUSTERS = {
+    "redis+cluster://h:7000": (NODE,),
+    "redis+cluster://H:7000,h:7000,other,[::1]:1/": (
+        NODE, RedisAddress(host="other"), RedisAddress(host="::1", port=1),
+    ),
+    "rediss+cluster://u:p%40w@h:7000,b/0?ca_file=/x": (
+        RedisAddress(host="h", port=7000, user=b"u", password=b"p@w", tls=True, ca_file="/x"),
+        RedisAddress(host="b", user=b"u", password=b"p@w", tls=True, ca_file="/x"),
+    ),
+}
+NO_CLUSTERS = [
+    "redis+cluster://", "redis+cluster://:hunter2@", "redis+cluster://:hunter2@h,", "redis+cluster://:hunter2@h:0",
+    "redis+cluster://:hunter2@h/1", "redis+cluster://:hunter2@h,b:65536", "redis+cluster://:hunter2@h?ca_file=/x",
+    "redis+cluster://h,:hunter2@b@c d", "redis+cluster://:hunter2@a b", "redis+cluster://:hunter2#@a",
+    "unix+cluster:///hunter2",
+]
+
+
+class ParseTests(SynchronousTestCase):
+    def test_good(self) -> None:
+        """Every form of URL that the contract names gives the address that it says."""
+        for url, address in GOOD.items():
+            self.assertEqual(RedisAddress.parse(url), address, url)
+
+    def test_ill_formed(self) -> None:
+        """An ill-formed URL is a ConfigError which shows nothing of it, also not in its context."""
+        for url in HOSTILE:
+            if url == "redis://:hunter2@host?":  # an empty query is no query
+                continue
+            error = self.assertRaises(ConfigError, RedisAddress.parse, url)
+            self.assertNotIn("hunter", f"{error}", url)
+            self.assertTrue(error.__suppress_context__ or error.__context__ is None, url)
+
+    def test_clusters(self) -> None:
+        """A cluster's URL names nodes, each with the same login; a database is refused, and nothing is shown."""
+        for url, seeds in CLUSTERS.items():
+            address = parse_address(url)
+            self.assertIsInstance(address, ClusterAddress)
+            self.assertEqual(address.seeds, seeds, url)
+        self.assertEqual(address.label, "rediss+cluster://h:7000,b:6379")
+        self.assertEqual(address.node("c", 9), evolve(seeds[0], host="c", port=9))
+        self.assertEqual(parse_address("redis://h:7000"), NODE)
+        for url in NO_CLUSTERS:
+            error = self.assertRaises(ConfigError, parse_address, url)
+            self.assertNotIn("hunter", f"{error}", url)
+        self.assertRaises(ConfigError, RedisAddress.parse, "redis+cluster://h")
+
+    def test_shown(self) -> None:
+        """Neither `repr` nor `label` shows user or password."""
+        address = RedisAddress.parse("rediss://:hunter2@host:1/4")
+        self.assertNotIn("hunter2", repr(address))
+        self.assertEqual(address.label, "rediss://host:1/4")
+        self.assertEqual(RedisAddress.parse("unix://u:hunter2@/s?db=1").label, "unix:///s?db=1")
+        self.assertEqual(RedisAddress.parse("redis://[::1]").label, "redis://[::1]:6379")
+
+    def test_ca_file(self) -> None:
+        """A ca_file that cannot be read, or holds no certificate, is named when the daemon starts."""
+        empty = self.mktemp()
+        broken = self.mktemp()
+        Path(empty).touch()
+        Path(broken).write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----")
+        for path, word in (("/nowhere", "cannot read"), (empty, "holds no"), (broken, "broken")):
+            address = RedisAddress(host="h", tls=True, ca_file=path)
+            error = self.assertRaises(ConfigError, address.endpoint, Clock())
+            self.assertIn(word, str(error))
+            self.assertIn(path, str(error))

@@ -1,0 +1,119 @@
+"""What a call does when a node of a cluster sends it elsewhere, puts it off, or goes away; we play the nodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.trial.unittest import TestCase
+
+from routemaster.errors import StoreUnavailable
+from routemaster.redis.address import ClusterAddress
+from routemaster.redis.cluster import Cluster
+from routemaster.redis.cluster_slots import SLOTS, slot_of
+from tests.redis.fake_redis import CLOSE, FakeRedis, polite
+
+HOST = "127.0.0.1"
+SLOT = slot_of(b"k")
+
+
+class RouterTests(TestCase):
+    """One node has all slots; a second is there."""
+
+    timeout = 30
+
+    async def setUp(self) -> None:
+        self.first, self.second = FakeRedis(), FakeRedis()
+        self.answers: dict[FakeRedis, list[Any]] = {self.first: [], self.second: []}
+        self.owner = self.first
+        for fake in (self.first, self.second):
+            fake.script = lambda number, command, fake=fake: self.answer(fake, number, command)
+            await fake.listen(reactor, TCP4ServerEndpoint(reactor, 0, interface=HOST))
+            self.addCleanup(fake.stop)
+        address = ClusterAddress.parse(f"redis+cluster://{HOST}:{self.first.port}")
+        self.cluster = Cluster(address, reactor=reactor, chance=lambda: 0.5, reply_timeout=0.5)
+        self.cluster.start()
+        self.addCleanup(self.cluster.stop)
+        await self.cluster.when_connected()
+
+    def answer(self, fake: FakeRedis, number: int, command: list[bytes]) -> Any:
+        if command[:2] == [b"CLUSTER", b"SLOTS"]:
+            return b"*1\r\n*3\r\n:0\r\n:%d\r\n*2\r\n$0\r\n\r\n:%d\r\n" % (SLOTS - 1, self.owner.port)
+        if command[0] == b"GET":
+            answers = self.answers[fake]
+            return answers.pop(0) if len(answers) > 1 else answers[0]
+        return polite(number, command)
+
+    def got(self, fake: FakeRedis, *names: bytes) -> list[bytes]:
+        return [command[0] for _, command in fake.seen if command[0] in names]
+
+    async def unavailable(self) -> StoreUnavailable:
+        error = await self.assertFailure(self.cluster.command(b"GET", b"k"), StoreUnavailable)
+        assert isinstance(error, StoreUnavailable)
+        return error
+
+    async def test_moved(self) -> None:
+        """A call goes where MOVED says, and the next one for that slot goes there at once."""
+        self.answers[self.first] = [b"-MOVED %d %s:%d\r\n" % (SLOT, HOST.encode(), self.second.port)]
+        self.answers[self.second] = [b"$1\r\nv\r\n"]
+        self.owner = self.second
+        for _ in range(3):
+            self.assertEqual(await self.cluster.command(b"GET", b"k"), b"v")
+        self.assertEqual(len(self.got(self.first, b"GET")), 1)
+        self.assertEqual(len(self.got(self.second, b"GET")), 3)
+
+    async def test_ask(self) -> None:
+        """A call that is sent elsewhere by ASK arrives there behind ASKING, and only that one."""
+        self.answers[self.first] = [
+            b"-ASK %d %s:%d\r\n" % (SLOT, HOST.encode(), self.second.port), b"$1\r\na\r\n",
+        ]
+        self.answers[self.second] = [b"$1\r\nv\r\n"]
+        self.assertEqual(await self.cluster.command(b"GET", b"k"), b"v")
+        self.assertEqual(self.got(self.second, b"ASKING", b"GET"), [b"ASKING", b"GET"])
+        self.assertEqual(await self.cluster.command(b"GET", b"k"), b"a")
+
+    async def test_put_off(self) -> None:
+        """TRYAGAIN and CLUSTERDOWN are tried again until they pass."""
+        self.answers[self.first] = [b"-TRYAGAIN x\r\n", b"-CLUSTERDOWN x\r\n", b"$1\r\nv\r\n"]
+        self.assertEqual(await self.cluster.command(b"GET", b"k"), b"v")
+
+    async def test_in_time(self) -> None:
+        """What does not pass is refused within about the reply time-out, and was not executed."""
+        other = b"-MOVED %d %s:%d\r\n"
+        for here, there in (
+            (b"-TRYAGAIN x\r\n", b"-TRYAGAIN x\r\n"),
+            (other % (SLOT, HOST.encode(), self.second.port), other % (SLOT, HOST.encode(), self.first.port)),
+        ):
+            self.answers = {self.first: [here], self.second: [there]}
+            began = reactor.seconds()
+            self.assertFalse((await self.unavailable()).outcome_unknown)
+            self.assertGreater(reactor.seconds() - began, 0.4)
+            self.assertLess(len(self.got(self.first, b"GET")), 60, "with pauses")
+
+    async def test_never_twice(self) -> None:
+        """A call whose connection broke is not sent again: nobody knows whether it was executed."""
+        self.answers[self.first] = [CLOSE]
+        self.assertTrue((await self.unavailable()).outcome_unknown)
+        self.assertEqual(len(self.got(self.first, b"GET")), 1)
+
+    async def test_nothing_is_parked(self) -> None:
+        """A call to a node that is away fails at once, and is not sent when the node comes back."""
+        self.answers[self.first] = [CLOSE]
+        await self.unavailable()
+        self.answers[self.first] = [b"$1\r\nv\r\n"]
+        while self.cluster.connected:
+            again: Deferred[None] = Deferred()
+            reactor.callLater(0, again.callback, None)
+            await again
+        self.assertFalse((await self.unavailable()).outcome_unknown)
+
+    async def test_in_order(self) -> None:
+        """Calls for one key arrive in the order in which they were issued."""
+        self.answers[self.first] = [b"$1\r\nv\r\n"]
+        calls = [self.cluster.command(b"GET", b"k", b"%d" % n) for n in range(50)]
+        for call in calls:
+            await call
+        seen = [int(command[2]) for _, command in self.first.seen if command[0] == b"GET"]
+        self.assertEqual(seen, list(range(50)))

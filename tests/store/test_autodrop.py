@@ -1,0 +1,204 @@
+"""Autodrop: when it strikes, how far it goes, and that it stops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from routemaster.errors import StoreUnavailable
+from routemaster.model import StoreFigures, Subscription
+from routemaster.redis.connection import Connection
+from routemaster.store.autodrop import Autodrop, Marks, marks
+from routemaster.store.memory_store import MemoryStore
+from routemaster.store.redis_store import RedisStore
+from routemaster.store.scripts import SCRIPTS
+from routemaster.testing.redis_server import PrivateRedis, ServerBinary, servers
+
+
+class MarksTests(SynchronousTestCase):
+    """Where the marks lie."""
+
+    def test_marks(self) -> None:
+        """The marks follow from what is configured, else from Redis's own limit."""
+        for given, expected in (
+            ((1000, 100, True, 0), Marks(1000, 800, 900)),
+            ((1000, 100, False, 0), Marks(1000, 800, 900)),
+            ((1000, 100, True, 500), Marks(1000, 800, 900)),
+            ((1000, 100, False, 5000), Marks(5000, 4800, 4900)),
+            ((1000, 100, False, 500), Marks(500, 400, 450)),
+        ):
+            self.assertEqual(marks(*given), expected, given)
+
+    def test_nearness(self) -> None:
+        """Nearness is 0 up to the low mark, 1 at the high one, and goes on beyond; 0 or 1 where these are one."""
+        for used, nearness in ((0, 0.0), (800, 0.0), (850, 0.5), (900, 1.0), (1000, 2.0)):
+            self.assertEqual(marks(1000, 100, True, 0).nearness(used), nearness, used)
+        for used, nearness in ((999, 0.0), (1000, 0.0), (1001, 1.0)):
+            self.assertEqual(marks(1000, 0, True, 0).nearness(used), nearness, used)
+
+
+class SizedStore(MemoryStore):
+    """A memory store that uses a hundred bytes for an event, and no limit of its own."""
+
+    async def figures(self) -> list[StoreFigures]:
+        events = sum(len(topic.log) for topic in self._topics.values())
+        return [StoreFigures(100 * events, 0, 0.0, 0.0)]
+
+
+class AutodropTests(SynchronousTestCase):
+    """What it does with a store."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1_700_000_000)
+        self.store = SizedStore(self.clock, 10.0)
+        self.lines: list[tuple[LogLevel, str]] = []
+        globalLogPublisher.addObserver(self.observe)
+        self.addCleanup(globalLogPublisher.removeObserver, self.observe)
+
+    def observe(self, event: Any) -> None:
+        if event.get("log_namespace", "").startswith("routemaster.store.autodrop"):
+            self.lines.append((event["log_level"], event["log_format"].format(**event)))
+
+    def fill(self, events: int) -> None:
+        async def publish() -> None:
+            if not await self.store.topics():
+                await self.store.publish("cats", "pub", [b"first"])
+                for name in ("one--secret", "two"):
+                    await self.store.subscribe(Subscription(name, ("cats",), "https://localhost/"))
+            for _ in range(events):
+                await self.store.publish("cats", "pub", [b"x"])
+
+        self.successResultOf(Deferred.fromCoroutine(publish()))
+
+    def run_once(self) -> None:
+        # 10,000 events' worth of memory, 1,000 to be kept free: marks at 8,000 and 9,000 events
+        autodrop = Autodrop(self.store, 1_000_000, 100_000, True)
+        self.successResultOf(Deferred.fromCoroutine(autodrop.run()))
+
+    def queued(self) -> list[int]:
+        return [fact.queued for fact in self.successResultOf(Deferred.fromCoroutine(self.store.subscriptions()))]
+
+    def test_rests_below_the_high_mark(self) -> None:
+        """At the high mark nothing is dropped, and past half of the way there it warns."""
+        self.fill(9000)
+        self.run_once()
+        self.assertEqual(self.queued(), [9000, 9000])
+        self.assertEqual([level for level, _ in self.lines], [LogLevel.warn])
+
+    def test_silent_below_the_warning(self) -> None:
+        """Below half of the way nothing is said."""
+        self.fill(8500)
+        self.run_once()
+        self.assertEqual(self.lines, [])
+
+    def test_drops_to_the_low_mark(self) -> None:
+        """Above the high mark the oldest go until the low mark is reached, by at most a step too much."""
+        self.fill(9001)
+        self.run_once()
+        for queued in self.queued():
+            self.assertLessEqual(queued, 8000)
+            self.assertGreater(queued, 8000 - 500)
+
+    def test_says_who_lost_how_many(self) -> None:
+        """What each subscriber lost is logged, under its public name only."""
+        self.fill(9001)
+        self.run_once()
+        lost = 9001 - self.queued()[0]
+        lines = [line for level, line in self.lines if level is LogLevel.error]
+        self.assertIn(f"autodrop: one lost {lost} events", lines)
+        self.assertIn(f"autodrop: two lost {lost} events", lines)
+        self.assertNotIn("secret", " ".join(lines))
+
+    def test_ends_when_nothing_is_left(self) -> None:
+        """If Redis is full of something else, everything is dropped, and that is said, once."""
+        self.fill(10)
+
+        async def always_full() -> list[StoreFigures]:
+            return [StoreFigures(999_999, 0, 0.0, 0.0)]
+
+        self.patch(self.store, "figures", always_full)
+        self.run_once()
+        self.assertEqual(self.queued(), [0, 0])
+        told = [line for _, line in self.lines if "no event is left to drop" in line]
+        self.assertEqual(len(told), 1)
+
+    def test_tells_what_it_dropped_before_the_store_failed(self) -> None:
+        """A store that fails half-way leaves the log with what was dropped until then."""
+        self.fill(9001)
+        drop, calls = self.store.drop_oldest, []
+
+        async def failing(most: int, node: str) -> Any:
+            if calls:
+                raise StoreUnavailable("gone")
+            calls.append(most)
+            return await drop(most, node)
+
+        self.patch(self.store, "drop_oldest", failing)
+        autodrop = Autodrop(self.store, 1_000_000, 100_000, True)
+        self.failureResultOf(Deferred.fromCoroutine(autodrop.run()), StoreUnavailable)
+        self.assertTrue([line for _, line in self.lines if "one lost 500 events" in line])
+
+
+class FullRedisContract:
+    """Autodrop on a Redis that has reached its maxmemory."""
+
+    binary: ServerBinary
+
+    async def setUp(self) -> None:
+        self.server = PrivateRedis(self.binary)
+        self.server.start()
+        self.addCleanup(self.server.stop)
+        self.connection = Connection(
+            self.server.address, reactor=reactor, scripts=SCRIPTS.values(), reply_timeout=15
+        )
+        self.connection.start()
+        self.addCleanup(lambda: Deferred.fromCoroutine(self.connection.stop()))
+        await self.connection.when_connected()
+        self.store = RedisStore(self.connection, "rm", 10.0)
+
+    async def test_makes_room_and_counts(self) -> None:
+        """Two droppers at once on a full Redis make room; dropped is what was counted, the rest is in order."""
+        for topic in ("cats", "dogs"):
+            await self.store.publish(topic, "pub", [b"first"])
+        await self.store.subscribe(Subscription("sub", ("cats", "dogs"), "https://localhost/"))
+        empty = (await self.store.figures())[0].bytes_used
+        limit = empty + 12_000_000
+        self.server.call(b"CONFIG", b"SET", b"maxmemory", b"%d" % limit)
+        published = 0
+        with self.assertRaises(StoreUnavailable):
+            while True:
+                fragments = [b'{"n":%08d,"pad":"%s"}' % (n, b"x" * 200) for n in range(published, published + 200)]
+                await self.store.publish(("cats", "dogs")[published // 200 % 2], "pub", fragments)
+                published += 200
+        droppers = [Autodrop(self.store, limit, 2_000_000, True) for _ in range(2)]
+        await gatherResults([Deferred.fromCoroutine(dropper.run()) for dropper in droppers])
+        self.assertLess((await self.store.figures())[0].bytes_used, limit - 2_000_000)
+        fact = (await self.store.subscriptions())[0]
+        self.assertGreater(fact.dropped, 0)
+        self.assertEqual(fact.dropped + fact.queued, published)
+        reading = await self.store.read("sub", {"cats": None, "dogs": None}, 10_000_000, 1 << 40)
+        left = [int(fragment[5:13]) for _, _, fragment in reading.entries]
+        self.assertEqual(left, list(range(fact.dropped, published)))
+        await self.store.publish("cats", "pub", [b"room again"])
+
+    async def test_own_limit_is_used(self) -> None:
+        """Redis's own maxmemory sets the marks when none is configured here."""
+        self.server.call(b"CONFIG", b"SET", b"maxmemory", b"50000000")
+        figures = await self.store.figures()
+        found = Autodrop(self.store, 100_000_000, 10_000_000, False).marks(figures[0])
+        self.assertEqual(found, Marks(50_000_000, 40_000_000, 45_000_000))
+
+
+for binary in servers():
+    name = f"Redis{binary.version.replace('.', '_')}AutodropTests"
+    globals()[name] = type(
+        name,
+        (FullRedisContract, TestCase),
+        {"binary": binary, "__doc__": f"Autodrop on Redis {binary.version}.", "__module__": __name__},
+    )

@@ -1,0 +1,185 @@
+"""JSON: what has one reading comes through unchanged, everything else is refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from routemaster import strict_json
+from routemaster.errors import Invalid
+
+#: what nobody may send -> a body
+REFUSED: dict[str, bytes] = {
+    "nothing": b"",
+    "white space": b" \r\n\t ",
+    "a word": b"hello",
+    "a byte order mark": b"\xef\xbb\xbf{}",
+    "UTF-16, little end first": '{"a":1}'.encode("utf-16-le"),
+    "UTF-16, big end first": '{"a":1}'.encode("utf-16-be"),
+    "UTF-16 with its mark": '{"a":1}'.encode("utf-16"),
+    "UTF-32": '{"a":1}'.encode("utf-32"),
+    "Latin-1": '"é"'.encode("latin-1"),
+    "an overlong slash": b'"\xc0\xaf"',
+    "an overlong NUL": b'"\xc0\x80"',
+    "a surrogate in UTF-8": b'"\xed\xa0\x80"',
+    "beyond Unicode": b'"\xf4\x90\x80\x80"',
+    "half a character": b'"\xc3"',
+    "a NUL": b'"\x00"',
+    "a NUL after the end": b"{}\x00",
+    "a line feed in a string": b'"a\nb"',
+    "a tab in a string": b'"a\tb"',
+    "an unknown escape": b'"\\x41"',
+    "half an escape": b'"\\u12"',
+    "an unfinished string": b'"abc',
+    "single quotes": b"{'a':1}",
+    "a bare key": b"{a:1}",
+    "a number as key": b"{1:1}",
+    "trailing junk": b"{} x",
+    "a second value": b"{}{}",
+    "a comma at the end of an array": b"[1,]",
+    "a comma at the end of an object": b'{"a":1,}',
+    "a comma alone": b"[,]",
+    "an unclosed array": b"[1",
+    "a bracket of the other kind": b"[1}",
+    "a comment": b"{} // x",
+    "True": b"True",
+    "undefined": b"undefined",
+    "NaN": b"NaN",
+    "NaN within": b'{"a":[NaN]}',
+    "Infinity": b"Infinity",
+    "minus Infinity": b"[-Infinity]",
+    "nan in small letters": b"nan",
+    "1e999": b"1e999",
+    "-1e999 within": b'{"a":-1e999}',
+    "1.8e308": b"1.8e308",
+    "a plus sign": b"+1",
+    "a leading zero": b"01",
+    "a leading dot": b".5",
+    "a trailing dot": b"1.",
+    "half an exponent": b"1e",
+    "hexadecimal": b"0x10",
+    "an underscore": b"1_000",
+    "full-width digits": "\uff11".encode(),
+    "an integer of 5,000 digits": b"9" * 5000,
+    "a negative integer of 5,000 digits": b"[-" + b"9" * 5000 + b"]",
+    "a key twice": b'{"a":1,"a":1}',
+    "a key twice, once escaped": b'{"a":1,"\\u0061":2}',
+    "a key twice, deep inside": b'[{"b":{"a":1,"c":2,"a":3}}]',
+    "an empty key twice": b'{"":1,"":2}',
+    "33 arrays": b"[" * 33 + b"]" * 33,
+    "33 objects": b'{"a":' * 33 + b"1" + b"}" * 33,
+    "33 of both": b'[{"a":' * 16 + b"[]" + b"}]" * 16,
+    "900 arrays": b"[" * 900 + b"]" * 900,
+    "100,000 arrays": b"[" * 100_000 + b"]" * 100_000,
+    "100,000 objects": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    "100,000 arrays that do not end": b"[" * 100_000,
+}
+
+#: what anybody may send -> its value
+TAKEN: list[tuple[bytes, Any]] = [
+    (b"null", None),
+    (b" \t\r\n{ } \n", {}),
+    (b"[]", []),
+    (b"-0", 0),
+    (b"-0.0", -0.0),
+    (b"1E5", 100000.0),
+    (b"1e-999", 0.0),
+    (b"1.7976931348623157e308", 1.7976931348623157e308),
+    (b"9223372036854775808", 2**63),
+    (b"9" * 4300, int("9" * 4300)),
+    (b'"\\ud83d\\ude00"', "😀"),
+    ('"😀 é \u2028"'.encode(), "😀 é \u2028"),
+    (b'"\\u0000"', "\0"),
+    (b'"\x7f"', "\x7f"),
+    (b'{"a":{"a":{"a":1}},"b":[{"a":1},{"a":1}]}', {"a": {"a": {"a": 1}}, "b": [{"a": 1}, {"a": 1}]}),
+    (b"[" * 32 + b"]" * 32, json.loads("[" * 32 + "]" * 32)),
+    (b'{"a":' * 32 + b"1" + b"}" * 32, json.loads('{"a":' * 32 + "1" + "}" * 32)),
+    (b'"' + b"[" * 1000 + b'"', "[" * 1000),
+    (b"[" + b"[]," * 500 + b"[]]", [[]] * 501),
+]
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**40), 10**40)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda children: st.lists(children, max_size=5)
+    | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), children, max_size=5),
+    max_leaves=20,
+)
+
+
+def same(left: Any, right: Any) -> bool:
+    """Equal in value and in type, all the way down."""
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, list):
+        return len(left) == len(right) and all(map(same, left, right))
+    if isinstance(left, float):
+        return left == right and math.copysign(1, left) == math.copysign(1, right)
+    return bool(left == right)
+
+
+class DecodeTests(SynchronousTestCase):
+    """Reading bodies."""
+
+    def test_refused(self) -> None:
+        """Whatever two parsers could read differently is refused in one line."""
+        for name, body in REFUSED.items():
+            with self.subTest(name):
+                sentence = str(self.assertRaises(Invalid, strict_json.decode, body))
+                self.assertTrue(sentence.startswith("the body "), sentence)
+                self.assertTrue(sentence.isprintable(), sentence)
+                self.assertLess(len(sentence), 120)
+
+    def test_taken(self) -> None:
+        """All that RFC 8259 allows is read as what it says."""
+        for body, value in TAKEN:
+            with self.subTest(body[:40]):
+                self.assertTrue(same(strict_json.decode(body), value))
+
+    def test_depth_is_refused_quickly(self) -> None:
+        """However deep a body nests, the refusal costs next to nothing."""
+        began = time.process_time()
+        for body in (b"[" * 1_000_000, b'{"a":' * 200_000, b"[" * 900 + b"]" * 900):
+            self.assertRaises(Invalid, strict_json.decode, body)
+        self.assertLess(time.process_time() - began, 0.25)
+
+    @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")))
+    def test_any_bytes(self, body: bytes) -> None:
+        """Any bytes at all are a value or `Invalid`, never another exception."""
+        try:
+            value = strict_json.decode(body)
+        except Invalid:
+            return
+        self.assertTrue(same(strict_json.decode(body), value))
+
+
+class EncodeTests(SynchronousTestCase):
+    """Writing what was read."""
+
+    @given(JSON)
+    def test_round_trip(self, value: Any) -> None:
+        """Any value read, written and read again is the same in value and type."""
+        sent = strict_json.decode(json.dumps(value).encode())
+        self.assertTrue(same(sent, value))
+        self.assertTrue(same(strict_json.decode(strict_json.encode(sent)), value))
+
+    def test_compact(self) -> None:
+        """The text is as short as JSON can be, in UTF-8."""
+        self.assertEqual(strict_json.encode({"a": [1, 2.5, None, True], "é": "\"\n"}),
+                         '{"a":[1,2.5,null,true],"é":"\\"\\n"}'.encode())  # fmt: skip
+
+    def test_half_a_surrogate_pair(self) -> None:
+        """Half a surrogate pair, in a string or a key, is refused where it would be passed on."""
+        for body in (rb'"\ud800"', rb'["\udc00\ud800"]', rb'{"\ud83d":1}', rb'{"a":[{"b":"x\udfff"}]}'):
+            self.assertRaises(Invalid, strict_json.encode, strict_json.decode(body))

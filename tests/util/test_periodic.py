@@ -1,0 +1,160 @@
+"""Work that is done again and again: it survives, never overlaps, and misses no hint."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
+
+from routemaster.errors import StoreUnavailable
+from routemaster.util.periodic import Periodic
+
+
+class PeriodicTests(SynchronousTestCase):
+    """One part, on a clock that a test moves."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.runs: list[float] = []
+        self.outcome: Any = None  #: an exception to raise, or what to wait for
+        self.part = Periodic("the work", self.work, 10, self.clock)
+
+    def tearDown(self) -> None:
+        self.outcome = None
+        self.ended()
+        self.assertEqual(self.clock.getDelayedCalls(), [], "no timer is left")
+
+    def work(self) -> Awaitable[None] | None:
+        self.runs.append(self.clock.seconds())
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+    def ended(self) -> bool:
+        """Stop, and whether that is over."""
+        stopped = Deferred.fromCoroutine(self.part.stop())
+        stopped.addErrback(self.fail)
+        return stopped.called
+
+    def test_interval(self) -> None:
+        """The work is done at once, and then whenever an interval has passed."""
+        self.part.start()
+        self.clock.pump([5] * 5)
+        self.assertEqual(self.runs, [0, 10, 20])
+
+    def test_survives(self) -> None:
+        """An exception is reported with its traceback, and the work is done again in time."""
+        self.outcome = ValueError("broken")
+        self.part.start()
+        self.clock.advance(10)
+        self.assertEqual(self.runs, [0, 10])
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def test_survives_late(self) -> None:
+        """So is one that comes after the work has waited for something."""
+        self.outcome = waiting = Deferred()
+        self.part.start()
+        self.clock.advance(3)
+        self.outcome = None
+        waiting.errback(ValueError("broken"))
+        self.clock.advance(7)
+        self.assertEqual(self.runs, [0, 10])
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def test_fails_for_hours(self) -> None:
+        """What fails every time is told at once, then once a minute with a count, and so is that it goes on."""
+        with capturedLogs() as events:
+            self.outcome = ValueError("broken")
+            self.part.start()
+            self.clock.pump([10] * 12)
+            self.outcome = None
+            self.clock.advance(10)
+        self.assertEqual([formatEvent(event) for event in events], [
+            "the work failed; it will run again",
+            *["the work failed, 6 times since the last line; it will run again"] * 2,
+            "the work goes on",
+        ])  # fmt: skip
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 3)
+
+    def test_store_away(self) -> None:
+        """A store that is away is one line when it goes and one when it is back, and no traceback."""
+        with capturedLogs() as events:
+            self.outcome = StoreUnavailable("it is away")
+            self.part.start()
+            self.clock.advance(10)
+            self.outcome = None
+            self.clock.advance(10)
+            self.clock.advance(10)
+        self.assertEqual([event["log_level"].name for event in events], ["warn", "info"])
+        self.assertEqual(self.runs, [0, 10, 20, 30])
+
+    def test_no_overlap(self) -> None:
+        """A run that takes longer than an interval is followed by the next, and never accompanied."""
+        self.outcome = waiting = Deferred()
+        self.part.start()
+        self.clock.advance(25)
+        self.assertEqual(self.runs, [0])
+        self.outcome = None
+        waiting.callback(None)
+        self.clock.advance(0)
+        self.assertEqual(self.runs, [0, 25])
+        self.clock.advance(10)
+        self.assertEqual(self.runs, [0, 25, 35])
+
+    def test_hint(self) -> None:
+        """A hint is followed at once, and the interval begins anew."""
+        self.part.start()
+        self.clock.advance(4)
+        self.part.hasten()
+        self.assertEqual(self.runs, [0, 4])
+        self.clock.advance(9)
+        self.assertEqual(self.runs, [0, 4])
+        self.clock.advance(1)
+        self.assertEqual(self.runs, [0, 4, 14])
+
+    def test_hint_at_work(self) -> None:
+        """Hints during a run, which may have looked already, are followed by one run more."""
+        self.outcome = waiting = Deferred()
+        self.part.start()
+        self.part.hasten()
+        self.part.hasten()
+        self.assertEqual(self.runs, [0])
+        self.outcome = None
+        waiting.callback(None)
+        self.assertEqual(self.runs, [0, 0])
+
+    def test_hint_unwanted(self) -> None:
+        """A hint before the start or after the end starts nothing."""
+        self.part.hasten()
+        self.assertEqual(self.runs, [])
+        self.part.start()
+        self.assertTrue(self.ended())
+        self.part.hasten()
+        self.clock.advance(20)
+        self.assertEqual(self.runs, [0])
+
+    def test_stop_waits(self) -> None:
+        """Stopping waits for the run under way, and no other follows, hinted or not."""
+        self.outcome = waiting = Deferred()
+        self.part.start()
+        self.part.hasten()
+        stopped = Deferred.fromCoroutine(self.part.stop())
+        self.assertNoResult(stopped)
+        waiting.callback(None)
+        self.successResultOf(stopped)
+        self.clock.advance(30)
+        self.assertEqual(self.runs, [0])
+
+    def test_clock_set_back(self) -> None:
+        """A clock that is set back an hour during a run delays the next by no more than the interval."""
+        self.outcome = waiting = Deferred()
+        self.part.start()
+        self.clock.rightNow -= 3600
+        self.outcome = None
+        waiting.callback(None)
+        self.clock.advance(10)
+        self.assertEqual(len(self.runs), 2)

@@ -1,0 +1,256 @@
+"""Bytes that are no request, or too many: what is refused, and how."""
+
+from __future__ import annotations
+
+import random
+
+from twisted.logger import LogLevel, globalLogPublisher
+
+from routemaster.web.http_server.site import Limits
+from tests.web.wire import CHUNKED, PUBLISH, Case, get, head, post, request
+
+#: bytes -> statuses allowed; after 400, 408, 413, 431, 501 from the channel the connection is closed
+REFUSED: dict[str, tuple[bytes, set[int]]] = {
+    # where the body ends (S4, S5, S6)
+    "length and chunks": (post(b"Content-Length: 4", CHUNKED, body=b"0\r\n\r\n"), {400}),
+    "chunks and length": (post(CHUNKED, b"Content-Length: 4", body=b"0\r\n\r\n"), {400}),
+    "two lengths": (post(b"Content-Length: 2", b"Content-Length: 3", body=b"abc"), {400}),
+    "the same length twice": (post(b"Content-Length: 2", b"Content-Length: 2", body=b"ab"), {400}),
+    "a list of lengths": (post(b"Content-Length: 2, 2", body=b"ab"), {400}),
+    "a signed length": (post(b"Content-Length: +2", body=b"ab"), {400}),
+    "a negative length": (post(b"Content-Length: -1"), {400}),
+    "a hexadecimal length": (post(b"Content-Length: 0x2", body=b"ab"), {400}),
+    "an empty length": (post(b"Content-Length:"), {400}),
+    "a length with an underscore": (post(b"Content-Length: 1_0", body=b"a" * 10), {400}),
+    "a length of 10^18": (post(b"Content-Length: 1000000000000000000"), {413}),
+    "a length of 5,000 digits": (post(b"Content-Length: " + b"9" * 5000), {413}),
+    "a length in superscript digits": (post("Content-Length: \u00b2".encode(), body=b"ab"), {400}),
+    "a space before the colon": (post(b"Content-Length : 2", body=b"ab"), {400}),
+    "xchunked": (post(b"Transfer-Encoding: xchunked", body=b"0\r\n\r\n"), {400}),
+    "chunked, identity": (post(b"Transfer-Encoding: chunked, identity", body=b"0\r\n\r\n"), {400}),
+    "identity, chunked": (post(b"Transfer-Encoding: identity, chunked", body=b"0\r\n\r\n"), {400}),
+    "identity with a length": (post(b"Transfer-Encoding: identity", b"Content-Length: 2", body=b"ab"), {400}),
+    "gzip": (post(b"Transfer-Encoding: gzip"), {400}),
+    "chunked twice": (post(CHUNKED, CHUNKED, body=b"0\r\n\r\n"), {400}),
+    "a vertical tab before chunked": (post(b"Transfer-Encoding: \x0bchunked", body=b"0\r\n\r\n"), {400}),
+    "a comma before chunked": (post(b"Transfer-Encoding: ,chunked", body=b"0\r\n\r\n"), {400}),
+    "an empty coding": (post(b"Transfer-Encoding:"), {400}),
+    "chunks in HTTP/1.0": (head(b"POST /topics/cats HTTP/1.0", CHUNKED) + b"0\r\n\r\n", {400}),
+    "a folded header": (post(b"Transfer-Encoding:", b" chunked", body=b"0\r\n\r\n"), {400}),
+    "a fold after the request line": (head(b"GET /hello HTTP/1.1", b" x: y", b"Host: bus.test"), {400}),
+    "a lone CR in a header": (post(b"X: a\rContent-Length: 2", body=b"ab"), {400}),
+    "a lone LF in a header": (post(b"X: a\nContent-Length: 2", body=b"ab"), {400}),
+    "a NUL in a header": (post(b"X: a\x00b"), {400}),
+    "a header without a colon": (post(b"nonsense"), {400}),
+    "a header without a name": (post(b": nonsense"), {400}),
+    "a name with a bracket": (post(b"X(y): z"), {400}),
+    "a hexadecimal prefix in a chunk": (post(CHUNKED, body=b"0x2\r\nab\r\n0\r\n\r\n"), {400}),
+    "a negative chunk": (post(CHUNKED, body=b"-2\r\nab\r\n0\r\n\r\n"), {400}),
+    "a space after a chunk's size": (post(CHUNKED, body=b"2 \r\nab\r\n0\r\n\r\n"), {400}),
+    "a chunk longer than it says": (post(CHUNKED, body=b"2\r\nabc\r\n0\r\n\r\n"), {400}),
+    "a line feed in a chunk's extension": (post(CHUNKED, body=b"2;a\nb\r\nab\r\n0\r\n\r\n"), {400}),
+    "an endless chunk size": (post(CHUNKED, body=b"0" * 2000), {400}),
+    "endless trailers": (post(CHUNKED, body=b"0\r\n" + b"X: y\r\n" * 12000), {400}),
+    # who is asked (S7)
+    "no Host": (head(b"GET /hello HTTP/1.1"), {400}),
+    "two Hosts": (head(b"GET /hello HTTP/1.1", b"Host: a", b"Host: a"), {400}),
+    "two Hosts in 1.0": (head(b"GET /hello HTTP/1.0", b"Host: a", b"Host: b"), {400}),
+    "an empty Host": (head(b"GET /hello HTTP/1.1", b"Host:"), {400}),
+    "an empty label": (head(b"GET /hello HTTP/1.1", b"Host: a..b"), {400}),
+    "a label of 70 characters": (head(b"GET /hello HTTP/1.1", b"Host: " + b"a" * 70), {400}),
+    "a Host of 300 characters": (head(b"GET /hello HTTP/1.1", b"Host: " + b"a.b." * 75), {400}),
+    "a Host of other bytes": (head(b"GET /hello HTTP/1.1", b"Host: \xff"), {400}),
+    "a Host with a user": (head(b"GET /hello HTTP/1.1", b"Host: a@b"), {400}),
+    "a Host with a path": (head(b"GET /hello HTTP/1.1", b"Host: a/b"), {400}),
+    "a list of Hosts": (head(b"GET /hello HTTP/1.1", b"Host: a, b"), {400}),
+    "a port that is none": (head(b"GET /hello HTTP/1.1", b"Host: a:b"), {400}),
+    "a whole URL": (get(b"https://bus.test/hello"), {400}),
+    "a URL of elsewhere": (get(b"http://other.test/hello"), {400}),
+    "a star": (head(b"OPTIONS * HTTP/1.1", b"Host: bus.test"), {400}),
+    "CONNECT": (head(b"CONNECT other.test:443 HTTP/1.1", b"Host: other.test:443"), {400}),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", {400}),
+    # what is asked for (S3, S8, S9)
+    "HTTP/0.9": (b"GET /hello\r\n\r\n", {400}),
+    "HTTP/1.2": (head(b"GET /hello HTTP/1.2", b"Host: bus.test"), {400}),
+    "HTTP/1.10": (head(b"GET /hello HTTP/1.10", b"Host: bus.test"), {400}),
+    "http/1.1": (head(b"GET /hello http/1.1", b"Host: bus.test"), {400}),
+    "two spaces": (head(b"GET  /hello HTTP/1.1", b"Host: bus.test"), {400}),
+    "a tab": (head(b"GET\t/hello HTTP/1.1", b"Host: bus.test"), {400}),
+    "a space at the end": (head(b"GET /hello HTTP/1.1 ", b"Host: bus.test"), {400}),
+    "three empty lines first": (b"\r\n\r\n\r\n" + get(b"/hello"), {400}),
+    "a byte 0x7f in the target": (get(b"/hello\x7f"), {400}),
+    "a byte 0x80 in the target": (get(b"/hello\x80"), {400}),
+    "a byte 0xb0 in the target": (get(b"/\xb0"), {400}),
+    "a byte 0xff in the query": (get(b"/hello?\xff"), {400}),
+    "a NUL in the target": (get(b"/hello\x00"), {400}),
+    "no slash": (get(b"hello"), {400}),
+    "no UTF-8": (get(b"/%ff"), {400}),
+    "an overlong slash": (get(b"/%c0%af"), {400}),
+    "half an escape": (get(b"/hello%2"), {400}),
+    "an escape of letters": (get(b"/hello%zz"), {400}),
+    "an escaped NUL": (get(b"/hello%00"), {404}),
+    "escaped line ends": (get(b"/hello%0d%0aX:%20y"), {404}),
+    "an escaped ESC": (get(b"/%1b%5b2J"), {404}),
+    "an escaped slash": (post(body=b"").replace(b"/topics/cats", b"/topics%2fcats"), {404}),
+    "a method in small letters": (head(b"get /hello HTTP/1.1", b"Host: bus.test"), {501}),
+    "a method nobody knows": (head(b"M-SEARCH /hello HTTP/1.1", b"Host: bus.test"), {501}),
+    "a method with a bracket": (head(b"G(T /hello HTTP/1.1", b"Host: bus.test"), {400}),
+    "a target of 17 KB": (get(b"/" + b"a" * 17000), {431}),
+    "a header of 17 KB": (post(b"X: " + b"a" * 17000), {431}),
+    "headers of 17 KB": (post(*[b"X-%d: y" % n for n in range(2000)]), {431}),
+    "600 headers": (post(*[b"X: y"] * 600), {431}),
+    # how much (S2)
+    "a body over the cap": (
+        head(b"POST /subscription HTTP/1.1", b"Host: bus.test", b"Content-Length: 65537"), {413}),
+    "a bulk over the cap": (post(b"Content-Length: 1048577"), {413}),
+    "a body over the cap, to be continued": (
+        post(b"Content-Length: 1048577", b"Expect: 100-continue"), {413}),
+    "a GET with a body": (
+        head(b"GET /hello HTTP/1.1", b"Host: bus.test", b"Content-Length: 1025"), {413}),
+    # other protocols
+    "a TLS greeting": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)), {400}),
+    "an SSH greeting": (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", {400}),
+    "a PROXY line": (b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + get(b"/hello"), {400}),
+}  # fmt: skip
+
+#: bytes -> status, answered by routing with the connection kept
+ROUTED: dict[str, tuple[bytes, int]] = {
+    "an unknown path": (get(b"/nowhere"), 404),
+    "two slashes": (get(b"//hello"), 404),
+    "two slashes inside": (request("POST", "/topics//cats"), 404),
+    "nothing but slashes": (get(b"//"), 404),
+    "two slashes and another method": (request("POST", "//hello"), 404),
+    "a slash at the end": (get(b"/hello/"), 404),
+    "a slash at the end and another method": (request("POST", "/hello/"), 404),
+    "no slash at the end and another method": (request("PUT", "/dir"), 404),
+    "no slash at the end": (get(b"/dir"), 404),
+    "an escaped end": (get(b"/hello%20"), 404),
+    "dots": (get(b"/topics/../hello"), 404),
+    "another method": (request("POST", "/hello"), 405),
+    "TRACE": (request("TRACE", "/hello"), 405),
+    "OPTIONS": (request("OPTIONS", "/hello"), 405),
+    "an unknown method": (request("BREW", "/hello"), 405),
+}
+
+
+class RefusalTests(Case):
+    """Bytes that are no request which the bus takes."""
+
+    def test_table(self) -> None:
+        """Every bad request gets one JSON refusal and a close, logs one quiet line, and reaches no handler."""
+        for name, (data, statuses) in REFUSED.items():
+            for segment in (0, 1000, 7):
+                wire, events = self.wire(), self.log_lines()
+                answers = wire.send(data, segment)
+                self.assertEqual(len(answers), 1, (name, segment, answers))
+                self.assertIn(answers[0].status, statuses, (name, answers))
+                self.assertTrue(answers[0].error)
+                self.assertEqual(answers[0].headers["connection"], "close", name)
+                self.assertTrue(wire.closing, name)
+                self.assertEqual([event["log_level"] for event in events], [LogLevel.debug], name)
+                self.assertEqual(self.api.published, [], name)
+                globalLogPublisher.removeObserver(events.append)
+
+    def test_routed(self) -> None:
+        """Unknown paths and wrong methods are 404 and 405 in JSON, never a redirect, and keep the connection."""
+        for name, (data, status) in ROUTED.items():
+            wire = self.wire()
+            for _ in range(2):  # the second time from the table of known routes, if it were there
+                answer = wire.send(data)[-1]
+                self.assertEqual(answer.status, status, name)
+                self.assertTrue(answer.error)
+                self.assertNotIn("location", answer.headers)
+            self.assertFalse(wire.closing, name)
+        self.assertEqual(self.api.published, [])
+
+    def test_allow(self) -> None:
+        """A 405 names the methods that are allowed."""
+        (answer,) = self.wire().send(request("PUT", "/hello"))
+        self.assertEqual(answer.headers["allow"], "DELETE, GET, HEAD")
+
+    def test_nothing_said_back(self) -> None:
+        """No refusal repeats a byte of what the client chose."""
+        for data, _ in [*REFUSED.values(), *ROUTED.values()]:
+            for text in ("hello", "cats", "nonsense", ".test", "nowhere", "BREW"):
+                wire = self.wire()
+                wire.send(data)
+                self.assertNotIn(text.encode(), wire.transport.value())
+
+    def test_nothing_after_a_refusal(self) -> None:
+        """What follows a refused request on the connection is thrown away, and not without end."""
+        wire = self.wire()
+        self.assertEqual(len(wire.send(get(b"/%ff") + PUBLISH)), 1)
+        for _ in range(100):
+            wire.send(PUBLISH * 100)
+        self.assertEqual(self.api.published, [])
+        self.assertEqual(wire.transport.producerState, "paused")
+        wire.pass_time(7)
+        self.assertTrue(wire.transport.aborted)
+
+    def test_mangled(self) -> None:
+        """Whatever bytes come, the site answers whole answers or closes, and logs no error."""
+        dice = random.Random(20240811)
+        seeds = [data for data, _ in [*REFUSED.values(), *ROUTED.values()] if len(data) < 3000] + [PUBLISH] * 20
+        for _ in range(3000):
+            data = bytearray(dice.choice(seeds) + dice.choice(seeds))
+            for _ in range(dice.randrange(4)):
+                place = dice.randrange(len(data))
+                data[place : place + dice.randrange(3)] = dice.choice(
+                    [b"\r\n", b"\n", b"\x00", b" ", b"%", b"/", b":", b"\xff", bytes([dice.randrange(256)])]
+                )
+            wire = self.wire()
+            for answer in wire.send(bytes(data), dice.choice([0, 0, 1, 13])):
+                self.assertIn(answer.status, {100, 200, 204, 400, 404, 405, 413, 431, 501}, data)
+            wire.clock.pump([1] * 70)
+            self.assertTrue(wire.transport.lost, data)
+            self.assertEqual(wire.clock.getDelayedCalls(), [])
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+
+class BodyTests(Case):
+    """How much is read."""
+
+    def test_caps(self) -> None:
+        """A body may be as long as its cap, by length or in chunks, and no byte longer."""
+        limits = Limits(max_body=10, max_bulk_body=20, max_other_body=5)
+        for method, target, cap in [("POST", "/topics/cats", 20), ("POST", "/x", 10), ("DELETE", "/hello", 5)]:
+            for excess in (0, 1):
+                body = b"a" * (cap + excess)
+                chunks = b"1\r\na\r\n" * len(body) + b"0\r\n\r\n"
+                in_chunks = request(method, target, b"", "Transfer-Encoding: chunked") + chunks
+                for data in (request(method, target, body), in_chunks):
+                    for segment in (0, 1):
+                        answer = self.wire(limits).send(data, segment)[-1]
+                        self.assertEqual(answer.status == 413, bool(excess), (data, answer))
+
+    def test_no_continue_before_413(self) -> None:
+        """A client that asks before it sends is told 413 at once, or 100 and then the answer."""
+        too_large, _ = REFUSED["a body over the cap, to be continued"]
+        self.assertEqual([answer.status for answer in self.wire().send(too_large)], [413])
+        wire = self.wire()
+        start, body = PUBLISH.split(b"\r\n\r\n")
+        self.assertEqual([a.status for a in wire.send(start + b"\r\nExpect: 100-continue\r\n\r\n")], [100])
+        self.assertEqual([a.status for a in wire.send(body)], [100, 204])
+
+    def test_in_memory(self) -> None:
+        """A body of a mebibyte arrives whole and never touches a file."""
+        self.patch(__import__("tempfile"), "TemporaryFile", None)
+        body = random.Random(1).randbytes(1048576)
+        (answer,) = self.wire().send(request("POST", "/topics/cats", body), 65536)
+        self.assertEqual(answer.status, 204)
+        self.assertEqual(self.api.published, [("cats", body)])
+
+    def test_forms_are_not_parsed(self) -> None:
+        """A form is a body like any other: its bytes reach the handler as they came."""
+        for kind in ("application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
+            self.wire().send(request("POST", "/topics/cats", b"a=b&c=d", f"Content-Type: {kind}"))
+            self.assertEqual(self.api.published.pop(), ("cats", b"a=b&c=d"))
+
+    def test_cut_anywhere(self) -> None:
+        """A publish cut off before its last byte leaves nothing, a complete one is taken once."""
+        for end in range(len(PUBLISH) + 1):
+            wire = self.wire()
+            wire.send(PUBLISH[:end])
+            wire.transport.lose()
+            self.assertEqual(len(self.api.published), int(end == len(PUBLISH)))
+        self.assertEqual(self.flushLoggedErrors(), [])

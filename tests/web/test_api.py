@@ -1,0 +1,1007 @@
+"""The API through HTTP: every endpoint, every status, everybody who may ask."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+from attrs import frozen
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from routemaster.errors import StoreBroken, StoreUnavailable
+from routemaster.interfaces import Ack
+from routemaster.metrics.meter import Meter
+from routemaster.metrics.prometheus import CONTENT_TYPE
+from routemaster.model import ApiToken
+from routemaster.store.memory_store import MemoryStore
+from routemaster.web import api as api_module
+from routemaster.web.api import Api, Limits
+from routemaster.web.auth import Doorkeeper
+from tests.test_strict_json import JSON, REFUSED, same
+from tests.web.test_auth import MALFORMED, ROOT_KEY
+from tests.web.wire import Answer, Wire, request
+
+NOW = 1_700_000_000
+A, B, MADE = "alice--a1", "bob--b1", "made--m1"
+CALLBACK = "https://localhost/events"
+EVENT = {"type": "update", "url": "https://example.com/cats/1"}
+
+AWAY = StoreUnavailable("Redis at test is not connected: it is away")
+BROKEN_OFF = StoreUnavailable("Redis at test: the connection was lost", outcome_unknown=True)
+
+
+def basic(user: str, password: str = "x") -> str:
+    return "Authorization: Basic " + b64encode(f"{user}:{password}".encode()).decode()
+
+
+class Tampered:
+    """A store that fails or holds its calls as it is told, and writes them down."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.store = store
+        self.calls: list[tuple[Any, ...]] = []
+        self.error: Exception | None = None
+        self.error_after: Exception | None = None
+        self.holding = False
+        self.held: list[Deferred[None]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.store, name)
+
+        async def call(*args: Any) -> Any:
+            self.calls.append((name, *args))
+            if self.holding:
+                self.held.append(Deferred())
+                await self.held[-1]
+            if self.error is not None:
+                raise self.error
+            result = await method(*args)
+            if self.error_after is not None:
+                raise self.error_after
+            return result
+
+        return call
+
+    def let_go(self) -> None:
+        """Have all held calls go on."""
+        self.holding = False
+        held, self.held = self.held, []
+        for each in held:
+            each.callback(None)
+
+
+class Case(SynchronousTestCase):
+    """An API with its site, without sockets. Topic `cats` is A's, and A is subscribed to it."""
+
+    root_key: str | None = ROOT_KEY
+    refreshed = True
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(NOW)
+        self.store = Tampered(MemoryStore(self.clock, 10))
+        self.door = Doorkeeper([A, B], self.root_key, self.store)  # type: ignore[arg-type]
+        self.limits = Limits(max_event_data=64, scaling_threshold=2, scaling_deadline=1.0)
+        self.ready, self.meter = True, Meter()
+        self.api = self.make_api()
+        self.wire = Wire(self.api.app.resource())
+        if self.refreshed:
+            self.done(self.door.refresh())
+
+    def make_api(self, **options: Any) -> Api:
+        async def exposition() -> bytes:
+            await self.store.ping()
+            return b"routemaster_up 1\n"
+
+        return Api(
+            self.store,  # type: ignore[arg-type]
+            self.door,
+            self.clock,
+            self.limits,
+            self.meter,
+            exposition,
+            lambda: self.ready,
+            **options,
+        )
+
+    def done(self, call: Coroutine[Deferred[Any], Any, Any]) -> Any:
+        return self.successResultOf(Deferred.fromCoroutine(call))
+
+    def begin(self, method: str, path: str, body: Any = None, who: str | None = A, *headers: str) -> None:
+        """Send a request over a connection of its own."""
+        self.wire.connect()
+        data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        lines = headers if who is None else (basic(who), *headers)
+        self.wire.send(request(method, path, data, *lines))
+
+    def answer(self) -> Answer:
+        """The one answer on the last connection."""
+        [answer] = self.wire.answers()
+        return answer
+
+    def ask(self, method: str, path: str, body: Any = None, who: str | None = A, *headers: str) -> Answer:
+        self.begin(method, path, body, who, *headers)
+        return self.answer()
+
+    def expect(self, status: int, method: str, path: str, body: Any = None, who: str | None = A) -> Answer:
+        """An answer of that status, in the form that all such answers have."""
+        answer = self.ask(method, path, body, who)
+        self.assertEqual(answer.status, status, f"{method} {path} {body!r} {who}: {answer}")
+        self.well_formed(answer)
+        return answer
+
+    def well_formed(self, answer: Answer) -> None:
+        if answer.status == 204:
+            self.assertEqual(answer.body, b"")
+        elif answer.status < 300:
+            if answer.headers["content-type"] != CONTENT_TYPE.decode():
+                self.assertEqual(answer.headers["content-type"], "application/json")
+                json.loads(answer.body)
+        elif answer.status != 503:
+            self.assertNotIn("Traceback", answer.error)
+        self.assertEqual("www-authenticate" in answer.headers, answer.status == 401)
+        if answer.status == 401:
+            self.assertEqual(answer.headers["www-authenticate"], 'Basic realm="routemaster"')
+        self.assertEqual("retry-after" in answer.headers, answer.status == 503)
+        self.assertNotIn("location", answer.headers)
+
+    def read(self, path: str, who: str = A) -> Any:
+        return json.loads(self.expect(200, "GET", path, who=who).body)
+
+    def publish(self, topic: str = "cats", who: str = A, **fields: Any) -> None:
+        self.expect(204, "POST", f"/topics/{topic}", EVENT | fields, who)
+
+    def subscribe(self, *topics: str, who: str = A, **fields: Any) -> None:
+        self.expect(204, "POST", "/subscription", {"topics": topics, "callback": CALLBACK} | fields, who)
+
+    def cats(self) -> None:
+        """A's topic `cats` with one event before A subscribed to it, and a token that root has made."""
+        self.publish()
+        self.subscribe("cats")
+        self.expect(201, "POST", "/api_tokens", {"name": "made", "token": MADE}, ROOT_KEY)
+
+    def queue(self, subscriber: str = A, *topics: str) -> list[Any]:
+        """What waits for a subscriber."""
+        wanted = dict.fromkeys(topics or ["cats"])
+        reading = self.done(self.store.store.read(subscriber, wanted, 10_000, 1 << 30))
+        return [json.loads(fragment) for _, _, fragment in reading.entries]
+
+    def deliver(self, subscriber: str, topic: str, most: int) -> None:
+        """Deliver and acknowledge the oldest events, as a worker would."""
+        store = self.store.store
+        grant = self.done(store.acquire(subscriber, "w"))
+        reading = self.done(store.read(subscriber, {topic: None}, most, 1 << 30))
+        place = reading.places[topic]
+        ack = Ack(topic, place.cursor.membership, reading.entries[-1][1])
+        self.done(store.acknowledge(subscriber, "w", grant.epoch, [ack]))
+
+
+@frozen
+class Endpoint:
+    """A request, and what each kind of asker gets, when `Case.cats` has been called."""
+
+    method: str
+    path: str
+    alice: int
+    bob: int
+    root: int
+    body: Any = None
+    nobody: int = 401
+
+    def statuses(self) -> Iterator[tuple[str | None, int]]:
+        """Askers with the status each gets; a client that root has made is one like any other."""
+        yield from ((A, self.alice), (B, self.bob), (MADE, self.bob), (ROOT_KEY, self.root))
+        yield from ((None, self.nobody), ("unknown--u1", self.nobody), ("NOT A TOKEN", self.nobody))
+
+
+SUBSCRIPTION = {"topics": ["cats"], "callback": CALLBACK}
+
+MATRIX = [
+    Endpoint("POST", "/topics/cats", 204, 403, 401, EVENT),
+    Endpoint("POST", "/topics/dogs", 204, 204, 401, EVENT),
+    Endpoint("POST", "/topics/cats", 204, 403, 401, [EVENT, EVENT]),
+    Endpoint("POST", "/topics/cats", 400, 400, 401, {}),
+    Endpoint("POST", "/topics/CATS", 400, 400, 401, EVENT),
+    Endpoint("DELETE", "/topics/cats", 204, 403, 204),
+    Endpoint("DELETE", "/topic/cats", 204, 403, 204),
+    Endpoint("DELETE", "/topics/dogs", 404, 404, 404),
+    Endpoint("DELETE", "/topic/DOGS", 404, 404, 404),
+    Endpoint("GET", "/topics", 200, 200, 200),
+    Endpoint("POST", "/subscription", 204, 204, 401, SUBSCRIPTION),
+    Endpoint("POST", "/subscriber", 204, 204, 401, SUBSCRIPTION),
+    Endpoint("POST", "/subscription", 400, 400, 401, {}),
+    Endpoint("POST", "/subscriber", 404, 404, 401, SUBSCRIPTION | {"topics": ["dogs"]}),
+    Endpoint("DELETE", "/subscription", 204, 404, 401),
+    Endpoint("DELETE", "/subscriber", 204, 404, 401),
+    Endpoint("DELETE", "/subscriber/topics/cats", 204, 404, 401),
+    Endpoint("DELETE", "/subscriber/topics/dogs", 404, 404, 401),
+    Endpoint("DELETE", "/subscriber/topics/DOGS", 404, 404, 401),
+    Endpoint("GET", "/subscriptions", 200, 200, 200),
+    Endpoint("GET", "/subscribers", 200, 200, 200),
+    Endpoint("GET", "/pulse", 204, 204, 204),
+    Endpoint("GET", "/pulse/scaling", 204, 204, 204),
+    Endpoint("GET", "/health", 200, 200, 200, nobody=200),
+    Endpoint("GET", "/health/ping", 200, 200, 200, nobody=200),
+    Endpoint("GET", "/health/ready", 200, 200, 200, nobody=200),
+    Endpoint("GET", "/metrics", 200, 200, 200),
+    Endpoint("GET", "/api_tokens", 401, 401, 200),
+    Endpoint("POST", "/api_tokens", 401, 401, 201, {"name": "new"}),
+    Endpoint("POST", "/api_tokens", 401, 401, 400, {}),
+    Endpoint("DELETE", f"/api_tokens/{MADE}", 401, 401, 204),
+    Endpoint("DELETE", "/api_tokens/unknown--u1", 401, 401, 204),
+]
+
+
+class AuthorisationTests(Case):
+    """Every endpoint, asked by everybody."""
+
+    def test_matrix(self) -> None:
+        """Each gets the status of the table, and who gets 401 has reached neither store nor topic."""
+        for endpoint in MATRIX:
+            for who, status in endpoint.statuses():
+                self.setUp()
+                self.cats()
+                calls = len(self.store.calls)
+                self.expect(status, endpoint.method, endpoint.path, endpoint.body, who)
+                if status == 401:
+                    self.assertEqual(self.store.calls[calls:], [], endpoint)
+
+    def test_malformed_credentials(self) -> None:
+        """Whatever is no credential gets 401 wherever one is needed."""
+        headers = [f"Authorization: {header.decode('latin-1')}" for header in MALFORMED.values()
+                   if b"\n" not in header]  # fmt: skip
+        for header in headers:
+            answer = self.ask("GET", "/pulse", None, None, header)
+            self.assertEqual(answer.status, 401, header)
+            self.well_formed(answer)
+
+    def test_two_credentials(self) -> None:
+        """Two Authorization headers are no credential, even if both are good or the same."""
+        for second in (A, B, "x"):
+            self.assertEqual(self.ask("GET", "/pulse", None, A, basic(second)).status, 401)
+
+    def test_password_is_ignored(self) -> None:
+        """The password may be anything, or empty."""
+        for password in ("", "x", "a:b", "é"):
+            self.assertEqual(self.ask("GET", "/pulse", None, None, basic(A, password)).status, 204)
+
+
+class NoRootKeyTests(Case):
+    """The same without a root key."""
+
+    root_key = None
+
+    def cats(self) -> None:
+        self.publish()
+        self.subscribe("cats")
+        self.done(self.store.store.add_token(ApiToken("made", MADE)))
+        self.done(self.door.refresh())
+
+    def test_matrix(self) -> None:
+        """Without a root key nobody is root: its endpoints answer 401 to all."""
+        for endpoint in MATRIX:
+            for who, status in endpoint.statuses():
+                self.setUp()
+                self.cats()
+                if who == ROOT_KEY:
+                    status = endpoint.nobody
+                self.expect(status, endpoint.method, endpoint.path, endpoint.body, who)
+
+
+class PathTests(Case):
+    """What is at a path, and what is not."""
+
+    def test_unknown_paths(self) -> None:
+        """404 in JSON, credentials or not, and never a redirect."""
+        for path in (
+            "/", "/topic", "/topics//cats", "//topics/cats", "/topics/cats/x", "/subscriber/topics", "/pulse/x",
+            "/subscription/topics/cats", "/api_tokens/a/b", "/TOPICS", "/index.html", "/topics/a%2fb",
+            "/favicon.ico", "/topics/../topics", "/topics/cats/", "/topics//", "/topics/", "/pulse/",
+            "/api_tokens/", "/health/", "/subscriber/topics/cats/",
+        ):  # fmt: skip
+            for method in ("GET", "POST", "DELETE", "PUT"):
+                for who in (A, None):
+                    answer = self.ask(method, path, None, who)
+                    self.assertEqual(answer.status, 404, (method, path))
+                    self.assertTrue(answer.error)
+                    self.assertNotIn("location", answer.headers)
+
+    def test_wrong_methods(self) -> None:
+        """405 in JSON with the methods that there are."""
+        known: dict[str, set[str]] = {}
+        for endpoint in MATRIX:
+            known.setdefault(endpoint.path, set()).add(endpoint.method)
+        for path, methods in known.items():
+            allowed = {"GET", "POST", "DELETE"} & (methods | self.more(path))
+            for method in {"GET", "POST", "DELETE", "PUT", "PATCH", "OPTIONS", "TRACE"} - allowed:
+                answer = self.ask(method, path)
+                self.assertEqual(answer.status, 405, (method, path))
+                self.assertTrue(answer.error)
+                self.assertEqual(set(answer.headers["allow"].split(", ")) - {"HEAD"}, allowed, path)
+
+    @staticmethod
+    def more(path: str) -> set[str]:
+        """Methods of a path that the matrix asks at another path of the same shape."""
+        return {"POST", "DELETE"} if path.startswith("/topics/") else set()
+
+    def test_topic_is_for_deleting(self) -> None:
+        """The old spelling /topic/:name only deletes."""
+        self.expect(405, "POST", "/topic/cats", EVENT)
+        self.expect(405, "GET", "/topic/cats")
+
+    def test_head(self) -> None:
+        """HEAD answers as GET does, without the body."""
+        self.wire.channel.dataReceived(request("HEAD", "/topics", b"", basic(A)))
+        head, _, body = self.wire.transport.value().partition(b"\r\n\r\n")
+        self.assertTrue(head.startswith(b"HTTP/1.1 200 "))
+        self.assertEqual(body, b"")
+
+
+POSTS = ["/topics/cats", "/subscription", "/subscriber", "/api_tokens"]
+
+
+class BodyTests(Case):
+    """Bodies that are not what they should be."""
+
+    def who(self, path: str) -> str:
+        return ROOT_KEY if path == "/api_tokens" else A
+
+    def test_no_json(self) -> None:
+        """What is not strict JSON is 400 everywhere, in one sentence, with nothing done."""
+        calls = len(self.store.calls)
+        for path in POSTS:
+            for name, body in REFUSED.items():
+                if len(body) < 65536:
+                    answer = self.expect(400, "POST", path, body, self.who(path))
+                    self.assertLess(len(answer.error), 200, name)
+        self.assertEqual(len(self.store.calls), calls)
+
+    def test_no_object(self) -> None:
+        """JSON that is no object is 400; only publishing takes an array too."""
+        for path in POSTS:
+            for body in (b"null", b"1", b'"x"', b"true", b"[]", b"[1]", b"{}", b'{"x":1}'):
+                self.expect(400, "POST", path, body, self.who(path))
+
+    def test_content_type_is_ignored(self) -> None:
+        """A body is JSON whatever its Content-Type says, and a form is none whatever it says."""
+        form = b"type=update&url=https://example.com"
+        for kind in ("application/json", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x",
+                     "text/html", "nonsense"):  # fmt: skip
+            self.assertEqual(self.ask("POST", "/topics/cats", EVENT, A, f"Content-Type: {kind}").status, 204)
+            self.assertEqual(self.ask("POST", "/topics/cats", form, A, f"Content-Type: {kind}").status, 400)
+
+    def test_too_large(self) -> None:
+        """A body over 64 KiB is 413; of a publication over 1 MiB, and over 64 KiB if it is one event."""
+        def padded(body: Any, size: int, where: str = "end") -> bytes:
+            text = json.dumps(body).encode()
+            pad = b" " * (size - len(text))
+            return text + pad if where == "end" else pad + text
+
+        for path, body, status in (
+            ("/subscription", {"topics": [], "callback": CALLBACK}, 204),
+            ("/subscriber", {"topics": [], "callback": CALLBACK}, 204),
+            ("/api_tokens", {"name": "new"}, 201),
+            ("/topics/cats", EVENT, 204),
+        ):
+            for where in ("end", "begin"):
+                self.expect(status, "POST", path, padded(body, 65536, where), self.who(path))
+                self.expect(413, "POST", path, padded(body, 65537, where), self.who(path))
+        for where in ("end", "begin"):
+            self.expect(204, "POST", "/topics/cats", padded([EVENT], 65537, where))
+            self.expect(204, "POST", "/topics/cats", padded([EVENT], 1 << 20, where))
+            self.expect(413, "POST", "/topics/cats", padded([EVENT], (1 << 20) + 1, where))
+        self.expect(413, "POST", "/topics/cats", b"x" * 65537)
+
+    @settings(deadline=None, max_examples=150)
+    @given(
+        st.sampled_from(POSTS),
+        st.binary(max_size=100)
+        | JSON.map(lambda value: json.dumps(value).encode())
+        | st.fixed_dictionaries({}, optional=dict.fromkeys(
+            ("type", "url", "timestamp", "data", "topics", "callback", "uuid", "timeout", "max", "name", "token"),
+            JSON | st.sampled_from(["noop", "https://example.com", CALLBACK, ["cats"], "cats", "new"]),
+        )).map(lambda value: json.dumps(value).encode()),
+    )  # fmt: skip
+    def test_any_body(self, path: str, body: bytes) -> None:
+        """No body whatever leads to anything but success or a 4xx."""
+        answer = self.ask("POST", path, body, self.who(path))
+        self.assertIn(answer.status, (201, 204, 400, 403, 404), answer)
+        self.well_formed(answer)
+
+
+class PublishTests(Case):
+    """POST /topics/:name, DELETE /topics/:name, GET /topics."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.publish()
+        self.subscribe("cats")
+
+    def test_event_reaches_the_queue(self) -> None:
+        """An event is stored as it will be delivered; without a timestamp `t` is when it was received."""
+        self.clock.advance(1.5)
+        self.publish()
+        self.publish(timestamp=None, data=None)
+        self.publish(timestamp=5, data={"a": "é"}, type="noop", url="https://example.com/?q=1")
+        received = {"topic": "cats", **EVENT, "t": NOW * 1000 + 1500}
+        self.assertEqual(self.queue(), [received, received, {
+            "topic": "cats", "type": "noop", "url": "https://example.com/?q=1", "t": 5, "data": {"a": "é"}},
+        ])  # fmt: skip
+
+    def test_bad_event_claims_nothing(self) -> None:
+        """A refused event neither creates its topic nor claims it: another client may be the first."""
+        for body in ({}, EVENT | {"url": ""}, EVENT | {"x": 1}, EVENT | {"data": "x" * 63}, [EVENT, {}], [], b""):
+            self.expect(400, "POST", "/topics/dogs", body)
+        for name in ("Dogs", "d0gs", "d" * 33, "dogs%20", "dogs%0a", "d%C3%B6gs", "%7Bdogs%7D", "d*gs", "do.gs"):
+            status = self.ask("POST", f"/topics/{name}", EVENT).status
+            self.assertIn(status, (400, 404) if name == "dogs%0a" else (400,), name)
+        self.assertEqual([topic["name"] for topic in self.read("/topics")], ["cats"])
+        self.publish("dogs", B)
+        self.expect(403, "POST", "/topics/dogs", EVENT)
+
+    def test_data_at_the_limit(self) -> None:
+        """Data of exactly the limit as compact JSON is taken, one byte more is not."""
+        self.publish(data="x" * 62)
+        self.publish(data=["é" * 15, 1, 2.5, None, "y" * 16])
+        answer = self.expect(400, "POST", "/topics/cats", EVENT | {"data": "x" * 63})
+        self.assertIn("65 bytes", answer.error)
+
+    @settings(deadline=None, max_examples=50)
+    @given(JSON)
+    def test_any_data(self, value: Any) -> None:
+        """Any JSON value as data is queued equal in value and type, or refused for its size."""
+        answer = self.ask("POST", "/topics/cats", EVENT | {"data": value})
+        if answer.status == 204:
+            self.assertTrue(same(self.queue()[-1].get("data"), value))
+        else:
+            self.assertIn("bytes as compact JSON", answer.error)
+
+    def test_first_publisher_owns(self) -> None:
+        """A topic is its first publisher's until it is deleted; then the name is free."""
+        self.expect(403, "POST", "/topics/cats", EVENT, B)
+        self.expect(403, "DELETE", "/topics/cats", who=B)
+        self.assertEqual(self.queue(), [])
+        self.expect(204, "DELETE", "/topics/cats")
+        self.expect(404, "DELETE", "/topics/cats")
+        self.publish(who=B)
+        self.expect(403, "POST", "/topics/cats", EVENT)
+        self.expect(204, "DELETE", "/topic/cats", who=ROOT_KEY)
+        self.expect(404, "DELETE", "/topic/cats", who=ROOT_KEY)
+
+    def test_deleting_keeps_what_is_queued(self) -> None:
+        """Deleting a topic unsubscribes its subscribers; what is queued stays, nothing new comes."""
+        self.publish(timestamp=1)
+        self.expect(204, "DELETE", "/topics/cats")
+        self.publish(timestamp=2)
+        [mine] = self.read("/subscriptions")
+        self.assertEqual((mine["topics"], mine["events"]["queued"]), ([], 1))
+        self.assertEqual([event["t"] for event in self.queue()], [1])
+
+    def test_topics(self) -> None:
+        """All topics by name, with all the events ever published; who publishes is shown by its public name."""
+        self.publish("dogs", B)
+        for _ in range(3):
+            self.publish()
+        self.assertEqual(self.read("/topics"), [
+            {"name": "cats", "publisher": A, "events": 4},
+            {"name": "dogs", "publisher": "bob", "events": 1},
+        ])  # fmt: skip
+        self.assertEqual([topic["publisher"] for topic in self.read("/topics", B)], ["alice", B])
+        self.assertEqual([topic["publisher"] for topic in self.read("/topics", ROOT_KEY)], [A, B])
+
+    def test_no_topics(self) -> None:
+        """Without topics the list is empty."""
+        self.expect(204, "DELETE", "/topics/cats")
+        self.assertEqual(self.read("/topics"), [])
+
+    def test_bulk(self) -> None:
+        """1 to 1,000 events are stored in order, in one call of the store."""
+        for count in (1, 2, 1000):
+            calls, before = len(self.store.calls), len(self.queue())
+            self.expect(204, "POST", "/topics/cats", [EVENT | {"timestamp": n} for n in range(count)])
+            self.assertEqual([name for name, *_ in self.store.calls[calls:]], ["publish"])
+            self.assertEqual([event["t"] for event in self.queue()[before:]], list(range(count)))
+        self.assertEqual(self.read("/topics")[0]["events"], 1 + 1003)
+
+    def test_bulk_refused_whole(self) -> None:
+        """Of 0, 1,001 or some bad events nothing is stored, and the first bad index is named."""
+        for count in (0, 1001):
+            self.assertIn(f"{count} events", self.expect(400, "POST", "/topics/cats", [EVENT] * count).error)
+        for index in (0, 1, 999):
+            body: list[Any] = [EVENT] * 1000
+            body[index] = EVENT | {"url": "http://example.com"}
+            self.assertIn(f"event {index}: url", self.expect(400, "POST", "/topics/cats", body).error)
+        self.expect(400, "POST", "/topics/cats", [EVENT, [EVENT]])
+        self.expect(400, "POST", "/topics/cats", [EVENT, EVENT | {"data": "x" * 63}])
+        self.assertEqual(self.queue(), [])
+        self.assertEqual(self.read("/topics")[0]["events"], 1)
+
+    def test_busy_topic(self) -> None:
+        """While a call is under way further events wait, and go in one call; each client is told its own end."""
+        self.store.holding = True
+        connections = []
+        for n in range(4):
+            self.begin("POST", "/topics/cats", EVENT | {"timestamp": n})
+            connections.append(self.wire.transport)
+        self.assertEqual(len(self.store.held), 1)
+        self.assertEqual([each.value() for each in connections], [b""] * 4)
+        self.store.let_go()
+        self.assertTrue(all(each.value().startswith(b"HTTP/1.1 204 ") for each in connections))
+        self.assertEqual([event["t"] for event in self.queue()], [0, 1, 2, 3])
+
+    def test_clients_gone(self) -> None:
+        """What was handed over is stored though its clients have gone."""
+        self.store.holding = True
+        for n in range(3):
+            self.begin("POST", "/topics/cats", EVENT | {"timestamp": n})
+            self.wire.transport.lose()
+        self.store.let_go()
+        self.assertEqual([event["t"] for event in self.queue()], [0, 1, 2])
+
+
+class SubscribeTests(Case):
+    """POST and DELETE of /subscription, DELETE of /subscriber/topics/:topic."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        for topic in ("cats", "dogs"):
+            self.publish(topic)
+
+    def mine(self, who: str = B) -> Any:
+        found = [each for each in self.read("/subscriptions", who) if each["subscriber"] == who]
+        return found[0] if found else None
+
+    def test_starts_with_the_next_event(self) -> None:
+        """A new subscription gets the events accepted after it: none before, none missed."""
+        self.subscribe("cats", who=B)
+        self.publish(timestamp=7)
+        self.assertEqual([event["t"] for event in self.queue(B)], [7])
+
+    def test_replaces(self) -> None:
+        """The body describes the whole subscription: what it does not say is gone, or as by default."""
+        self.subscribe("cats", "dogs", who=B, uuid="u", timeout=0, max=1)
+        self.subscribe("dogs", who=B)
+        mine = self.mine()
+        self.assertEqual((mine["topics"], mine["uuid"]), (["dogs"], None))
+        self.assertEqual((mine["timeout"], mine["max_events"]), (500, 100))
+
+    def test_again_changes_nothing(self) -> None:
+        """Subscribing again to the same topic keeps its queue."""
+        self.subscribe("cats", who=B)
+        self.publish(timestamp=7)
+        for path in ("/subscription", "/subscriber"):
+            self.expect(204, "POST", path, SUBSCRIPTION, B)
+        self.assertEqual([event["t"] for event in self.queue(B)], [7])
+
+    def test_bad_topics_change_nothing(self) -> None:
+        """An ill-formed name is 400 and an unknown one 404, whatever stands beside it; nothing is changed."""
+        for existing in (False, True):
+            if existing:
+                self.subscribe("cats", who=B, uuid="u", max=7)
+            before = self.mine()
+            for topics, status in (
+                (["dogs", "birds"], 404), (["birds"], 404), (["dogs", "Birds"], 400), (["birds", "Birds"], 400),
+                (["Birds", "birds"], 400), (["birds\n"], 400), ([""], 400), ([None], 400), ("dogs", 400),
+                (None, 400),
+            ):  # fmt: skip
+                self.expect(status, "POST", "/subscription", SUBSCRIPTION | {"topics": topics}, B)
+            self.expect(400, "POST", "/subscription", SUBSCRIPTION | {"topics": ["birds"], "max": 0}, B)
+            self.assertEqual(self.mine(), before)
+        self.assertEqual(self.queue(B, "dogs"), [])
+
+    def test_bad_fields(self) -> None:
+        """A field out of its bounds is 400 and changes nothing."""
+        for field in ({"callback": "http://localhost/"}, {"callback": None}, {"uuid": "a:b"}, {"timeout": -1},
+                      {"timeout": 3_600_001}, {"max": 10_001}, {"max": True}, {"x": 1}):  # fmt: skip
+            self.expect(400, "POST", "/subscription", SUBSCRIPTION | field, B)
+        self.assertIsNone(self.mine())
+
+    def test_unsubscribe(self) -> None:
+        """Unsubscribing removes subscription and queue; a second time there is none."""
+        for path in ("/subscriber", "/subscription"):
+            self.subscribe("cats", who=B)
+            self.publish()
+            self.expect(204, "DELETE", path, who=B)
+            self.expect(404, "DELETE", path, who=B)
+            self.assertIsNone(self.mine())
+            self.assertEqual(self.queue(B), [])
+
+    def test_leave(self) -> None:
+        """Leaving a topic keeps the subscription and what is queued; no further event of it comes."""
+        self.subscribe("cats", "dogs", who=B)
+        self.publish(timestamp=1)
+        self.expect(204, "DELETE", "/subscriber/topics/cats", who=B)
+        self.publish(timestamp=2)
+        self.assertEqual([event["t"] for event in self.queue(B)], [1])
+        self.assertEqual(self.mine()["topics"], ["dogs"])
+        for topic in ("cats", "birds", "Birds", "%20"):
+            self.expect(404, "DELETE", f"/subscriber/topics/{topic}", who=B)
+
+    def test_clients_do_not_meet(self) -> None:
+        """What one client does to its subscription touches no other's."""
+        self.subscribe("cats", who=A)
+        self.subscribe("cats", "dogs", who=B)
+        before = self.mine()
+        self.expect(204, "DELETE", "/subscriber/topics/cats", who=A)
+        self.expect(204, "DELETE", "/subscriber", who=A)
+        self.assertEqual(self.mine(), before)
+
+    def test_client_gone_in_the_middle(self) -> None:
+        """A change whose client goes away in the middle is done whole."""
+        steps = [
+            ("POST", "/subscription", SUBSCRIPTION | {"topics": ["cats", "dogs"]}, ["cats", "dogs"]),
+            ("DELETE", "/subscriber/topics/dogs", None, ["cats"]),
+            ("DELETE", "/subscriber", None, None),
+        ]
+        for method, path, body, topics in steps:
+            self.store.holding = True
+            self.begin(method, path, body, B)
+            self.wire.transport.lose()
+            self.store.let_go()
+            mine = self.mine()
+            self.assertEqual(mine and mine["topics"], topics)
+
+    def test_client_gone_before_a_bug(self) -> None:
+        """A bug that shows after the client has gone is logged, once; a store that is away is not."""
+        for error, logged in ((AWAY, 0), (ValueError("bug"), 1)):
+            self.store.holding, self.store.error = True, error
+            self.begin("DELETE", "/subscriber", None, B)
+            self.wire.transport.lose()
+            self.store.let_go()
+            self.assertEqual(len(self.flushLoggedErrors(ValueError)), logged)
+
+
+class MonitoringTests(Case):
+    """GET /subscriptions and the probes."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.publish()
+        self.publish("dogs", B)
+        self.subscribe("dogs", "cats", uuid="hush", max=3, timeout=2000)
+        self.subscribe("cats", who=B)
+
+    def test_figures(self) -> None:
+        """Every figure is exact: sent, queued, and when the oldest that waits was received."""
+        self.expect(204, "POST", "/topics/cats", [EVENT | {"timestamp": 5}] * 4)
+        self.clock.advance(10)
+        self.publish("dogs", B)
+        self.deliver(A, "cats", 3)
+        self.deliver(B, "cats", 4)
+        for path in ("/subscriptions", "/subscribers"):
+            mine, other = self.read(path)
+            keys = "subscriber callback uuid max_events timeout topics events health"
+            self.assertEqual(list(mine), keys.split())
+            self.assertEqual(mine["subscriber"], A)
+            self.assertEqual(mine["callback"], CALLBACK)
+            self.assertEqual((mine["max_events"], mine["timeout"], mine["topics"]), (3, 2000, ["cats", "dogs"]))
+            self.assertEqual(mine["events"] | {"oldest": 0}, {"sent": 3, "queued": 2, "oldest": 0})
+            self.assertAlmostEqual(mine["events"]["oldest"], NOW, places=3)
+            self.assertEqual(other["events"], {"sent": 4, "queued": 0, "oldest": None})
+
+    def test_secrets(self) -> None:
+        """A uuid is seen by its own client and root, a whole token likewise; the keys are there for all."""
+        seen = {who: [(each["subscriber"], each["uuid"]) for each in self.read("/subscriptions", who)]
+                for who in (A, B, ROOT_KEY)}  # fmt: skip
+        self.assertEqual(seen[A], [(A, "hush"), ("bob", None)])
+        self.assertEqual(seen[B], [("alice", None), (B, None)])
+        self.assertEqual(seen[ROOT_KEY], [(A, "hush"), (B, None)])
+
+    def test_unmarked_tokens(self) -> None:
+        """A token without `--` is a name through and through, and is shown as one."""
+        self.expect(201, "POST", "/api_tokens", {"name": "x", "token": "justaname"}, ROOT_KEY)
+        self.publish("birds", "justaname")
+        self.assertIn("justaname", [each["publisher"] for each in self.read("/topics")])
+
+    def test_health_of_a_subscriber(self) -> None:
+        """State, failures, moments and the next attempt, as a worker would see them."""
+        def health() -> Any:
+            return self.read("/subscriptions")[0]["health"]
+
+        idle = {"state": "idle", "failures": 0, "last_attempt": None, "last_success": None, "last_error": None,
+                "next_attempt": None}  # fmt: skip
+        self.assertEqual(health(), idle)
+        self.publish()
+        waiting = health()
+        self.assertEqual(waiting["state"], "waiting")
+        self.assertAlmostEqual(waiting["next_attempt"], NOW + 2, places=3)
+        self.expect(204, "POST", "/topics/cats", [EVENT] * 2)
+        self.assertEqual((health()["state"], health()["next_attempt"]), ("delivering", NOW))
+        grant = self.done(self.store.store.acquire(A, "w"))
+        self.done(self.store.store.fail(A, "w", grant.epoch, 4.0, "answered 500"))
+        failed = health()
+        self.assertEqual((failed["state"], failed["failures"]), ("backoff", 1))
+        self.assertEqual(failed["last_error"], "answered 500")
+        self.assertAlmostEqual(failed["next_attempt"], NOW + 4, places=3)
+        self.assertAlmostEqual(failed["last_attempt"], NOW, places=3)
+        self.assertIsNone(failed["last_success"])
+        self.clock.advance(4.5)
+        self.assertEqual(health()["state"], "delivering")
+        self.deliver(A, "cats", 3)
+        well = health()
+        self.assertEqual((well["state"], well["failures"], well["next_attempt"]), ("idle", 0, None))
+        self.assertAlmostEqual(well["last_success"], NOW + 4.5, places=3)
+
+    def test_no_subscriptions(self) -> None:
+        """Without subscriptions the list is empty."""
+        for who in (A, B):
+            self.expect(204, "DELETE", "/subscriber", who=who)
+        self.assertEqual(self.read("/subscriptions"), [])
+
+    def test_health(self) -> None:
+        """/health answers without credentials, without the store, with the time."""
+        self.store.error = AWAY
+        calls = len(self.store.calls)
+        self.assertEqual(self.expect(200, "GET", "/health", who=None).body, b"{}")
+        body = json.loads(self.expect(200, "GET", "/health/ping", who=None).body)
+        self.assertEqual(body, {"pong": "2023-11-14T22:13:20+00:00"})
+        self.assertEqual(len(self.store.calls), calls)
+
+    def test_pulse(self) -> None:
+        """/pulse is 204 when the store answers and 500 when it does not, for clients and root."""
+        for who in (A, ROOT_KEY):
+            self.expect(204, "GET", "/pulse", who=who)
+        for self.store.error in (AWAY, BROKEN_OFF):
+            for who in (A, ROOT_KEY):
+                self.assertTrue(self.expect(500, "GET", "/pulse", who=who).error)
+
+    def test_readiness(self) -> None:
+        """/health/ready is 503 while the bus should not be sent requests; load balancers need no credential."""
+        self.assertEqual(self.expect(200, "GET", "/health/ready", who=None).body, b'{"ready":true}')
+        self.ready = False
+        self.assertIn("Redis is away", self.expect(503, "GET", "/health/ready", who=None).error)
+
+    def test_metrics(self) -> None:
+        """/metrics is text for Prometheus."""
+        answer = self.expect(200, "GET", "/metrics")
+        self.assertEqual(answer.body, b"routemaster_up 1\n")
+
+    def scaling(self, *, late: bool) -> None:
+        """/pulse/scaling answers 204, at once or after a second."""
+        self.begin("GET", "/pulse/scaling")
+        if late:
+            self.assertEqual(self.wire.answers(), [])
+            self.clock.advance(0.9)
+            self.assertEqual(self.wire.answers(), [])
+            self.clock.advance(0.2)
+        self.assertEqual(self.answer().status, 204)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_scaling_counts_once_a_second(self) -> None:
+        """However many monitors ask, the store is asked once a second."""
+        self.scaling(late=False)
+        calls = len(self.store.calls)
+        for _ in range(5):
+            self.scaling(late=False)
+        self.assertEqual(len(self.store.calls), calls)
+        self.clock.advance(1.0)
+        self.scaling(late=False)
+        self.assertEqual(len(self.store.calls), calls + 1)
+
+    def test_scaling_counts_deliveries(self) -> None:
+        """A second late only when more than the threshold of batches is due: full ones, and a rest that is old."""
+        self.patch(api_module, "SCALING_KEPT", 0.0)
+        self.expect(204, "DELETE", "/subscriber", who=B)
+        self.scaling(late=False)
+        self.expect(204, "POST", "/topics/cats", [EVENT] * 6)
+        self.scaling(late=False)
+        self.publish()
+        self.scaling(late=False)
+        self.clock.advance(0.5)
+        self.scaling(late=False)
+        self.clock.advance(0.6)
+        self.scaling(late=True)
+
+    def test_scaling_counts_all_subscribers(self) -> None:
+        """The batches of all subscribers are added up; those in backoff beyond the deadline are not due."""
+        self.patch(api_module, "SCALING_KEPT", 0.0)
+        self.expect(204, "POST", "/topics/cats", [EVENT] * 6)
+        self.scaling(late=True)
+        grant = self.done(self.store.store.acquire(A, "w"))
+        self.done(self.store.store.fail(A, "w", grant.epoch, 30.0, "no"))
+        self.scaling(late=False)
+        self.clock.advance(29.5)
+        self.scaling(late=True)
+
+    def test_scaling_client_gone(self) -> None:
+        """A client that goes away while it waits leaves no timer."""
+        self.expect(204, "POST", "/topics/cats", [EVENT] * 9)
+        self.begin("GET", "/pulse/scaling")
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        self.wire.transport.lose()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class TokenTests(Case):
+    """/api_tokens."""
+
+    def make(self, **body: Any) -> Any:
+        return json.loads(self.expect(201, "POST", "/api_tokens", body, ROOT_KEY).body)
+
+    def test_life(self) -> None:
+        """204 while there are none, 201 for a new one, 200 with all, 204 for its end."""
+        self.expect(204, "GET", "/api_tokens", who=ROOT_KEY)
+        made = self.make(name="svc")
+        self.assertEqual(made["name"], "svc")
+        self.assertRegex(made["token"], r"\Asvc--[0-9a-f]{32}\Z")
+        other = self.make(name="b", token="b:1_2-3")
+        self.assertEqual(other, {"name": "b", "token": "b:1_2-3"})
+        self.assertEqual(self.read("/api_tokens", ROOT_KEY), [other, made])
+        for token in (made["token"], other["token"]):
+            self.expect(204, "GET", "/pulse", who=token)
+            self.expect(204, "DELETE", f"/api_tokens/{token}", who=ROOT_KEY)
+            self.expect(401, "GET", "/pulse", who=token)
+        self.expect(204, "GET", "/api_tokens", who=ROOT_KEY)
+
+    def test_tokens_differ(self) -> None:
+        """No two tokens that the bus makes are the same."""
+        tokens = {self.make(name="svc")["token"] for _ in range(50)}
+        self.assertEqual(len(tokens), 50)
+
+    def test_chance_is_given(self) -> None:
+        """The digits are those which the API was given a source of."""
+        api = self.make_api(hex_digits=lambda count: "ab" * count)
+        self.wire = Wire(api.app.resource())
+        self.assertEqual(self.make(name="svc"), {"name": "svc", "token": "svc--" + "ab" * 16})
+
+    def test_delete_is_always_204(self) -> None:
+        """Whatever is deleted, the answer is 204; what cannot be a token never reaches the store."""
+        calls = len(self.store.calls)
+        for token in ("A", "a%20b", "a" * 65, "%C3%A9", "*"):
+            self.expect(204, "DELETE", f"/api_tokens/{token}", who=ROOT_KEY)
+        self.assertEqual(self.store.calls[calls:], [])
+        for token in ("unknown", "unknown", "a" * 64, "a:b", "a%3Ab", A):
+            self.expect(204, "DELETE", f"/api_tokens/{token}", who=ROOT_KEY)
+        self.expect(204, "GET", "/pulse", who=A)
+
+    def test_subscription_survives(self) -> None:
+        """Deleting a token does not unsubscribe its client: events go on coming, and it is back with its token."""
+        self.publish()
+        self.make(name="made", token=MADE)
+        self.subscribe("cats", who=MADE)
+        self.expect(204, "DELETE", f"/api_tokens/{MADE}", who=ROOT_KEY)
+        self.publish(timestamp=7)
+        self.assertEqual([event["t"] for event in self.queue(MADE)], [7])
+        self.assertEqual([each["subscriber"] for each in self.read("/subscriptions", ROOT_KEY)], [MADE])
+        self.make(name="made", token=MADE)
+        self.expect(204, "DELETE", "/subscriber", who=MADE)
+
+    def test_revoked_on_an_open_connection(self) -> None:
+        """A revoked token gets 401 at its next request, on a connection that is open already too."""
+        self.make(name="made", token=MADE)
+        self.wire.connect()
+        ask = request("GET", "/pulse", b"", basic(MADE))
+        connection = self.wire.channel, self.wire.transport
+        self.assertEqual([answer.status for answer in self.wire.send(ask)], [204])
+        self.expect(204, "DELETE", f"/api_tokens/{MADE}", who=ROOT_KEY)
+        self.wire.channel, self.wire.transport = connection
+        self.assertEqual([answer.status for answer in self.wire.send(ask)], [204, 401])
+
+    def test_revoked_by_another_process(self) -> None:
+        """What another process made or revoked counts from the next poll on."""
+        self.make(name="made", token=MADE)
+        self.done(self.store.store.remove_token(MADE))
+        self.done(self.door.poll())
+        self.expect(401, "GET", "/pulse", who=MADE)
+
+    def test_taken(self) -> None:
+        """The root key is nobody's token; a configured client's may be made as well, and stays when that goes."""
+        self.root_key = "root--1"
+        self.setUp()
+        self.expect(400, "POST", "/api_tokens", {"name": "x", "token": "root--1"}, "root--1")
+        self.expect(201, "POST", "/api_tokens", {"name": "alice", "token": A}, "root--1")
+        self.expect(204, "DELETE", f"/api_tokens/{A}", who="root--1")
+        self.expect(204, "GET", "/pulse", who=A)
+
+    def test_refused(self) -> None:
+        """An ill-formed name or token, or anything else said, is 400 and makes nothing."""
+        for body in ({}, {"name": ""}, {"name": "A"}, {"name": "a" * 31}, {"name": "a", "token": "é"},
+                     {"name": "a", "token": "a" * 65}, {"name": "a", "token": 1}, {"name": "a", "x": 1},
+                     {"token": "a"}, {"name": None}, {"name": ["a"]}):  # fmt: skip
+            self.expect(400, "POST", "/api_tokens", body, ROOT_KEY)
+        self.expect(204, "GET", "/api_tokens", who=ROOT_KEY)
+
+    def test_store_fails_after_the_change(self) -> None:
+        """A change is told once it is made: nothing is asked of the store after it."""
+        for method, path, body in (("POST", "/api_tokens", {"name": "made", "token": MADE}),
+                                   ("DELETE", f"/api_tokens/{MADE}", None)):  # fmt: skip
+            calls = len(self.store.calls)
+            self.assertIn(self.ask(method, path, body, ROOT_KEY).status, (201, 204))
+            self.assertEqual(len(self.store.calls), calls + 1)
+
+    def test_client_gone_in_the_middle(self) -> None:
+        """A token whose maker goes away in the middle is good all the same, and a revoked one is not."""
+        for method, path, body, status in (("POST", "/api_tokens", {"name": "made", "token": MADE}, 204),
+                                           ("DELETE", f"/api_tokens/{MADE}", None, 401)):  # fmt: skip
+            self.store.holding = True
+            self.begin(method, path, body, ROOT_KEY)
+            self.wire.transport.lose()
+            self.store.let_go()
+            self.expect(status, "GET", "/pulse", who=MADE)
+
+
+#: every request that asks the store for something, with who asks; the probes have rules of their own
+ASKING = [
+    (each.method, each.path, each.body, A if each.alice < 300 else ROOT_KEY)
+    for each in MATRIX
+    if min(each.alice, each.root) < 300 and not each.path.startswith(("/pulse", "/health"))
+]
+
+
+class TroubleTests(Case):
+    """What clients get while the store cannot serve."""
+
+    def test_503(self) -> None:
+        """What a store that cannot serve is asked is 503, with Retry-After; an unknown outcome is said."""
+        self.cats()
+        for error in (AWAY, BROKEN_OFF):
+            for method, path, body, who in ASKING:
+                self.store.error = error
+                answer = self.expect(503, method, path, body, who)
+                content = json.loads(answer.body)
+                self.assertEqual(content.pop("outcome", None), "unknown" if error is BROKEN_OFF else None)
+                self.assertEqual(list(content), ["error"])
+                self.assertGreaterEqual(int(answer.headers["retry-after"]), 1)
+
+    def test_scaling(self) -> None:
+        """/pulse/scaling is 503 too."""
+        self.store.error = AWAY
+        self.expect(503, "GET", "/pulse/scaling")
+
+    def test_waiting_behind_a_failure(self) -> None:
+        """Events that wait while a call's outcome becomes unknown are refused at once, with a known one."""
+        self.store.holding, self.store.error = True, BROKEN_OFF
+        connections = []
+        for _ in range(3):
+            self.begin("POST", "/topics/cats", EVENT)
+            connections.append(self.wire.transport)
+        self.store.let_go()
+        answers = []
+        for self.wire.transport in connections:
+            answers.append(self.answer())
+        self.assertEqual([answer.status for answer in answers], [503] * 3)
+        self.assertEqual(["outcome" in json.loads(answer.body) for answer in answers], [True, False, False])
+        self.store.error = None
+        self.publish()
+        self.assertEqual(self.read("/topics")[0]["events"], 1)
+
+    def test_broken_store(self) -> None:
+        """A bug, or foreign data, is a 500 in fixed words, logged once."""
+        self.cats()
+        for error in (StoreBroken("key rm:secret holds a hash"), ValueError("secret")):
+            for method, path, body, who in [*ASKING, ("GET", "/pulse", None, A)]:
+                self.store.error = error
+                answer = self.expect(500, method, path, body, who)
+                self.assertNotIn("secret", answer.error)
+                self.assertEqual(len(self.flushLoggedErrors(type(error))), 1)
+
+    def test_broken_tokens_are_not_let_in(self) -> None:
+        """A token whose making failed is not let in; one whose end is unknown is good until the store says."""
+        self.store.error = AWAY
+        self.expect(503, "POST", "/api_tokens", {"name": "made", "token": MADE}, ROOT_KEY)
+        self.expect(401, "GET", "/topics", who=MADE)
+
+
+class NeverReadTests(Case):
+    """A process that has not read the store's tokens yet."""
+
+    refreshed = False
+
+    def test_unknown_tokens(self) -> None:
+        """An unknown token is 503, not 401, until tokens were read; all others are judged at once."""
+        self.store.error = AWAY
+        answer = self.expect(503, "POST", "/topics/cats", EVENT, MADE)
+        self.assertEqual(list(json.loads(answer.body)), ["error"])
+        self.expect(503, "GET", "/pulse", who=MADE)
+        self.expect(500, "GET", "/pulse", who=A)
+        for who in (None, "NOT A TOKEN"):
+            self.expect(401, "GET", "/topics", who=who)
+        self.store.error = None
+        self.done(self.door.poll())
+        self.expect(401, "GET", "/topics", who=MADE)

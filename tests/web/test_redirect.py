@@ -1,0 +1,131 @@
+"""The plain-HTTP port: who is sent to HTTPS, and where exactly."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from typing import Any
+
+from twisted.internet.address import UNIXAddress
+from twisted.trial.unittest import SynchronousTestCase
+
+from routemaster.web.klein_resource import new_app
+from routemaster.web.redirect import RedirectResource
+from tests.web.http_server.test_request_head import REFUSED
+from tests.web.wire import Answer, Wire, request
+
+PUBLIC = "https://bus.example.com:17890"
+TRUSTED = [ip_network("10.1.0.0/16"), ip_network("2001:db8::/64"), ip_network("192.0.2.9/32")]
+
+
+def api() -> Any:
+    """An API that says so."""
+    app = new_app()
+    app.route("/hello")(lambda request: b"the API")
+    return app.resource()
+
+
+class RedirectTests(SynchronousTestCase):
+    """What a client of the plain port gets."""
+
+    def ask(self, data: bytes, peer: str = "192.0.2.1", public: str = PUBLIC) -> Answer:
+        (answer,) = Wire(RedirectResource(public, api(), TRUSTED), peer=peer).send(data)
+        return answer
+
+    def test_everything(self) -> None:
+        """Each method and path is answered 308, with an empty body, to the same path and query."""
+        for method in ("GET", "POST", "DELETE", "PUT", "OPTIONS", "BREW"):
+            for target in ("/", "/hello", "/topics/cats?a=b&c", "//evil.test/", "/%20?/", "/?https://evil.test"):
+                answer = self.ask(request(method, target, b"{}"))
+                self.assertEqual((answer.status, answer.body), (308, b""))
+                self.assertEqual(answer.headers["location"], PUBLIC + target)
+                self.assertEqual(answer.headers["content-length"], "0")
+
+    def test_prefix(self) -> None:
+        """A public URL may have a path, and a slash at its end or not."""
+        for public in ("https://example.com/bus", "https://example.com/bus/"):
+            answer = self.ask(request("GET", "/hello"), public=public)
+            self.assertEqual(answer.headers["location"], "https://example.com/bus/hello")
+
+    def test_host_is_ignored(self) -> None:
+        """The Host of the client never shows in the answer."""
+        for data in (
+            b"GET /hello HTTP/1.1\r\nHost: evil.test\r\n\r\n",
+            b"GET /hello HTTP/1.1\r\nHost: a\r\nX-Forwarded-Host: evil.test\r\nForwarded: host=evil.test\r\n\r\n",
+        ):
+            self.assertEqual(self.ask(data).headers["location"], PUBLIC + "/hello")
+
+    def test_nothing_splits(self) -> None:
+        """What the HTTPS port refuses is refused here in the same way; no byte gets into the Location line."""
+        for name, (data, statuses) in REFUSED.items():
+            answer = self.ask(data)
+            self.assertIn(answer.status, statuses, name)
+            self.assertNotIn("location", answer.headers)
+
+
+class ForwardedTests(SynchronousTestCase):
+    """Who is believed to have come by HTTPS."""
+
+    def status(self, peer: Any, *headers: str, networks: Any = TRUSTED) -> int:
+        wire = Wire(RedirectResource(PUBLIC, api(), networks))
+        wire.peer = peer if not isinstance(peer, str) else type(wire.peer)("TCP", peer, 1234)
+        wire.connect()
+        first, second = wire.send(request("GET", "/hello", b"", *headers) * 2)
+        self.assertEqual(first, second)
+        return first.status
+
+    def test_who(self) -> None:
+        """Only the peers named in trusted_proxies are believed, in IPv4, IPv6, and IPv4 seen as IPv6."""
+        for peer, status in {
+            "10.1.2.3": 200,
+            "::ffff:10.1.2.3": 200,
+            "192.0.2.9": 200,
+            "2001:db8::1": 200,
+            "10.2.0.0": 308,
+            "192.0.2.1": 308,
+            "::ffff:192.0.2.1": 308,
+            "127.0.0.1": 308,
+            "::1": 308,
+            "2001:db8:0:1::1": 308,
+            "fe80::1%eth0": 308,
+        }.items():
+            self.assertEqual(self.status(peer, "X-Forwarded-Proto: https"), status, peer)
+        self.assertEqual(self.status(UNIXAddress(b"/run/x"), "X-Forwarded-Proto: https"), 308)
+
+    def test_nobody(self) -> None:
+        """With no trusted proxies, which is the default, nobody is."""
+        self.assertEqual(self.status("10.1.2.3", "X-Forwarded-Proto: https", networks=()), 308)
+
+    def test_what(self) -> None:
+        """A trusted proxy must say `https`, once; a client's own header passed on beside it spoils it."""
+        for headers in (
+            [],
+            ["X-Forwarded-Proto: http"],
+            ["X-Forwarded-Proto: https, http"],
+            ["X-Forwarded-Proto: http, https"],
+            ["X-Forwarded-Proto: https", "X-Forwarded-Proto: http"],
+            ["X-Forwarded-Proto: https", "X-Forwarded-Proto: https"],
+            ["X-Forwarded-Proto: HTTPS"],
+            ["X-Forwarded-Proto:"],
+            ["X_Forwarded_Proto: https"],
+            ["Forwarded: proto=https"],
+            ["X-Forwarded-For: 10.1.2.3"],
+            ["X-Forwarded-Ssl: on"],
+        ):
+            self.assertEqual(self.status("10.1.2.3", *headers), 308, headers)
+        self.assertEqual(self.status("10.1.2.3", "x-forwarded-proto: https"), 200)
+
+    def test_a_client_claims(self) -> None:
+        """Nothing a client says about itself makes it a trusted proxy."""
+        for claim in ("X-Forwarded-For: 10.1.2.3", "X-Real-IP: 10.1.2.3", "Forwarded: for=10.1.2.3;proto=https"):
+            self.assertEqual(self.status("192.0.2.1", "X-Forwarded-Proto: https", claim), 308)
+
+    def test_many_peers(self) -> None:
+        """Verdicts about peers are remembered, but not without end."""
+        resource = RedirectResource(PUBLIC, api(), TRUSTED)
+        wire = Wire(resource)
+        for number in range(3000):
+            wire.peer = type(wire.peer)("TCP", f"10.1.{number // 250}.{number % 250}", 1)
+            wire.connect()
+            self.assertEqual(wire.send(request("GET", "/hello", b"", "X-Forwarded-Proto: https"))[0].status, 200)
+            wire.transport.lose()
+        self.assertLessEqual(len(resource._verdicts), 1024)

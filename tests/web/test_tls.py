@@ -1,0 +1,365 @@
+"""TLS and the site on real sockets of loopback: versions, ciphers, reloads, and what only a network shows."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import ssl
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from OpenSSL import SSL
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.task import Clock, deferLater
+from twisted.internet.threads import deferToThread
+from twisted.internet.utils import getProcessOutputAndValue
+from twisted.trial.unittest import SkipTest, TestCase
+
+from routemaster.errors import ConfigError
+from routemaster.web.certificates import ReloadableTLS, ensure_self_signed
+from routemaster.web.http_server.site import BusSite, Limits
+from routemaster.web.klein_resource import new_app
+
+NOW = time.time()
+GET = b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+class Client:
+    """A blocking TLS client, for a thread of its own. It tells OpenSSL to allow anything."""
+
+    def __init__(self, port: int, *, verify: Path | None = None, name: str = "localhost", **wishes: Any) -> None:
+        self.port, self.name = port, name
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self.context.check_hostname = verify is not None
+        if verify is None:
+            self.context.verify_mode = ssl.CERT_NONE
+            self.context.set_ciphers("ALL:@SECLEVEL=0")
+        else:
+            self.context.load_verify_locations(verify)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # asking for old versions is deprecated, refusing them is not
+            for wish, value in wishes.items():
+                if wish in ("minimum_version", "maximum_version"):
+                    setattr(self.context, wish, value)
+                else:
+                    getattr(self.context, wish)(value)
+        self.socket: ssl.SSLSocket | None = None
+
+    def connect(self) -> Client:
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        try:
+            self.socket = self.context.wrap_socket(plain, server_hostname=self.name)
+        except BaseException:
+            plain.close()
+            raise
+        return self
+
+    def ask(self, data: bytes = GET) -> bytes:
+        """The answer to a request, of which its first read is enough."""
+        assert self.socket is not None
+        self.socket.sendall(data)
+        return self.socket.recv(65536)
+
+    def read_all(self) -> bytes:
+        assert self.socket is not None
+        data = b""
+        while more := self.socket.recv(65536):
+            data += more
+        return data
+
+    def certificate(self) -> bytes | None:
+        assert self.socket is not None
+        return self.socket.getpeercert(binary_form=True)
+
+    def close(self) -> None:
+        if self.socket is not None:
+            self.socket.close()
+
+
+class ServerCase(TestCase):
+    """A site on a real port over TLS."""
+
+    timeout = 60
+
+    async def serve(self, tls: ReloadableTLS | None, limits: Limits | None = None, clock: Any = reactor) -> None:
+        app = new_app()
+        self.pending: list[Deferred[bytes]] = []
+        app.route("/hello", endpoint="hello")(lambda request: b"hello")
+        app.route("/large", endpoint="large")(lambda request: b"x" * 300_000)
+        app.route("/wait", endpoint="wait")(lambda request: self.pending.append(Deferred()) or self.pending[-1])
+        self.site = BusSite(app.resource(), reactor=clock, limits=limits)
+        factory = self.site if tls is None else tls.wrap(self.site)
+        self.listening = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
+        self.port = self.listening.getHost().port
+        self.addCleanup(self.stop, self.site, self.listening)
+
+    def stop(self, site: BusSite, listening: Any) -> Any:
+        for channel in list(site._channels):
+            channel.transport.abortConnection()
+        stopped = listening.stopListening() or succeed(None)
+        return stopped.addCallback(lambda _: self.until(lambda: site.live == 0))
+
+    async def client(self, **wishes: Any) -> Client:
+        client = Client(self.port, **wishes)
+        self.addCleanup(client.close)
+        return await deferToThread(client.connect)
+
+    def until(self, condition: Callable[[], object]) -> Any:
+        """Fires when the condition holds."""
+        if condition():
+            return succeed(None)
+        return deferLater(reactor, 0.005, self.until, condition)
+
+
+class TLSTests(ServerCase):
+    """What is spoken, and what is not."""
+
+    async def setUp(self) -> None:
+        self.directory = Path(self.mktemp())
+        self.certificate, self.key, _ = ensure_self_signed(self.directory, NOW)
+        self.tls = ReloadableTLS(self.certificate, self.key)
+        await self.serve(self.tls)
+
+    async def test_verified(self) -> None:
+        """A client that is given the certificate as its one authority verifies localhost and its addresses."""
+        for name in ("localhost", "127.0.0.1", "::1"):
+            client = await self.client(verify=self.certificate, name=name)
+            self.assertIn(b"hello", await deferToThread(client.ask))
+        with self.assertRaises(ssl.SSLCertVerificationError):
+            await self.client(verify=self.certificate, name="bus.example.com")
+
+    async def test_curl(self) -> None:
+        """`curl --cacert` accepts the certificate."""
+        curl = shutil.which("curl")
+        if curl is None:
+            raise SkipTest("there is no curl here")
+        command = ["-sS", "--max-time", "20", "--cacert", str(self.certificate), f"https://127.0.0.1:{self.port}/hello"]
+        out, error, code = await getProcessOutputAndValue(curl, command, env={"PATH": os.environ["PATH"]})
+        self.assertEqual((out, error, code), (b"hello", b"", 0))
+
+    async def test_matrix(self) -> None:
+        """TLS 1.2 and 1.3 with forward secrecy and authenticated ciphers are spoken; all else fails."""
+        old, new = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
+        only_12 = {"minimum_version": old, "maximum_version": old}
+        good, bad = ("AES128-GCM-SHA256", "CHACHA20-POLY1305"), ("AES128-SHA", "AES128-SHA256", "AES128-CCM")
+        strong = [f"ECDHE-ECDSA-{rest}" for rest in good]
+        weak = [f"ECDHE-ECDSA-{rest}" for rest in bad] + ["kRSA", "DHE", "aNULL"]
+        for version, wishes in [
+            ("TLSv1.3", {}),
+            ("TLSv1.3", {"minimum_version": new}),
+            ("TLSv1.2", {"maximum_version": old}),
+            *(("TLSv1.2", {**only_12, "set_ciphers": cipher + ":@SECLEVEL=0"}) for cipher in strong),
+        ]:
+            client = await self.client(**wishes)
+            assert client.socket is not None
+            self.assertEqual(client.socket.version(), version)
+            self.assertIsNone(client.socket.compression())
+        for wishes in [
+            {"minimum_version": ssl.TLSVersion.TLSv1, "maximum_version": ssl.TLSVersion.TLSv1},
+            {"minimum_version": ssl.TLSVersion.TLSv1_1, "maximum_version": ssl.TLSVersion.TLSv1_1},
+            *({**only_12, "set_ciphers": cipher + ":@SECLEVEL=0"} for cipher in weak),
+        ]:
+            with self.assertRaises(ssl.SSLError) as caught:
+                await self.client(**wishes)
+            self.assertIn("alert", str(caught.exception), wishes)  # it was the server that said no
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    async def test_alpn(self) -> None:
+        """HTTP/1.1 is chosen whatever else is offered; HTTP/2 never, and a client that knows only it gets none."""
+        for offered, chosen in [(["h2", "http/1.1"], "http/1.1"), (["http/1.1"], "http/1.1"), (["h2"], None)]:
+            client = await self.client(set_alpn_protocols=offered)
+            assert client.socket is not None
+            self.assertEqual(client.socket.selected_alpn_protocol(), chosen)
+            self.assertIn(b"HTTP/1.1 200", await deferToThread(client.ask))
+
+    async def test_no_renegotiation(self) -> None:
+        """A client of TLS 1.2 that wants to negotiate again does not get to."""
+
+        def renegotiate() -> None:
+            context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+            context.set_max_proto_version(SSL.TLS1_2_VERSION)
+            # A socket with a timeout does not block, and OpenSSL would have to be asked again and again.
+            with socket.create_connection(("127.0.0.1", self.port)) as plain:
+                client = SSL.Connection(context, plain)
+                client.set_connect_state()
+                client.do_handshake()
+                client.renegotiate()
+                client.do_handshake()
+                client.send(GET)
+                client.recv(1000)
+
+        with self.assertRaises(SSL.Error) as caught:
+            await deferToThread(renegotiate)
+        self.assertIn("no renegotiation", str(caught.exception))
+
+    async def test_no_tls(self) -> None:
+        """Whoever speaks plain HTTP, or rubbish, to the TLS port is closed, and no error is logged."""
+
+        def speak(data: bytes) -> bytes:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=20) as plain:
+                plain.sendall(data)
+                received = b""
+                try:
+                    while more := plain.recv(1000):
+                        received += more
+                except ConnectionError:
+                    pass
+                return received
+
+        for data in (GET, b"\x00" * 5000, b"\x16\x03\x01" + b"\xff" * 20000, bytes(range(256)) * 100):
+            self.assertNotIn(b"HTTP", await deferToThread(speak, data))
+        await self.until(lambda: self.site.live == 0)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    async def test_reload(self) -> None:
+        """After a reload new connections get the new certificate, and a connection made before goes on."""
+        before = await self.client()
+        self.assertIn(b"hello", await deferToThread(before.ask))
+        authority = trustme.CA()
+        issued = authority.issue_cert("localhost")
+        self.certificate.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
+        self.key.write_bytes(issued.private_key_pem.bytes())
+        self.assertIn(b"hello", await deferToThread(before.ask))
+        self.tls.reload()
+        self.assertIn(b"hello", await deferToThread(before.ask))
+        root = self.directory / "root.pem"
+        root.write_bytes(authority.cert_pem.bytes())
+        after = await self.client(verify=root)
+        self.assertNotEqual(before.certificate(), after.certificate())
+        self.assertIn(b"hello", await deferToThread(after.ask))
+
+    async def test_reload_of_rubbish(self) -> None:
+        """A broken new pair is refused, and the old certificate served on."""
+        self.key.write_bytes(b"rubbish")
+        with self.assertRaises(ConfigError):
+            self.tls.reload()
+        client = await self.client()
+        expected = x509.load_pem_x509_certificate(self.certificate.read_bytes()).public_bytes(Encoding.DER)
+        self.assertEqual(client.certificate(), expected)
+
+    async def test_disconnect(self) -> None:
+        """A client that vanishes while it is served has its handler cancelled."""
+        client = await self.client()
+        assert client.socket is not None
+        client.socket.sendall(b"GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await self.until(lambda: self.pending)
+        client.close()
+        await self.until(lambda: self.pending[0].called)
+        await self.until(lambda: self.site.live == 0)
+
+    async def test_drain(self) -> None:
+        """Draining sends an idle client the end of its stream and lets a request under way have its answer."""
+        self.site.limits = Limits(closing=1000.0)
+        idle, busy = await self.client(), await self.client()
+        self.assertIn(b"hello", await deferToThread(idle.ask))
+        asking = deferToThread(busy.ask, b"GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await self.until(lambda: self.pending)
+        await self.listening.stopListening()
+        drained = Deferred.fromCoroutine(self.site.drain(30))
+        self.assertEqual(await deferToThread(idle.read_all), b"")
+        await self.until(lambda: self.site.live == 1)  # without a goodbye of the client's
+        self.pending[0].callback(b"at last")
+        answer = await asking
+        self.assertIn(b"Connection: close", answer)
+        self.assertIn(b"at last", answer)
+        busy.close()
+        await drained
+        self.assertEqual(self.site.live, 0)
+
+
+class NetworkTests(ServerCase):
+    """What only a real network shows: buffers that fill, and resets. Time is the test's."""
+
+    async def setUp(self) -> None:
+        self.directory = Path(self.mktemp())
+        certificate, key, _ = ensure_self_signed(self.directory, NOW)
+        self.tls = ReloadableTLS(certificate, key)
+        self.clock = Clock()
+
+    async def test_slow_reader(self) -> None:
+        """A client that asks for much and reads nothing is served no further, and is aborted after 30 s."""
+        for tls in (self.tls, None):
+            await self.serve(tls, clock=self.clock)
+            client = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+            self.addCleanup(client.close)
+            if tls is not None:
+                context = Client(self.port).context
+                client = await deferToThread(context.wrap_socket, client)
+                self.addCleanup(client.close)
+            client.sendall(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n" * 300)
+            await self.until(lambda: self.site.live == 1)
+            (channel,) = self.site._channels
+            await self.until(lambda channel=channel: channel._waitingForTransport)
+            self.assertGreater(len(channel._inbox), 0)
+            self.clock.pump([1] * 28)
+            self.assertEqual(self.site.live, 1)
+            self.clock.pump([1] * 4)
+            await self.until(lambda: self.site.live == 0)
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    async def test_large_answers(self) -> None:
+        """A client that reads gets every byte, however often the buffers fill, and then the close."""
+        for tls in (self.tls, None):
+            await self.serve(tls)
+
+            def fetch(tls: ReloadableTLS | None = tls) -> int:
+                with socket.create_connection(("127.0.0.1", self.port), timeout=20) as plain:
+                    client = plain if tls is None else Client(self.port).context.wrap_socket(plain)
+                    client.sendall(
+                        b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20
+                        + b"GET /large HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+                    )
+                    total = 0
+                    while more := client.recv(65536):
+                        total += more.count(b"x")
+                    if tls is not None:
+                        client.unwrap()  # type: ignore[attr-defined]
+                    return total
+
+            # No head holds a small x.
+            self.assertEqual(await deferToThread(fetch), 21 * 300_000)
+
+    async def test_refusal_arrives(self) -> None:
+        """A client that is still sending its body when it is refused can read the refusal."""
+        for tls in (self.tls, None):
+            await self.serve(tls)
+
+            def upload(tls: ReloadableTLS | None = tls) -> bytes:
+                with socket.create_connection(("127.0.0.1", self.port), timeout=20) as plain:
+                    client = plain if tls is None else Client(self.port).context.wrap_socket(plain)
+                    client.sendall(b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n")
+                    client.sendall(b"x" * 30000)
+                    return client.recv(65536)
+
+            self.assertIn(b"413", (await deferToThread(upload)).split(b"\r\n")[0])
+            await self.until(lambda: self.site.live == 0)
+
+    async def test_stalled_handshake(self) -> None:
+        """A client that connects and never finishes its TLS handshake is gone after 10 s."""
+        await self.serve(self.tls, clock=self.clock)
+        stalled = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        self.addCleanup(stalled.close)
+        stalled.sendall(b"\x16\x03\x01\x02\x00")
+        await self.until(lambda: self.site.live == 1)
+        self.clock.pump([1] * 9)
+        self.assertEqual(self.site.live, 1)
+        self.clock.pump([1] * 2)
+        await self.until(lambda: self.site.live == 0)
+
+    async def test_connection_cap(self) -> None:
+        """A connection over the cap is closed before any TLS is spoken."""
+        await self.serve(self.tls, Limits(connections=1))
+        first = await self.client()
+        self.assertIn(b"hello", await deferToThread(first.ask))
+        with self.assertRaises((ssl.SSLError, ConnectionError)):
+            await self.client()
+        self.assertIn(b"hello", await deferToThread(first.ask))
