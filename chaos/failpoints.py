@@ -44,7 +44,7 @@ def _acknowledged(outcome: Any) -> bool:
 
 
 STORE = "routemaster.store.redis_store:RedisStore"
-STAYS = "routemaster.store.membership_sync:Stays"
+STAYS = "routemaster.store.membership_sync:MembershipSync"
 SENDER = "routemaster.sender.client:TreqSender"
 PLACES = {
     "before-post": Place(f"{SENDER}.send"),

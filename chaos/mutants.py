@@ -16,12 +16,13 @@ from attrs import evolve
 
 from chaos.failpoints import SENDER, STORE, wrap
 from routemaster.errors import StoreUnavailable
-from routemaster.interfaces import Ack, Held, Reading, Verdict
+from routemaster.interfaces import Ack, LeaseHeld, ReadResult, Verdict
 from routemaster.model import EventID
 
 VARIABLE = "ROUTEMASTER_MUTANT"
 COURIER = "routemaster.delivery.courier:Courier"
 WORKER = "routemaster.delivery.worker:Worker"
+MEMBERSHIP = "routemaster.delivery.worker_membership:WorkerMembership.is_mine"
 OFTEN = 7  #: one call in so many is spoilt where a fault strikes now and then
 
 
@@ -46,7 +47,7 @@ def no_lease() -> None:
     def steal(acquire):
         async def mutant(self, subscriber, worker):
             answer = await acquire(self, subscriber, worker)
-            if isinstance(answer, Held):
+            if isinstance(answer, LeaseHeld):
                 await self._redis.command(b"DEL", self._keys.lease(subscriber))
                 answer = await acquire(self, subscriber, worker)
             return answer
@@ -54,7 +55,7 @@ def no_lease() -> None:
         return mutant
 
     wrap(f"{STORE}.acquire", steal)
-    wrap("routemaster.delivery.worker_membership:Peers.is_mine", lambda _: lambda self, subscriber: True)
+    wrap(MEMBERSHIP, lambda _: lambda self, subscriber: True)
     wrap(f"{WORKER}._lose", lambda _: lambda self, subscriber: None)
     wrap(f"{WORKER}._lease_holds", lambda _: lambda self, subscriber: True)
 
@@ -88,7 +89,7 @@ def unordered_read() -> None:
                 (topic, place, fragment)
                 for (topic, place, _), fragment in zip(reading.entries, fragments, strict=True)
             ]
-            return Reading(entries, reading.places)
+            return ReadResult(entries, reading.places)
 
         return mutant
 

@@ -18,10 +18,10 @@ from routemaster.model import (
     Dropped,
     EventID,
     Published,
-    StoreFigures,
+    StoreStats,
     Subscription,
-    SubscriptionFacts,
-    TopicFacts,
+    SubscriptionInfo,
+    TopicInfo,
 )
 
 
@@ -85,7 +85,7 @@ class Sender(Protocol):
 
 
 @frozen
-class Stay:
+class Membership:
     """A subscriber's stay in a topic, as its subscription wants it."""
 
     membership: int  #: grows with each new stay; the topic's cursor carries the same
@@ -94,27 +94,27 @@ class Stay:
 
 
 @frozen
-class Grant:
+class LeaseGrant:
     """A lease, and all that is known of its subscriber."""
 
     epoch: int
     now: int                           #: microseconds since the epoch, by the store's clock
     version: int                       #: of the subscription; grows with every change
     subscription: Subscription | None  #: None: it was dissolved, and `repair` has to finish that
-    stays: Mapping[str, Stay]          #: by topic
+    stays: Mapping[str, Membership]          #: by topic
     failures: int                      #: in a row
     retry_at: int                      #: not before this, microseconds since the epoch; 0: now
 
 
 @frozen
-class Held:
+class LeaseHeld:
     """Another worker has the lease."""
 
     remaining: float  #: seconds until it ends, if it is not renewed
 
 
 @frozen
-class Place:
+class Position:
     """Where a subscriber stands in one topic."""
 
     cursor: Cursor | None  #: None: the topic does not know it
@@ -126,11 +126,11 @@ class Place:
 
 
 @frozen
-class Reading:
+class ReadResult:
     """The oldest events that a subscriber is owed, as one snapshot."""
 
     entries: Sequence[tuple[str, EventID, bytes]]  #: topic, ID, fragment, in order of acceptance
-    places: Mapping[str, Place]                    #: for each topic that was asked for
+    places: Mapping[str, Position]                    #: for each topic that was asked for
 
 
 @frozen
@@ -169,7 +169,7 @@ class Snapshot:
     counters: Sequence[Sample]
 
 
-class Adapter(Protocol):
+class MetricsService(Protocol):
     """Tells a metrics service."""
 
     async def tell(self, snapshot: Snapshot) -> None:
@@ -205,7 +205,7 @@ class Store(Protocol):
         `publisher` None stands for root. Raises UnknownTopic, NotYourTopic.
         """
 
-    async def topics(self) -> list[TopicFacts]:
+    async def topics(self) -> list[TopicInfo]:
         """All topics, by name."""
 
     # subscriptions
@@ -219,10 +219,10 @@ class Store(Protocol):
     async def leave(self, subscriber: str, topic: str) -> None:
         """End the subscription to one topic; what is owed stays owed. Raises UnknownTopic, NotSubscribed."""
 
-    async def subscriptions(self) -> list[SubscriptionFacts]:
+    async def subscriptions(self) -> list[SubscriptionInfo]:
         """All subscriptions, by subscriber, exact, without reading events."""
 
-    def each_subscription(self) -> AsyncIterator[Sequence[SubscriptionFacts]]:
+    def each_subscription(self) -> AsyncIterator[Sequence[SubscriptionInfo]]:
         """The same, some at a time (or none), in no order: whoever asks may rest in between."""
 
     # tokens
@@ -253,12 +253,12 @@ class Store(Protocol):
     async def set_reported(self, counts: Mapping[str, int]) -> None:
         """Remember that these were told."""
 
-    async def elect(self, office: str, process: str, seconds: float) -> bool:
+    async def elect_leader(self, office: str, process: str, seconds: float) -> bool:
         """Whether this process holds an office, now and for so long, that only one can hold."""
 
     # upkeep
 
-    async def figures(self) -> list[StoreFigures]:
+    async def stats(self) -> list[StoreStats]:
         """What each node of the store says of itself: one, or as many as can be reached of a cluster."""
 
     async def drop_oldest(self, most: int, node: str = "") -> Dropped:
@@ -280,7 +280,7 @@ class Store(Protocol):
     async def withdraw(self, worker: str) -> None:
         """A worker lives no more."""
 
-    async def acquire(self, subscriber: str, worker: str) -> Grant | Held | None:
+    async def acquire(self, subscriber: str, worker: str) -> LeaseGrant | LeaseHeld | None:
         """Take the lease, or keep it if it is ours; None: there is no such subscriber."""
 
     async def renew(self, worker: str, epochs: Mapping[str, int]) -> tuple[int, dict[str, int | None]]:
@@ -296,7 +296,7 @@ class Store(Protocol):
 
     async def read(
         self, subscriber: str, after: Mapping[str, EventID | None], most: int, most_bytes: int
-    ) -> Reading:
+    ) -> ReadResult:
         """The oldest events owed from the topics that are the keys of `after`.
 
         An ID there skips what is not behind it. At most `most` events and,
@@ -305,7 +305,7 @@ class Store(Protocol):
 
     async def acknowledge(
         self, subscriber: str, worker: str, epoch: int, acks: Sequence[Ack]
-    ) -> dict[str, Place]:
+    ) -> dict[str, Position]:
         """Move cursors forward over what was delivered, and record the success.
 
         Moving needs no lease, for it can harm nothing; recording does. An event that the log does not hold
@@ -318,5 +318,5 @@ class Store(Protocol):
     async def repair(self, subscriber: str) -> None:
         """Finish what an interrupted call left half done, and end stays that are over."""
 
-    async def tidy(self) -> None:
+    async def clean_up(self) -> None:
         """Trim logs, drop names that no longer mean anything, repair: cost is per topic and subscriber."""

@@ -137,7 +137,7 @@ class Published:
 
 
 @frozen
-class TopicFacts:
+class TopicInfo:
     """A topic as `GET /topics` shows it."""
 
     name: str
@@ -157,7 +157,7 @@ class Health:
 
 
 @frozen
-class SubscriptionFacts:
+class SubscriptionInfo:
     """A subscription as `GET /subscriptions` shows it."""
 
     subscription: Subscription  #: `topics` are those subscribed to now
@@ -177,7 +177,7 @@ class Dropped:
 
 
 @frozen
-class StoreFigures:
+class StoreStats:
     """What a node of the store says of itself."""
 
     bytes_used: int

@@ -29,7 +29,7 @@ from routemaster import __version__, logs
 from routemaster.config import OPTIONS, Config, help_texts, load
 from routemaster.daemon.service import Bus, Role
 from routemaster.daemon.supervisor import Order, Supervisor
-from routemaster.daemon.systemd_notify import Notifier
+from routemaster.daemon.systemd_notify import SystemdNotifier
 from routemaster.errors import ConfigError
 
 MOST_PROCESSES = 64
@@ -138,7 +138,7 @@ def observer() -> Any:
 
 
 def _refuse(line: str) -> NoReturn:
-    Notifier(os.environ, None).status(line)
+    SystemdNotifier(os.environ, None).status(line)
     sys.exit(f"routemaster: {line}")
 
 

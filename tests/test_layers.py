@@ -14,7 +14,7 @@ import routemaster
 HOME = Path(routemaster.__file__).parent
 
 #: the rooms that hold values and rules alone
-VALUES = ("", "model", "errors", "interfaces", "validation", "strict_json", "config", "config_types")
+VALUES = ("", "model", "errors", "hints", "interfaces", "validation", "strict_json", "config", "config_types")
 #: what each wing may import besides itself, by the closest name: "x" is the module x, "x." all of the package x
 LAWS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(VALUES, VALUES),
@@ -22,7 +22,7 @@ LAWS: dict[str, tuple[str, ...]] = {
     "redis.": ("errors", "config_types", "util."),
     "store.": (*VALUES, "util.", "redis."),
     "sender.": ("errors", "interfaces", "util."),
-    "delivery.": ("errors", "interfaces", "model", "util."),
+    "delivery.": ("errors", "hints", "interfaces", "model", "util."),
     "web.http_server.": ("errors", "util."),
     "web.": (
         *VALUES, "util.", "web.http_server.", "store.group_commit", "delivery.decision", "delivery.forecast",

@@ -17,7 +17,7 @@ from attrs import frozen
 from cryptography import x509
 
 from routemaster.cli.api_client import SELF_MADE, Bus, BusError
-from routemaster.cli.redis import Place, Redis, RedisError, Server, examine, is_cluster, place, primaries
+from routemaster.cli.redis import Redis, RedisError, RedisPlace, Server, examine, is_cluster, place, primaries
 from routemaster.cli.round_trip import round_trip
 from routemaster.cli.sentinels import Told, ask_all, is_sentinel
 from routemaster.cli.tables import clean, size, span
@@ -95,7 +95,7 @@ def redis_findings(config: Config) -> Iterator[Finding]:
         yield from server_findings(config, node)
 
 
-def server_findings(config: Config, where: Place) -> Iterator[Finding]:
+def server_findings(config: Config, where: RedisPlace) -> Iterator[Finding]:
     """What there is to say about one server."""
     began = time.monotonic()
     try:

@@ -30,7 +30,7 @@ class RedisError(RoutemasterError):
 
 
 @frozen
-class Place:
+class RedisPlace:
     """Where a Redis listens, and as whom to speak to it."""
 
     host: str = ""
@@ -50,14 +50,14 @@ class Place:
         return f"{'rediss' if self.tls else 'redis'}://{self.host}:{self.port}"
 
 
-def place(config: Config) -> Place:
+def place(config: Config) -> RedisPlace:
     """Where the configured Redis is; the daemon's own is on a socket in its state directory."""
     if config.redis_url is None:
-        return Place(path=str(config.state_dir.absolute() / "redis" / "redis.sock"))
+        return RedisPlace(path=str(config.state_dir.absolute() / "redis" / "redis.sock"))
     return parsed(config.redis_url)
 
 
-def parsed(text: str) -> Place:
+def parsed(text: str) -> RedisPlace:
     """The server that a URL names."""
     url = urlsplit(text)
     options = parse_qs(url.query)
@@ -67,7 +67,7 @@ def parsed(text: str) -> Place:
         password = b""
     unix = url.scheme == "unix"
     db = options.get("db", [""])[0] if unix else url.path.removeprefix("/")
-    return Place(
+    return RedisPlace(
         host=url.hostname or "",
         port=url.port or 6379,
         path=unquote(url.path) if unix else "",
@@ -84,7 +84,7 @@ def is_cluster(config: Config) -> bool:
     return config.redis_url is not None and urlsplit(config.redis_url).scheme in CLUSTERS
 
 
-def primaries(config: Config) -> list[Place]:
+def primaries(config: Config) -> list[RedisPlace]:
     """The nodes of the configured cluster that have slots; RedisError if no node that is named tells them."""
     url = urlsplit(config.redis_url or "")
     single = url._replace(scheme=url.scheme.partition("+")[0])
@@ -110,7 +110,7 @@ def primaries(config: Config) -> list[Place]:
 class Redis:
     """A connection; a context manager."""
 
-    def __init__(self, where: Place) -> None:
+    def __init__(self, where: RedisPlace) -> None:
         """Raises RedisError if there is no Redis that will have us."""
         self._where = where
         self._reader = hiredis.Reader()
@@ -157,7 +157,7 @@ class Redis:
             self.ask(b"SELECT", b"%d" % where.db)
 
 
-def _connected(where: Place) -> socket.socket:
+def _connected(where: RedisPlace) -> socket.socket:
     if where.path:
         plain = socket.socket(socket.AF_UNIX)
         plain.settimeout(PATIENCE)

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 from attrs import evolve, frozen
 
-from routemaster.cli.redis import Place, Redis, RedisError, parsed
+from routemaster.cli.redis import Redis, RedisError, RedisPlace, parsed
 from routemaster.errors import ConfigError
 
 PORT = 26379
@@ -22,7 +22,7 @@ class Told:
     """What one sentinel said."""
 
     label: str                 #: the sentinel
-    master: Place | None       #: None: it did not tell
+    master: RedisPlace | None       #: None: it did not tell
     epoch: int = -1            #: of the configuration that it knows; the latest is right
     trouble: str = ""          #: why it did not tell
 
@@ -38,7 +38,7 @@ def ask_all(url: str) -> list[Told]:
     return [_ask(sentinel, service, server) for sentinel in sentinels]
 
 
-def read(url: str) -> tuple[list[Place], str, Place]:
+def read(url: str) -> tuple[list[RedisPlace], str, RedisPlace]:
     """The sentinels, the service, and its master as it is but for host and port."""
     parts = urlsplit(url)
     login, at, hosts = parts.netloc.rpartition("@")
@@ -47,7 +47,8 @@ def read(url: str) -> tuple[list[Place], str, Place]:
     secret = options.pop("sentinel_password", None)
     scheme = parts.scheme.removesuffix("+sentinel")
     server = parsed(f"{scheme}://{login}{at}master{slash}{database}?{urlencode(options)}")
-    watcher = Place(password=None if secret is None else secret.encode(), tls=server.tls, ca_file=server.ca_file)
+    password = None if secret is None else secret.encode()
+    watcher = RedisPlace(password=password, tls=server.tls, ca_file=server.ca_file)
     found = [_host(each) for each in hosts.split(",")]
     return [evolve(watcher, host=host, port=port) for host, port in found], unquote(service), server
 
@@ -62,7 +63,7 @@ def _host(text: str) -> tuple[str, int]:
     raise ConfigError("redis_url: the host or port of a sentinel is ill-formed")
 
 
-def _ask(sentinel: Place, service: str, server: Place) -> Told:
+def _ask(sentinel: RedisPlace, service: str, server: RedisPlace) -> Told:
     try:
         with Redis(sentinel) as connection:
             said: Any = connection.ask(b"SENTINEL", b"MASTER", service.encode())

@@ -19,7 +19,7 @@ from routemaster import __version__
 from routemaster.config import Config
 from routemaster.delivery.worker import Rules, Worker
 from routemaster.error_reporting import Reporter, make_reporter
-from routemaster.interfaces import Adapter, Meter, Sender, Store
+from routemaster.interfaces import Meter, MetricsService, Sender, Store
 from routemaster.metrics.datadog import Datadog
 from routemaster.metrics.printing import Printing
 from routemaster.metrics.statsd import Statsd
@@ -97,7 +97,7 @@ def autodrop(config: Config, store: Store) -> Autodrop:
     return Autodrop(store, config.redis_max_mem, config.redis_min_free, configured)
 
 
-def adapter(config: Config, reactor: Any) -> Adapter | None:
+def adapter(config: Config, reactor: Any) -> MetricsService | None:
     """Who is told the metrics; None: nobody."""
     if config.metric_collection_service == "print":
         return Printing(config.app_name, reactor)

@@ -35,7 +35,7 @@ from twisted.logger import Logger, globalLogPublisher
 from routemaster import __version__
 from routemaster.config import Config
 from routemaster.daemon import assembly
-from routemaster.daemon.systemd_notify import Notifier
+from routemaster.daemon.systemd_notify import SystemdNotifier
 from routemaster.delivery.worker import Worker
 from routemaster.errors import ConfigError, RoutemasterError, StoreUnavailable
 from routemaster.metrics import prometheus
@@ -45,7 +45,7 @@ from routemaster.redis.address import ClusterAddress, RedisAddress, parse_addres
 from routemaster.redis.cluster import Cluster
 from routemaster.redis.connection import Connection
 from routemaster.redis.embedded import EmbeddedRedis
-from routemaster.redis.pubsub import Wakeups
+from routemaster.redis.pubsub import PubSub
 from routemaster.redis.sentinel import SentinelAddress
 from routemaster.redis.server_info import fact_lines
 from routemaster.redis.wait_replicas import Replication
@@ -54,7 +54,7 @@ from routemaster.store.redis_store import RedisStore
 from routemaster.store.scripts import SCRIPTS
 from routemaster.util.periodic import Periodic
 from routemaster.web.api import Api
-from routemaster.web.auth import Doorkeeper
+from routemaster.web.auth import Authenticator
 from routemaster.web.certificates import ReloadableTLS
 from routemaster.web.http_server.site import BusSite
 from routemaster.web.redirect import RedirectResource
@@ -104,7 +104,7 @@ class Bus(Service):
         self._process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._meter, self._adapter = Meter(), assembly.adapter(config, reactor)
         self._reporter = assembly.reporter(config, reactor)
-        self._notifier = Notifier(os.environ, reactor)
+        self._notifier = SystemdNotifier(os.environ, reactor)
         self._undo: list[Callable[[], Any]] = []  #: in the order of starting
         self._starting: Deferred[None] | None = None
         self._stopping = False
@@ -154,7 +154,7 @@ class Bus(Service):
         connection = assembly.connection(config, reactor, address, connected)
         publishing = self._publishing(address)
         store = RedisStore(connection, config.namespace, config.lease_ttl, publishing)
-        doorkeeper = Doorkeeper(config.clients, config.root_key, store)
+        doorkeeper = Authenticator(config.clients, config.root_key, store)
         autodrop = assembly.autodrop(config, store)
         monitor = Monitor(
             store, self._meter, autodrop, self._adapter, reactor, self._process, config.monitor_interval, time
@@ -184,7 +184,7 @@ class Bus(Service):
             parts += [
                 sweep,
                 Periodic("lease expiry", worker.expire, config.lease_ttl / 20, reactor),
-                Periodic("tidying", store.tidy, TIDY_INTERVAL, reactor),
+                Periodic("tidying", store.clean_up, TIDY_INTERVAL, reactor),
                 Periodic("autodrop", autodrop.run, AUTODROP_INTERVAL, reactor),
             ]
 
@@ -194,7 +194,7 @@ class Bus(Service):
             elif worker is not None:
                 worker.hear(message)
 
-        wakeups = Wakeups(connection.address, keys.wakeups, reactor=reactor, on_message=hear, on_up=look)
+        wakeups = PubSub(connection.address, keys.wakeups, reactor=reactor, on_message=hear, on_up=look)
         wakeups.start()
         self._undo.append(wakeups.stop)
         self._undo.append(lambda: self._close_metrics(monitor))

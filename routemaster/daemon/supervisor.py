@@ -44,7 +44,7 @@ from routemaster.config import Config
 from routemaster.daemon import assembly
 from routemaster.daemon.child_process import Child, Plan
 from routemaster.daemon.service import DRAIN, Role, bind
-from routemaster.daemon.systemd_notify import Notifier
+from routemaster.daemon.systemd_notify import SystemdNotifier
 from routemaster.delivery.backoff import pause
 from routemaster.errors import RoutemasterError
 from routemaster.redis.embedded import EmbeddedRedis
@@ -79,7 +79,7 @@ class Supervisor(Service):
         """
         self._order, self._config, self._reactor, self._on_failure = order, order.config, reactor, on_failure
         assembly.certificate_files(order.config, time())  # made once, not by each child
-        self._notifier = Notifier(os.environ, reactor)
+        self._notifier = SystemdNotifier(os.environ, reactor)
         self._embedded: EmbeddedRedis | None = None
         self._reporter = assembly.reporter(order.config, reactor)
         self._folder: Path | None = None

@@ -25,7 +25,7 @@ from twisted.logger import Logger
 PATIENCE = 0.2  #: seconds for a manager whose queue is full
 
 
-class Notifier:
+class SystemdNotifier:
     """Tells the manager that started this process, if it wants to be told."""
 
     _log = Logger()

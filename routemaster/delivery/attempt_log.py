@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from twisted.logger import Logger
 
-from routemaster.delivery.attempt_metrics import Measures
+from routemaster.delivery.attempt_metrics import AttemptMetrics
 from routemaster.delivery.backlog import Batch
 from routemaster.interfaces import Meter, Outcome, Verdict
-from routemaster.util.log_throttle import Allowances, Repeats
+from routemaster.util.log_throttle import Allowances, LogThrottle
 
 _log = Logger()
 
 
-class Telling:
+class AttemptLog:
     """Tells of one subscriber; `repeats` decides which failures are more than debug lines."""
 
     def __init__(self, meter: Meter, name: str, allowances: Allowances) -> None:
         """`name` is the subscriber's public one."""
         self._name = name
-        self._measures = Measures(meter, name)
-        self._repeats = Repeats(name, allowances)
+        self._measures = AttemptMetrics(meter, name)
+        self._repeats = LogThrottle(name, allowances)
 
     def ended(
         self,

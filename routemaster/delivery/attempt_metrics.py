@@ -5,7 +5,7 @@ from __future__ import annotations
 from routemaster.interfaces import Meter
 
 
-class Measures:
+class AttemptMetrics:
     """Counts attempts, and how long events waited for them; moments in seconds by one clock."""
 
     def __init__(self, meter: Meter, queue: str) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from attrs import frozen
 
-from routemaster.delivery.wakeup_index import Sleeper, Watch
-from routemaster.interfaces import Clock, Place, Reading, Stay
+from routemaster.delivery.wakeup_index import Sleeper, WakeupIndex
+from routemaster.interfaces import Clock, Membership, Position, ReadResult
 from routemaster.model import EventID
 
 Entry = tuple[str, EventID, bytes]
@@ -39,11 +39,11 @@ class Batch:
 class Backlog:
     """The events that wait: how many, since when, and the first of them."""
 
-    def __init__(self, watch: Watch, sleeper: Sleeper, clock: Clock, local: Callable[[int], float]) -> None:
+    def __init__(self, watch: WakeupIndex, sleeper: Sleeper, clock: Clock, local: Callable[[int], float]) -> None:
         """`local` turns the store's microseconds into seconds by `clock`."""
         self._watch, self._sleeper, self._clock, self._local = watch, sleeper, clock, local
-        self._stays: Mapping[str, Stay] = {}
-        self._places: dict[str, Place] = {}
+        self._stays: Mapping[str, Membership] = {}
+        self._places: dict[str, Position] = {}
         self._asked: dict[str, int] = {}
         self._seen: int | None = None  #: events that waited by the last reading from the cursors
         self._short = False            #: whether `ahead` ends before `most` although more is there to be read
@@ -53,12 +53,12 @@ class Backlog:
 
     # -- which topics
 
-    def follow(self, stays: Mapping[str, Stay]) -> None:
+    def follow(self, stays: Mapping[str, Membership]) -> None:
         """Attend to these topics and to no others; where they stand is to be read."""
         for topic in self._places.keys() - stays.keys():
             self._watch.leave(topic, self._sleeper)
         self._stays = stays
-        self._places = {topic: Place(None, None) for topic in sorted(stays)}
+        self._places = {topic: Position(None, None) for topic in sorted(stays)}
         self._asked = {}
         for topic in self._places:
             self._watch.attend(topic, self._sleeper)  # before reading, so that no hint falls in between
@@ -91,11 +91,11 @@ class Backlog:
             if place.tail is not None:
                 known = self._watch.tail(topic)
                 if known is not None and known > place.tail:
-                    place = self._places[topic] = Place(place.cursor, known)
+                    place = self._places[topic] = Position(place.cursor, known)
                 waiting += self._owed(topic, place)
         return waiting
 
-    def _owed(self, topic: str, place: Place) -> int:
+    def _owed(self, topic: str, place: Position) -> int:
         """Events waiting in one topic; none in a stay that the subscription does not mean.
 
         A log that was begun again ends before the cursor: the subscriber's
@@ -145,7 +145,7 @@ class Backlog:
         """How far the logs go by what was told until now: what a reading to come must find."""
         return {topic: self._watch.tail(topic) for topic in self._places}
 
-    def take_in(self, reading: Reading, most: int, told: Mapping[str, EventID | None]) -> None:
+    def take_in(self, reading: ReadResult, most: int, told: Mapping[str, EventID | None]) -> None:
         """Keep what was read from the cursors on; `most` were asked for when so much was `told`."""
         for topic, place in reading.places.items():
             if topic in self._places:
@@ -155,10 +155,10 @@ class Backlog:
         self._keep(reading.entries, min(most, self._seen))
         self._fresh = True
 
-    def take_behind(self, reading: Reading, most: int) -> None:
+    def take_behind(self, reading: ReadResult, most: int) -> None:
         """Keep what was read behind a batch that has been acknowledged since."""
         waiting = sum(
-            self._owed(topic, Place(self._places[topic].cursor, place.tail))
+            self._owed(topic, Position(self._places[topic].cursor, place.tail))
             for topic, place in reading.places.items()
             if topic in self._places
         )
@@ -195,7 +195,7 @@ class Backlog:
         self.discard()
         return batch
 
-    def acknowledged(self, places: Mapping[str, Place]) -> bool:
+    def acknowledged(self, places: Mapping[str, Position]) -> bool:
         """The batch is done; whether every stay it touched goes on."""
         self._places.update(places)
         self.discard()

@@ -12,7 +12,7 @@ from math import inf
 DRIFT = 0.001  #: seconds by which two clocks may part in a second
 
 
-class StoreTime:
+class ClockOffset:
     """The difference between two clocks, as far as answers have told it."""
 
     def __init__(self) -> None:

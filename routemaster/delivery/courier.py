@@ -28,13 +28,25 @@ from attrs import define, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from routemaster.delivery.attempt_log import Telling
+from routemaster.delivery.attempt_log import AttemptLog
 from routemaster.delivery.backlog import Backlog, Batch
 from routemaster.delivery.backoff import pause
 from routemaster.delivery.decision import Facts, State, Step, decide
-from routemaster.delivery.wakeup_index import Watch
+from routemaster.delivery.wakeup_index import WakeupIndex
 from routemaster.errors import StoreUnavailable
-from routemaster.interfaces import Ack, Clock, Grant, Held, Meter, Outcome, Reading, Sender, Store, Timer, Verdict
+from routemaster.interfaces import (
+    Ack,
+    Clock,
+    LeaseGrant,
+    LeaseHeld,
+    Meter,
+    Outcome,
+    ReadResult,
+    Sender,
+    Store,
+    Timer,
+    Verdict,
+)
 from routemaster.model import EventID, Subscription, public_name
 from routemaster.util.log_throttle import Allowances
 
@@ -53,12 +65,12 @@ class Context:
     store: Store
     sender: Sender
     clock: Clock
-    watch: Watch
+    watch: WakeupIndex
     meter: Meter
     allowances: Allowances              #: of lines in the log
     chance: Callable[[], float]         #: in [0, 1)
     local: Callable[[int], float]       #: store's microseconds -> seconds by `clock`
-    acquire: Callable[[str], Awaitable[Grant | Held | None]]  #: the store's, noted by the worker
+    acquire: Callable[[str], Awaitable[LeaseGrant | LeaseHeld | None]]  #: the store's, noted by the worker
     lease_holds: Callable[[str], bool]  #: whether an attempt may start under the lease
     retry_delay: float                  #: seconds
     max_backoff: float                  #: seconds
@@ -71,7 +83,7 @@ class _Flight:
 
     began: float  #: seconds, by the clock here
     batch: Batch | None = None  #: None: nothing is to be sent any more
-    behind: Deferred[Reading | None] | None = None  #: what is being read behind the batch
+    behind: Deferred[ReadResult | None] | None = None  #: what is being read behind the batch
 
 
 class Courier:
@@ -79,18 +91,18 @@ class Courier:
 
     _log = Logger()
 
-    def __init__(self, context: Context, subscriber: str, grant: Grant) -> None:
+    def __init__(self, context: Context, subscriber: str, grant: LeaseGrant) -> None:
         if grant.subscription is None:
             raise ValueError("there is nothing to deliver for a subscription that was dissolved")
         self._context = context
         self.subscriber = subscriber
         self.name = public_name(subscriber)  #: as logs show it
         self.step = Step(State.IDLE)
-        self._telling = Telling(context.meter, self.name, context.allowances)
+        self._telling = AttemptLog(context.meter, self.name, context.allowances)
         self._backlog = Backlog(context.watch, self, context.clock, context.local)
         self._stopping = self._aborted = False
         self._stale = True                 #: whether the subscription and the places have to be learnt anew
-        self._given: Grant | None = grant  #: not looked at yet
+        self._given: LeaseGrant | None = grant  #: not looked at yet
         self._mended = 0
         self._troubles = 0
         self._told_hollow = False
@@ -102,7 +114,7 @@ class Courier:
         self._flight: _Flight | None = None  #: of the attempt; None while it waits for its turn
         self._obey(grant, grant.subscription)
 
-    def _obey(self, grant: Grant, subscription: Subscription) -> None:
+    def _obey(self, grant: LeaseGrant, subscription: Subscription) -> None:
         self._subscription = subscription
         self.epoch, self.version = grant.epoch, grant.version
         self._failures, self._retry_at = grant.failures, 0.0
@@ -197,7 +209,7 @@ class Courier:
         try:
             grant, self._given = self._given, None
             answer = grant or await self._context.acquire(self.subscriber)
-            if not isinstance(answer, Grant):
+            if not isinstance(answer, LeaseGrant):
                 return self._finish()
             if answer.subscription is None:
                 await self._context.store.repair(self.subscriber)
@@ -220,7 +232,7 @@ class Courier:
         """Read the next batch; the answer also tells where the subscriber stands."""
         after, most = self._backlog.after({}), self._subscription.max
         told = self._backlog.told()
-        reading = Reading((), {})
+        reading = ReadResult((), {})
         if after:
             reading = await self._context.store.read(self.subscriber, after, most, self._context.max_batch_body)
         self._backlog.take_in(reading, most, told)
@@ -289,7 +301,7 @@ class Courier:
         facts = None if self._backlog.is_hollow() else self._facts(now)
         return facts is not None and self._decide(facts, now).state is State.DELIVERING
 
-    async def _settle(self, batch: Batch, behind: Deferred[Reading | None] | None) -> None:
+    async def _settle(self, batch: Batch, behind: Deferred[ReadResult | None] | None) -> None:
         """The subscriber has acknowledged."""
         await self._until_stored(lambda: self._acknowledge(batch.ends))
         self._failures, self._retry_at = 0, 0.0
@@ -297,7 +309,7 @@ class Courier:
         if reading and not self._stale:
             self._backlog.take_behind(reading, self._subscription.max)
 
-    async def _read_behind(self, last: Mapping[str, EventID]) -> Reading | None:
+    async def _read_behind(self, last: Mapping[str, EventID]) -> ReadResult | None:
         """Read on behind a batch in flight; a failure only means to read later, when it will be told."""
         try:
             after, most = self._backlog.after(last), self._subscription.max

@@ -5,10 +5,10 @@ from __future__ import annotations
 from attrs import evolve
 
 from routemaster.delivery.decision import Facts, State, Step, decide
-from routemaster.model import SubscriptionFacts
+from routemaster.model import SubscriptionInfo
 
 
-def facts_of(fact: SubscriptionFacts) -> Facts:
+def facts_of(fact: SubscriptionInfo) -> Facts:
     """What `decide` needs, in seconds since the epoch."""
     return Facts(
         backlog=fact.queued,
@@ -19,17 +19,17 @@ def facts_of(fact: SubscriptionFacts) -> Facts:
     )
 
 
-def step_of(fact: SubscriptionFacts, now: float) -> Step:
+def step_of(fact: SubscriptionInfo, now: float) -> Step:
     """What its courier does at `now`, in seconds since the epoch, as far as the store knows."""
     return decide(facts_of(fact), now)
 
 
-def batches(fact: SubscriptionFacts) -> int:
+def batches(fact: SubscriptionInfo) -> int:
     """How many batches its backlog makes."""
     return -(-fact.queued // fact.subscription.max)
 
 
-def batches_due(fact: SubscriptionFacts, horizon: float) -> int:
+def batches_due(fact: SubscriptionInfo, horizon: float) -> int:
     """How many of them are due by `horizon`, in seconds since the epoch."""
     full, rest = divmod(fact.queued, fact.subscription.max)
 

@@ -50,7 +50,7 @@ class _Log:
         return due
 
 
-class Watch:
+class WakeupIndex:
     """The last ID of every log that somebody here attends to, as far as hints and sweeps have told."""
 
     def __init__(self) -> None:

@@ -32,12 +32,12 @@ from twisted.logger import Logger
 
 from routemaster.delivery.attempt_log import sum_up
 from routemaster.delivery.backoff import pause
-from routemaster.delivery.clock_offset import StoreTime
+from routemaster.delivery.clock_offset import ClockOffset
 from routemaster.delivery.courier import Context, Courier
-from routemaster.delivery.wakeup_index import Watch
-from routemaster.delivery.worker_membership import Peers
+from routemaster.delivery.wakeup_index import WakeupIndex
+from routemaster.delivery.worker_membership import WorkerMembership
 from routemaster.errors import StoreUnavailable
-from routemaster.interfaces import Clock, Grant, Held, Meter, Sender, Store
+from routemaster.interfaces import Clock, LeaseGrant, LeaseHeld, Meter, Sender, Store
 from routemaster.model import EventID, public_name
 from routemaster.util.chunks import pieces
 from routemaster.util.gather import those_that_can
@@ -85,9 +85,9 @@ class Worker:
         """`name` is unique among live processes; `chance` answers in [0, 1)."""
         self._name, self._store, self._clock, self._rules = name, store, clock, rules
         self._chance = chance
-        self._watch = Watch()
-        self._peers = Peers(name)
-        self._time = StoreTime()
+        self._watch = WakeupIndex()
+        self._peers = WorkerMembership(name)
+        self._time = ClockOffset()
         self._couriers: dict[str, Courier] = {}
         self._leased_until: dict[str, float] = {}
         self._held_until: dict[str, float] = {}  #: by another worker
@@ -308,7 +308,7 @@ class Worker:
         self._left_until.pop(subscriber, None)
         try:
             grant = await self._ask(subscriber)
-            if isinstance(grant, Grant):
+            if isinstance(grant, LeaseGrant):
                 if neglected:
                     self._peers.adopt(subscriber)
                 await self._take_over(subscriber, grant)
@@ -324,17 +324,17 @@ class Worker:
             self._told.discard(subscriber)
             self.hear(b"s " + subscriber.encode())
 
-    async def _ask(self, subscriber: str) -> Grant | Held | None:
+    async def _ask(self, subscriber: str) -> LeaseGrant | LeaseHeld | None:
         sent = self._clock.seconds()
         answer = await self._store.acquire(subscriber, self._name)
-        if isinstance(answer, Grant):
+        if isinstance(answer, LeaseGrant):
             self._time.note(sent, self._clock.seconds(), answer.now)
             self._lease_renewed(subscriber, sent)
-        elif isinstance(answer, Held):
+        elif isinstance(answer, LeaseHeld):
             self._held_until[subscriber] = self._clock.seconds() + answer.remaining
         return answer
 
-    async def _take_over(self, subscriber: str, grant: Grant) -> None:
+    async def _take_over(self, subscriber: str, grant: LeaseGrant) -> None:
         if grant.subscription is None:
             # this ends the lease too, or else another try has to wait until it ends
             await self._store.repair(subscriber)

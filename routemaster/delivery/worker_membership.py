@@ -24,7 +24,7 @@ def preferred(subscriber: str, workers: Iterable[str]) -> str:
     return max(workers, key=weight)
 
 
-class Peers:
+class WorkerMembership:
     """The workers that live as far as this one knows; it counts itself among them."""
 
     def __init__(self, me: str) -> None:

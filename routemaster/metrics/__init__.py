@@ -8,6 +8,6 @@
   process that holds the office of monitor, and get what counters have grown by
   since they were last told; `prometheus` is asked, anywhere, and gets totals.
 
-Names and tags are contract section 6. A tag shows the part of a token before
+DNSCache and tags are contract section 6. A tag shows the part of a token before
 `--`; a metric has at most `meter.MAX_SERIES` combinations of tags.
 """

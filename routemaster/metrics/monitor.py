@@ -19,12 +19,12 @@ from twisted.logger import Logger
 
 from routemaster.delivery.forecast import batches, batches_due
 from routemaster.errors import StoreUnavailable
-from routemaster.interfaces import Adapter, Clock, Sample, Snapshot, Store
+from routemaster.interfaces import Clock, MetricsService, Sample, Snapshot, Store
 from routemaster.metrics.meter import Meter, parse_series, series
-from routemaster.model import StoreFigures, public_name
+from routemaster.model import StoreStats, public_name
 from routemaster.store.autodrop import Autodrop
 from routemaster.util.chunks import pieces, unhurried
-from routemaster.util.log_throttle import Repeats
+from routemaster.util.log_throttle import LogThrottle
 
 OFFICE = "monitor"
 AT_ONCE = 100  #: subscribers whose figures are worked out in one go
@@ -40,7 +40,7 @@ class Monitor:
         store: Store,
         meter: Meter,
         autodrop: Autodrop,
-        adapter: Adapter | None,
+        adapter: MetricsService | None,
         clock: Clock,
         process: str,
         interval: float,
@@ -53,7 +53,7 @@ class Monitor:
         self._store, self._meter, self._autodrop = store, meter, autodrop
         self._adapter, self._clock, self._wall = adapter, clock, wall or clock.seconds
         self._process, self._interval = process, interval
-        self._repeats = Repeats()
+        self._repeats = LogThrottle()
 
     async def flush(self) -> None:
         """Add what was counted here to the totals; what the store refuses is kept for the next time."""
@@ -76,7 +76,7 @@ class Monitor:
         """Tell the adapter, if this process is the one to do so."""
         if self._adapter is None:
             return
-        if not await self._store.elect(OFFICE, self._process, 2 * self._interval + 5):
+        if not await self._store.elect_leader(OFFICE, self._process, 2 * self._interval + 5):
             return
         gauges, derived = await self._look()
         totals = (await self._store.counts()) | derived
@@ -104,7 +104,7 @@ class Monitor:
             self._log.warn(line, failures=since.failures, error=reason)
 
     async def _look(self) -> tuple[list[Sample], dict[str, int]]:
-        figures, now = await self._store.figures(), self._wall()
+        figures, now = await self._store.stats(), self._wall()
         queued, ready, removed, dropped = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
         due = 0
         async for facts in unhurried(self._store.each_subscription(), self._clock):
@@ -130,7 +130,7 @@ class Monitor:
                 derived[series("events.autodropped", {"queue": name})] = dropped[name]
         return gauges, derived
 
-    def _of_redis(self, figures: StoreFigures) -> list[Sample]:
+    def _of_redis(self, figures: StoreStats) -> list[Sample]:
         """What there is to say of one node; on a cluster each says who it is."""
         marks, tags = self._autodrop.marks(figures), {"node": figures.node} if figures.node else {}
         return [

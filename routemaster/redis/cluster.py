@@ -6,7 +6,7 @@ about a lost node (CLUSTERDOWN), is sent again until `reply_timeout` since it
 was issued is over. So no event comes twice by that. A call whose connection
 broke is never sent again: its outcome is unknown, as ever.
 
-Calls for one key go out in the order in which they are issued, as long as
+Commands for one key go out in the order in which they are issued, as long as
 none has to be sent again. So whoever needs two calls in order awaits the
 first; calls for keys of different slots have no order anyway.
 
@@ -28,7 +28,7 @@ from twisted.python.failure import Failure
 from routemaster.errors import StoreUnavailable
 from routemaster.redis.address import ClusterAddress, RedisAddress
 from routemaster.redis.cluster_nodes import Absent, Node, Nodes, name_of
-from routemaster.redis.cluster_slots import Place, slot_of
+from routemaster.redis.cluster_slots import Position, slot_of
 from routemaster.redis.connection import Connection, Script
 from routemaster.redis.errors import NotNow, Redirected
 from routemaster.redis.protocol import Reply
@@ -45,7 +45,7 @@ class Anywhere:
 
     def __init__(self, label: str, nodes: Nodes) -> None:
         self.label, self._nodes = label, nodes
-        self._last: Place | None = None
+        self._last: Position | None = None
 
     def locator(self, reactor: object) -> Anywhere:
         """Itself."""

@@ -21,7 +21,7 @@ from twisted.logger import Logger
 
 from routemaster.errors import StoreUnavailable
 from routemaster.redis.address import ClusterAddress, RedisAddress
-from routemaster.redis.cluster_slots import Place, SlotMap, owners
+from routemaster.redis.cluster_slots import Position, SlotMap, owners
 from routemaster.redis.connection import Connection, Script
 from routemaster.redis.errors import Redirected
 from routemaster.redis.protocol import Reply, Wire
@@ -75,15 +75,15 @@ class Nodes:
         self._on_up = on_up
         self.name = f"Redis Cluster at {address.label}"
         self._map = SlotMap()
-        self._nodes: dict[Place, Node] = {}
-        self._places: set[Place] = set()  #: of the nodes that have slots
+        self._nodes: dict[Position, Node] = {}
+        self._places: set[Position] = set()  #: of the nodes that have slots
         self._why = "it has not been started"  #: why nothing is known of a slot, one clause
         self._told = ""
         self._whole = self._stopping = self._hurried = False
         self._loop: Deferred[None] | None = None
         self._nap: Deferred[None] | None = None
         self._waiters: list[Deferred[None]] = []
-        self._leaving: list[tuple[Place, Deferred[None]]] = []  #: who wants to know when a node goes
+        self._leaving: list[tuple[Position, Deferred[None]]] = []  #: who wants to know when a node goes
         self._closing: set[Deferred[None]] = set()
         self._turn = count()
 
@@ -114,9 +114,9 @@ class Nodes:
         self._waiters.append(waiter)
         return waiter
 
-    def when_gone(self, place: Place) -> Deferred[None]:
+    def when_gone(self, place: Position) -> Deferred[None]:
         """Fires when the nodes with slots change, and none at this place is among them. Can be cancelled."""
-        entry: tuple[Place, Deferred[None]] = place, Deferred(lambda _: self._leaving.remove(entry))
+        entry: tuple[Position, Deferred[None]] = place, Deferred(lambda _: self._leaving.remove(entry))
         self._leaving.append(entry)
         return entry[1]
 
@@ -136,11 +136,11 @@ class Nodes:
         """The nodes that have slots."""
         return {name_of(place): self._nodes[place] for place in sorted(self._places)}
 
-    def owner(self, slot: int) -> Place | None:
+    def owner(self, slot: int) -> Position | None:
         """The node that has a slot, as far as is known."""
         return self._map.owner(slot)
 
-    def at(self, place: Place | None) -> Node:
+    def at(self, place: Position | None) -> Node:
         """The node at a place; raises Absent if it is not connected."""
         node = self._nodes.get(place) if place else None
         if node is None:
@@ -149,19 +149,19 @@ class Nodes:
             raise Absent(node.absence)
         return node
 
-    def is_new(self, place: Place | None) -> bool:
+    def is_new(self, place: Position | None) -> bool:
         """Whether the node has just been learnt of, and so may be connected any moment."""
         node = self._nodes.get(place) if place else None
         return node is not None and not node.met and self._clock.seconds() < node.born + FIRST_CONTACT
 
-    def some(self, but: Place | None) -> RedisAddress:
+    def some(self, but: Position | None) -> RedisAddress:
         """The address of a node that lives as far as is known, of another one than `but` if possible."""
         living = [place for place in sorted(self._places) if self._nodes[place].connected]
         places = living or [(seed.host, seed.port) for seed in self._address.seeds]
         others = [place for place in places if place != but] or places
         return self._address.node(*others[next(self._turn) % len(others)])
 
-    def follow(self, redirection: Redirected, asked: Place | None) -> Place:
+    def follow(self, redirection: Redirected, asked: Position | None) -> Position:
         """Where a node sends us; what that tells about the slots is noted."""
         place = redirection.host or (asked[0] if asked else ""), redirection.port
         self._open(place).named = self._clock.seconds()
@@ -179,7 +179,7 @@ class Nodes:
 
     # -- connections
 
-    def _open(self, place: Place) -> Node:
+    def _open(self, place: Position) -> Node:
         node = self._nodes.get(place)
         if node is None:
             node = self._nodes[place] = Node(
@@ -260,7 +260,7 @@ class Nodes:
             self._told = why
             self._log.warn("no node of the {redis} tells its slots: {why}", redis=self.name, why=why)
 
-    def _sources(self) -> Iterator[tuple[Place, Callable[[], Awaitable[Reply]]]]:
+    def _sources(self) -> Iterator[tuple[Position, Callable[[], Awaitable[Reply]]]]:
         """Whom to ask: connected nodes in turn, then whoever else is known."""
         connected = [(place, node) for place, node in sorted(self._nodes.items()) if node.connected]
         first = next(self._turn) % max(1, len(connected))
@@ -287,7 +287,7 @@ class Nodes:
                 await wire.when_lost()
 
 
-def name_of(place: Place) -> str:
+def name_of(place: Position) -> str:
     """A node as people write it."""
     host, port = place
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

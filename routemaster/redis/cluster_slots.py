@@ -14,7 +14,7 @@ from routemaster.errors import StoreBroken
 
 SLOTS = 16384
 
-Place = tuple[str, int]  #: host and port of a node, as the cluster announces them
+Position = tuple[str, int]  #: host and port of a node, as the cluster announces them
 
 
 def slot_of(key: bytes) -> int:
@@ -27,14 +27,14 @@ def slot_of(key: bytes) -> int:
     return crc_hqx(key, 0) % SLOTS
 
 
-def owners(reply: Any, asked: str) -> list[Place | None]:
+def owners(reply: Any, asked: str) -> list[Position | None]:
     """Each slot's primary, from what CLUSTER SLOTS answered; None: nobody has the slot.
 
     A node that does not know its own host, or is not to tell it, leaves it
     empty: then it is `asked`, the host that was asked. StoreBroken for an
     answer of another form.
     """
-    found: list[Place | None] = [None] * SLOTS
+    found: list[Position | None] = [None] * SLOTS
     try:
         for first, last, (host, port, *_), *_replicas in reply:
             place = host.decode("ascii") if host else asked, int(port)
@@ -50,20 +50,20 @@ class SlotMap:
     """Which node has which slot: copied from the cluster, and corrected by its redirections."""
 
     def __init__(self) -> None:
-        self._owners: list[Place | None] = [None] * SLOTS
+        self._owners: list[Position | None] = [None] * SLOTS
 
-    def owner(self, slot: int) -> Place | None:
+    def owner(self, slot: int) -> Position | None:
         """The node that has a slot, as far as is known."""
         return self._owners[slot]
 
-    def places(self) -> set[Place]:
+    def places(self) -> set[Position]:
         """All nodes that have a slot."""
         return {place for place in self._owners if place is not None}
 
-    def copy(self, found: list[Place | None]) -> None:
+    def copy(self, found: list[Position | None]) -> None:
         """Take over what a node of the cluster tells of all slots."""
         self._owners = found
 
-    def move(self, slot: int, place: Place) -> None:
+    def move(self, slot: int, place: Position) -> None:
         """A node said that the slot is another's."""
         self._owners[slot] = place

@@ -37,7 +37,7 @@ class _Ear(Wire):
             super().replyReceived(reply)
 
 
-class Wakeups:
+class PubSub:
     """Listens on one channel.
 
     `on_message` gets the bytes of each message; `on_up` is called whenever the

@@ -43,7 +43,7 @@ loss is not.
 the connection had served before and not a byte came back, the exchange is made
 once more, at once, on a new one, within the same deadline.
 
-*Isolation.* Slots are shared fairly by server, that is host and port; those
+*Isolation.* FairQueue are shared fairly by server, that is host and port; those
 whose last attempt brought no answer, and those never tried, share at most half
 of them. The same holds for
 look-ups. So dead peers, however many, leave room for those that live. Where the

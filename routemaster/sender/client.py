@@ -25,12 +25,12 @@ from zope.interface.declarations import implementer
 
 from routemaster.interfaces import Body, Outcome, Verdict
 from routemaster.sender.connection import Connection
-from routemaster.sender.dns_cache import Names, Threads, look_up
+from routemaster.sender.dns_cache import DNSCache, Threads, look_up
 from routemaster.sender.failure_reasons import explain, one_line
-from routemaster.sender.fair_queue import Closed, Slots
+from routemaster.sender.fair_queue import Closed, FairQueue
 from routemaster.sender.pool import Pool
 from routemaster.sender.target import BadCallback, Target
-from routemaster.sender.tls import Trust
+from routemaster.sender.tls import TLSTrust
 
 MAX_BODY = 65536  #: bytes of an answer that are read
 DRAIN = 1.0  #: seconds for the body of a refusal: its head has said all
@@ -283,11 +283,11 @@ class TreqSender:
         self.reactor = reactor
         self.timeout = timeout
         self._user_agent = user_agent
-        self._names = Names(reactor, Threads(reactor), ask)
+        self._names = DNSCache(reactor, Threads(reactor), ask)
         self.pool = Pool(
-            reactor, self._names, Trust(verify, ca_files), max_open=max_open, connect_timeout=connect_timeout
+            reactor, self._names, TLSTrust(verify, ca_files), max_open=max_open, connect_timeout=connect_timeout
         )
-        self.slots = Slots(max_open, max_per_server, paced=True)
+        self.slots = FairQueue(max_open, max_per_server, paced=True)
         self._pacer: Any = None
         self.cookies = NoCookies()
         self.client = HTTPClient(cast(IAgent, _Agent(self.pool)), self.cookies, lambda exchange: exchange)

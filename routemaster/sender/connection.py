@@ -25,7 +25,7 @@ from twisted.web._newclient import HTTP11ClientProtocol, Request
 from twisted.web.iweb import IResponse
 from zope.interface.declarations import implementer
 
-from routemaster.sender.failure_reasons import Reason
+from routemaster.sender.failure_reasons import DeliveryError
 
 if TYPE_CHECKING:
     from routemaster.sender.pool import Pool
@@ -40,7 +40,7 @@ _KEEP = re.compile(rb"\r\nconnection:[^\r]*\bkeep-alive\b")
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*\r\n")
 
 
-class Malformed(Reason):
+class Malformed(DeliveryError):
     """The answer's head is not to be trusted."""
 
 
@@ -82,7 +82,7 @@ class Connection(HTTP11ClientProtocol):
         self.handshaken = False
         self.requests = 0        #: carried so far
         self.received = 0        #: bytes since the last request
-        self.fault: Reason | None = None  #: why we gave it up
+        self.fault: DeliveryError | None = None  #: why we gave it up
         self.lost: Failure | None = None  #: how it ended
         self._head: bytes | None = None   #: collected so far; None outside of a head
         self._head_size = 0

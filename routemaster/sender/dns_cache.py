@@ -3,7 +3,7 @@
 `getaddrinfo` blocks, cannot be cancelled, and may take half a minute over a
 dead name. So it runs in threads of its own (never in the reactor's pool), one
 look-up for a name at a time, however many ask; whoever asks waits for as long
-as it wants to, while the look-up goes on for the next to ask. Names that have
+as it wants to, while the look-up goes on for the next to ask. DNSCache that have
 not resolved lately share half of the threads, so the dead can hang these and
 no more; at worst a name never seen before waits while as many others hang. A
 name that did resolve is answered from memory for `STALE` seconds: after `TTL`
@@ -28,8 +28,8 @@ from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from routemaster.sender.failure_reasons import LocalFault, Reason, is_local
-from routemaster.sender.fair_queue import Closed, Full, Slots
+from routemaster.sender.failure_reasons import DeliveryError, LocalFault, is_local
+from routemaster.sender.fair_queue import Closed, FairQueue, Full
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ MAX_NAMES = 10_000  #: names remembered
 MAX_ADDRESSES = 4  #: tried for one name: more would let a name have us scan ports
 
 
-class NoAddress(Reason):
+class NoAddress(DeliveryError):
     """The name does not resolve."""
 
 
@@ -133,12 +133,12 @@ def choose(addresses: Sequence[str]) -> tuple[str, ...]:
 @define
 class _Known:
     addresses: tuple[str, ...]
-    error: Reason | None
+    error: DeliveryError | None
     fresh_until: float
     usable_until: float
 
 
-class Names:
+class DNSCache:
     """The resolver: `addresses` is its one question."""
 
     def __init__(
@@ -147,7 +147,7 @@ class Names:
         self._clock: Any = clock  # IReactorTime
         self._runner = runner
         self._ask = ask
-        self._slots = Slots(THREADS, 1, max_waiting=MAX_WAITING)
+        self._slots = FairQueue(THREADS, 1, max_waiting=MAX_WAITING)
         self._known: dict[str, _Known] = {}  # oldest first
         self._asking: dict[str, list[Deferred[tuple[str, ...]]]] = {}
         self._flights: set[Deferred[None]] = set()
@@ -155,7 +155,7 @@ class Names:
     async def addresses(self, name: str, timeout: float) -> tuple[str, ...]:
         """Up to four addresses, best first; waits at most `timeout` seconds.
 
-        Errors: `Reason` with the sentence, `LocalFault`, `Full`, `Closed`.
+        Errors: `DeliveryError` with the sentence, `LocalFault`, `Full`, `Closed`.
         """
         if isIPAddress(name) or isIPv6Address(name):
             return (name,)
@@ -176,7 +176,7 @@ class Names:
             waiting = self._start(name, answer)
         else:
             waiting.append(answer)
-        late = Reason(f"the look-up of {name} took over {timeout:g} s")
+        late = DeliveryError(f"the look-up of {name} took over {timeout:g} s")
         timer = self._clock.callLater(timeout, lambda: answer.errback(late))
         try:
             return await answer
@@ -211,20 +211,20 @@ class Names:
         self, name: str, turn: Deferred[None] | None, waiting: list[Deferred[tuple[str, ...]]]
     ) -> None:
         answer: tuple[str, ...] = ()
-        fault: Reason | None = None
+        fault: DeliveryError | None = None
         try:
             if turn is not None:
                 await turn
             try:
                 answer = choose(await self._runner.run(partial(self._ask, name)))
-            except Reason as reason:
+            except DeliveryError as reason:
                 fault = reason
             self._remember(name, answer, fault)
             self._slots.leave(name, proven=fault is None)
         except (CancelledError, Closed):
             fault = LocalFault("the bus is stopping")
         except Exception as unexpected:
-            fault = Reason(f"the look-up of {name} failed: {unexpected}")
+            fault = DeliveryError(f"the look-up of {name} failed: {unexpected}")
             self._slots.leave(name, proven=False)
         del self._asking[name]
         while waiting:
@@ -234,7 +234,7 @@ class Names:
             else:
                 listener.errback(fault)
 
-    def _remember(self, name: str, answer: tuple[str, ...], fault: Reason | None) -> None:
+    def _remember(self, name: str, answer: tuple[str, ...], fault: DeliveryError | None) -> None:
         now = self._clock.seconds()
         known = self._known.pop(name, None)
         if fault is None:

@@ -29,11 +29,11 @@ _CONTROL = re.compile(r"[^ -~]")
 _log = Logger()
 
 
-class Reason(Exception):
+class DeliveryError(Exception):
     """An end whose sentence is already the one to show."""
 
 
-class LocalFault(Reason):
+class LocalFault(DeliveryError):
     """This machine's own fault."""
 
 
@@ -76,7 +76,7 @@ def _sentence(fault: BaseException) -> str:
     for kinds, sentence in _SENTENCES:
         if isinstance(fault, kinds):
             return sentence
-    if isinstance(fault, Reason):
+    if isinstance(fault, DeliveryError):
         return str(fault)
     if isinstance(fault, SSL.Error):
         return f"TLS failed: {tls_reason(fault)}"

@@ -32,7 +32,7 @@ class _Lane:
         self.waiting: deque[Deferred[None]] = deque()
 
 
-class Slots:
+class FairQueue:
     """Admission in turn.
 
     `total` may be inside at once, `per_key` for one key. Keys which are not

@@ -24,9 +24,9 @@ from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from routemaster.sender.connection import Connection
-from routemaster.sender.dns_cache import Names
-from routemaster.sender.failure_reasons import Reason, is_local
-from routemaster.sender.tls import Trust
+from routemaster.sender.dns_cache import DNSCache
+from routemaster.sender.failure_reasons import DeliveryError, is_local
+from routemaster.sender.tls import TLSTrust
 
 IDLE = 4.0  #: seconds
 PARTING = 1.0  #: seconds for a polite end, before it is aborted
@@ -49,7 +49,7 @@ class Pool:
     """The connections of one sender; `max_open` at once, idle ones included."""
 
     def __init__(
-        self, reactor: Any, names: Names, trust: Trust, *, max_open: int, connect_timeout: float
+        self, reactor: Any, names: DNSCache, trust: TLSTrust, *, max_open: int, connect_timeout: float
     ) -> None:
         self._reactor = reactor
         self._names = names
@@ -99,7 +99,7 @@ class Pool:
 
         Look-up and connecting take at most `connect_timeout` seconds, of which
         each address left to try has an equal share: one at a time, so that an
-        attempt never holds more than one socket. Errors: `Reason`,
+        attempt never holds more than one socket. Errors: `DeliveryError`,
         `ConnectError`, `Full`.
         """
         if len(self._open) >= self._max_open and self._since:
@@ -139,7 +139,7 @@ class Pool:
         """What to say when no address could be connected to."""
         theirs = [fault for fault in faults if not is_local(fault)]
         if any(isinstance(fault, ConnectTimeout) for fault in theirs) or not faults:
-            return Reason(f"no connection within {self._connect_timeout:g} s")
+            return DeliveryError(f"no connection within {self._connect_timeout:g} s")
         return (theirs or faults)[0]
 
     def opened(self, connection: Connection) -> None:

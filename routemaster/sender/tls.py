@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 from zope.interface.declarations import implementer
 
 from routemaster.errors import ConfigError
-from routemaster.sender.failure_reasons import Reason, tls_reason
+from routemaster.sender.failure_reasons import DeliveryError, tls_reason
 
 Verifier = Callable[[SSL.Connection, crypto.X509, int, int, int], bool]
 
@@ -42,11 +42,11 @@ _WHY = {
 }
 
 
-class BadCertificate(Reason):
+class BadCertificate(DeliveryError):
     """The peer did not prove to be the host that was meant."""
 
 
-class Trust:
+class TLSTrust:
     """Makes TLS connections; `verify` off accepts any certificate.
 
     `ca_files`: PEM, further roots beside the system's. Raises `ConfigError` if

@@ -25,7 +25,7 @@ from attrs import frozen
 from twisted.logger import Logger
 
 from routemaster.interfaces import Store
-from routemaster.model import StoreFigures, public_name
+from routemaster.model import StoreStats, public_name
 
 STEP = 500     #: events dropped from a log at once
 WARNING = 0.5  #: nearness from which on an operator should look
@@ -67,19 +67,19 @@ class Autodrop:
         self._limits = (max_mem, min_free, configured)
         self._warned: set[str] = set()  #: nodes that are nearly full
 
-    def marks(self, figures: StoreFigures) -> Marks:
+    def marks(self, figures: StoreStats) -> Marks:
         """The marks in force now on a node."""
         return marks(*self._limits, figures.max_memory)
 
     async def run(self) -> None:
         """One look at each node. Raises StoreUnavailable; what was dropped until then is logged all the same."""
-        for figures in await self._store.figures():
+        for figures in await self._store.stats():
             limits = self.marks(figures)
             self._warn(figures, limits)
             if figures.bytes_used > limits.high:
                 await self._make_room(figures, limits)
 
-    async def _make_room(self, figures: StoreFigures, limits: Marks) -> None:
+    async def _make_room(self, figures: StoreStats, limits: Marks) -> None:
         node, used = figures.node, figures.bytes_used
         events, lost = 0, Counter[str]()
         try:
@@ -95,11 +95,11 @@ class Autodrop:
                 events += dropped.events
                 lost.update(dropped.lost)
                 # a node that cannot be asked any more is left alone
-                used = next((each.bytes_used for each in await self._store.figures() if each.node == node), 0)
+                used = next((each.bytes_used for each in await self._store.stats() if each.node == node), 0)
         finally:
             self._tell(events, lost)
 
-    def _warn(self, figures: StoreFigures, limits: Marks) -> None:
+    def _warn(self, figures: StoreStats, limits: Marks) -> None:
         node, near = figures.node, limits.nearness(figures.bytes_used) > WARNING
         if near and node not in self._warned:
             self._log.warn(

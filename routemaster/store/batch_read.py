@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 
 from twisted.internet.defer import Deferred
 
-from routemaster.interfaces import Place, Reading
+from routemaster.interfaces import Position, ReadResult
 from routemaster.model import Cursor, EventID
 from routemaster.store.batch_merge import Entry, Part, merged, share
-from routemaster.store.commands import Calls
+from routemaster.store.commands import Commands
 from routemaster.util.gather import all_of
 
 Start = Mapping[str, EventID | None]
@@ -22,17 +22,17 @@ Start = Mapping[str, EventID | None]
 class Readings:
     """Reads, for `interfaces.Store.read`."""
 
-    def __init__(self, redis: Calls) -> None:
+    def __init__(self, redis: Commands) -> None:
         self._redis, self._keys = redis, redis.keys
 
-    async def read(self, subscriber: str, after: Start, most: int, most_bytes: int) -> Reading:
+    async def read(self, subscriber: str, after: Start, most: int, most_bytes: int) -> ReadResult:
         """The oldest events that are owed from these topics."""
         bundles = self._redis.bundles(after, lambda topic: self._keys.topic(topic)[0])
         if not bundles:
-            return Reading((), {})
+            return ReadResult((), {})
         if len(bundles) == 1:
             part, places = await self._part(subscriber, bundles[0], after, most, most_bytes)
-            return Reading(part.entries, places)
+            return ReadResult(part.entries, places)
         count = len(bundles)
         reading, good = await self._together(
             subscriber, bundles, after, (share(most, count), share(most_bytes, count)), (most, most_bytes)
@@ -50,16 +50,16 @@ class Readings:
         of_each: tuple[int, int],
         limits: tuple[int, int],
         final: bool = False,
-    ) -> tuple[Reading, bool]:
+    ) -> tuple[ReadResult, bool]:
         read = await all_of(
             Deferred.fromCoroutine(self._part(subscriber, bundle, after, *of_each)) for bundle in bundles
         )
         entries, good = merged([part for part, _ in read], *limits, final)
-        return Reading(entries, {topic: place for _, places in read for topic, place in places.items()}), good
+        return ReadResult(entries, {topic: place for _, places in read for topic, place in places.items()}), good
 
     async def _part(
         self, subscriber: str, topics: Sequence[str], after: Start, most: int, most_bytes: int
-    ) -> tuple[Part, dict[str, Place]]:
+    ) -> tuple[Part, dict[str, Position]]:
         """What one script reads."""
         keys = [key for topic in topics for key in self._keys.topic(topic)]
         starts = [bytes(start) if (start := after[topic]) else b"" for topic in topics]
@@ -72,6 +72,6 @@ class Readings:
             for place, entry_id, fragment in zip(picked[::3], picked[1::3], picked[2::3], strict=True)
         ]
         return Part(entries, bool(cut), int(now)), {
-            topic: Place(Cursor.parse(cursor) if cursor else None, parse(tail) if tail else None)
+            topic: Position(Cursor.parse(cursor) if cursor else None, parse(tail) if tail else None)
             for topic, (cursor, tail) in zip(topics, places, strict=True)
         }

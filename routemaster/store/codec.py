@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from routemaster.interfaces import Stay
-from routemaster.model import StoreFigures, Subscription
+from routemaster.interfaces import Membership
+from routemaster.model import StoreStats, Subscription
 
 
-def subscription(subscriber: str, meta: Mapping[bytes, bytes], stays: Mapping[str, Stay]) -> Subscription:
+def subscription(subscriber: str, meta: Mapping[bytes, bytes], stays: Mapping[str, Membership]) -> Subscription:
     """The subscription that a subscriber's meta describes, to those topics in which it wants to be."""
     return Subscription(
         subscriber=subscriber,
@@ -20,10 +20,10 @@ def subscription(subscriber: str, meta: Mapping[bytes, bytes], stays: Mapping[st
     )
 
 
-def figures(info: bytes, node: str) -> StoreFigures:
+def figures(info: bytes, node: str) -> StoreStats:
     """What a node tells of itself, from its INFO."""
     told = {name: value for name, _, value in (line.partition(b":") for line in info.splitlines())}
-    return StoreFigures(
+    return StoreStats(
         bytes_used=int(told[b"used_memory"]),
         max_memory=int(told[b"maxmemory"]),
         cpu_user_ms=float(told[b"used_cpu_user"]) * 1000,
@@ -52,10 +52,10 @@ def numbers(flat: Sequence[bytes]) -> dict[str, int]:
     return {name.decode(): int(count) for name, count in fields(flat).items()}
 
 
-def stays(flat: Sequence[bytes]) -> dict[str, Stay]:
+def stays(flat: Sequence[bytes]) -> dict[str, Membership]:
     """The stays in topics that a subscriber's `topics` holds."""
     found = {}
     for topic, stay in fields(flat).items():
         membership, version, state = stay.split()
-        found[topic.decode()] = Stay(int(membership), state.decode(), int(version))
+        found[topic.decode()] = Membership(int(membership), state.decode(), int(version))
     return found

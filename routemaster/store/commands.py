@@ -16,7 +16,7 @@ from routemaster.store.scripts import SCRIPTS
 AT_ONCE = 50  #: names about which to ask together, so that neither Redis nor this process is held up for long
 
 
-class Calls:
+class Commands:
     """What may be asked of one Redis or one cluster, under one namespace."""
 
     def __init__(self, connection: Connection | Cluster, namespace: str) -> None:

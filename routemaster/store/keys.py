@@ -1,7 +1,7 @@
 """The name of every key in Redis: the one place where names are made.
 
 A topic's keys carry the topic's hash tag, a subscriber's that of the
-subscriber, so that each lies in one slot of a Redis Cluster. Names are built
+subscriber, so that each lies in one slot of a Redis Cluster. DNSCache are built
 from checked parts only (`model.check_topic`, tokens); nothing else that a
 client sends ever becomes part of a key.
 """

@@ -15,21 +15,21 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from routemaster.interfaces import Stay
+from routemaster.interfaces import Membership
 from routemaster.model import Cursor, chunks
 from routemaster.redis.connection import ScriptRefusal
 from routemaster.store import codec
-from routemaster.store.commands import AT_ONCE, Calls
+from routemaster.store.commands import AT_ONCE, Commands
 from routemaster.util.gather import all_of, outcomes
 
 
-class Stays:
+class MembershipSync:
     """Begins, ends and repairs stays, and drops names that mean nothing any more."""
 
-    def __init__(self, redis: Calls) -> None:
+    def __init__(self, redis: Commands) -> None:
         self._redis, self._keys = redis, redis.keys
 
-    async def follow(self, subscriber: str, stays: Mapping[str, Stay]) -> None:
+    async def follow(self, subscriber: str, stays: Mapping[str, Membership]) -> None:
         """Make the topics' cursors follow the subscription.
 
         Each learns the version with which the client last spoke of the topic,
@@ -60,7 +60,7 @@ class Stays:
             topic: Cursor.parse(text) if text else None for topic, text in zip(names, texts, strict=True)
         }
 
-    async def retire(self, subscriber: str, stays: Mapping[str, Stay]) -> None:
+    async def retire(self, subscriber: str, stays: Mapping[str, Membership]) -> None:
         """End the stays in which nothing is owed any more; then the subscriber, if none is left."""
         arguments = []
         for topic, cursor in (await self._cursors(subscriber, stays)).items():

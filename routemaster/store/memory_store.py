@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from attrs import define, evolve, field
 
 from routemaster.errors import NotSubscribed, NotYourTopic, UnknownTopic
-from routemaster.interfaces import Ack, Clock, Grant, Held, Place, Reading, Stay
+from routemaster.interfaces import Ack, Clock, LeaseGrant, LeaseHeld, Membership, Position, ReadResult
 from routemaster.model import (
     ApiToken,
     Cursor,
@@ -21,10 +21,10 @@ from routemaster.model import (
     Health,
     Published,
     Span,
-    StoreFigures,
+    StoreStats,
     Subscription,
-    SubscriptionFacts,
-    TopicFacts,
+    SubscriptionInfo,
+    TopicInfo,
     chunks,
 )
 
@@ -42,7 +42,7 @@ class _Topic:
 class _Subscriber:
     version: int
     subscription: Subscription | None = None
-    topics: dict[str, Stay] = field(factory=dict)
+    topics: dict[str, Membership] = field(factory=dict)
     sent: int = 0
     dropped: int = 0
     epoch: int = 0
@@ -105,9 +105,9 @@ class MemoryStore:
             self._hint(f"s {subscriber}".encode())
         self._trim(topic)
 
-    async def topics(self) -> list[TopicFacts]:
+    async def topics(self) -> list[TopicInfo]:
         return [
-            TopicFacts(name, topic.publisher, topic.tail.n - topic.base)
+            TopicInfo(name, topic.publisher, topic.tail.n - topic.base)
             for name, topic in sorted(self._topics.items())
             if topic.publisher is not None
         ]
@@ -145,7 +145,7 @@ class MemoryStore:
             )
         for topic in subscription.topics:
             log = self._topics[topic]
-            stay = known.topics.setdefault(topic, Stay(version, "on"))
+            stay = known.topics.setdefault(topic, Membership(version, "on"))
             known.topics[topic] = evolve(stay, state="on")
             cursor = log.cursors.get(name) or Cursor(stay.membership, version, 0, ())
             log.cursors[name] = _opened(cursor, log.tail)
@@ -190,7 +190,7 @@ class MemoryStore:
                 del known.topics[topic], self._topics[topic].cursors[subscriber]
                 self._trim(topic)
 
-    async def subscriptions(self) -> list[SubscriptionFacts]:
+    async def subscriptions(self) -> list[SubscriptionInfo]:
         facts = []
         for name, known in sorted(self._subscribers.items()):
             logs = {topic: self._topics[topic] for topic in known.topics}
@@ -205,7 +205,7 @@ class MemoryStore:
                 continue
             current = tuple(sorted(topic for topic, cursor in cursors.items() if cursor.open))
             facts.append(
-                SubscriptionFacts(
+                SubscriptionInfo(
                     subscription=evolve(known.subscription, topics=current),
                     sent=known.sent + sum(cursor.sent for cursor in cursors.values()),
                     queued=sum(cursor.backlog(logs[topic].tail) for topic, cursor in cursors.items()),
@@ -216,7 +216,7 @@ class MemoryStore:
             )
         return facts
 
-    async def each_subscription(self) -> AsyncIterator[Sequence[SubscriptionFacts]]:
+    async def each_subscription(self) -> AsyncIterator[Sequence[SubscriptionInfo]]:
         for some in chunks(await self.subscriptions(), 100):
             yield some
 
@@ -252,7 +252,7 @@ class MemoryStore:
     async def set_reported(self, counts: Mapping[str, int]) -> None:
         self._reported.update(counts)
 
-    async def elect(self, office: str, process: str, seconds: float) -> bool:
+    async def elect_leader(self, office: str, process: str, seconds: float) -> bool:
         now = self._clock.seconds()
         holder, until = self._offices.get(office, (process, 0.0))
         if holder != process and until > now:
@@ -282,16 +282,16 @@ class MemoryStore:
         lease = self._leases.get(subscriber)
         return lease if lease is not None and lease[2] > self._clock.seconds() else None
 
-    async def acquire(self, subscriber: str, worker: str) -> Grant | Held | None:
+    async def acquire(self, subscriber: str, worker: str) -> LeaseGrant | LeaseHeld | None:
         known, lease, now = self._subscribers.get(subscriber), self._lease(subscriber), self._clock.seconds()
         if known is None:
             return None
         if lease is not None and lease[0] != worker:
-            return Held(lease[2] - now)
+            return LeaseHeld(lease[2] - now)
         if lease is None:
             known.epoch = max(self._now(), known.epoch + 1)
         self._leases[subscriber] = (worker, known.epoch, now + self._lease_ttl)
-        return Grant(
+        return LeaseGrant(
             epoch=known.epoch,
             now=self._now(),
             version=known.version,
@@ -325,7 +325,7 @@ class MemoryStore:
 
     async def read(
         self, subscriber: str, after: Mapping[str, EventID | None], most: int, most_bytes: int
-    ) -> Reading:
+    ) -> ReadResult:
         owed = []
         for topic, start in after.items():
             log = self._topics.get(topic)
@@ -343,15 +343,15 @@ class MemoryStore:
             if entries and most_bytes < 0:
                 break
             entries.append(entry)
-        return Reading(entries, {topic: self._place(topic, subscriber) for topic in after})
+        return ReadResult(entries, {topic: self._place(topic, subscriber) for topic in after})
 
-    def _place(self, topic: str, subscriber: str) -> Place:
+    def _place(self, topic: str, subscriber: str) -> Position:
         log = self._topics.get(topic)
-        return Place(None, None) if log is None else Place(log.cursors.get(subscriber), log.tail)
+        return Position(None, None) if log is None else Position(log.cursors.get(subscriber), log.tail)
 
     async def acknowledge(
         self, subscriber: str, worker: str, epoch: int, acks: Sequence[Ack]
-    ) -> dict[str, Place]:
+    ) -> dict[str, Position]:
         for ack in acks:
             log = self._topics.get(ack.topic)
             cursor = log.cursors.get(subscriber) if log else None
@@ -387,9 +387,9 @@ class MemoryStore:
         if subscriber in self._subscribers:
             self._settle_stays(subscriber)
 
-    async def figures(self) -> list[StoreFigures]:
+    async def stats(self) -> list[StoreStats]:
         used = sum(len(fragment) for topic in self._topics.values() for _, fragment in topic.log)
-        return [StoreFigures(used, 0, 0.0, 0.0)]
+        return [StoreStats(used, 0, 0.0, 0.0)]
 
     async def drop_oldest(self, most: int, node: str = "") -> Dropped:
         logs = {name: topic for name, topic in self._topics.items() if topic.log}
@@ -407,7 +407,7 @@ class MemoryStore:
             self._trim(name)
         return Dropped(events, {subscriber: count for subscriber, count in lost.items() if count})
 
-    async def tidy(self) -> None:
+    async def clean_up(self) -> None:
         for topic in list(self._topics):
             self._trim(topic)
 

@@ -21,17 +21,17 @@ from typing import Any, NoReturn
 from twisted.internet.defer import Deferred
 
 from routemaster.errors import NotSubscribed, NotYourTopic, RoutemasterError, StoreUnavailable, UnknownTopic
-from routemaster.interfaces import Ack, Grant, Held, Place, Reading, Stay
+from routemaster.interfaces import Ack, LeaseGrant, LeaseHeld, Membership, Position, ReadResult
 from routemaster.model import (
     ApiToken,
     Cursor,
     Dropped,
     EventID,
     Published,
-    StoreFigures,
+    StoreStats,
     Subscription,
-    SubscriptionFacts,
-    TopicFacts,
+    SubscriptionInfo,
+    TopicInfo,
     chunks,
 )
 from routemaster.redis.cluster import Cluster
@@ -39,8 +39,8 @@ from routemaster.redis.connection import Connection, ScriptRefusal
 from routemaster.redis.wait_replicas import Replication
 from routemaster.store import codec, subscription_stats
 from routemaster.store.batch_read import Readings
-from routemaster.store.commands import AT_ONCE, Calls
-from routemaster.store.membership_sync import Stays
+from routemaster.store.commands import AT_ONCE, Commands
+from routemaster.store.membership_sync import MembershipSync
 from routemaster.util.gather import all_of, those_that_can
 
 BUNDLE = 256  #: subscribers or topics in one call, so that no script holds Redis up for long
@@ -55,11 +55,11 @@ class RedisStore:
         replication: Replication | None = None,
     ) -> None:  # fmt: skip
         """`lease_ttl` in seconds; `replication`: what else publishing demands."""
-        self._redis = Calls(connection, namespace)
+        self._redis = Commands(connection, namespace)
         self._replication = replication
-        self._out = self._redis if replication is None else Calls(replication.connection, namespace)
+        self._out = self._redis if replication is None else Commands(replication.connection, namespace)
         self._keys = self._redis.keys
-        self._stays, self._readings = Stays(self._redis), Readings(self._redis)
+        self._stays, self._readings = MembershipSync(self._redis), Readings(self._redis)
         self._lease_ms = b"%d" % round(lease_ttl * 1000)
         self._indexed: set[str] = set()
 
@@ -99,14 +99,14 @@ class RedisStore:
             _refuse(refusal, topic)
         await self._tidy_topic(topic)
 
-    async def topics(self) -> list[TopicFacts]:
+    async def topics(self) -> list[TopicInfo]:
         names = await self._redis.names(self._keys.topics)
         replies = await all_of(
             self._redis.command(b"HMGET", self._keys.topic(name)[0], b"publisher", b"tail", b"base")
             for name in names
         )
         return [
-            TopicFacts(name, publisher.decode(), EventID.parse(tail).n - int(base))
+            TopicInfo(name, publisher.decode(), EventID.parse(tail).n - int(base))
             for name, (publisher, tail, base) in zip(names, replies, strict=True)
             if publisher
         ]
@@ -157,16 +157,16 @@ class RedisStore:
             await self._stays.repair(subscriber)
             _refuse(refusal, topic)
         was_subscribed = await self._redis.run("leave", keys, subscriber.encode(), membership, version, wanted)
-        await self._stays.retire(subscriber, {topic: Stay(int(membership), "left", int(version))})
+        await self._stays.retire(subscriber, {topic: Membership(int(membership), "left", int(version))})
         await self._redis.hint(f"s {subscriber}")
         if not was_subscribed:
             raise NotSubscribed(f"this client is not subscribed to {topic}")
 
-    async def subscriptions(self) -> list[SubscriptionFacts]:
+    async def subscriptions(self) -> list[SubscriptionInfo]:
         facts = [fact async for some in self.each_subscription() for fact in some]
         return sorted(facts, key=lambda fact: fact.subscription.subscriber)
 
-    def each_subscription(self) -> AsyncIterator[Sequence[SubscriptionFacts]]:
+    def each_subscription(self) -> AsyncIterator[Sequence[SubscriptionInfo]]:
         return subscription_stats.subscriptions(self._redis)
 
     # -- tokens
@@ -206,7 +206,7 @@ class RedisStore:
     async def set_reported(self, counts: Mapping[str, int]) -> None:
         await self._redis.run("report", (self._keys.reported,), *codec.pairs(counts))
 
-    async def elect(self, office: str, process: str, seconds: float) -> bool:
+    async def elect_leader(self, office: str, process: str, seconds: float) -> bool:
         life = b"%d" % round(seconds * 1000)
         return bool(await self._redis.run("elect", (self._keys.office(office),), process.encode(), life))
 
@@ -225,15 +225,15 @@ class RedisStore:
     async def withdraw(self, worker: str) -> None:
         await self._redis.run("withdraw", (self._keys.workers,), worker.encode(), self._keys.wakeups)
 
-    async def acquire(self, subscriber: str, worker: str) -> Grant | Held | None:
+    async def acquire(self, subscriber: str, worker: str) -> LeaseGrant | LeaseHeld | None:
         keys = (self._keys.lease(subscriber), *self._keys.subscriber(subscriber))
         now, epoch, *rest = await self._redis.run("acquire", keys, worker.encode(), self._lease_ms)
         if epoch == -1:
             return None
         if epoch == 0:
-            return Held(max(0, rest[0]) / 1000)
+            return LeaseHeld(max(0, rest[0]) / 1000)
         meta, stays = codec.fields(rest[0]), codec.stays(rest[1])
-        return Grant(
+        return LeaseGrant(
             epoch=int(epoch),
             now=int(now),
             version=int(meta[b"version"]),
@@ -290,12 +290,12 @@ class RedisStore:
 
     async def read(
         self, subscriber: str, after: Mapping[str, EventID | None], most: int, most_bytes: int
-    ) -> Reading:
+    ) -> ReadResult:
         return await self._readings.read(subscriber, after, most, most_bytes)
 
     async def acknowledge(
         self, subscriber: str, worker: str, epoch: int, acks: Sequence[Ack]
-    ) -> dict[str, Place]:
+    ) -> dict[str, Position]:
         name = subscriber.encode()
         moves = [
             self._redis.run(
@@ -305,7 +305,7 @@ class RedisStore:
         ]
         *replies, _ = await all_of([*moves, self._settle(subscriber, worker, epoch, b"", "")])
         return {
-            ack.topic: Place(Cursor.parse(cursor) if cursor else None, EventID.parse(tail) if tail else None)
+            ack.topic: Position(Cursor.parse(cursor) if cursor else None, EventID.parse(tail) if tail else None)
             for ack, (_passed, cursor, tail) in zip(acks, replies, strict=True)
         }
 
@@ -322,7 +322,7 @@ class RedisStore:
     async def repair(self, subscriber: str) -> None:
         await self._stays.repair(subscriber)
 
-    async def figures(self) -> list[StoreFigures]:
+    async def stats(self) -> list[StoreStats]:
         nodes = self._redis.nodes
         replies = await those_that_can(
             all_of(node.command(b"INFO", section) for section in (b"memory", b"cpu")) for node in nodes.values()
@@ -358,7 +358,7 @@ class RedisStore:
                 lost[subscriber.decode()] += count
         return Dropped(events, lost)
 
-    async def tidy(self) -> None:
+    async def clean_up(self) -> None:
         for topic in await self._redis.names(self._keys.topics):
             with self._others_go_on():
                 await self._tidy_topic(topic)

@@ -16,10 +16,10 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import TypeVar
 
-from routemaster.interfaces import Stay
-from routemaster.model import Cursor, EventID, Health, SubscriptionFacts, chunks
+from routemaster.interfaces import Membership
+from routemaster.model import Cursor, EventID, Health, SubscriptionInfo, chunks
 from routemaster.store import codec
-from routemaster.store.commands import AT_ONCE, Calls
+from routemaster.store.commands import AT_ONCE, Commands
 from routemaster.util.gather import all_of
 
 _Part = TypeVar("_Part")
@@ -30,7 +30,7 @@ _Entry = tuple[str, bool, bytes, bytes, bytes]
 events), its tail, the cursor, and the ID of the oldest event waiting, or nothing."""
 
 
-async def subscriptions(redis: Calls) -> AsyncIterator[list[SubscriptionFacts]]:
+async def subscriptions(redis: Commands) -> AsyncIterator[list[SubscriptionInfo]]:
     """`interfaces.Store.each_subscription`."""
     owed: defaultdict[bytes, list[_Entry]] = defaultdict(list)
     async for entries in _owed(redis):
@@ -51,7 +51,7 @@ async def subscriptions(redis: Calls) -> AsyncIterator[list[SubscriptionFacts]]:
         yield facts
 
 
-async def _owed(redis: Calls) -> AsyncIterator[list[tuple[bytes, _Entry]]]:
+async def _owed(redis: Commands) -> AsyncIterator[list[tuple[bytes, _Entry]]]:
     """What the topics know of each subscriber."""
     for topics in chunks(await redis.names(redis.keys.topics), AT_ONCE):
         known = await all_of(redis.command(b"HKEYS", redis.keys.topic(topic)[2]) for topic in topics)
@@ -81,8 +81,8 @@ def _waves(parts: Iterable[tuple[_Part, int]]) -> Iterator[list[_Part]]:
 
 
 def _facts(
-    subscriber: str, meta: Mapping[bytes, bytes], stays: Mapping[str, Stay], entries: Iterable[_Entry]
-) -> SubscriptionFacts:
+    subscriber: str, meta: Mapping[bytes, bytes], stays: Mapping[str, Membership], entries: Iterable[_Entry]
+) -> SubscriptionInfo:
     """Add up what the subscriber's own keys and the topics say."""
     sent, dropped, queued = int(meta.get(b"sent", 0)), int(meta.get(b"dropped", 0)), 0
     oldest, subscribed = [], {}
@@ -97,7 +97,7 @@ def _facts(
         queued += cursor.backlog(EventID.parse(tail))
         if first:
             oldest.append(EventID.parse(first).us)
-    return SubscriptionFacts(
+    return SubscriptionInfo(
         subscription=codec.subscription(subscriber, meta, subscribed),
         sent=sent,
         queued=queued,

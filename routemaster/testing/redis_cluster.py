@@ -2,7 +2,7 @@
 
 A cluster takes some two seconds to agree that it is one, so tests share it:
 `shared_cluster(binary)` gives one of three primaries for the whole run, which
-each test flushes first. Slots are moved as `redis-cli --cluster reshard` does.
+each test flushes first. FairQueue are moved as `redis-cli --cluster reshard` does.
 """
 
 from __future__ import annotations

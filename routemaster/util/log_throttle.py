@@ -1,7 +1,7 @@
 """Which failures the log tells: what is new at once, what repeats itself seldom, and never a flood.
 
 Of one thing that may fail again and again (deliveries to a subscriber, a
-periodic part), `Repeats`: a failure is told if it is the first after a
+periodic part), `LogThrottle`: a failure is told if it is the first after a
 success, or if its reason was not told within the last `PERIOD`; at most `EACH`
 are told in one, so that it is no flood either if it flaps between reasons, or
 between failure and success. The next line tells how many were left out. A
@@ -98,7 +98,7 @@ class _Run:
     left_out: bool = False  #: a sum has told, or will
 
 
-class Repeats:
+class LogThrottle:
     """The failures of one thing; moments in seconds by one clock."""
 
     def __init__(self, name: str = "", allowances: Allowances | None = None) -> None:

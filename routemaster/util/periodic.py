@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Clock, Timer
-from routemaster.util.log_throttle import Repeats
+from routemaster.util.log_throttle import LogThrottle
 
 
 class Periodic:
@@ -34,7 +34,7 @@ class Periodic:
         self._loop: Deferred[None] | None = None
         self._sleep: Deferred[None] | None = None
         self._running = self._hinted = self._resting = False
-        self._repeats = Repeats()
+        self._repeats = LogThrottle()
 
     def start(self) -> None:
         """Work now, and then every interval."""

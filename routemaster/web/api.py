@@ -23,7 +23,7 @@ from routemaster.delivery.forecast import batches_due, step_of
 from routemaster.errors import Invalid, RoutemasterError, StoreUnavailable, TooLarge, UnknownTopic
 from routemaster.interfaces import Clock, Meter, Store
 from routemaster.metrics.prometheus import CONTENT_TYPE
-from routemaster.model import ApiToken, SubscriptionFacts, public_name
+from routemaster.model import ApiToken, SubscriptionInfo, public_name
 from routemaster.store.group_commit import GroupCommit
 from routemaster.validation import (
     check_api_token,
@@ -33,7 +33,7 @@ from routemaster.validation import (
     is_token,
     shown,
 )
-from routemaster.web.auth import Doorkeeper, Principal, Role
+from routemaster.web.auth import Authenticator, Principal, Role
 from routemaster.web.klein_resource import BusApp, new_app
 from routemaster.web.responses import Unauthorized, json_answer, no_content, refusal
 
@@ -61,7 +61,7 @@ class Api:
     def __init__(
         self,
         store: Store,
-        doorkeeper: Doorkeeper,
+        doorkeeper: Authenticator,
         clock: Clock,
         limits: Limits,
         meter: Meter,
@@ -303,7 +303,7 @@ def _may_see(principal: Principal, token: str) -> bool:
     return principal.role is Role.ROOT or principal.token == token
 
 
-def _subscription_json(fact: SubscriptionFacts, principal: Principal, now: float) -> dict[str, object]:
+def _subscription_json(fact: SubscriptionInfo, principal: Principal, now: float) -> dict[str, object]:
     subscription, health = fact.subscription, fact.health
     own = _may_see(principal, subscription.subscriber)
     step = step_of(fact, now)

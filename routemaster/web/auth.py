@@ -40,7 +40,7 @@ class Principal:
 ROOT = Principal(Role.ROOT, "")
 
 
-class Doorkeeper:
+class Authenticator:
     """Knows every credential that is good now."""
 
     def __init__(self, clients: Iterable[str], root_key: str | None, store: Store) -> None:

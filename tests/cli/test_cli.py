@@ -27,10 +27,10 @@ import routemaster
 from routemaster.cli import doctor, round_trip, tables
 from routemaster.cli.api_client import SELF_MADE
 from routemaster.cli.doctor import Verdict
-from routemaster.cli.redis import Place, Redis, RedisError, Server, examine, place
+from routemaster.cli.redis import Redis, RedisError, RedisPlace, Server, examine, place
 from routemaster.config import Config, load
 from routemaster.errors import StoreBroken, StoreUnavailable
-from routemaster.interfaces import Grant
+from routemaster.interfaces import LeaseGrant
 from routemaster.metrics.meter import Meter
 from routemaster.model import ApiToken
 from routemaster.redis.address import RedisAddress
@@ -43,7 +43,7 @@ from routemaster.testing.redis_cluster import LOOPBACK, shared_cluster
 from routemaster.testing.redis_server import PrivateRedis, servers, shared
 from routemaster.validation import check_api_token, check_subscription, check_topic
 from routemaster.web.api import Api, Limits
-from routemaster.web.auth import Doorkeeper
+from routemaster.web.auth import Authenticator
 from routemaster.web.certificates import ReloadableTLS, ensure_self_signed
 from routemaster.web.http_server.site import BusSite
 
@@ -340,7 +340,7 @@ class RedisTests(SynchronousTestCase):
         """Every fact is learnt from each server at hand."""
         for binary in servers():
             redis = shared(binary)
-            with Redis(Place(path=redis.socket_path, db=3)) as connection:
+            with Redis(RedisPlace(path=redis.socket_path, db=3)) as connection:
                 server = examine(connection)
             self.assertEqual((server.version or "").split(".")[0], binary.version.split(".")[0])
             self.assertEqual((server.policy, server.appendonly, server.role), ("noeviction", "no", "master"))
@@ -365,7 +365,7 @@ class RedisTests(SynchronousTestCase):
         redis = PrivateRedis(servers()[0], "--user", "tester", "on", ">secret", "+ping")
         redis.start()
         self.addCleanup(redis.stop)
-        with Redis(Place(path=redis.socket_path, user=b"tester", password=b"secret")) as connection:
+        with Redis(RedisPlace(path=redis.socket_path, user=b"tester", password=b"secret")) as connection:
             server = examine(connection)
         self.assertEqual(server, Server(took=server.took))
 
@@ -373,7 +373,7 @@ class RedisTests(SynchronousTestCase):
         """No server and a wrong password are told in one line without the password."""
         redis = shared(servers()[0])
         for path in (redis.socket_path, "/nowhere/s"):
-            error = self.assertRaises(RedisError, Redis, Place(path=path, password=b"canary"))
+            error = self.assertRaises(RedisError, Redis, RedisPlace(path=path, password=b"canary"))
             self.assertNotIn("canary", str(error))
             self.assertTrue(str(error).isprintable())
 
@@ -521,7 +521,7 @@ class ApiCase(CommandCase):
         self.tampered = Tampered(self.store)
         store: Any = self.tampered
         clock: Any = reactor
-        self.door = Doorkeeper([CLIENT], ROOT_KEY, store)
+        self.door = Authenticator([CLIENT], ROOT_KEY, store)
         await self.door.refresh()
         limits = Limits(max_event_data=64, scaling_threshold=2, scaling_deadline=1.0)
         api = Api(store, self.door, clock, limits, Meter(), no_exposition, lambda: True)
@@ -597,7 +597,7 @@ class CommandTests(ApiCase):
         await self.subscribed("bob--1")
         await self.store.publish("cats", CLIENT, [EVENT])
         grant = await self.store.acquire("bob--1", "w")
-        assert isinstance(grant, Grant)
+        assert isinstance(grant, LeaseGrant)
         await self.store.fail("bob--1", "w", grant.epoch, 60.0, "connection refused")
         for columns in ("80", "120"):
             lines = (await self.done("subscriptions", COLUMNS=columns)).out.splitlines()

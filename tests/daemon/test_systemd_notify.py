@@ -14,7 +14,7 @@ from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.daemon import systemd_notify
-from routemaster.daemon.systemd_notify import Notifier
+from routemaster.daemon.systemd_notify import SystemdNotifier
 
 
 class ManagerTests(SynchronousTestCase):
@@ -42,9 +42,9 @@ class ManagerTests(SynchronousTestCase):
             except BlockingIOError:
                 return messages
 
-    def notifier(self, **environment: str) -> Notifier:
+    def notifier(self, **environment: str) -> SystemdNotifier:
         """A notifier whose manager made this environment."""
-        made = Notifier({"NOTIFY_SOCKET": self.path, **environment}, self.clock)
+        made = SystemdNotifier({"NOTIFY_SOCKET": self.path, **environment}, self.clock)
         self.addCleanup(made.stop_watchdog)
         return made
 
@@ -75,7 +75,7 @@ class ManagerTests(SynchronousTestCase):
         if sys.platform != "linux":
             return
         self.listen(f"@{self.path}")
-        Notifier({"NOTIFY_SOCKET": f"@{self.path}"}, self.clock).ready()
+        SystemdNotifier({"NOTIFY_SOCKET": f"@{self.path}"}, self.clock).ready()
         self.assertEqual(self.heard(), [b"READY=1"])
         self.assertFalse(os.path.exists(self.path))
 
@@ -100,12 +100,12 @@ class ManagerTests(SynchronousTestCase):
     def test_nobody_asked(self) -> None:
         """Without a socket nothing is sent, nor is a timer set; the same for a socket of another host."""
         for name in ("", "vsock:2:1234", "relative"):
-            notifier = Notifier({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "1000000"}, self.clock)
+            notifier = SystemdNotifier({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "1000000"}, self.clock)
             notifier.ready()
             notifier.start_watchdog()
             notifier.stopping()
             notifier.stop_watchdog()
-        Notifier({}, self.clock).ready()
+        SystemdNotifier({}, self.clock).ready()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_another_process_is_watched(self) -> None:
@@ -137,7 +137,7 @@ class ManagerTests(SynchronousTestCase):
         """Names that no socket can have, and a path that is too long, are survived too."""
         self.warnings()
         for name in ("/" + "x" * 200, "@" + "x" * 200, "/a\0b", "/", "@"):
-            Notifier({"NOTIFY_SOCKET": name}, self.clock).ready()
+            SystemdNotifier({"NOTIFY_SOCKET": name}, self.clock).ready()
 
     def test_manager_that_does_not_read(self) -> None:
         """A full queue delays the bus by a moment and not by more; when it is read again, words arrive."""

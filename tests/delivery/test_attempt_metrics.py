@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.delivery.attempt_metrics import Measures
+from routemaster.delivery.attempt_metrics import AttemptMetrics
 from routemaster.metrics.meter import Meter
 
 
@@ -13,7 +13,7 @@ class MeasuresTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.meter = Meter()
-        self.measures = Measures(self.meter, "svc")
+        self.measures = AttemptMetrics(self.meter, "svc")
 
     def counters(self) -> dict[str, int]:
         """What was counted, the histograms left out."""

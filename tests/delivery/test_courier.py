@@ -10,8 +10,8 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.delivery.backlog import Backlog
-from routemaster.delivery.wakeup_index import Watch
-from routemaster.interfaces import Stay
+from routemaster.delivery.wakeup_index import WakeupIndex
+from routemaster.interfaces import Membership
 from routemaster.testing.script_sender import ACKNOWLEDGED, LOCAL, ScriptedSender, carrying, refused
 from tests.delivery.deliveries import CALLBACK, NOW, SWEEP, TTL, DeliveryTestCase
 
@@ -829,9 +829,9 @@ class RestTests(DeliveryTestCase):
 
     def test_topics_in_one_order(self) -> None:
         """Topics are always named to the store in the same order, which decides where times are equal."""
-        backlog = Backlog(Watch(), Mock(), self.clock, float)
+        backlog = Backlog(WakeupIndex(), Mock(), self.clock, float)
         for topics in ("bca", "cab"):
-            backlog.follow({topic: Stay(1, "on") for topic in topics})
+            backlog.follow({topic: Membership(1, "on") for topic in topics})
             self.assertEqual(list(backlog.after({})), ["a", "b", "c"])
 
     def test_stay_without_cursor(self) -> None:

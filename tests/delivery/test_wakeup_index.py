@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.delivery.wakeup_index import ROOM, Watch
+from routemaster.delivery.wakeup_index import ROOM, WakeupIndex
 from routemaster.model import EventID
 
 
@@ -23,10 +23,10 @@ class Recorder:
 
 
 class WatchTests(SynchronousTestCase):
-    """`Watch` with sleepers that take notes."""
+    """`WakeupIndex` with sleepers that take notes."""
 
     def setUp(self) -> None:
-        self.watch = Watch()
+        self.watch = WakeupIndex()
         self.one, self.two = Recorder(), Recorder()
 
     def attend(self, *sleepers: Recorder, topic: str = "cats") -> None:

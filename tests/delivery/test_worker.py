@@ -9,7 +9,7 @@ from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from routemaster.delivery.worker_membership import preferred
 from routemaster.errors import StoreBroken
-from routemaster.interfaces import Held
+from routemaster.interfaces import LeaseHeld
 from routemaster.model import EventID
 from routemaster.testing.script_sender import ACKNOWLEDGED, Attempt, refused
 from routemaster.util.chunks import REST
@@ -350,7 +350,7 @@ class LeaseTests(DeliveryTestCase):
         asked = self.store.calls["acquire"]
         self.pass_time(4)
         self.assertEqual(self.store.calls["acquire"], asked)
-        self.assertIsInstance(self.do(self.memory.acquire("sub", "w1")), Held)
+        self.assertIsInstance(self.do(self.memory.acquire("sub", "w1")), LeaseHeld)
         self.pass_time(2)
         self.assertEqual(worker.leases, 1)
 

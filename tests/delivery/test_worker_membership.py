@@ -6,7 +6,7 @@ from collections import Counter
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.delivery.worker_membership import Peers, preferred
+from routemaster.delivery.worker_membership import WorkerMembership, preferred
 
 SUBSCRIBERS = [f"client--{number:032x}" for number in range(2000)]
 
@@ -37,7 +37,7 @@ class PeersTests(SynchronousTestCase):
     """What a worker knows of the others."""
 
     def setUp(self) -> None:
-        self.peers = Peers("me")
+        self.peers = WorkerMembership("me")
 
     def mine(self) -> int:
         return sum(self.peers.is_mine(each) for each in SUBSCRIBERS)
@@ -50,7 +50,7 @@ class PeersTests(SynchronousTestCase):
 
     def test_shared(self) -> None:
         """Two that know of each other leave no subscriber out, and none to both."""
-        other = Peers("other")
+        other = WorkerMembership("other")
         self.peers.came("other", 10.0)
         other.came("me", 10.0)
         for each in SUBSCRIBERS:

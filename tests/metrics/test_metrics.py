@@ -23,7 +23,7 @@ from routemaster.metrics.monitor import Monitor
 from routemaster.metrics.printing import Printing
 from routemaster.metrics.prometheus import exposition
 from routemaster.metrics.statsd import DATAGRAM, Statsd
-from routemaster.model import StoreFigures, Subscription
+from routemaster.model import StoreStats, Subscription
 from routemaster.store.autodrop import Autodrop
 from routemaster.store.memory_store import MemoryStore
 from routemaster.util.chunks import REST
@@ -227,10 +227,10 @@ class MonitorTests(SynchronousTestCase):
         """How near autodrop is, is a gauge of its own, to be alerted on with one number."""
         for used, nearness in ((0, 0), (850, 0.5), (901, 1.01)):
 
-            async def figures(used: int = used) -> list[StoreFigures]:
-                return [StoreFigures(used, 0, 0.0, 0.0)]
+            async def figures(used: int = used) -> list[StoreStats]:
+                return [StoreStats(used, 0, 0.0, 0.0)]
 
-            self.patch(self.store, "figures", figures)
+            self.patch(self.store, "stats", figures)
             text = exposition(self.done(self.monitor.measure()), "test").decode()
             (family,) = [each for each in text_string_to_metric_families(text)
                          if each.name == "routemaster_redis_autodrop_nearness"]  # fmt: skip

@@ -10,7 +10,7 @@ from twisted.trial.unittest import TestCase
 
 from routemaster.redis import reconnect
 from routemaster.redis.address import RedisAddress
-from routemaster.redis.pubsub import Wakeups
+from routemaster.redis.pubsub import PubSub
 from routemaster.testing.redis_server import PrivateRedis, ServerBinary, servers
 from tests.redis.fake_redis import FakeRedis, polite
 
@@ -29,8 +29,8 @@ class RealRedis(TestCase):
         self.messages: list[bytes] = []
         self._expected: list[Deferred[None]] = []
 
-    def listen(self, address: RedisAddress | None = None, timeout: float = 0.2) -> Wakeups:
-        wakeups = Wakeups(
+    def listen(self, address: RedisAddress | None = None, timeout: float = 0.2) -> PubSub:
+        wakeups = PubSub(
             address or self.redis.address, b"rm:wake", reactor=reactor, reply_timeout=timeout,
             on_message=self.heard, on_up=lambda: self.heard(b"UP"),
         )
@@ -151,7 +151,7 @@ class FakeRedisTests(TestCase):
         await fake.listen(reactor)
         self.addCleanup(fake.stop)
         up: Deferred[None] = Deferred()
-        wakeups = Wakeups(
+        wakeups = PubSub(
             fake.address, b"c", reactor=reactor, on_message=lambda _: None, on_up=lambda: up.callback(None)
         )
         wakeups.start()

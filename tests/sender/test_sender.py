@@ -32,9 +32,9 @@ from routemaster.sender import TreqSender, client, pool
 from routemaster.sender import dns_cache as names_module
 from routemaster.sender.client import STOPPING, retry_after
 from routemaster.sender.connection import Malformed, check_head
-from routemaster.sender.dns_cache import MAX_WAITING, Names, NoAddress, choose, look_up
-from routemaster.sender.failure_reasons import MAX_REASON, LocalFault, Reason, explain, one_line
-from routemaster.sender.fair_queue import Closed, Full, Slots
+from routemaster.sender.dns_cache import MAX_WAITING, DNSCache, NoAddress, choose, look_up
+from routemaster.sender.failure_reasons import MAX_REASON, DeliveryError, LocalFault, explain, one_line
+from routemaster.sender.fair_queue import Closed, FairQueue, Full
 from routemaster.sender.pool import IDLE
 from routemaster.sender.target import BadCallback, Target
 from routemaster.testing import zoo
@@ -664,7 +664,7 @@ class NamesTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.asked: list[Deferred[Any]] = []
-        self.names = Names(self.clock, self, lambda name: [])  # type: ignore[arg-type]
+        self.names = DNSCache(self.clock, self, lambda name: [])  # type: ignore[arg-type]
 
     def run(self, *arguments: Any) -> Any:  # as a Runner and as trial's
         if arguments and callable(getattr(arguments[0], "startTest", None)):
@@ -737,7 +737,7 @@ class NamesTests(SynchronousTestCase):
         """Who asked gives up at its time; the look-up goes on for the next to ask."""
         late = self.ask("slow.example", 2.0)
         self.clock.advance(2.0)
-        self.failureResultOf(late, Reason)
+        self.failureResultOf(late, DeliveryError)
         self.asked[0].callback(["192.0.2.1"])
         self.assertEqual(self.successResultOf(self.ask("slow.example")), ("192.0.2.1",))
         self.assertEqual(len(self.asked), 1)
@@ -758,7 +758,7 @@ class NamesTests(SynchronousTestCase):
         self.failureResultOf(self.ask("more.example"), Full)
         self.names.close()
         for each in waiting:
-            self.failureResultOf(each, Reason)
+            self.failureResultOf(each, DeliveryError)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_remembered_names_are_bounded(self) -> None:
@@ -781,7 +781,7 @@ class SlotsTests(SynchronousTestCase):
 
     def test_neither(self) -> None:
         """A stay that says nothing of its key leaves it what it was."""
-        slots = Slots(4, 2)
+        slots = FairQueue(4, 2)
         slots.leave(*self.inside(slots, "a", proven=True))
         for known, doubtful in (("a", 0), ("b", 1)):
             slots.leave(*self.inside(slots, known, proven=None))
@@ -790,18 +790,18 @@ class SlotsTests(SynchronousTestCase):
 
     def test_caps(self) -> None:
         """No more than the total, and the key's share, are inside."""
-        slots = Slots(4, 2)
+        slots = FairQueue(4, 2)
         slots.leave(*self.inside(slots, "a", proven=True))
         self.assertEqual([slots.enter("a") is None for _ in range(3)], [True, True, False])
         self.assertEqual(slots.active, 2)
 
-    def inside(self, slots: Slots, key: str, proven: bool | None) -> tuple[str, bool | None]:
+    def inside(self, slots: FairQueue, key: str, proven: bool | None) -> tuple[str, bool | None]:
         self.assertIsNone(slots.enter(key))
         return key, proven
 
     def test_room_for_the_proven(self) -> None:
         """Keys that did not prove themselves hold at most half; a proven one finds room at once."""
-        slots = Slots(4, 4)
+        slots = FairQueue(4, 4)
         slots.leave(*self.inside(slots, "good", proven=True))
         waits = [slots.enter(f"dead{n}") for n in range(10)]
         self.assertEqual([wait is None for wait in waits], [True, True] + [False] * 8)
@@ -810,7 +810,7 @@ class SlotsTests(SynchronousTestCase):
 
     def test_paced(self) -> None:
         """Where it is paced, those whose last stay ended badly enter one in each turn, others at any time."""
-        slots, served = Slots(20, 20, paced=True), []
+        slots, served = FairQueue(20, 20, paced=True), []
         for key in ("good", "bad1", "bad2", "bad3"):
             slots.leave(*self.inside(slots, key, proven=key == "good"))
         self.assertFalse(slots.restless)
@@ -832,7 +832,7 @@ class SlotsTests(SynchronousTestCase):
 
     def test_kinds_in_turn(self) -> None:
         """Of those who wait the proven, the unknown and the failed are served in turn."""
-        slots, served = Slots(4, 4), []
+        slots, served = FairQueue(4, 4), []
         for key in ("good", "bad"):
             slots.leave(*self.inside(slots, key, proven=key == "good"))
         for _ in range(4):
@@ -847,7 +847,7 @@ class SlotsTests(SynchronousTestCase):
 
     def test_in_turn(self) -> None:
         """Those who wait are served by key in turn, however many one key has waiting."""
-        slots, served = Slots(2, 2), []
+        slots, served = FairQueue(2, 2), []
         slots.enter("x")
         for key in ("a", "a", "a", "b", "c"):
             wait = slots.enter(key)
@@ -860,7 +860,7 @@ class SlotsTests(SynchronousTestCase):
 
     def test_losing_proof(self) -> None:
         """A proven key that fails counts as doubtful from then on, with all it has inside."""
-        slots = Slots(4, 4)
+        slots = FairQueue(4, 4)
         slots.leave(*self.inside(slots, "k", proven=True))
         for _ in range(4):
             self.assertIsNone(slots.enter("k"))
@@ -872,7 +872,7 @@ class SlotsTests(SynchronousTestCase):
 
     def test_cancel(self) -> None:
         """Who stops waiting is not served, and the next one is."""
-        slots = Slots(2, 2)
+        slots = FairQueue(2, 2)
         slots.enter("x")
         first, second = slots.enter("y"), slots.enter("y")
         assert first is not None
@@ -885,7 +885,7 @@ class SlotsTests(SynchronousTestCase):
 
     def test_close(self) -> None:
         """Closing turns away all who wait and all who come."""
-        slots = Slots(2, 2)
+        slots = FairQueue(2, 2)
         slots.enter("x")
         waiting = slots.enter("y")
         slots.close()
@@ -897,7 +897,7 @@ class SlotsTests(SynchronousTestCase):
 
     def test_memory(self) -> None:
         """Nothing is kept for a key that is away, but for a bounded number of verdicts."""
-        slots = Slots(2, 2, max_known=10)
+        slots = FairQueue(2, 2, max_known=10)
         for n in range(100):
             slots.enter(n)
             slots.leave(n, proven=n % 2 == 0)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from routemaster.errors import NotSubscribed, StoreUnavailable, UnknownTopic
-from routemaster.interfaces import Ack, Grant, Held
+from routemaster.interfaces import Ack, LeaseGrant, LeaseHeld
 from routemaster.model import ApiToken, Cursor, EventID, Published, Subscription
 from tests.store.history_model import (
     SUBSCRIBERS,
@@ -175,7 +175,7 @@ class History(RuleBasedStateMachine):
 
     def upkeep_op(self, subscriber: str | None) -> Op:
         if subscriber is None:
-            return Op(lambda store: store.tidy(), lambda model, _: None, text="tidy")
+            return Op(lambda store: store.clean_up(), lambda model, _: None, text="tidy")
         return Op(lambda store: store.repair(subscriber), lambda model, _: None, text=f"repair {subscriber}")
 
     def op(self, kind: str, topic: str, subscriber: str, wanted: Sequence[str], who: int) -> Op:
@@ -293,7 +293,7 @@ class History(RuleBasedStateMachine):
 
     # -- what workers do
 
-    def acquire(self, which: int, subscriber: str) -> Grant | None:
+    def acquire(self, which: int, subscriber: str) -> LeaseGrant | None:
         worker, sub = WORKERS[which], self.model.subscribers.get(subscriber)
         grant = self.run_on(which, lambda store: store.acquire(subscriber, worker))
         lease = self.model.leases.get(subscriber)
@@ -301,9 +301,10 @@ class History(RuleBasedStateMachine):
             require(grant is None, "nobody delivers for who is not subscribed", grant)
             return None
         if lease is not None and lease[0] != worker:
-            require(isinstance(grant, Held) and 0 < grant.remaining <= TTL, "a lease has one holder", grant, lease)
+            refused = isinstance(grant, LeaseHeld) and 0 < grant.remaining <= TTL
+            require(refused, "a lease has one holder", grant, lease)
             return None
-        require(isinstance(grant, Grant), "a lease that is free is given", grant)
+        require(isinstance(grant, LeaseGrant), "a lease that is free is given", grant)
         if lease is not None:
             require(grant.epoch == lease[1], "who holds a lease keeps it", grant, lease)
         else:
@@ -331,7 +332,7 @@ class History(RuleBasedStateMachine):
             require(waiting == len(owed[topic]), "a place tells the backlog", place, owed[topic])
         return expected
 
-    def flight(self, grant: Grant, which: int, subscriber: str, entries: Any) -> Flight:
+    def flight(self, grant: LeaseGrant, which: int, subscriber: str, entries: Any) -> Flight:
         last = {topic: entry_id for topic, entry_id, _ in entries}
         owed = {(event.topic, event.id): event for event in self.model.subscribers[subscriber].waiting()}
         return Flight(
@@ -461,7 +462,8 @@ class History(RuleBasedStateMachine):
             require(holds == (version is not None), "a renewal tells which leases are lost", versions, asked)
             if holds:
                 held = self.run_on(which, lambda store, name=name: store.acquire(name, "nobody"))
-                require(isinstance(held, Held) and held.remaining > TTL - 60, "what is renewed lives on", held)
+                renewed = isinstance(held, LeaseHeld) and held.remaining > TTL - 60
+                require(renewed, "what is renewed lives on", held)
 
     @rule(subscriber=subscribers, wholly=st.booleans())
     def time_passes(self, subscriber: str, wholly: bool) -> None:
@@ -601,10 +603,10 @@ class History(RuleBasedStateMachine):
 
     def quiesce(self, which: int) -> None:
         """What the sweep and the couriers do sooner or later."""
-        self.run_on(which, lambda store: store.tidy())
+        self.run_on(which, lambda store: store.clean_up())
         for name in self.run_on(which, lambda store: store.subscribers()):
             self.run_on(which, lambda store, name=name: store.repair(name))
-        self.run_on(which, lambda store: store.tidy())
+        self.run_on(which, lambda store: store.clean_up())
 
     def replay(
         self, before: Model, made: Sequence[tuple[Op, Any]], fits: Callable[[Op, Any, Any], bool],
@@ -769,6 +771,6 @@ class History(RuleBasedStateMachine):
             self.player.set_full(False)
         for token in list(self.model.tokens):
             self.run_on(0, lambda store, token=token: store.remove_token(token))
-        self.run_on(0, lambda store: store.tidy())
+        self.run_on(0, lambda store: store.clean_up())
         left = self.player.leftovers()
         require(not left, "nothing is left behind", left)

@@ -11,7 +11,7 @@ from twisted.logger import LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from routemaster.errors import StoreUnavailable
-from routemaster.model import StoreFigures, Subscription
+from routemaster.model import StoreStats, Subscription
 from routemaster.redis.connection import Connection
 from routemaster.store.autodrop import Autodrop, Marks, marks
 from routemaster.store.memory_store import MemoryStore
@@ -45,9 +45,9 @@ class MarksTests(SynchronousTestCase):
 class SizedStore(MemoryStore):
     """A memory store that uses a hundred bytes for an event, and no limit of its own."""
 
-    async def figures(self) -> list[StoreFigures]:
+    async def stats(self) -> list[StoreStats]:
         events = sum(len(topic.log) for topic in self._topics.values())
-        return [StoreFigures(100 * events, 0, 0.0, 0.0)]
+        return [StoreStats(100 * events, 0, 0.0, 0.0)]
 
 
 class AutodropTests(SynchronousTestCase):
@@ -119,10 +119,10 @@ class AutodropTests(SynchronousTestCase):
         """If Redis is full of something else, everything is dropped, and that is said, once."""
         self.fill(10)
 
-        async def always_full() -> list[StoreFigures]:
-            return [StoreFigures(999_999, 0, 0.0, 0.0)]
+        async def always_full() -> list[StoreStats]:
+            return [StoreStats(999_999, 0, 0.0, 0.0)]
 
-        self.patch(self.store, "figures", always_full)
+        self.patch(self.store, "stats", always_full)
         self.run_once()
         self.assertEqual(self.queued(), [0, 0])
         told = [line for _, line in self.lines if "no event is left to drop" in line]
@@ -167,7 +167,7 @@ class FullRedisContract:
         for topic in ("cats", "dogs"):
             await self.store.publish(topic, "pub", [b"first"])
         await self.store.subscribe(Subscription("sub", ("cats", "dogs"), "https://localhost/"))
-        empty = (await self.store.figures())[0].bytes_used
+        empty = (await self.store.stats())[0].bytes_used
         limit = empty + 12_000_000
         self.server.call(b"CONFIG", b"SET", b"maxmemory", b"%d" % limit)
         published = 0
@@ -178,7 +178,7 @@ class FullRedisContract:
                 published += 200
         droppers = [Autodrop(self.store, limit, 2_000_000, True) for _ in range(2)]
         await gatherResults([Deferred.fromCoroutine(dropper.run()) for dropper in droppers])
-        self.assertLess((await self.store.figures())[0].bytes_used, limit - 2_000_000)
+        self.assertLess((await self.store.stats())[0].bytes_used, limit - 2_000_000)
         fact = (await self.store.subscriptions())[0]
         self.assertGreater(fact.dropped, 0)
         self.assertEqual(fact.dropped + fact.queued, published)
@@ -190,7 +190,7 @@ class FullRedisContract:
     async def test_own_limit_is_used(self) -> None:
         """Redis's own maxmemory sets the marks when none is configured here."""
         self.server.call(b"CONFIG", b"SET", b"maxmemory", b"50000000")
-        figures = await self.store.figures()
+        figures = await self.store.stats()
         found = Autodrop(self.store, 100_000_000, 10_000_000, False).marks(figures[0])
         self.assertEqual(found, Marks(50_000_000, 40_000_000, 45_000_000))
 

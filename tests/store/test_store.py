@@ -14,12 +14,12 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
 from routemaster.errors import NotSubscribed, NotYourTopic, StoreUnavailable, UnknownTopic
-from routemaster.interfaces import Ack, Grant, Held
+from routemaster.interfaces import Ack, LeaseGrant, LeaseHeld
 from routemaster.model import ApiToken, Subscription
 from routemaster.redis.cluster import Cluster
 from routemaster.redis.cluster_slots import slot_of
 from routemaster.redis.connection import Connection
-from routemaster.redis.pubsub import Wakeups
+from routemaster.redis.pubsub import PubSub
 from routemaster.store.keys import Keys
 from routemaster.store.memory_store import MemoryStore
 from routemaster.store.redis_store import RedisStore
@@ -54,9 +54,9 @@ class StoreContract:
     async def fragments(self, *topics: str, **options: Any) -> list[bytes]:
         return [fragment for _, _, fragment in (await self.read(*topics, **options)).entries]
 
-    async def grant(self, subscriber: str = "sub", worker: str = "w1") -> Grant:
+    async def grant(self, subscriber: str = "sub", worker: str = "w1") -> LeaseGrant:
         grant = await self.store.acquire(subscriber, worker)
-        self.assertIsInstance(grant, Grant)
+        self.assertIsInstance(grant, LeaseGrant)
         return grant
 
     async def deliver(self, *topics: str, most: int = 100, subscriber: str = "sub") -> list[bytes]:
@@ -297,7 +297,7 @@ class StoreContract:
         await self.store.delete_topic("cats", "pub")
         await self.publish("cats", b"not for us", publisher="other")
         await self.store.repair("sub")
-        await self.store.tidy()
+        await self.store.clean_up()
         await self.publish("cats", b"nor this", publisher="other")
         self.assertEqual(await self.deliver("cats"), [b"old"])
 
@@ -416,7 +416,7 @@ class StoreContract:
             await self.store.subscribe(subscription("cats", subscriber=subscriber))
         await self.publish("cats", b"1", b"2")
         await self.deliver("cats", subscriber="fast")
-        await self.store.tidy()
+        await self.store.clean_up()
         self.assertEqual(await self.deliver("cats", subscriber="slow"), [b"1", b"2"])
 
     # -- leases and health
@@ -427,11 +427,11 @@ class StoreContract:
         await self.store.subscribe(subscription("cats"))
         grant = await self.grant(worker="w1")
         held = await self.store.acquire("sub", "w2")
-        self.assertIsInstance(held, Held)
+        self.assertIsInstance(held, LeaseHeld)
         self.assertTrue(0 < held.remaining <= TTL)
         self.assertEqual((await self.grant(worker="w1")).epoch, grant.epoch)
         await self.store.release("sub", "w2", grant.epoch)
-        self.assertIsInstance(await self.store.acquire("sub", "w2"), Held)
+        self.assertIsInstance(await self.store.acquire("sub", "w2"), LeaseHeld)
         await self.store.release("sub", "w1", grant.epoch)
         self.assertGreater((await self.grant(worker="w2")).epoch, grant.epoch)
 
@@ -527,9 +527,9 @@ class StoreContract:
 
     async def test_office(self) -> None:
         """An office has one holder, who keeps it by asking again."""
-        holders = [await self.store.elect("monitor", process, 60) for process in ("p1", "p2", "p1")]
+        holders = [await self.store.elect_leader("monitor", process, 60) for process in ("p1", "p2", "p1")]
         self.assertEqual(holders, [True, False, True])
-        self.assertTrue(await self.store.elect("other", "p2", 60))
+        self.assertTrue(await self.store.elect_leader("other", "p2", 60))
 
     async def test_workers(self) -> None:
         """Who announces itself lives until its time is over or it withdraws; the others hear of both."""
@@ -549,7 +549,7 @@ class StoreContract:
 
     async def test_figures(self) -> None:
         """The store tells how much memory it uses."""
-        for figures in await self.store.figures():
+        for figures in await self.store.stats():
             self.assertGreaterEqual(figures.bytes_used, 0)
 
     # -- tokens
@@ -593,7 +593,7 @@ class StoreContract:
             await self.store.delete_topic(topic, "pub")
         for subscriber in ("sub", "two"):
             await self.store.unsubscribe(subscriber)
-        await self.store.tidy()
+        await self.store.clean_up()
         self.assertEqual(await self.leftovers(), [])
 
 
@@ -634,7 +634,7 @@ class RedisStoreContract(StoreContract):
         self.heard: list[bytes] = []
         self.awaited: list[tuple[int, Deferred[None]]] = []
         listening: Deferred[None] = Deferred()
-        wakeups = Wakeups(
+        wakeups = PubSub(
             self.connection.address,
             Keys(self.namespace).wakeups,
             reactor=reactor,
@@ -719,10 +719,10 @@ class RedisStoreContract(StoreContract):
         await self.store.leave("sub", "cats")
         await self.store.delete_topic("cats", "pub")
         await self.store.unsubscribe("two")
-        await self.store.tidy()
+        await self.store.clean_up()
         await self.store.add_counts({"a": 1})
         await self.store.set_reported({"a": 1})
-        self.assertTrue(await self.store.elect("monitor", "p1", 60))
+        self.assertTrue(await self.store.elect_leader("monitor", "p1", 60))
         self.assertEqual(set(await self.store.announce("w1", 60)), {"w1"})
         await self.store.withdraw("w1")
         facts = await self.facts()
@@ -782,7 +782,7 @@ class ClusterStoreContract(RedisStoreContract):
         await self.store.subscribe(subscription(*topics))
         for topic in topics:
             await self.publish(topic, topic.encode())
-        names = [figures.node for figures in await self.store.figures()]
+        names = [figures.node for figures in await self.store.stats()]
         self.assertEqual(sorted(names), sorted(node.name for node in self.server.nodes))
         node = names[0]
         there = [topic for topic in topics if self.place(topic) == node]
@@ -817,7 +817,7 @@ class ClusterStoreContract(RedisStoreContract):
         await self.publish("cats", b"1", b"2", b"3", b"4")
         grant = await self.grant()
         await self.store.announce("w1", 60)
-        await self.store.elect("monitor", "p1", 60)
+        await self.store.elect_leader("monitor", "p1", 60)
         cats, dogs, keys = self.keys.topic("cats"), self.keys.topic("dogs"), self.keys
         moving = (cats[0], dogs[0], keys.lease("sub"), keys.workers, keys.office("monitor"))
         self.move(*moving)
@@ -827,7 +827,7 @@ class ClusterStoreContract(RedisStoreContract):
         places = await self.store.acknowledge("sub", "w1", grant.epoch, [ack])
         self.assertEqual(places["cats"].cursor.sent, 2)
         self.assertEqual((await self.store.drop_oldest(3)).lost, {"sub": 1})
-        self.assertTrue(await self.store.elect("monitor", "p1", 60))
+        self.assertTrue(await self.store.elect_leader("monitor", "p1", 60))
         await self.store.announce("w1", 60)
         self.assertEqual((await self.store.renew("w1", {"sub": grant.epoch}))[1], {"sub": grant.version})
         await self.tried(self.store.leave("sub", "dogs"))

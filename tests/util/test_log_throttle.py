@@ -6,13 +6,13 @@ from attrs import evolve
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.delivery.attempt_log import Telling, sum_up
+from routemaster.delivery.attempt_log import AttemptLog, sum_up
 from routemaster.delivery.backlog import Batch
 from routemaster.interfaces import Outcome, Verdict
 from routemaster.metrics.meter import Meter
 from routemaster.model import EventID
 from routemaster.testing.script_sender import ACKNOWLEDGED
-from routemaster.util.log_throttle import ALL, EACH, PERIOD, Allowance, Allowances, Repeats, Since, Sum
+from routemaster.util.log_throttle import ALL, EACH, PERIOD, Allowance, Allowances, LogThrottle, Since, Sum
 
 # What happens to one subscriber, and what is told: (moment, reason or "" for a success, what was before or None)
 HISTORIES = {
@@ -54,14 +54,14 @@ class RepeatsTests(SynchronousTestCase):
     def test_histories(self) -> None:
         """What is new is told at once, what repeats itself with a count, and no more than a few a minute."""
         for rule, history in HISTORIES.items():
-            repeats = Repeats("svc", Allowances())
+            repeats = LogThrottle("svc", Allowances())
             for moment, reason, told in history:
                 found = repeats.failed(moment, reason) if reason else repeats.succeeded(moment)
                 self.assertEqual(found, told, f"{rule}: {moment} {reason!r}")
 
     def test_alone(self) -> None:
         """What fails alone needs no allowance, however long."""
-        repeats = Repeats()
+        repeats = LogThrottle()
         told = [repeats.failed(60 * minute, "a") for minute in range(1000)]
         self.assertNotIn(None, told)
         self.assertEqual(repeats.succeeded(60_000), Since(1000, 60_000))
@@ -69,7 +69,7 @@ class RepeatsTests(SynchronousTestCase):
     def test_bound(self) -> None:
         """Whatever a subscriber does for an hour, there are a few lines for each minute, and no more successes."""
         for rhythm in ("a", "ab", "a.", "ab.", "abc..", "aab.c."):
-            repeats = Repeats("svc", Allowances(Allowance(10**6), Allowance(10**6)))
+            repeats = LogThrottle("svc", Allowances(Allowance(10**6), Allowance(10**6)))
             failed = succeeded = 0
             for tick in range(36_000):
                 sign = rhythm[tick % len(rhythm)]
@@ -114,7 +114,7 @@ class AllowanceTests(SynchronousTestCase):
     def test_left_out(self) -> None:
         """The success of a subscriber that was only summed up is summed up too."""
         allowances = Allowances(Allowance(1), Allowance(1))
-        first, second, third = (Repeats(name, allowances) for name in "abc")
+        first, second, third = (LogThrottle(name, allowances) for name in "abc")
         self.assertEqual([each.failed(0, "x") for each in (first, second)], [Since(1, 0), None])
         self.assertEqual(second.failed(1, "x"), None)
         self.assertEqual([each.succeeded(2) for each in (first, second, third)], [Since(1, 2), None, None])
@@ -128,12 +128,12 @@ class TellingTests(SynchronousTestCase):
     batch = Batch.of((("cats", EventID(7, 1), b"1"), ("cats", EventID(8, 2), b"2")))
     failed = Outcome(Verdict.FAILED, 503, "answered 503", reused=True)
 
-    def tell(self, telling: Telling, outcome: Outcome, at: float) -> None:
+    def tell(self, telling: AttemptLog, outcome: Outcome, at: float) -> None:
         telling.ended(self.batch, outcome, 1, at - 1, at - 0.25, at)
 
     def test_each_attempt(self) -> None:
         """Each attempt is a debug line with all that there is to know of it."""
-        telling = Telling(Meter(), "svc", Allowances())
+        telling = AttemptLog(Meter(), "svc", Allowances())
         with capturedLogs() as events:
             self.tell(telling, ACKNOWLEDGED, 10)
             for at in range(20, 25):
@@ -146,7 +146,7 @@ class TellingTests(SynchronousTestCase):
 
     def test_lines(self) -> None:
         """A failure, its repeats and the success after them are a line each."""
-        telling = Telling(Meter(), "svc", Allowances())
+        telling = AttemptLog(Meter(), "svc", Allowances())
         with capturedLogs() as events:
             for at in range(200):
                 self.tell(telling, self.failed, at)
@@ -167,7 +167,7 @@ class TellingTests(SynchronousTestCase):
     def test_thousands(self) -> None:
         """Thousands that fail for minutes and come back together are a few dozen lines a minute and a sum."""
         allowances = Allowances()
-        tellings = [Telling(Meter(), f"svc{number}", allowances) for number in range(2000)]
+        tellings = [AttemptLog(Meter(), f"svc{number}", allowances) for number in range(2000)]
         with capturedLogs() as events:
             for second in range(0, 360, 30):
                 sum_up(allowances, second)

@@ -22,7 +22,7 @@ from routemaster.model import ApiToken
 from routemaster.store.memory_store import MemoryStore
 from routemaster.web import api as api_module
 from routemaster.web.api import Api, Limits
-from routemaster.web.auth import Doorkeeper
+from routemaster.web.auth import Authenticator
 from tests.test_strict_json import JSON, REFUSED, same
 from tests.web.test_auth import MALFORMED, ROOT_KEY
 from tests.web.wire import Answer, Wire, request
@@ -86,7 +86,7 @@ class Case(SynchronousTestCase):
         self.clock = Clock()
         self.clock.advance(NOW)
         self.store = Tampered(MemoryStore(self.clock, 10))
-        self.door = Doorkeeper([A, B], self.root_key, self.store)  # type: ignore[arg-type]
+        self.door = Authenticator([A, B], self.root_key, self.store)  # type: ignore[arg-type]
         self.limits = Limits(max_event_data=64, scaling_threshold=2, scaling_deadline=1.0)
         self.ready, self.meter = True, Meter()
         self.api = self.make_api()

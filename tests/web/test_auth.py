@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from routemaster.errors import StoreUnavailable
 from routemaster.model import ApiToken
 from routemaster.store.memory_store import MemoryStore
-from routemaster.web.auth import ROOT, Doorkeeper, Principal, Role
+from routemaster.web.auth import ROOT, Authenticator, Principal, Role
 
 ROOT_KEY = "the root key, 1"
 CLIENTS = ("demo", "svc--0123", "a:b", "a", "t" * 64, ":", "x:y:z")
@@ -78,7 +78,7 @@ class Case(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.store = MemoryStore(Clock(), 10)
-        self.door = Doorkeeper(CLIENTS, ROOT_KEY, self.store)
+        self.door = Authenticator(CLIENTS, ROOT_KEY, self.store)
 
     def done(self, call: Coroutine[Deferred[Any], Any, Any]) -> Any:
         return self.successResultOf(Deferred.fromCoroutine(call))
@@ -104,7 +104,7 @@ class IdentifyTests(Case):
     def test_longest_token_wins(self) -> None:
         """Of tokens that begin alike the longest one that the credential holds is meant, up to 64 characters."""
         tokens = ("a", "a:b", "a:b:" + "c" * 60, "d" * 63 + ":")
-        self.door = Doorkeeper(tokens, None, self.store)
+        self.door = Authenticator(tokens, None, self.store)
         self.done(self.door.refresh())
         for token in tokens:
             self.assertEqual(self.let_in(token, "x"), token)
@@ -130,7 +130,7 @@ class IdentifyTests(Case):
     @given(st.binary(max_size=100), st.booleans())
     def test_any_bytes(self, text: bytes, coded: bool) -> None:
         """No bytes raise anything, and none let in but those of a known token."""
-        door = Doorkeeper(["demo"], None, self.store)
+        door = Authenticator(["demo"], None, self.store)
         door._complete = True
         principal = door.identify(encoded(text) if coded else b"Basic " + text)
         self.assertEqual(principal is not None, coded and text.startswith(b"demo:"))
@@ -138,7 +138,7 @@ class IdentifyTests(Case):
     def test_no_root_key(self) -> None:
         """Without a root key, or with an empty one, nobody is root."""
         for key in (None, ""):
-            door = Doorkeeper(["demo"], key, self.store)
+            door = Authenticator(["demo"], key, self.store)
             self.done(door.refresh())
             for user in ("", "None", ROOT_KEY):
                 self.assertIsNone(door.identify(basic(user)))
