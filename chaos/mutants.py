@@ -89,7 +89,7 @@ def unordered_read() -> None:
                 (topic, place, fragment)
                 for (topic, place, _), fragment in zip(reading.entries, fragments, strict=True)
             ]
-            return ReadResult(entries, reading.places)
+            return ReadResult(entries, reading.positions)
 
         return mutant
 

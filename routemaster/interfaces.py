@@ -88,7 +88,7 @@ class Sender(Protocol):
 class Membership:
     """A subscriber's stay in a topic, as its subscription wants it."""
 
-    membership: int  #: grows with each new stay; the topic's cursor carries the same
+    id: int           #: grows with each new membership; the topic's cursor carries the same
     state: str       #: `on`; `left`: deliver what is owed, then end it; `gone`: end it at once
     version: int = 0  #: of the subscription when it came to want that
 
@@ -101,7 +101,7 @@ class LeaseGrant:
     now: int                           #: microseconds since the epoch, by the store's clock
     version: int                       #: of the subscription; grows with every change
     subscription: Subscription | None  #: None: it was dissolved, and `repair` has to finish that
-    stays: Mapping[str, Membership]          #: by topic
+    memberships: Mapping[str, Membership]  #: by topic
     failures: int                      #: in a row
     retry_at: int                      #: not before this, microseconds since the epoch; 0: now
 
@@ -130,7 +130,7 @@ class ReadResult:
     """The oldest events that a subscriber is owed, as one snapshot."""
 
     entries: Sequence[tuple[str, EventID, bytes]]  #: topic, ID, fragment, in order of acceptance
-    places: Mapping[str, Position]                    #: for each topic that was asked for
+    positions: Mapping[str, Position]                    #: for each topic that was asked for
 
 
 @frozen

@@ -70,13 +70,13 @@ class Backlog:
 
     def membership(self, topic: str) -> int:
         """The stay in a topic that the subscription means."""
-        return self._stays[topic].membership
+        return self._stays[topic].id
 
     def amiss(self) -> bool:
         """Whether a stay and its cursor disagree, or a stay is over."""
         for topic, stay in self._stays.items():
             cursor = self._places[topic].cursor
-            if cursor is None or cursor.membership != stay.membership or not cursor.spans:
+            if cursor is None or cursor.membership != stay.id or not cursor.spans:
                 return True
             if cursor.open and stay.state != "on":
                 return True
@@ -147,7 +147,7 @@ class Backlog:
 
     def take_in(self, reading: ReadResult, most: int, told: Mapping[str, EventID | None]) -> None:
         """Keep what was read from the cursors on; `most` were asked for when so much was `told`."""
-        for topic, place in reading.places.items():
+        for topic, place in reading.positions.items():
             if topic in self._places:
                 self._places[topic] = place
                 self._watch.correct(topic, told[topic], place.tail)
@@ -159,7 +159,7 @@ class Backlog:
         """Keep what was read behind a batch that has been acknowledged since."""
         waiting = sum(
             self._owed(topic, Position(self._places[topic].cursor, place.tail))
-            for topic, place in reading.places.items()
+            for topic, place in reading.positions.items()
             if topic in self._places
         )
         self._keep(reading.entries, min(most, waiting))

@@ -215,7 +215,7 @@ class Courier:
                 await self._context.store.repair(self.subscriber)
                 return self._finish()
             self._obey(answer, answer.subscription)
-            self._backlog.follow(answer.stays)
+            self._backlog.follow(answer.memberships)
             await self._read()
             if self._mended != answer.version and self._backlog.amiss():
                 await self._context.store.repair(self.subscriber)

@@ -40,10 +40,10 @@ class MembershipSync:
         for topic, cursor in (await self._cursors(subscriber, stays)).items():
             stay = stays[topic]
             if stay.state == "gone":
-                steps.append(self._forget(subscriber, topic, stay.membership, stay.version, b"all"))
+                steps.append(self._forget(subscriber, topic, stay.id, stay.version, b"all"))
             elif cursor is None or cursor.version < stay.version:
                 script = "join" if stay.state == "on" else "leave"
-                identity = (subscriber.encode(), b"%d" % stay.membership, b"%d" % stay.version)
+                identity = (subscriber.encode(), b"%d" % stay.id, b"%d" % stay.version)
                 steps.append(self._redis.run(script, self._keys.topic(topic), *identity))
         for outcome in await outcomes(steps):
             # a topic deleted in between: the subscription came first, and ended with it
@@ -66,7 +66,7 @@ class MembershipSync:
         for topic, cursor in (await self._cursors(subscriber, stays)).items():
             stay = stays[topic]
             if cursor is None or not cursor.spans or stay.state == "gone":
-                seen = f"{stay.membership} {stay.version} {stay.state}"
+                seen = f"{stay.id} {stay.version} {stay.state}"
                 sent, dropped = (cursor.sent, cursor.dropped) if cursor else (0, 0)
                 arguments += [topic.encode(), seen.encode(), b"%d" % sent, b"%d" % dropped]
         keys = (self._keys.lease(subscriber), *self._keys.subscriber(subscriber))
@@ -74,7 +74,7 @@ class MembershipSync:
         if gone:
             await self.drop_name(self._keys.subscribers, subscriber)
         await all_of(
-            self._forget(subscriber, topic, stays[topic].membership, stays[topic].version, b"settled")
+            self._forget(subscriber, topic, stays[topic].id, stays[topic].version, b"settled")
             for topic in (name.decode() for name in ended)
         )
 

@@ -147,7 +147,7 @@ class MemoryStore:
             log = self._topics[topic]
             stay = known.topics.setdefault(topic, Membership(version, "on"))
             known.topics[topic] = evolve(stay, state="on")
-            cursor = log.cursors.get(name) or Cursor(stay.membership, version, 0, ())
+            cursor = log.cursors.get(name) or Cursor(stay.id, version, 0, ())
             log.cursors[name] = _opened(cursor, log.tail)
         self._settle_stays(name)
         self._hint(f"s {name}".encode())
@@ -296,7 +296,7 @@ class MemoryStore:
             now=self._now(),
             version=known.version,
             subscription=known.subscription,
-            stays=dict(known.topics),
+            memberships=dict(known.topics),
             failures=known.health.failures,
             retry_at=round((known.health.retry_at or 0) * 1e6),
         )

@@ -238,7 +238,7 @@ class RedisStore:
             now=int(now),
             version=int(meta[b"version"]),
             subscription=codec.subscription(subscriber, meta, stays) if b"callback" in meta else None,
-            stays=stays,
+            memberships=stays,
             failures=int(meta.get(b"failures", 0)),
             retry_at=int(meta.get(b"retry_at", 0)),
         )

@@ -88,7 +88,7 @@ def _facts(
     oldest, subscribed = [], {}
     for topic, exists, tail, text, first in entries:
         stay, cursor = stays.get(topic), Cursor.parse(text)
-        if stay is None or stay.membership != cursor.membership:
+        if stay is None or stay.id != cursor.membership:
             continue  # a stay that is over and about to be forgotten
         if exists and cursor.open:
             subscribed[topic] = stay

@@ -122,7 +122,7 @@ class MonitorTests(SynchronousTestCase):
     def deliver(self) -> None:
         grant = self.done(self.store.acquire("svc--secret", "w"))
         reading = self.done(self.store.read("svc--secret", {"cats": None}, 10, 1000))
-        ack = Ack("cats", grant.stays["cats"].membership, reading.entries[0][1])
+        ack = Ack("cats", grant.memberships["cats"].membership, reading.entries[0][1])
         self.done(self.store.acknowledge("svc--secret", "w", grant.epoch, [ack]))
 
     def test_counters_grow_from_telling_to_telling(self) -> None:

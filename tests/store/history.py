@@ -242,7 +242,7 @@ class History(RuleBasedStateMachine):
         self.make_owed(which, topic, subscriber, count)
         self.time_passes(subscriber, True)
         grant = self.acquire(which, subscriber)
-        entries = self.read(which, subscriber, dict.fromkeys(grant.stays), 12, ROOM)
+        entries = self.read(which, subscriber, dict.fromkeys(grant.memberships), 12, ROOM)
         self.flights.append(self.flight(grant, which, subscriber, entries))
         for name, sub in list(self.model.subscribers.items()):
             if name == subscriber or topic in sub.on or sub.owed[topic]:
@@ -313,10 +313,10 @@ class History(RuleBasedStateMachine):
         self.model.leases[subscriber] = (worker, grant.epoch)
         options = evolve(grant.subscription, topics=sub.options.topics)
         require(options == sub.options and grant.failures == sub.failures, "a grant tells all", grant, sub)
-        wanted = {topic for topic, stay in grant.stays.items() if stay.state == "on"}
+        wanted = {topic for topic, stay in grant.memberships.items() if stay.state == "on"}
         require(sub.on <= wanted, "a grant names the topics subscribed to", grant, sub.on)
         owed = {topic for topic, events in sub.owed.items() if events}
-        require(owed <= grant.stays.keys(), "a grant names the topics owed from", grant, owed)
+        require(owed <= grant.memberships.keys(), "a grant names the topics owed from", grant, owed)
         return grant
 
     def read(
@@ -327,7 +327,7 @@ class History(RuleBasedStateMachine):
         entries = list(reading.entries)
         require(entries == expected, "a reading is the oldest events owed", entries, expected)
         owed = self.model.subscribers[subscriber].owed
-        for topic, place in reading.places.items():
+        for topic, place in reading.positions.items():
             waiting = place.cursor.backlog(place.tail) if place.cursor else 0
             require(waiting == len(owed[topic]), "a place tells the backlog", place, owed[topic])
         return expected
@@ -339,7 +339,7 @@ class History(RuleBasedStateMachine):
             WORKERS[which],
             subscriber,
             grant.epoch,
-            tuple(Ack(topic, grant.stays[topic].membership, entry_id) for topic, entry_id in last.items()),
+            tuple(Ack(topic, grant.memberships[topic].membership, entry_id) for topic, entry_id in last.items()),
             tuple(owed[each] for each in last.items()),
         )
 
@@ -382,12 +382,12 @@ class History(RuleBasedStateMachine):
         grant = self.acquire(which, subscriber)
         if grant is None:
             return
-        entries = self.read(which, subscriber, dict.fromkeys(grant.stays), most, room)
+        entries = self.read(which, subscriber, dict.fromkeys(grant.memberships), most, room)
         if not entries:
             return
         batch = self.flight(grant, which, subscriber, entries)
         if ahead:
-            after = dict.fromkeys(grant.stays) | {topic: entry_id for topic, entry_id, _ in entries}
+            after = dict.fromkeys(grant.memberships) | {topic: entry_id for topic, entry_id, _ in entries}
             following = self.read(which, subscriber, after, most, room)
             ahead = bool(following)
             behind = self.flight(grant, which, subscriber, following)
@@ -420,7 +420,7 @@ class History(RuleBasedStateMachine):
         grant = self.acquire(which, subscriber)
         if grant is None:
             return
-        entries = self.read(which, subscriber, dict.fromkeys(grant.stays), 3, ROOM)
+        entries = self.read(which, subscriber, dict.fromkeys(grant.memberships), 3, ROOM)
         flight = self.flight(grant, which, subscriber, entries)
         self.time_passes(subscriber, True)
         if taken:
@@ -757,7 +757,7 @@ class History(RuleBasedStateMachine):
         self.time_passes(subscriber, True)
         while self.model.subscribers[subscriber].waiting():
             grant = self.acquire(which, subscriber)
-            entries = self.read(which, subscriber, dict.fromkeys(grant.stays), 7, 300)
+            entries = self.read(which, subscriber, dict.fromkeys(grant.memberships), 7, 300)
             require(bool(entries), "what is owed can be read", subscriber)
             self.acknowledge(self.flight(grant, which, subscriber, entries), which)
 

@@ -342,6 +342,6 @@ class MemoryPlayer:
             dropped=known.dropped,
             failures=known.health.failures,
             error=known.health.last_error,
-            stays={topic: stay.membership for topic, stay in known.topics.items()},
+            stays={topic: stay.id for topic, stay in known.topics.items()},
             lease=lease[:2] if lease else None,
         )

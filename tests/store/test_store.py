@@ -64,7 +64,7 @@ class StoreContract:
         grant = await self.grant(subscriber)
         reading = await self.read(*topics, most=most, subscriber=subscriber)
         last = {topic: entry_id for topic, entry_id, _ in reading.entries}
-        acks = [Ack(topic, reading.places[topic].cursor.membership, entry) for topic, entry in last.items()]
+        acks = [Ack(topic, reading.positions[topic].cursor.membership, entry) for topic, entry in last.items()]
         await self.store.acknowledge(subscriber, "w1", grant.epoch, acks)
         return [fragment for _, _, fragment in reading.entries]
 
@@ -234,9 +234,9 @@ class StoreContract:
         await self.publish("cats", b"1", b"2")
         reading, grant = await self.read("cats"), await self.grant()
         last = reading.entries[-1][1]
-        lost = Ack("cats", reading.places["cats"].cursor.membership, type(last)(last.us - 1, last.n))
+        lost = Ack("cats", reading.positions["cats"].cursor.membership, type(last)(last.us - 1, last.n))
         places = await self.store.acknowledge("sub", "w1", grant.epoch, [lost])
-        self.assertEqual(places, reading.places)
+        self.assertEqual(places, reading.positions)
         self.assertEqual(await self.fragments("cats"), [b"1", b"2"])
 
     async def test_late_acknowledgement_of_an_earlier_life(self) -> None:
@@ -245,7 +245,7 @@ class StoreContract:
         await self.store.subscribe(subscription("cats"))
         await self.publish("cats", b"1")
         reading = await self.read("cats")
-        late = Ack("cats", reading.places["cats"].cursor.membership, reading.entries[0][1])
+        late = Ack("cats", reading.positions["cats"].cursor.membership, reading.entries[0][1])
         await self.store.unsubscribe("sub")
         await self.store.subscribe(subscription("cats"))
         await self.publish("cats", b"2")
@@ -360,7 +360,7 @@ class StoreContract:
         await self.publish("cats", b"1", b"2", b"3")
         grant = await self.grant()
         reading = await self.read("cats")
-        membership = reading.places["cats"].cursor.membership
+        membership = reading.positions["cats"].cursor.membership
         acks = [Ack("cats", membership, entry) for _, entry, _ in reading.entries]
         for ack in (acks[1], acks[1], acks[0]):
             places = await self.store.acknowledge("sub", "w1", grant.epoch, [ack])
@@ -376,7 +376,7 @@ class StoreContract:
         grant = await self.grant(worker="w2")
         self.assertEqual(await self.store.fail("sub", "w2", grant.epoch, 5.0, "gone"), 1)
         reading = await self.read("cats")
-        ack = Ack("cats", reading.places["cats"].cursor.membership, reading.entries[0][1])
+        ack = Ack("cats", reading.positions["cats"].cursor.membership, reading.entries[0][1])
         await self.store.acknowledge("sub", "w1", grant.epoch - 1, [ack])
         facts = await self.facts()
         self.assertEqual((facts.sent, facts.health.failures), (1, 1))
@@ -510,7 +510,7 @@ class StoreContract:
         await self.store.subscribe(subscription("cats"))
         await self.publish("cats", b"1", b"2", b"3")
         reading = await self.read("cats", most=2)
-        membership = reading.places["cats"].cursor.membership
+        membership = reading.positions["cats"].cursor.membership
         await self.store.drop_oldest(1)
         await self.store.acknowledge("sub", "w1", 1, [Ack("cats", membership, reading.entries[-1][1])])
         facts = await self.facts()
@@ -822,7 +822,7 @@ class ClusterStoreContract(RedisStoreContract):
         moving = (cats[0], dogs[0], keys.lease("sub"), keys.workers, keys.office("monitor"))
         self.move(*moving)
         reading = await self.read("cats", most=2)
-        membership = reading.places["cats"].cursor.membership
+        membership = reading.positions["cats"].cursor.membership
         ack = Ack("cats", membership, reading.entries[-1][1])
         places = await self.store.acknowledge("sub", "w1", grant.epoch, [ack])
         self.assertEqual(places["cats"].cursor.sent, 2)

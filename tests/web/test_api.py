@@ -177,7 +177,7 @@ class Case(SynchronousTestCase):
         store = self.store.store
         grant = self.done(store.acquire(subscriber, "w"))
         reading = self.done(store.read(subscriber, {topic: None}, most, 1 << 30))
-        place = reading.places[topic]
+        place = reading.positions[topic]
         ack = Ack(topic, place.cursor.membership, reading.entries[-1][1])
         self.done(store.acknowledge(subscriber, "w", grant.epoch, [ack]))
 
