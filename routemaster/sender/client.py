@@ -27,7 +27,7 @@ from routemaster.interfaces import Body, Outcome, Verdict
 from routemaster.sender.connection import Connection
 from routemaster.sender.dns_cache import DNSCache, Threads, look_up
 from routemaster.sender.failure_reasons import explain, one_line
-from routemaster.sender.fair_queue import Closed, FairQueue
+from routemaster.sender.fair_queue import FairQueue, QueueClosed
 from routemaster.sender.pool import Pool
 from routemaster.sender.target import BadCallback, Target
 from routemaster.sender.tls import TLSTrust
@@ -305,7 +305,7 @@ class TreqSender:
             self._pace()
             if turn is not None:
                 await turn
-        except Closed:
+        except QueueClosed:
             return STOPPING
         answered = None
         try:
@@ -319,16 +319,16 @@ class TreqSender:
             answered = outcome.status is not None
             return outcome
         finally:
-            self.slots.leave(target.key, proven=answered)
+            self.slots.leave(target.key, succeeded=answered)
             self._pace()
 
     def _pace(self) -> None:
-        if self._pacer is None and self.slots.restless:
+        if self._pacer is None and self.slots.needs_tick:
             self._pacer = self.reactor.callLater(PACE, self._let_next)
 
     def _let_next(self) -> None:
         self._pacer = None
-        self.slots.turn()
+        self.slots.tick()
         self._pace()
 
     async def _exchange(self, target: Target, body: bytes) -> Outcome:
@@ -347,7 +347,7 @@ class TreqSender:
             self._pacer.cancel()
             self._pacer = None
         for exchange in tuple(self._exchanges):
-            exchange.fail(Failure(Closed()))
+            exchange.fail(Failure(QueueClosed()))
         self._names.close()
         await self.pool.close()
 

@@ -1,11 +1,11 @@
-"""One HTTP/1.1 connection, with a strict and bounded door before Twisted's parser.
+"""One HTTP/1.1 client connection, with a strict check of response heads before Twisted's parser.
 
-Twisted reads answers leniently (`+200`, `ICY/1.0`, bare LF, length and chunks
-at once), its heads have no limit, and each 1xx is a line in the log. So the
-head of an answer is collected and checked here: at most `MAX_HEAD` bytes,
-whatever it is made of; interim answers are swallowed and count towards it. The
-parser gets one whole, sound head, and the body as it comes. Whatever is wrong
-is kept in `fault`, and the connection is aborted.
+Twisted parses responses leniently: it accepts `+200`, `ICY/1.0`, bare LF, and
+Content-Length beside chunks; its heads have no size limit, and it logs each
+1xx. So a head is collected and checked here before Twisted's parser sees it. A
+head has at most `MAX_HEAD` bytes, the 1xx responses before it included; these
+are discarded. If a head is malformed, `fault` holds the reason and the
+connection is aborted.
 """
 
 # mypy: allow-untyped-calls
@@ -14,7 +14,7 @@ is kept in `fault`, and the connection is aborted.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
@@ -27,34 +27,33 @@ from zope.interface.declarations import implementer
 
 from routemaster.sender.failure_reasons import DeliveryError
 
-if TYPE_CHECKING:
-    from routemaster.sender.pool import Pool
+Key = tuple[str, int]  #: host and port; connections with the same key are interchangeable
 
-MAX_HEAD = 65536  #: bytes, interim answers included
+MAX_HEAD = 65536  #: bytes, 1xx responses included
 
 _STATUS = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])(?: [^\r\n\0]*)?\r\n")
 _FIELDS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n\0]*\r\n)*\r\n")
 _END = re.compile(rb"\n\r?\n")
 _CLOSE = re.compile(rb"\r\nconnection:[^\r]*\bclose\b")
-_KEEP = re.compile(rb"\r\nconnection:[^\r]*\bkeep-alive\b")
+_KEEP_ALIVE = re.compile(rb"\r\nconnection:[^\r]*\bkeep-alive\b")
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*\r\n")
 
 
 class Malformed(DeliveryError):
-    """The answer's head is not to be trusted."""
+    """The response's head is not valid HTTP/1.x."""
 
 
 def check_head(head: bytes) -> tuple[int, bool]:
-    """The status of a whole head, and whether the connection may be used again.
+    """The status of a complete response head, and whether the connection may be used again.
 
-    Raises `Malformed`: a status line or a field which is not to the letter, or
-    framing that two readers could read in two ways.
+    Raises `Malformed` for an invalid status line or header field (RFC 9112
+    sections 4 and 5) and for an ambiguous body length (section 6.3).
     """
     line = _STATUS.match(head)
     if line is None:
         raise Malformed(f"malformed answer: status line {head[:80].splitlines()[0]!r}")
     if _FIELDS.fullmatch(head, line.end()) is None:
-        raise Malformed("malformed answer: a header field is not well-formed")
+        raise Malformed("malformed answer: invalid header field")
     lower = head.lower()
     if b"\r\ntransfer-encoding:" in lower and (
         lower.count(b"\r\ntransfer-encoding:") > 1
@@ -63,75 +62,88 @@ def check_head(head: bytes) -> tuple[int, bool]:
         or line[1] == b"0"
     ):
         raise Malformed("malformed answer: its length is ambiguous (Transfer-Encoding)")
-    lasting = _KEEP.search(lower) is not None if line[1] == b"0" else _CLOSE.search(lower) is None
-    return int(line[2]), lasting
+    reusable = _KEEP_ALIVE.search(lower) is not None if line[1] == b"0" else _CLOSE.search(lower) is None
+    return int(line[2]), reusable
+
+
+class Owner(Protocol):
+    """What a connection reports to (the `Pool`)."""
+
+    def opened(self, connection: Connection) -> None:
+        """The TCP connection is established."""
+
+    def keep(self, connection: Connection) -> None:
+        """A response is complete: the connection may carry another request if it is `usable`."""
+
+    def closed(self, connection: Connection) -> None:
+        """The connection is closed."""
 
 
 @implementer(IHandshakeListener)
 class Connection(HTTP11ClientProtocol):
-    """A connection to one host, which the pool opened and keeps."""
+    """A connection to one server, opened and kept by its owner."""
 
     transport: Any
 
-    def __init__(self, pool: Pool, key: tuple[str, int]) -> None:
-        super().__init__(pool.keep)
-        self.pool = pool
+    def __init__(self, owner: Owner, key: Key) -> None:
+        super().__init__(owner.keep)
+        self._owner = owner
         self.key = key
-        self.idle = False        #: in the pool: not ours to abort
-        self.lasting = True      #: may carry another request
-        self.handshaken = False
-        self.requests = 0        #: carried so far
+        self.idle = False        #: whether the owner keeps it for a later request
+        self.handshaken = False  #: whether the TLS handshake is complete
+        self.requests = 0        #: sent so far
         self.received = 0        #: bytes since the last request
-        self.fault: DeliveryError | None = None  #: why we gave it up
-        self.lost: Failure | None = None  #: how it ended
-        self._head: bytes | None = None   #: collected so far; None outside of a head
-        self._head_size = 0
+        self.fault: DeliveryError | None = None  #: why this side aborted it
+        self._reusable = True
+        self._lost: Failure | None = None
+        self._head: bytes | None = None   # collected so far; None while no head is expected
+        self._head_size = 0               # bytes of 1xx responses before it
 
     def handshakeCompleted(self) -> None:
-        """The peer has proved who it is."""
+        """Called by TLS when the server's certificate is verified."""
         self.handshaken = True
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        self.pool.opened(self)
+        self._owner.opened(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.lost = reason
-        self.pool.closed(self)
+        self._lost = reason
+        self._owner.closed(self)
         super().connectionLost(reason)
 
     @property
     def ended_cleanly(self) -> bool:
-        """Whether the peer said that it had said all: close_notify came before the end."""
-        return self.lost is not None and self.lost.check(ConnectionDone) is not None
+        """Whether the server sent TLS's close_notify before the connection closed."""
+        return self._lost is not None and self._lost.check(ConnectionDone) is not None
 
     @property
     def usable(self) -> bool:
-        """Whether a request may be made now."""
-        return bool(self.lasting and self.state == "QUIESCENT" and not self.transport.disconnecting)
+        """Whether a request may be sent now."""
+        return bool(self._reusable and self.state == "QUIESCENT" and not self.transport.disconnecting)
 
     def request(self, request: Request) -> Deferred[IResponse]:
         self.requests += 1
         self.received = 0
         self._head = b""
         self._head_size = 0
-        answer: Deferred[IResponse] = super().request(request)
-        return answer
+        response: Deferred[IResponse] = super().request(request)
+        return response
 
     def drop(self) -> None:
-        """Abort, in whatever phase: nothing more is read, no farewell is waited for."""
-        self.lasting = False
+        """Abort in any state: nothing more is read, and no close_notify is exchanged."""
+        self._reusable = False
         self._head = None
-        if self.transport is not None and self.lost is None:
+        if self.transport is not None and self._lost is None:
             self.transport.abortConnection()
 
-    def part(self) -> None:
-        """Close an idle connection politely, without waiting for the peer to agree.
+    def close(self) -> None:
+        """Close an idle connection: send buffered data, close_notify and FIN without waiting for the server.
 
-        Close_notify, then FIN, once what is buffered is sent: a peer that does
-        not read can still hold it, so a later `drop` must be sure to follow.
+        A server that does not read can delay the FIN, so the caller has to call
+        `drop` after a limit.
         """
-        self.lasting = False
+        self._reusable = False
         self.transport.loseConnection()
         self.transport.transport.loseConnection()
 
@@ -139,12 +151,12 @@ class Connection(HTTP11ClientProtocol):
         self.received += len(data)
         if self._head is None:
             if self.state == "QUIESCENT":
-                self.drop()  # nobody asked
+                self.drop()  # data without a request
             else:
                 super().dataReceived(data)
             return
         try:
-            data = self._through_door(data)
+            data = self._checked(data)
         except Malformed as fault:
             self.fault = fault
             self.drop()
@@ -152,16 +164,16 @@ class Connection(HTTP11ClientProtocol):
         if data:
             super().dataReceived(data)
 
-    def _through_door(self, data: bytes) -> bytes:
-        """What the parser may have: nothing until a final head is whole, then head and rest."""
+    def _checked(self, data: bytes) -> bytes:
+        """What Twisted's parser may read: nothing until a final head is complete, then the head and the rest."""
         searched = max(0, len(self._head or b"") - 2)
         self._head = data = self._head + data if self._head else data
         while (end := _END.search(data, searched)) is not None:
-            status, self.lasting = check_head(data[: end.end()])
+            status, self._reusable = check_head(data[: end.end()])
             if self._head_size + end.end() > MAX_HEAD:
                 break
             if status == 101:
-                raise Malformed("answered 101 (nobody asked to switch protocols)")
+                raise Malformed("answered 101 (no protocol switch was requested)")
             if status >= 200:
                 self._head = None
                 return data
@@ -172,10 +184,10 @@ class Connection(HTTP11ClientProtocol):
             raise Malformed(f"malformed answer: its head is over {MAX_HEAD} bytes")
         newline = data.find(b"\n", 0, 4096)
         if newline >= 0 and _STATUS.match(data) is None:
-            check_head(data[: newline + 1])
+            check_head(data[: newline + 1])  # raises: a wrong status line is refused before the head is complete
         return b""
 
     def _finishResponse(self, rest: bytes) -> None:
         if rest:
-            self.lasting = False  # bytes behind the answer would become the next one's
+            self._reusable = False  # bytes after the response would be read as the next response
         super()._finishResponse(rest)

@@ -1,14 +1,14 @@
-"""Host names to addresses, so that no name's trouble becomes another's.
+"""DNS look-ups in own threads, with a cache, so that a slow name does not delay other names.
 
-`getaddrinfo` blocks, cannot be cancelled, and may take half a minute over a
-dead name. So it runs in threads of its own (never in the reactor's pool), one
-look-up for a name at a time, however many ask; whoever asks waits for as long
-as it wants to, while the look-up goes on for the next to ask. DNSCache that have
-not resolved lately share half of the threads, so the dead can hang these and
-no more; at worst a name never seen before waits while as many others hang. A
-name that did resolve is answered from memory for `STALE` seconds: after `TTL`
-the old answer is still given, and a new one fetched behind it. (Should it be
-out of date: TLS checks who is there.)
+`getaddrinfo` blocks, cannot be cancelled, and may take half a minute for a name
+whose servers do not answer. So it runs in threads of its own and not in the
+reactor's thread pool. One look-up per name runs at a time; a caller waits up to
+its own timeout, and the look-up continues for the next caller. Names whose last
+look-up failed, or that were never looked up, share half of the threads.
+
+A successful answer is fresh for `TTL` seconds. After that, up to `STALE`
+seconds, it is still returned while a new look-up runs. An outdated address is
+no danger: TLS verifies the server.
 """
 
 # mypy: allow-untyped-calls
@@ -29,17 +29,18 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from routemaster.sender.failure_reasons import DeliveryError, LocalFault, is_local
-from routemaster.sender.fair_queue import Closed, FairQueue, Full
+from routemaster.sender.fair_queue import FairQueue, QueueClosed, QueueFull
 
 T = TypeVar("T")
+Addresses = tuple[str, ...]
 
 TTL = 30.0  #: seconds for which an answer is fresh
-STALE = 300.0  #: seconds for which an answer is better than none
-NEGATIVE_TTL = 5.0  #: seconds for which a failure is believed
+STALE = 300.0  #: seconds for which an answer is returned at all
+NEGATIVE_TTL = 5.0  #: seconds for which a failure is cached
 THREADS = 32
-MAX_WAITING = 1000  #: names
-MAX_NAMES = 10_000  #: names remembered
-MAX_ADDRESSES = 4  #: tried for one name: more would let a name have us scan ports
+MAX_WAITING = 1000  #: names that wait for a thread
+MAX_NAMES = 10_000  #: names in the cache
+MAX_ADDRESSES = 4  #: tried for one name; a limit, so that a name cannot make the bus scan a network
 
 
 class NoAddress(DeliveryError):
@@ -47,19 +48,19 @@ class NoAddress(DeliveryError):
 
 
 class Runner(Protocol):
-    """Runs blocking calls elsewhere."""
+    """Runs blocking calls."""
 
     def run(self, call: Callable[[], T]) -> Deferred[T]:
-        """The call's result, in time."""
+        """The result or error of `call`."""
 
     def stop(self) -> None:
-        """Take no more calls; results still out never arrive."""
+        """Accept no more calls, and discard the results of those that run."""
 
 
 class Threads:
-    """A few daemon threads, started when needed.
+    """A `Runner` with up to `most` daemon threads, which start when needed.
 
-    They are not joined at the end: one may be deep in a look-up.
+    They are not joined at the end, because a look-up cannot be cancelled.
     """
 
     def __init__(self, reactor: Any, most: int = THREADS) -> None:
@@ -71,17 +72,17 @@ class Threads:
         self._stopped = False
 
     def run(self, call: Callable[[], T]) -> Deferred[T]:
-        """Queue `call`; its result or error comes in the reactor's thread."""
+        """`Runner.run`; the Deferred fires in the reactor's thread."""
         result: Deferred[T] = Deferred()
         self._pending += 1
         if self._pending > self._started < self._most:
             self._started += 1
-            Thread(target=self._work, name="names", daemon=True).start()
+            Thread(target=self._work, name="dns", daemon=True).start()
         self._calls.put((call, result))
         return result
 
     def stop(self) -> None:
-        """Let each thread end after what it does now."""
+        """`Runner.stop`; each thread ends after its present call."""
         self._stopped = True
         for _ in range(self._started):
             self._calls.put(None)
@@ -90,93 +91,104 @@ class Threads:
         while (job := self._calls.get()) is not None:
             call, result = job
             try:
-                answer = call()
+                value = call()
             except BaseException:
-                answer = Failure()
-            self._reactor.callFromThread(self._hand_over, result, answer)
+                value = Failure()
+            self._reactor.callFromThread(self._deliver, result, value)
 
-    def _hand_over(self, result: Deferred[Any], answer: Any) -> None:
+    def _deliver(self, result: Deferred[Any], value: Any) -> None:
         self._pending -= 1
         if not self._stopped:
-            result.callback(answer)
+            result.callback(value)
 
 
 def look_up(name: str) -> Sequence[str]:
-    """Ask the system, blocking: addresses in the system's order of preference.
+    """The addresses of a name in the system's order of preference; blocks.
 
-    Errors: `NoAddress`; `LocalFault` if it is for lack of descriptors, which
-    the system's resolver reports as a name that does not exist.
+    Errors: `NoAddress`; `LocalFault` if file descriptors are lacking, which
+    `getaddrinfo` reports as a name that does not exist.
     """
     try:
         found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as fault:
+    except (OSError, UnicodeError) as error:
         try:
             socket.socket().close()
         except OSError as shortage:
-            raise LocalFault(f"no name look-up: {shortage.strerror}") from None
-        if is_local(fault):
-            raise LocalFault(f"no name look-up: {fault}") from None
-        why = getattr(fault, "strerror", None) or fault
-        raise NoAddress(f"the name {name} does not resolve ({why})") from None
+            raise LocalFault(f"DNS look-up failed: {shortage.strerror}") from None
+        if is_local(error):
+            raise LocalFault(f"DNS look-up failed: {error}") from None
+        why = getattr(error, "strerror", None) or error
+        raise NoAddress(f"the host name {name} does not resolve ({why})") from None
     return [str(entry[4][0]) for entry in found]
 
 
-def choose(addresses: Sequence[str]) -> tuple[str, ...]:
-    """At most `MAX_ADDRESSES`, each once, the families in turn."""
+def choose(addresses: Sequence[str]) -> Addresses:
+    """At most `MAX_ADDRESSES` different ones, IPv6 and IPv4 in turn (RFC 8305 section 4)."""
     unique = list(dict.fromkeys(addresses))
     first = [address for address in unique if isIPv6Address(address) == isIPv6Address(unique[0])]
     others = [address for address in unique if address not in first]
-    turns = [address for pair in zip(first, others, strict=False) for address in pair]
-    return tuple((turns + first[len(others):] + others[len(first):])[:MAX_ADDRESSES])
+    in_turn = [address for pair in zip(first, others, strict=False) for address in pair]
+    return tuple((in_turn + first[len(others):] + others[len(first):])[:MAX_ADDRESSES])
 
 
 @define
-class _Known:
-    addresses: tuple[str, ...]
+class _Entry:
+    """The cached result of a look-up; times in the clock's seconds."""
+
+    addresses: Addresses
     error: DeliveryError | None
     fresh_until: float
     usable_until: float
 
 
 class DNSCache:
-    """The resolver: `addresses` is its one question."""
+    """Resolves host names; `resolve` does it for one name and blocks."""
 
     def __init__(
-        self, clock: Any, runner: Runner, ask: Callable[[str], Sequence[str]] = look_up
+        self, clock: Any, runner: Runner, resolve: Callable[[str], Sequence[str]] = look_up
     ) -> None:
-        self._clock: Any = clock  # IReactorTime
+        self._clock = clock  # IReactorTime
         self._runner = runner
-        self._ask = ask
-        self._slots = FairQueue(THREADS, 1, max_waiting=MAX_WAITING)
-        self._known: dict[str, _Known] = {}  # oldest first
-        self._asking: dict[str, list[Deferred[tuple[str, ...]]]] = {}
-        self._flights: set[Deferred[None]] = set()
+        self._resolve = resolve
+        self._queue = FairQueue(THREADS, 1, max_waiting=MAX_WAITING)
+        self._entries: dict[str, _Entry] = {}  # oldest first
+        self._waiting: dict[str, list[Deferred[Addresses]]] = {}  # callers, by the name that is being looked up
+        self._look_ups: set[Deferred[None]] = set()
 
-    async def addresses(self, name: str, timeout: float) -> tuple[str, ...]:
-        """Up to four addresses, best first; waits at most `timeout` seconds.
+    @property
+    def cached(self) -> Sequence[str]:
+        """The names in the cache, oldest first."""
+        return tuple(self._entries)
 
-        Errors: `DeliveryError` with the sentence, `LocalFault`, `Full`, `Closed`.
+    def clear(self) -> None:
+        """Empty the cache."""
+        self._entries.clear()
+
+    async def addresses(self, name: str, timeout: float) -> Addresses:
+        """Up to `MAX_ADDRESSES` addresses of `name`, best first; waits at most `timeout` seconds.
+
+        Errors: `DeliveryError`, `LocalFault`, `QueueFull`, `QueueClosed`.
         """
         if isIPAddress(name) or isIPv6Address(name):
             return (name,)
         now = self._clock.seconds()
-        known = self._known.get(name)
-        if known is not None and now < known.usable_until:
-            if now >= known.fresh_until and name not in self._asking:
+        entry = self._entries.get(name)
+        if entry is not None and now < entry.usable_until:
+            if now >= entry.fresh_until and name not in self._waiting:
                 try:
                     self._start(name)
-                except Full:
-                    known.fresh_until = now + NEGATIVE_TTL
-            if known.error is not None:
-                raise known.error
-            return known.addresses
-        answer: Deferred[tuple[str, ...]] = Deferred()
-        waiting = self._asking.get(name)
+                except QueueFull:
+                    entry.fresh_until = now + NEGATIVE_TTL
+            if entry.error is not None:
+                raise entry.error
+            return entry.addresses
+        answer: Deferred[Addresses] = Deferred()
+        waiting = self._waiting.get(name)
         if waiting is None:
             waiting = self._start(name, answer)
         else:
             waiting.append(answer)
-        late = DeliveryError(f"the look-up of {name} took over {timeout:g} s")
+        late = DeliveryError(f"the DNS look-up of {name} took over {timeout:g} s")
         timer = self._clock.callLater(timeout, lambda: answer.errback(late))
         try:
             return await answer
@@ -187,64 +199,63 @@ class DNSCache:
                 waiting.remove(answer)
 
     def prefer(self, name: str, address: str) -> None:
-        """Try `address` first from now on: it answered where others before it did not."""
-        known = self._known.get(name)
-        if known is not None and address in known.addresses:
-            known.addresses = (address, *(other for other in known.addresses if other != address))
+        """Return `address` first from now on, because a connection to it succeeded."""
+        entry = self._entries.get(name)
+        if entry is not None and address in entry.addresses:
+            entry.addresses = (address, *(other for other in entry.addresses if other != address))
 
     def close(self) -> None:
-        """End all waiting with `Closed`; threads end on their own."""
-        self._slots.close()
+        """Fail all waiting callers with `LocalFault`; the threads end after their present look-ups."""
+        self._queue.close()
         self._runner.stop()
-        for flight in tuple(self._flights):
-            flight.cancel()
+        for look_up in tuple(self._look_ups):
+            look_up.cancel()
 
-    def _start(self, name: str, *first: Deferred[tuple[str, ...]]) -> list[Deferred[tuple[str, ...]]]:
-        turn = self._slots.enter(name)
-        waiting = self._asking[name] = list(first)
-        flight = Deferred.fromCoroutine(self._fly(name, turn, waiting))
-        self._flights.add(flight)
-        flight.addBoth(lambda _: self._flights.discard(flight))
+    def _start(self, name: str, *callers: Deferred[Addresses]) -> list[Deferred[Addresses]]:
+        """Start a look-up for `callers`; returns the list to which later callers are added."""
+        turn = self._queue.enter(name)
+        waiting = self._waiting[name] = list(callers)
+        look_up = Deferred.fromCoroutine(self._look_up(name, turn, waiting))
+        self._look_ups.add(look_up)
+        look_up.addBoth(lambda _: self._look_ups.discard(look_up))
         return waiting
 
-    async def _fly(
-        self, name: str, turn: Deferred[None] | None, waiting: list[Deferred[tuple[str, ...]]]
-    ) -> None:
-        answer: tuple[str, ...] = ()
-        fault: DeliveryError | None = None
+    async def _look_up(self, name: str, turn: Deferred[None] | None, waiting: list[Deferred[Addresses]]) -> None:
+        addresses: Addresses = ()
+        error: DeliveryError | None = None
         try:
             if turn is not None:
                 await turn
             try:
-                answer = choose(await self._runner.run(partial(self._ask, name)))
-            except DeliveryError as reason:
-                fault = reason
-            self._remember(name, answer, fault)
-            self._slots.leave(name, proven=fault is None)
-        except (CancelledError, Closed):
-            fault = LocalFault("the bus is stopping")
+                addresses = choose(await self._runner.run(partial(self._resolve, name)))
+            except DeliveryError as known:
+                error = known
+            self._store(name, addresses, error)
+            self._queue.leave(name, succeeded=error is None)
+        except (CancelledError, QueueClosed):
+            error = LocalFault("the bus is stopping")
         except Exception as unexpected:
-            fault = DeliveryError(f"the look-up of {name} failed: {unexpected}")
-            self._slots.leave(name, proven=False)
-        del self._asking[name]
+            error = DeliveryError(f"the DNS look-up of {name} failed: {unexpected}")
+            self._queue.leave(name, succeeded=False)
+        del self._waiting[name]
         while waiting:
-            listener = waiting.pop(0)
-            if fault is None:
-                listener.callback(answer)
+            caller = waiting.pop(0)
+            if error is None:
+                caller.callback(addresses)
             else:
-                listener.errback(fault)
+                caller.errback(error)
 
-    def _remember(self, name: str, answer: tuple[str, ...], fault: DeliveryError | None) -> None:
+    def _store(self, name: str, addresses: Addresses, error: DeliveryError | None) -> None:
         now = self._clock.seconds()
-        known = self._known.pop(name, None)
-        if fault is None:
-            known = _Known(answer, None, now + TTL, now + STALE)
-        elif known is not None and known.error is None and now < known.usable_until:
-            known.fresh_until = now + NEGATIVE_TTL  # an old answer is better than none
-        elif isinstance(fault, LocalFault):
+        entry = self._entries.pop(name, None)
+        if error is None:
+            entry = _Entry(addresses, None, now + TTL, now + STALE)
+        elif entry is not None and entry.error is None and now < entry.usable_until:
+            entry.fresh_until = now + NEGATIVE_TTL  # the old answer stays in use
+        elif isinstance(error, LocalFault):
             return
         else:
-            known = _Known((), fault, now + NEGATIVE_TTL, now + NEGATIVE_TTL)
-        self._known[name] = known
-        if len(self._known) > MAX_NAMES:
-            del self._known[next(iter(self._known))]
+            entry = _Entry((), error, now + NEGATIVE_TTL, now + NEGATIVE_TTL)
+        self._entries[name] = entry
+        if len(self._entries) > MAX_NAMES:
+            del self._entries[next(iter(self._entries))]

@@ -1,7 +1,7 @@
-"""Who may go now: at most so many at once, in turn by key, with room kept for the proven.
+"""A fair queue: limits what runs at the same time, in total and for each key, and serves the keys round robin.
 
-Pure: no time, no I/O. The sender uses it for attempts (key: host and port), the
-resolver for look-ups (key: the name).
+It has no clock and does no I/O. The sender queues attempts (key: host and
+port), the DNS cache queues look-ups (key: the host name).
 """
 
 from __future__ import annotations
@@ -12,36 +12,39 @@ from collections.abc import Hashable
 from twisted.internet.defer import Deferred
 
 
-class Full(Exception):
-    """The queue has no room for another."""
+class QueueFull(Exception):
+    """`max_waiting` entries wait already."""
 
 
-class Closed(Exception):
-    """Whoever waited will not be served: the sender is closing."""
+class QueueClosed(Exception):
+    """The queue is closed."""
 
 
-class _Lane:
-    """What belongs to one key."""
+class _KeyQueue:
+    """The entries of one key."""
 
-    __slots__ = ("active", "key", "proven", "waiting")
+    __slots__ = ("active", "healthy", "key", "waiting")
 
-    def __init__(self, key: Hashable, proven: bool | None) -> None:
+    def __init__(self, key: Hashable, healthy: bool | None) -> None:
         self.key = key
-        self.proven = proven  #: how the last stay ended; None: there was none
+        self.healthy = healthy  #: whether the last entry succeeded; None: unknown
         self.active = 0
         self.waiting: deque[Deferred[None]] = deque()
 
 
 class FairQueue:
-    """Admission in turn.
+    """Admits entries up to `total`, and up to `per_key` of one key.
 
-    `total` may be inside at once, `per_key` for one key. Keys which are not
-    proven (the last stay ended badly, or there was none) hold at most half of
-    `total` together. Where it is `paced`, those that ended badly enter one by
-    one, the next when `turn` is called: what begins together ends together,
-    and many that time out in one moment hold everybody up. Those who wait are
-    served round robin by key, and the proven, the unknown and the failed in turn.
-    `max_waiting` bounds the queue, `max_known` how many idle keys are remembered.
+    A key is *healthy* if its last entry succeeded, *failing* if it failed, and
+    *unknown* before. Failing and unknown keys together have at most half of
+    `total`, so that unreachable servers, however many, leave capacity for the
+    others. If the queue is `paced`, one entry of a failing key is admitted per
+    `tick`: entries that start together also time out together, and would hold
+    up the process at that moment.
+
+    Waiting entries are served round robin: first among the healthy, unknown
+    and failing keys as three groups, then by key. At most `max_waiting` wait;
+    the health of at most `max_known` keys is remembered.
     """
 
     def __init__(
@@ -55,127 +58,129 @@ class FairQueue:
     ) -> None:
         self._total = total
         self._per_key = per_key
-        self._doubtful_total = max(1, total // 2)
+        self._unproven_total = max(1, total // 2)
+        self._paced = paced
         self._max_waiting = max_waiting
         self._max_known = max_known
-        self._lanes: dict[Hashable, _Lane] = {}
-        self._known: dict[Hashable, bool] = {}  # how stays ended, oldest first
-        self._ready: dict[bool | None, dict[_Lane, None]] = {True: {}, None: {}, False: {}}  # in turn
-        self._kinds = deque(self._ready)  # in turn, too
-        self._paced = paced
-        self._begun = False  # whether one that failed has entered since the last turn
+        self._keys: dict[Hashable, _KeyQueue] = {}  # those with entries
+        self._health: dict[Hashable, bool] = {}  # oldest first
+        # Keys whose next entry could be served, in round robin order, by health; the groups take turns, too.
+        self._ready: dict[bool | None, dict[_KeyQueue, None]] = {True: {}, None: {}, False: {}}
+        self._groups = deque(self._ready)
+        self._failing_admitted = False  # since the last tick
         self.closed = False
         self.active = 0
-        self.doubtful = 0  #: of these, for keys not proven
+        self.unproven = 0  #: active entries of failing and unknown keys
         self.waiting = 0
 
-    def enter(self, key: Hashable) -> Deferred[None] | None:
-        """Go in at once (None), or wait for the Deferred; it may be cancelled.
+    @property
+    def known(self) -> int:
+        """How many keys are remembered."""
+        return len(self._keys.keys() | self._health.keys())
 
-        Errors: `Full`; `Closed`, also by the Deferred.
+    def enter(self, key: Hashable) -> Deferred[None] | None:
+        """Admit an entry: None if at once, else a Deferred that fires then; cancelling it withdraws the entry.
+
+        Errors: `QueueFull`; `QueueClosed`, also by the Deferred.
         """
         if self.closed:
-            raise Closed
-        lane = self._lanes.get(key)
-        if lane is None:
-            lane = self._lanes[key] = _Lane(key, self._known.get(key))
-        if not lane.waiting and lane.active < self._per_key and self._room(lane.proven):
-            self._admit(lane)
+            raise QueueClosed
+        queue = self._keys.get(key)
+        if queue is None:
+            queue = self._keys[key] = _KeyQueue(key, self._health.get(key))
+        if not queue.waiting and queue.active < self._per_key and self._has_capacity(queue.healthy):
+            self._admit(queue)
             return None
         if self._max_waiting is not None and self.waiting >= self._max_waiting:
-            self._tidy(lane)
-            raise Full
-        turn: Deferred[None] = Deferred(lambda turn: self._withdraw(lane, turn))
-        lane.waiting.append(turn)
+            self._update(queue)
+            raise QueueFull
+        entry: Deferred[None] = Deferred(lambda entry: self._withdraw(queue, entry))
+        queue.waiting.append(entry)
         self.waiting += 1
-        self._enlist(lane)
-        return turn
+        self._update(queue)
+        return entry
 
-    def leave(self, key: Hashable, proven: bool | None) -> None:
-        """Go out; `proven` tells whether the stay speaks for the key, or against it; None: neither."""
-        lane = self._lanes[key]
-        lane.active -= 1
+    def leave(self, key: Hashable, succeeded: bool | None) -> None:
+        """End an active entry; `succeeded` sets the key's health, None leaves it as it was."""
+        queue = self._keys[key]
+        queue.active -= 1
         self.active -= 1
-        if not lane.proven:
-            self.doubtful -= 1
-        if proven is not None and proven != lane.proven:
-            self._ready[lane.proven].pop(lane, None)
-            if bool(lane.proven) != proven:
-                self.doubtful += -lane.active if proven else lane.active
-            lane.proven = self._known[key] = proven
-            if len(self._known) > self._max_known:
-                del self._known[next(iter(self._known))]
-        self._enlist(lane)
-        self._tidy(lane)
+        if not queue.healthy:
+            self.unproven -= 1
+        if succeeded is not None and succeeded != queue.healthy:
+            self._ready[queue.healthy].pop(queue, None)
+            if bool(queue.healthy) != succeeded:
+                self.unproven += -queue.active if succeeded else queue.active
+            queue.healthy = self._health[key] = succeeded
+            if len(self._health) > self._max_known:
+                del self._health[next(iter(self._health))]
+        self._update(queue)
         self._serve()
 
     @property
-    def restless(self) -> bool:
-        """Whether there is something for `turn` to do."""
-        return self._begun and not self.closed
+    def needs_tick(self) -> bool:
+        """Whether `tick` is to be called after the pause between two entries of failing keys."""
+        return self._failing_admitted and not self.closed
 
-    def turn(self) -> None:
-        """A while has passed: let the next of those enter whose last stay ended badly."""
-        self._begun = False
+    def tick(self) -> None:
+        """Allow the next entry of a failing key."""
+        self._failing_admitted = False
         self._serve()
 
     def close(self) -> None:
-        """Turn away all who wait, and all who come."""
+        """Fail all waiting entries, and every later `enter`, with `QueueClosed`."""
         self.closed = True
-        lanes = [lane for lane in self._lanes.values() if lane.waiting]
-        for ready in self._ready.values():
-            ready.clear()
-        for lane in lanes:
-            waiting, lane.waiting = lane.waiting, deque()
-            self.waiting -= len(waiting)
-            self._tidy(lane)
-            for turn in waiting:
-                turn.errback(Closed())
+        waiting = [entry for queue in self._keys.values() for entry in queue.waiting]
+        self.waiting = 0
+        for queue in tuple(self._keys.values()):
+            queue.waiting.clear()
+            self._update(queue)
+        for entry in waiting:
+            entry.errback(QueueClosed())
 
-    def _room(self, proven: bool | None) -> bool:
+    def _has_capacity(self, healthy: bool | None) -> bool:
         if self.active >= self._total:
             return False
-        return proven or (self.doubtful < self._doubtful_total and not (proven is False and self._begun))
+        if healthy:
+            return True
+        return self.unproven < self._unproven_total and not (healthy is False and self._failing_admitted)
 
-    def _admit(self, lane: _Lane) -> None:
-        lane.active += 1
+    def _admit(self, queue: _KeyQueue) -> None:
+        queue.active += 1
         self.active += 1
-        if not lane.proven:
-            self.doubtful += 1
-        self._begun = self._begun or (self._paced and lane.proven is False)
+        if not queue.healthy:
+            self.unproven += 1
+        self._failing_admitted = self._failing_admitted or (self._paced and queue.healthy is False)
 
-    def _enlist(self, lane: _Lane) -> None:
-        """Put the lane in the round if it could go on when its turn comes."""
-        if lane.waiting and lane.active < self._per_key:
-            self._ready[lane.proven].setdefault(lane)
-        else:
-            self._ready[lane.proven].pop(lane, None)
+    def _update(self, queue: _KeyQueue) -> None:
+        """Add the key to the ready ones, or remove it; forget it if it has no entries."""
+        if queue.waiting and queue.active < self._per_key:
+            self._ready[queue.healthy].setdefault(queue)
+            return
+        self._ready[queue.healthy].pop(queue, None)
+        if not queue.active and not queue.waiting:
+            self._keys.pop(queue.key, None)
 
     def _serve(self) -> None:
-        while lane := self._next():
-            turn = lane.waiting.popleft()
+        while queue := self._next():
+            entry = queue.waiting.popleft()
             self.waiting -= 1
-            self._admit(lane)
-            self._enlist(lane)
-            turn.callback(None)
+            self._admit(queue)
+            self._update(queue)
+            entry.callback(None)
 
-    def _next(self) -> _Lane | None:
-        """The lane whose turn it is; it is not in the round any more."""
-        for kind in self._kinds:
-            if self._ready[kind] and self._room(kind):
-                self._kinds.remove(kind)
-                self._kinds.append(kind)
-                lane = next(iter(self._ready[kind]))
-                del self._ready[kind][lane]
-                return lane
+    def _next(self) -> _KeyQueue | None:
+        """Take the next key out of the ready ones; None if there is none, or no capacity."""
+        for group in self._groups:
+            if self._ready[group] and self._has_capacity(group):
+                self._groups.remove(group)
+                self._groups.append(group)
+                queue = next(iter(self._ready[group]))
+                del self._ready[group][queue]
+                return queue
         return None
 
-    def _withdraw(self, lane: _Lane, turn: Deferred[None]) -> None:
-        lane.waiting.remove(turn)
+    def _withdraw(self, queue: _KeyQueue, entry: Deferred[None]) -> None:
+        queue.waiting.remove(entry)
         self.waiting -= 1
-        self._enlist(lane)
-        self._tidy(lane)
-
-    def _tidy(self, lane: _Lane) -> None:
-        if not lane.active and not lane.waiting:
-            self._lanes.pop(lane.key, None)
+        self._update(queue)

@@ -1,12 +1,14 @@
-"""Opens connections, keeps them for a while, and knows every one that is open.
+"""Opens connections, keeps idle ones for reuse, and holds a reference to every open one.
 
-A kept connection is given up after `IDLE` seconds: less than the common
-servers wait (Node and Apache 5 s, Puma 20 s, nginx 75 s; where it is more than
-theirs, the stale retry helps). There is no cap on kept connections of its own:
-they count among the open ones, and the one longest idle makes room for a new
-one. Not a subclass of Twisted's `HTTPConnectionPool`, of which nothing would be
-left: it has a timer for each kept connection, forgets the busy ones, and never
-removes an empty list.
+An idle connection is closed after `IDLE` seconds: earlier than common servers
+close it (Node.js and Apache 5 s, Puma 20 s, nginx 75 s). Idle connections have
+no limit of their own: they count among `max_open`, and the longest idle one is
+closed to make room for a new one.
+
+Twisted's `HTTPConnectionPool` does not meet these needs: it has no limit on
+open connections, keeps no reference to busy ones (so it cannot abort them), and
+closes idle ones with `loseConnection`, which over TLS waits for the server's
+close_notify without limit.
 """
 
 from __future__ import annotations
@@ -19,47 +21,48 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import ConnectError
 from twisted.internet.error import TimeoutError as ConnectTimeout
-from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from routemaster.sender.connection import Connection
+from routemaster.sender.connection import Connection, Key
 from routemaster.sender.dns_cache import DNSCache
 from routemaster.sender.failure_reasons import DeliveryError, is_local
 from routemaster.sender.tls import TLSTrust
 
 IDLE = 4.0  #: seconds
-PARTING = 1.0  #: seconds for a polite end, before it is aborted
-
-Key = tuple[str, int]  #: host, port
+CLOSE_TIMEOUT = 1.0  #: seconds from closing an idle connection to aborting it
 
 
-class _Connections(Factory):
+class _ConnectionFactory(Factory):
     noisy = False
 
     def __init__(self, pool: Pool, key: Key) -> None:
         self._pool = pool
         self._key = key
 
-    def buildProtocol(self, addr: IAddress | None) -> Connection:
+    def buildProtocol(self, addr: object) -> Connection:
         return Connection(self._pool, self._key)
 
 
 class Pool:
-    """The connections of one sender; `max_open` at once, idle ones included."""
+    """The connections of one sender (their `Owner`).
+
+    At most `max_open` are open, idle ones included. `connect_timeout`: seconds
+    for DNS look-up and TCP together.
+    """
 
     def __init__(
-        self, reactor: Any, names: DNSCache, trust: TLSTrust, *, max_open: int, connect_timeout: float
+        self, reactor: Any, dns: DNSCache, trust: TLSTrust, *, max_open: int, connect_timeout: float
     ) -> None:
         self._reactor = reactor
-        self._names = names
+        self._dns = dns
         self._trust = trust
         self._max_open = max_open
         self._connect_timeout = connect_timeout
         self._idle: dict[Key, list[Connection]] = {}
-        self._since: dict[Connection, float] = {}  # idle connections, longest idle first
-        self._reaper: Any = None  # the one timer of the idle
-        self._parting: dict[Connection, Any] = {}  # and those of the closing
+        self._idle_since: dict[Connection, float] = {}  # longest idle first
+        self._idle_timer: Any = None  # one for all idle connections
+        self._aborts: dict[Connection, Any] = {}  # timers of the closing connections
         self._open: set[Connection] = set()
         self._closing: Deferred[None] | None = None
 
@@ -70,118 +73,120 @@ class Pool:
 
     @property
     def idle(self) -> int:
-        """How many of them wait for a request."""
-        return len(self._since)
+        """How many of them are idle."""
+        return len(self._idle_since)
 
     def take(self, key: Key) -> Connection | None:
-        """The kept connection last used, if there is one."""
-        while kept := self._idle.get(key):
-            connection = kept[-1]
-            self._forget(connection)
+        """The last used idle connection; None if there is none."""
+        while idle := self._idle.get(key):
+            connection = idle[-1]
+            self._remove(connection)
             if connection.usable:
                 return connection
             connection.drop()
         return None
 
+    def connect(self, key: Key) -> Deferred[Connection]:
+        """Open a connection; the Deferred fires when TCP is established, before the TLS handshake.
+
+        The addresses are tried one after the other, so that an attempt never
+        holds more than one socket; the rest of `connect_timeout` is divided
+        equally among those left. Errors: `DeliveryError`, `ConnectError`,
+        `QueueFull`.
+        """
+        if len(self._open) >= self._max_open and self._idle_since:
+            longest_idle = next(iter(self._idle_since))
+            self._remove(longest_idle)
+            longest_idle.drop()
+        return Deferred.fromCoroutine(self._connect(key))
+
+    async def _connect(self, key: Key) -> Connection:
+        host, port = key
+        deadline = self._reactor.seconds() + self._connect_timeout
+        addresses = await self._dns.addresses(host, self._connect_timeout)
+        creator: Any = self._trust.creator(host)
+        plain: Any = _ConnectionFactory(self, key)
+        factory: Any = TLSMemoryBIOFactory(creator, True, plain, clock=self._reactor)
+        errors: list[ConnectError] = []
+        for tried, address in enumerate(addresses):
+            timeout = (deadline - self._reactor.seconds()) / (len(addresses) - tried)
+            if timeout <= 0:
+                break
+            endpoint = TCP6ClientEndpoint if isIPv6Address(address) else TCP4ClientEndpoint
+            try:
+                wrapper = await endpoint(self._reactor, address, port, timeout=timeout).connect(factory)
+            except ConnectError as error:
+                errors.append(error)
+                continue
+            if tried:
+                self._dns.prefer(host, address)
+            connection: Connection = wrapper.wrappedProtocol
+            return connection
+        try:
+            raise self._error(errors)
+        finally:
+            errors.clear()  # break the reference cycle: an exception holds the frame that raises it
+
+    def _error(self, errors: Sequence[ConnectError]) -> Exception:
+        """The one error for an attempt that failed at each address with one of `errors`."""
+        remote = [error for error in errors if not is_local(error)]
+        if any(isinstance(error, ConnectTimeout) for error in remote) or not errors:
+            return DeliveryError(f"no connection within {self._connect_timeout:g} s")
+        return (remote or errors)[0]
+
+    def opened(self, connection: Connection) -> None:
+        """`connection.Owner.opened`."""
+        self._open.add(connection)
+
     def keep(self, connection: Connection) -> None:
-        """Keep a connection whose answer is complete; if it may not be used again, it is aborted."""
+        """`connection.Owner.keep`: keep the connection idle, or abort it if it is not usable."""
         if self._closing is not None or not connection.usable:
             connection.drop()
             return
         connection.idle = True
         self._idle.setdefault(connection.key, []).append(connection)
-        self._since[connection] = self._reactor.seconds()
-        if self._reaper is None:
-            self._reaper = self._reactor.callLater(IDLE, self._reap)
-
-    def connect(self, key: Key) -> Deferred[Connection]:
-        """Open a connection: TCP is up when the Deferred fires, TLS has only begun.
-
-        Look-up and connecting take at most `connect_timeout` seconds, of which
-        each address left to try has an equal share: one at a time, so that an
-        attempt never holds more than one socket. Errors: `DeliveryError`,
-        `ConnectError`, `Full`.
-        """
-        if len(self._open) >= self._max_open and self._since:
-            longest = next(iter(self._since))
-            self._forget(longest)
-            longest.drop()
-        return Deferred.fromCoroutine(self._connect(key))
-
-    async def _connect(self, key: Key) -> Connection:
-        host, port = key
-        late = self._reactor.seconds() + self._connect_timeout
-        addresses = await self._names.addresses(host, self._connect_timeout)
-        creator: Any = self._trust.creator(host)
-        plain: Any = _Connections(self, key)
-        factory: Any = TLSMemoryBIOFactory(creator, True, plain, clock=self._reactor)
-        faults: list[ConnectError] = []
-        for tried, address in enumerate(addresses):
-            share = (late - self._reactor.seconds()) / (len(addresses) - tried)
-            if share <= 0:
-                break
-            kind = TCP6ClientEndpoint if isIPv6Address(address) else TCP4ClientEndpoint
-            try:
-                wrapper = await kind(self._reactor, address, port, timeout=share).connect(factory)
-            except ConnectError as fault:
-                faults.append(fault)
-                continue
-            if tried:
-                self._names.prefer(host, address)
-            connection: Connection = wrapper.wrappedProtocol
-            return connection
-        try:
-            raise self._verdict(faults)
-        finally:
-            faults.clear()  # an error holds the frame that raises it: together a cycle, and they may be many
-
-    def _verdict(self, faults: Sequence[ConnectError]) -> Exception:
-        """What to say when no address could be connected to."""
-        theirs = [fault for fault in faults if not is_local(fault)]
-        if any(isinstance(fault, ConnectTimeout) for fault in theirs) or not faults:
-            return DeliveryError(f"no connection within {self._connect_timeout:g} s")
-        return (theirs or faults)[0]
-
-    def opened(self, connection: Connection) -> None:
-        """Called by a connection that begins."""
-        self._open.add(connection)
+        self._idle_since[connection] = self._reactor.seconds()
+        if self._idle_timer is None:
+            self._idle_timer = self._reactor.callLater(IDLE, self._close_idle)
 
     def closed(self, connection: Connection) -> None:
-        """Called by a connection that ended."""
+        """`connection.Owner.closed`."""
         self._open.discard(connection)
         if connection.idle:
-            self._forget(connection)
-        if (parting := self._parting.pop(connection, None)) is not None and parting.active():
-            parting.cancel()
+            self._remove(connection)
+        if (abort := self._aborts.pop(connection, None)) is not None and abort.active():
+            abort.cancel()
         if self._closing is not None and not self._open and not self._closing.called:
             self._closing.callback(None)
 
     async def close(self) -> None:
-        """Abort every connection; returns when all are gone."""
+        """Abort every connection; returns when all are closed."""
         self._closing = Deferred()
-        if self._reaper is not None:
-            self._reaper.cancel()
-            self._reaper = None
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
         for connection in tuple(self._open):
             connection.drop()
         if self._open:
             await self._closing
 
-    def _forget(self, connection: Connection) -> None:
+    def _remove(self, connection: Connection) -> None:
+        """Remove a connection from the idle ones."""
         connection.idle = False
-        del self._since[connection]
-        kept = self._idle[connection.key]
-        kept.remove(connection)
-        if not kept:
+        del self._idle_since[connection]
+        idle = self._idle[connection.key]
+        idle.remove(connection)
+        if not idle:
             del self._idle[connection.key]
 
-    def _reap(self) -> None:
-        self._reaper = None
+    def _close_idle(self) -> None:
+        """Close the connections that are idle for `IDLE` seconds."""
+        self._idle_timer = None
         now = self._reactor.seconds()
-        for connection, since in tuple(self._since.items()):
+        for connection, since in tuple(self._idle_since.items()):
             if now - since < IDLE:
-                self._reaper = self._reactor.callLater(since + IDLE - now, self._reap)
+                self._idle_timer = self._reactor.callLater(since + IDLE - now, self._close_idle)
                 break
-            self._forget(connection)
-            self._parting[connection] = self._reactor.callLater(PARTING, connection.drop)
-            connection.part()
+            self._remove(connection)
+            self._aborts[connection] = self._reactor.callLater(CLOSE_TIMEOUT, connection.drop)
+            connection.close()

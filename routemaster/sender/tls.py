@@ -1,8 +1,12 @@
-"""TLS towards subscribers: the chain against the system's roots, the host against the certificate.
+"""TLS to subscribers: the certificate chain and the host name are verified before any data is sent.
 
-One OpenSSL context serves all hosts: the CA bundle is loaded once (4 ms, where
-a context for each host would pay them again), and what differs between hosts,
-the name to send and to verify, belongs to the connection anyway.
+One OpenSSL context serves all hosts, because loading the CA bundle takes about
+4 ms. What differs between hosts, the name to send and to verify, is set on
+each connection.
+
+Twisted's `optionsForClientTLS` is not used: it makes a context for each host,
+and of a certificate that OpenSSL refuses it reports only "certificate verify
+failed", without the reason.
 """
 
 # mypy: allow-untyped-calls
@@ -29,32 +33,32 @@ from routemaster.sender.failure_reasons import DeliveryError, tls_reason
 
 Verifier = Callable[[SSL.Connection, crypto.X509, int, int, int], bool]
 
-# X509_V_ERR_*: the numbers are OpenSSL's and stable.
-_WHY = {
+# OpenSSL's X509_V_ERR_* codes, which do not change between versions
+_REASONS = {
     9: "the certificate is not yet valid",
     10: "the certificate has expired",
     18: "the certificate is self-signed",
     19: "the certificate's chain ends in an unknown root",
-    20: "the certificate is from an unknown authority (or an intermediate one is missing)",
-    21: "the certificate is from an unknown authority (or an intermediate one is missing)",
+    20: "the certificate is from an unknown authority, or an intermediate certificate is missing",
+    21: "the certificate is from an unknown authority, or an intermediate certificate is missing",
     23: "the certificate is revoked",
     26: "the certificate is not meant for servers",
 }
 
 
 class BadCertificate(DeliveryError):
-    """The peer did not prove to be the host that was meant."""
+    """The server's certificate is invalid, or is for another host."""
 
 
 class TLSTrust:
-    """Makes TLS connections; `verify` off accepts any certificate.
+    """Which certificates are accepted: all if `verify` is False.
 
-    `ca_files`: PEM, further roots beside the system's. Raises `ConfigError` if
-    one cannot be used.
+    `ca_files`: PEM files with root certificates beside the system's. Raises
+    `ConfigError` if one cannot be used.
     """
 
     def __init__(self, verify: bool = True, ca_files: Sequence[Path] = ()) -> None:
-        self.verify = verify
+        self._verify = verify
         self._options = ssl.CertificateOptions(
             trustRoot=ssl.platformTrust() if verify else None,
             raiseMinimumTo=ssl.TLSVersion.TLSv1_2,
@@ -63,13 +67,14 @@ class TLSTrust:
         for ca_file in ca_files:
             try:
                 context.load_verify_locations(str(ca_file))
-            except SSL.Error as fault:
-                why = tls_reason(fault)
-                raise ConfigError(f"ca_file {ca_file}: no certificates can be read ({why})") from None
+            except SSL.Error as error:
+                raise ConfigError(
+                    f"ca_file is invalid: got {ca_file}, expected PEM certificates ({tls_reason(error)})"
+                ) from None
 
     def creator(self, host: str) -> HostCreator:
-        """A maker of connections to `host`, a name or an IP address."""
-        return HostCreator(self._options, host, self.verify)
+        """A creator of TLS connections to `host`, a name or an IP address."""
+        return HostCreator(self._options, host, self._verify)
 
 
 @implementer(IOpenSSLClientConnectionCreator)
@@ -96,28 +101,28 @@ class HostCreator:
         failing: TLSMemoryBIOProtocol | None = protocol
 
         def verify(_: SSL.Connection, certificate: crypto.X509, code: int, depth: int, good: int) -> bool:
-            # An exception would vanish in OpenSSL, and the connection with it be trusted or not by accident.
             nonlocal failing
             why = None
             try:
                 if not good:
-                    why = _WHY.get(code, f"the certificate is not valid (OpenSSL verify error {code})")
+                    why = _REASONS.get(code, f"the certificate is not valid (OpenSSL verify error {code})")
                 elif depth == 0:
                     why = self._mismatch(certificate)
-            except BaseException as fault:
-                why = f"the certificate cannot be checked: {type(fault).__name__}"
+            except BaseException as error:  # OpenSSL would discard it, and the result would be undefined
+                why = f"the certificate cannot be checked: {type(error).__name__}"
             if why is not None and failing is not None:
                 failing.failVerification(Failure(BadCertificate(why)))
             if why is not None or depth == 0:
-                failing = None  # no cycle from the protocol to itself
+                failing = None  # break the reference cycle of protocol, connection and this function
             return why is None
 
         return verify
 
     def _mismatch(self, certificate: crypto.X509) -> str | None:
-        wanted = DNS_ID(self._host) if self._is_name else IPAddress_ID(self._host)
+        """Why the certificate is not for the host (RFC 9525); None if it is."""
+        expected = DNS_ID(self._host) if self._is_name else IPAddress_ID(self._host)
         try:
-            verify_service_identity(extract_patterns(certificate), [wanted], [])
+            verify_service_identity(extract_patterns(certificate), [expected], [])
         except VerificationError:
             return f"the certificate is not for {self._host}"
         return None

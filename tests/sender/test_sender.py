@@ -34,8 +34,7 @@ from routemaster.sender.client import STOPPING, retry_after
 from routemaster.sender.connection import Malformed, check_head
 from routemaster.sender.dns_cache import MAX_WAITING, DNSCache, NoAddress, choose, look_up
 from routemaster.sender.failure_reasons import MAX_REASON, DeliveryError, LocalFault, explain, one_line
-from routemaster.sender.fair_queue import Closed, FairQueue, Full
-from routemaster.sender.pool import IDLE
+from routemaster.sender.fair_queue import FairQueue, QueueClosed, QueueFull
 from routemaster.sender.target import BadCallback, Target
 from routemaster.testing import zoo
 from routemaster.testing.script_sender import carrying
@@ -547,19 +546,14 @@ class Sharing(SenderCase):
         await self.gone(beast)
 
     async def test_reaper(self) -> None:
-        """A kept connection is given up after its time, and lists of hosts do not pile up."""
+        """An idle connection is closed after `IDLE` seconds."""
+        self.patch(pool, "IDLE", 0.05)
         sink, sender = self.sink(), self.sender()
         await sender.post(sink.url, UUID, b"[]")
         self.assertEqual(sender.pool.idle, 1)
-        pool = sender.pool
-        pool._reaper.cancel()
-        for connection in pool._since:
-            pool._since[connection] -= IDLE
-        pool._reap()
-        self.assertEqual((pool.idle, pool._idle, pool._reaper), (0, {}, None))
         await self.gone(sink)
         await deferLater(reactor, 0.02)
-        self.assertEqual((pool.open, pool._parting), (0, {}))
+        self.assertEqual((sender.pool.open, sender.pool.idle), (0, 0))
 
     async def test_peer_closes_idle(self) -> None:
         """A kept connection that the peer closes leaves the pool."""
@@ -637,7 +631,7 @@ class Resolving(SenderCase):
         sender = self.sender(ask=ask, connect_timeout=0.3)
         self.assertAcknowledged(await sender.post(sink.url_for("localhost"), UUID, b"[]"))
         stuck = [ensureDeferred(sender.post(f"https://dead{n}.example/", UUID, b"[]")) for n in range(40)]
-        sender._names._known.clear()
+        sender._names.clear()
         self.assertAcknowledged(await sender.post(sink.url_for("localhost"), UUID, b"[]"))
         self.assertFalse(any(each.called for each in stuck))
         for outcome in await gatherResults(stuck):
@@ -648,7 +642,7 @@ class Resolving(SenderCase):
         sink = self.sink()
         sender = self.sender(ask=lambda _: ["127.0.0.2", "127.0.0.1"])
         self.assertAcknowledged(await sender.post(sink.url_for("localhost"), UUID, b"[]"))
-        self.assertEqual(sender._names._known["localhost"].addresses[0], "127.0.0.1")
+        self.assertEqual((await sender._names.addresses("localhost", 1.0))[0], "127.0.0.1")
 
     async def test_unknown_name(self) -> None:
         """A name that does not resolve is called that."""
@@ -755,7 +749,7 @@ class NamesTests(SynchronousTestCase):
         """Dead names share half of the threads, and the queue behind them ends."""
         waiting = [self.ask(f"dead{n}.example") for n in range(names_module.THREADS // 2 + MAX_WAITING)]
         self.assertEqual(len(self.asked), names_module.THREADS // 2)
-        self.failureResultOf(self.ask("more.example"), Full)
+        self.failureResultOf(self.ask("more.example"), QueueFull)
         self.names.close()
         for each in waiting:
             self.failureResultOf(each, DeliveryError)
@@ -767,7 +761,7 @@ class NamesTests(SynchronousTestCase):
         for n in range(5):
             self.ask(f"n{n}.example")
             self.asked[-1].callback(["192.0.2.1"])
-        self.assertEqual(list(self.names._known), ["n2.example", "n3.example", "n4.example"])
+        self.assertEqual(list(self.names.cached), ["n2.example", "n3.example", "n4.example"])
 
     def test_choice(self) -> None:
         """At most four addresses are tried, each once, the families in turn."""
@@ -782,38 +776,38 @@ class SlotsTests(SynchronousTestCase):
     def test_neither(self) -> None:
         """A stay that says nothing of its key leaves it what it was."""
         slots = FairQueue(4, 2)
-        slots.leave(*self.inside(slots, "a", proven=True))
-        for known, doubtful in (("a", 0), ("b", 1)):
-            slots.leave(*self.inside(slots, known, proven=None))
-            self.inside(slots, known, proven=None)
-            self.assertEqual(slots.doubtful, doubtful)
+        slots.leave(*self.inside(slots, "a", succeeded=True))
+        for known, unproven in (("a", 0), ("b", 1)):
+            slots.leave(*self.inside(slots, known, succeeded=None))
+            self.inside(slots, known, succeeded=None)
+            self.assertEqual(slots.unproven, unproven)
 
     def test_caps(self) -> None:
         """No more than the total, and the key's share, are inside."""
         slots = FairQueue(4, 2)
-        slots.leave(*self.inside(slots, "a", proven=True))
+        slots.leave(*self.inside(slots, "a", succeeded=True))
         self.assertEqual([slots.enter("a") is None for _ in range(3)], [True, True, False])
         self.assertEqual(slots.active, 2)
 
-    def inside(self, slots: FairQueue, key: str, proven: bool | None) -> tuple[str, bool | None]:
+    def inside(self, slots: FairQueue, key: str, succeeded: bool | None) -> tuple[str, bool | None]:
         self.assertIsNone(slots.enter(key))
-        return key, proven
+        return key, succeeded
 
     def test_room_for_the_proven(self) -> None:
         """Keys that did not prove themselves hold at most half; a proven one finds room at once."""
         slots = FairQueue(4, 4)
-        slots.leave(*self.inside(slots, "good", proven=True))
+        slots.leave(*self.inside(slots, "good", succeeded=True))
         waits = [slots.enter(f"dead{n}") for n in range(10)]
         self.assertEqual([wait is None for wait in waits], [True, True] + [False] * 8)
         self.assertIsNone(slots.enter("good"))
-        self.assertEqual((slots.active, slots.doubtful, slots.waiting), (3, 2, 8))
+        self.assertEqual((slots.active, slots.unproven, slots.waiting), (3, 2, 8))
 
     def test_paced(self) -> None:
         """Where it is paced, those whose last stay ended badly enter one in each turn, others at any time."""
         slots, served = FairQueue(20, 20, paced=True), []
         for key in ("good", "bad1", "bad2", "bad3"):
-            slots.leave(*self.inside(slots, key, proven=key == "good"))
-        self.assertFalse(slots.restless)
+            slots.leave(*self.inside(slots, key, succeeded=key == "good"))
+        self.assertFalse(slots.needs_tick)
         for key in ("bad1", "bad2", "bad3", "new1", "good", "new2"):
             turn = slots.enter(key)
             if turn is None:
@@ -821,28 +815,28 @@ class SlotsTests(SynchronousTestCase):
             else:
                 turn.addCallback(lambda _, key=key: served.append(key))
         self.assertEqual(served, ["bad1", "new1", "good", "new2"])
-        slots.leave("bad1", proven=False)
+        slots.leave("bad1", succeeded=False)
         self.assertEqual(len(served), 4)
         for key in ("bad2", "bad3"):
-            slots.turn()
+            slots.tick()
             self.assertEqual(served[-1], key)
-        self.assertTrue(slots.restless)
-        slots.turn()
-        self.assertEqual((len(served), slots.restless), (6, False))
+        self.assertTrue(slots.needs_tick)
+        slots.tick()
+        self.assertEqual((len(served), slots.needs_tick), (6, False))
 
     def test_kinds_in_turn(self) -> None:
         """Of those who wait the proven, the unknown and the failed are served in turn."""
         slots, served = FairQueue(4, 4), []
         for key in ("good", "bad"):
-            slots.leave(*self.inside(slots, key, proven=key == "good"))
+            slots.leave(*self.inside(slots, key, succeeded=key == "good"))
         for _ in range(4):
-            self.inside(slots, "good", proven=None)
+            self.inside(slots, "good", succeeded=None)
         for key in ("bad", "bad", "new", "new", "good", "good"):
             turn = slots.enter(key)
             assert turn is not None
             turn.addCallback(lambda _, key=key: served.append(key))
         for _ in range(4):
-            slots.leave("good", proven=True)
+            slots.leave("good", succeeded=True)
         self.assertEqual(sorted(served[:3]), ["bad", "good", "new"])
 
     def test_in_turn(self) -> None:
@@ -853,22 +847,22 @@ class SlotsTests(SynchronousTestCase):
             wait = slots.enter(key)
             assert wait is not None
             wait.addCallback(lambda _, key=key: served.append(key))
-        slots.leave("x", proven=None)
+        slots.leave("x", succeeded=None)
         for _ in range(4):
-            slots.leave(served[-1], proven=None)
+            slots.leave(served[-1], succeeded=None)
         self.assertEqual(served, ["a", "b", "c", "a", "a"])
 
     def test_losing_proof(self) -> None:
-        """A proven key that fails counts as doubtful from then on, with all it has inside."""
+        """A proven key that fails counts as unproven from then on, with all it has inside."""
         slots = FairQueue(4, 4)
-        slots.leave(*self.inside(slots, "k", proven=True))
+        slots.leave(*self.inside(slots, "k", succeeded=True))
         for _ in range(4):
             self.assertIsNone(slots.enter("k"))
-        slots.leave("k", proven=False)
-        self.assertEqual(slots.doubtful, 3)
+        slots.leave("k", succeeded=False)
+        self.assertEqual(slots.unproven, 3)
         self.assertIsNotNone(slots.enter("other"))
-        slots.leave("k", proven=True)
-        self.assertEqual((slots.doubtful, slots.active, slots.waiting), (1, 3, 0))
+        slots.leave("k", succeeded=True)
+        self.assertEqual((slots.unproven, slots.active, slots.waiting), (1, 3, 0))
 
     def test_cancel(self) -> None:
         """Who stops waiting is not served, and the next one is."""
@@ -879,7 +873,7 @@ class SlotsTests(SynchronousTestCase):
         assert second is not None
         first.cancel()
         self.failureResultOf(first, CancelledError)
-        slots.leave("x", proven=False)
+        slots.leave("x", succeeded=False)
         self.successResultOf(second)
         self.assertEqual(slots.waiting, 0)
 
@@ -890,18 +884,18 @@ class SlotsTests(SynchronousTestCase):
         waiting = slots.enter("y")
         slots.close()
         assert waiting is not None
-        self.failureResultOf(waiting, Closed)
-        self.assertRaises(Closed, slots.enter, "z")
-        slots.leave("x", proven=True)
-        self.assertEqual(slots._lanes, {})
+        self.failureResultOf(waiting, QueueClosed)
+        self.assertRaises(QueueClosed, slots.enter, "z")
+        slots.leave("x", succeeded=True)
+        self.assertEqual(slots._keys, {})
 
     def test_memory(self) -> None:
         """Nothing is kept for a key that is away, but for a bounded number of verdicts."""
         slots = FairQueue(2, 2, max_known=10)
         for n in range(100):
             slots.enter(n)
-            slots.leave(n, proven=n % 2 == 0)
-        self.assertEqual((slots._lanes, len(slots._known)), ({}, 10))
+            slots.leave(n, succeeded=n % 2 == 0)
+        self.assertEqual((slots._keys, len(slots._health)), ({}, 10))
 
 
 class Words(SynchronousTestCase):
