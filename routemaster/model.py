@@ -5,12 +5,10 @@ A value that exists has been checked: `rules` does that for what clients send.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Final, TypeVar
+from collections.abc import Mapping
+from typing import Final
 
 from attrs import frozen
-
-_T = TypeVar("_T")
 
 DEFAULT_TIMEOUT: Final = 500
 DEFAULT_MAX: Final = 100
@@ -185,8 +183,3 @@ class StoreStats:
     cpu_user_ms: float  #: since it started
     cpu_sys_ms: float   #: since it started
     node: str = ""      #: its name; empty if there is but one
-
-
-def chunks(items: Sequence[_T], size: int) -> list[Sequence[_T]]:
-    """`items` in pieces of at most `size`."""
-    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster import strict_json
 from routemaster.errors import Invalid
-from routemaster.model import ApiToken, Cursor, EventID, Span, Subscription, chunks, public_name
+from routemaster.model import ApiToken, Cursor, EventID, Span, Subscription, public_name
 from routemaster.sender.target import Target
 from routemaster.validation import (
     check_api_token,
@@ -548,9 +548,3 @@ class StoreWordTests(Case):
         over = Cursor.parse(b"7 9 3 0")
         self.assertFalse(over.open)
         self.assertEqual(over.backlog(EventID(9, 15)), 0)
-
-    def test_chunks(self) -> None:
-        """Pieces of at most a size, all in order, and none of nothing."""
-        self.assertEqual(chunks([], 2), [])
-        self.assertEqual(chunks([1, 2], 2), [[1, 2]])
-        self.assertEqual(chunks([1, 2, 3], 2), [[1, 2], [3]])

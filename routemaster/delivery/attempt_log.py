@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from attrs import field, frozen
 from twisted.logger import Logger
 
 from routemaster.delivery.attempt_metrics import AttemptMetrics
 from routemaster.delivery.backlog import Batch
 from routemaster.interfaces import Meter, Outcome, Verdict
-from routemaster.util.log_throttle import Allowances, LogThrottle
+from routemaster.util.log_throttle import Allowance, LogThrottle
+from routemaster.util.log_throttle import Allowances as CommonAllowances
 
 _log = Logger()
+
+
+@frozen
+class Allowances(CommonAllowances):
+    """The log lines that all subscribers of a process share."""
+
+    leases: Allowance = field(factory=Allowance)  #: for leases that were lost
 
 
 class AttemptLog:
@@ -83,11 +92,11 @@ def sum_up(allowances: Allowances, now: float) -> None:
         _log.warn(
             "{times} further deliveries failed in the last minute, to {subscribers} subscribers, "
             "most often: {error}",
-            times=failed.times, subscribers=failed.subscribers, error=failed.reason,
+            times=failed.times, subscribers=failed.names, error=failed.reason,
         )  # fmt: skip
     if succeeded is not None:
         _log.info(
-            "deliveries to {subscribers} further subscribers succeed again", subscribers=succeeded.subscribers
+            "deliveries to {subscribers} further subscribers succeed again", subscribers=succeeded.names
         )
     if lost is not None:
-        _log.warn("lost the leases on {subscribers} further subscribers", subscribers=lost.subscribers)
+        _log.warn("lost the leases on {subscribers} further subscribers", subscribers=lost.names)

@@ -28,7 +28,7 @@ from attrs import define, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from routemaster.delivery.attempt_log import AttemptLog
+from routemaster.delivery.attempt_log import Allowances, AttemptLog
 from routemaster.delivery.backlog import Backlog, Batch
 from routemaster.delivery.backoff import pause
 from routemaster.delivery.decision import Facts, State, Step, decide
@@ -48,7 +48,6 @@ from routemaster.interfaces import (
     Verdict,
 )
 from routemaster.model import EventID, Subscription, public_name
-from routemaster.util.log_throttle import Allowances
 
 STORE_RETRY = 0.2          #: seconds before the store is asked again after it was away, growing ...
 STORE_RETRY_LONGEST = 2.0  #: ... up to this

@@ -30,7 +30,7 @@ from attrs import frozen
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
-from routemaster.delivery.attempt_log import sum_up
+from routemaster.delivery.attempt_log import Allowances, sum_up
 from routemaster.delivery.backoff import pause
 from routemaster.delivery.clock_offset import ClockOffset
 from routemaster.delivery.courier import Context, Courier
@@ -39,9 +39,8 @@ from routemaster.delivery.worker_membership import WorkerMembership
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Clock, LeaseGrant, LeaseHeld, Meter, Sender, Store
 from routemaster.model import EventID, public_name
-from routemaster.util.chunks import pieces
-from routemaster.util.gather import those_that_can
-from routemaster.util.log_throttle import Allowances
+from routemaster.util.chunks import paced_chunks
+from routemaster.util.gather import gather_available
 
 AT_ONCE = 100  #: leases asked for together
 RENEWED = 250  #: leases in one call for renewal
@@ -212,9 +211,9 @@ class Worker:
             return
         renewals = []
         # none waits for the last one's answer: a node that is away must not hold up the leases that others keep
-        async for piece in pieces(epochs, RENEWED, self._clock):
+        async for piece in paced_chunks(epochs, RENEWED, self._clock):
             renewals.append(Deferred.fromCoroutine(self._renew_some(dict(piece))))
-        await those_that_can(renewals)
+        await gather_available(renewals)
 
     async def _renew_some(self, epochs: Mapping[str, int]) -> None:
         sent = self._clock.seconds()

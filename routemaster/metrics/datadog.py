@@ -14,7 +14,7 @@ import treq
 from twisted.internet.defer import Deferred
 
 from routemaster.interfaces import Sample, Snapshot
-from routemaster.model import chunks
+from routemaster.util.chunks import chunks
 
 SERIES = 500     #: in one request
 TIMEOUT = 10.0   #: seconds for one request

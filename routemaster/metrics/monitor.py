@@ -23,7 +23,7 @@ from routemaster.interfaces import Clock, MetricsService, Sample, Snapshot, Stor
 from routemaster.metrics.meter import Meter, parse_series, series
 from routemaster.model import StoreStats, public_name
 from routemaster.store.autodrop import Autodrop
-from routemaster.util.chunks import pieces, unhurried
+from routemaster.util.chunks import paced, paced_chunks
 from routemaster.util.log_throttle import LogThrottle
 
 OFFICE = "monitor"
@@ -53,7 +53,7 @@ class Monitor:
         self._store, self._meter, self._autodrop = store, meter, autodrop
         self._adapter, self._clock, self._wall = adapter, clock, wall or clock.seconds
         self._process, self._interval = process, interval
-        self._repeats = LogThrottle()
+        self._throttle = LogThrottle()
 
     async def flush(self) -> None:
         """Add what was counted here to the totals; what the store refuses is kept for the next time."""
@@ -90,13 +90,13 @@ class Monitor:
             self._meter.count("metrics.failures")
             self._failed(str(error) or type(error).__name__)
             return
-        if self._repeats.succeeded(self._clock.seconds()) is not None:
+        if self._throttle.succeeded(self._clock.seconds()) is not None:
             self._log.info("metrics are told again")
         if grown:
             await self._store.set_reported({name: totals[name] for name in grown})
 
     def _failed(self, reason: str) -> None:
-        since = self._repeats.failed(self._clock.seconds(), reason)
+        since = self._throttle.failed(self._clock.seconds(), reason)
         if since is not None and since.failures == 1:
             self._log.warn("metrics could not be told: {error}", error=reason)
         elif since is not None:
@@ -107,7 +107,7 @@ class Monitor:
         figures, now = await self._store.stats(), self._wall()
         queued, ready, removed, dropped = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
         due = 0
-        async for facts in unhurried(self._store.each_subscription(), self._clock):
+        async for facts in paced(self._store.each_subscription(), self._clock):
             for fact in facts:
                 name = public_name(fact.subscription.subscriber)  # tokens that share one are added up
                 queued[name] += fact.queued
@@ -123,7 +123,7 @@ class Monitor:
             *(sample for node in figures for sample in self._of_redis(node)),
         ]
         derived = {}
-        async for names in pieces(list(queued), AT_ONCE, self._clock):
+        async for names in paced_chunks(list(queued), AT_ONCE, self._clock):
             for name in names:
                 derived[series("events.added", {"queue": name})] = removed[name] + queued[name]
                 derived[series("events.removed", {"queue": name})] = removed[name]

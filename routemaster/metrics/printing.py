@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.logger import Logger
 
 from routemaster.interfaces import Clock, Sample, Snapshot
-from routemaster.util.chunks import pieces
+from routemaster.util.chunks import paced_chunks
 
 AT_ONCE = 20  #: lines
 
@@ -21,8 +21,8 @@ class Printing:
     async def tell(self, snapshot: Snapshot) -> None:
         """Log every value."""
         for kind, samples in (("gauge", snapshot.gauges), ("counter", snapshot.counters)):
-            async for piece in pieces(samples, AT_ONCE, self._clock):
-                for sample in piece:
+            async for chunk in paced_chunks(samples, AT_ONCE, self._clock):
+                for sample in chunk:
                     self._log.info("{line}", line=self._line(kind, sample))
 
     def _line(self, kind: str, sample: Sample) -> str:

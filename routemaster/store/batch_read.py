@@ -14,7 +14,7 @@ from routemaster.interfaces import Position, ReadResult
 from routemaster.model import Cursor, EventID
 from routemaster.store.batch_merge import Entry, Part, merged, share
 from routemaster.store.commands import Commands
-from routemaster.util.gather import all_of
+from routemaster.util.gather import gather
 
 Start = Mapping[str, EventID | None]
 
@@ -51,7 +51,7 @@ class Readings:
         limits: tuple[int, int],
         final: bool = False,
     ) -> tuple[ReadResult, bool]:
-        read = await all_of(
+        read = await gather(
             Deferred.fromCoroutine(self._part(subscriber, bundle, after, *of_each)) for bundle in bundles
         )
         entries, good = merged([part for part, _ in read], *limits, final)

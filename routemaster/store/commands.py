@@ -7,11 +7,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from routemaster.model import chunks
 from routemaster.redis.cluster import Cluster
 from routemaster.redis.connection import Connection
 from routemaster.store.keys import Keys
 from routemaster.store.scripts import SCRIPTS
+from routemaster.util.chunks import chunks
 
 AT_ONCE = 50  #: names about which to ask together, so that neither Redis nor this process is held up for long
 

@@ -16,11 +16,12 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from routemaster.interfaces import Membership
-from routemaster.model import Cursor, chunks
+from routemaster.model import Cursor
 from routemaster.redis.connection import ScriptRefusal
 from routemaster.store import codec
 from routemaster.store.commands import AT_ONCE, Commands
-from routemaster.util.gather import all_of, outcomes
+from routemaster.util.chunks import chunks
+from routemaster.util.gather import gather, gather_outcomes
 
 
 class MembershipSync:
@@ -45,7 +46,7 @@ class MembershipSync:
                 script = "join" if stay.state == "on" else "leave"
                 identity = (subscriber.encode(), b"%d" % stay.id, b"%d" % stay.version)
                 steps.append(self._redis.run(script, self._keys.topic(topic), *identity))
-        for outcome in await outcomes(steps):
+        for outcome in await gather_outcomes(steps):
             # a topic deleted in between: the subscription came first, and ended with it
             if isinstance(outcome, Exception) and not isinstance(outcome, ScriptRefusal):
                 raise outcome
@@ -53,7 +54,7 @@ class MembershipSync:
 
     async def _cursors(self, subscriber: str, topics: Iterable[str]) -> dict[str, Cursor | None]:
         names = list(topics)
-        texts = await all_of(
+        texts = await gather(
             self._redis.command(b"HGET", self._keys.topic(topic)[2], subscriber.encode()) for topic in names
         )
         return {
@@ -73,7 +74,7 @@ class MembershipSync:
         gone, *ended = await self._redis.run("fold", keys, *arguments)
         if gone:
             await self.drop_name(self._keys.subscribers, subscriber)
-        await all_of(
+        await gather(
             self._forget(subscriber, topic, stays[topic].id, stays[topic].version, b"settled")
             for topic in (name.decode() for name in ended)
         )
@@ -98,7 +99,7 @@ class MembershipSync:
             await self.drop_name(self._keys.topics, topic)
         for some in chunks(list(zip(pairs[::2], pairs[1::2], strict=True)), AT_ONCE):
             names = [name.decode() for name, _ in some]
-            stays = await all_of(
+            stays = await gather(
                 self._redis.command(b"HGET", self._keys.subscriber(name)[1], topic.encode()) for name in names
             )
             for subscriber, (_, text), stay in zip(names, some, stays, strict=True):

@@ -25,8 +25,8 @@ from routemaster.model import (
     Subscription,
     SubscriptionInfo,
     TopicInfo,
-    chunks,
 )
+from routemaster.util.chunks import chunks
 
 
 @define

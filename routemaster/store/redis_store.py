@@ -32,7 +32,6 @@ from routemaster.model import (
     Subscription,
     SubscriptionInfo,
     TopicInfo,
-    chunks,
 )
 from routemaster.redis.cluster import Cluster
 from routemaster.redis.connection import Connection, ScriptRefusal
@@ -41,7 +40,8 @@ from routemaster.store import codec, subscription_stats
 from routemaster.store.batch_read import Readings
 from routemaster.store.commands import AT_ONCE, Commands
 from routemaster.store.membership_sync import MembershipSync
-from routemaster.util.gather import all_of, those_that_can
+from routemaster.util.chunks import chunks
+from routemaster.util.gather import gather, gather_available
 
 BUNDLE = 256  #: subscribers or topics in one call, so that no script holds Redis up for long
 HEADS = 8     #: topics in one call that walks their first events
@@ -68,7 +68,7 @@ class RedisStore:
         self._indexed.clear()
 
     async def ping(self) -> None:
-        await all_of(node.command(b"PING") for node in self._redis.nodes.values())
+        await gather(node.command(b"PING") for node in self._redis.nodes.values())
 
     # -- topics
 
@@ -101,7 +101,7 @@ class RedisStore:
 
     async def topics(self) -> list[TopicInfo]:
         names = await self._redis.names(self._keys.topics)
-        replies = await all_of(
+        replies = await gather(
             self._redis.command(b"HMGET", self._keys.topic(name)[0], b"publisher", b"tail", b"base")
             for name in names
         )
@@ -115,7 +115,7 @@ class RedisStore:
 
     async def subscribe(self, subscription: Subscription) -> None:
         subscriber, topics = subscription.subscriber, subscription.topics
-        owners = await all_of(
+        owners = await gather(
             self._redis.command(b"HEXISTS", self._keys.topic(topic)[0], b"publisher") for topic in topics
         )
         for topic, exists in zip(topics, owners, strict=True):
@@ -133,7 +133,7 @@ class RedisStore:
             *(topic.encode() for topic in topics),
         )
         await self._stays.follow(subscriber, codec.stays(stays))
-        await all_of([self._redis.command(*index), self._redis.hint(f"s {subscriber}")])
+        await gather([self._redis.command(*index), self._redis.hint(f"s {subscriber}")])
 
     async def unsubscribe(self, subscriber: str) -> None:
         try:
@@ -245,7 +245,7 @@ class RedisStore:
 
     async def renew(self, worker: str, epochs: Mapping[str, int]) -> tuple[int, dict[str, int | None]]:
         bundles = self._redis.bundles(epochs, self._keys.lease, BUNDLE) or [[]]
-        replies = await those_that_can(
+        replies = await gather_available(
             self._redis.run(
                 "renew",
                 [key for name in bundle for key in (self._keys.lease(name), self._keys.subscriber(name)[0])]
@@ -275,7 +275,7 @@ class RedisStore:
 
     async def tails(self, topics: Sequence[str]) -> dict[str, EventID]:
         bundles = self._redis.bundles(topics, self._meta, BUNDLE)
-        replies = await those_that_can(
+        replies = await gather_available(
             self._redis.run("tails", [self._meta(topic) for topic in bundle]) for bundle in bundles
         )
         return {
@@ -303,7 +303,7 @@ class RedisStore:
             )
             for ack in acks
         ]
-        *replies, _ = await all_of([*moves, self._settle(subscriber, worker, epoch, b"", "")])
+        *replies, _ = await gather([*moves, self._settle(subscriber, worker, epoch, b"", "")])
         return {
             ack.topic: Position(Cursor.parse(cursor) if cursor else None, EventID.parse(tail) if tail else None)
             for ack, (_passed, cursor, tail) in zip(acks, replies, strict=True)
@@ -324,8 +324,8 @@ class RedisStore:
 
     async def stats(self) -> list[StoreStats]:
         nodes = self._redis.nodes
-        replies = await those_that_can(
-            all_of(node.command(b"INFO", section) for section in (b"memory", b"cpu")) for node in nodes.values()
+        replies = await gather_available(
+            gather(node.command(b"INFO", section) for section in (b"memory", b"cpu")) for node in nodes.values()
         )
         return [
             codec.figures(b"".join(reply), node) for node, reply in zip(nodes, replies, strict=True) if reply
@@ -336,7 +336,7 @@ class RedisStore:
         if node:
             topics = [topic for topic in topics if self._redis.place(self._meta(topic)) == node]
         bundles = self._redis.bundles(topics, self._meta, HEADS)
-        replies = await all_of(
+        replies = await gather(
             self._redis.run("heads", [self._keys.topic(topic)[1] for topic in bundle], b"%d" % most)
             for bundle in bundles
         )
@@ -364,7 +364,7 @@ class RedisStore:
                 await self._tidy_topic(topic)
         for some in chunks(await self._redis.names(self._keys.subscribers), AT_ONCE):
             with self._others_go_on():
-                known = await those_that_can(
+                known = await gather_available(
                     self._redis.command(b"EXISTS", self._keys.subscriber(subscriber)[0]) for subscriber in some
                 )
                 for subscriber, exists in zip(some, known, strict=True):

@@ -17,10 +17,11 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from routemaster.interfaces import Membership
-from routemaster.model import Cursor, EventID, Health, SubscriptionInfo, chunks
+from routemaster.model import Cursor, EventID, Health, SubscriptionInfo
 from routemaster.store import codec
 from routemaster.store.commands import AT_ONCE, Commands
-from routemaster.util.gather import all_of
+from routemaster.util.chunks import chunks
+from routemaster.util.gather import gather
 
 _Part = TypeVar("_Part")
 
@@ -41,7 +42,7 @@ async def subscriptions(redis: Commands) -> AsyncIterator[list[SubscriptionInfo]
     bundles = redis.bundles(names, redis.keys.lease, AT_ONCE)
     for wave in _waves((bundle, len(bundle)) for bundle in bundles):
         keys = [[key for name in bundle for key in redis.keys.subscriber(name)] for bundle in wave]
-        replies = await all_of(redis.run("subscribers", each) for each in keys)
+        replies = await gather(redis.run("subscribers", each) for each in keys)
         facts = []
         for bundle, reply in zip(wave, replies, strict=True):
             for name, fields, stays in zip(bundle, reply[::2], reply[1::2], strict=True):
@@ -54,12 +55,12 @@ async def subscriptions(redis: Commands) -> AsyncIterator[list[SubscriptionInfo]
 async def _owed(redis: Commands) -> AsyncIterator[list[tuple[bytes, _Entry]]]:
     """What the topics know of each subscriber."""
     for topics in chunks(await redis.names(redis.keys.topics), AT_ONCE):
-        known = await all_of(redis.command(b"HKEYS", redis.keys.topic(topic)[2]) for topic in topics)
+        known = await gather(redis.command(b"HKEYS", redis.keys.topic(topic)[2]) for topic in topics)
         parts = [
             (topic, part) for topic, names in zip(topics, known, strict=True) for part in chunks(names, AT_ONCE)
         ]
         for wave in _waves((part, len(part[1])) for part in parts):
-            replies = await all_of(redis.run("backlog", redis.keys.topic(topic), *part) for topic, part in wave)
+            replies = await gather(redis.run("backlog", redis.keys.topic(topic), *part) for topic, part in wave)
             yield [
                 (name, (topic, bool(publisher), tail, cursor, oldest))
                 for (topic, _), (publisher, tail, flat) in zip(wave, replies, strict=True)

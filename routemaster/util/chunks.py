@@ -1,4 +1,4 @@
-"""Long work, cut into pieces with rests between them, so that events need not wait for its end."""
+"""Sequences cut into chunks, and long work that pauses between two chunks so that other work gets its turn."""
 
 from __future__ import annotations
 
@@ -9,30 +9,34 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from routemaster.interfaces import Clock
-from routemaster.model import chunks
 
-REST = 0.005  #: seconds; a piece should take a small part of it
+PAUSE = 0.005  #: seconds between two chunks; the work on one chunk should take a small part of it
 
 _T = TypeVar("_T")
 
 
-async def pieces(items: Sequence[_T], size: int, clock: Clock) -> AsyncIterator[Sequence[_T]]:
-    """`items` in pieces of at most `size`, with a rest between two of them."""
-    for number, piece in enumerate(chunks(items, size)):
+def chunks(items: Sequence[_T], size: int) -> list[Sequence[_T]]:
+    """`items` in their order, in lists of at most `size`."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+async def paced_chunks(items: Sequence[_T], size: int, clock: Clock) -> AsyncIterator[Sequence[_T]]:
+    """Chunks of `items` of at most `size`, with a pause between two of them."""
+    for number, chunk in enumerate(chunks(items, size)):
         if number:
-            await _rest(clock)
-        yield piece
+            await _pause(clock)
+        yield chunk
 
 
-async def unhurried(source: AsyncIterator[_T], clock: Clock) -> AsyncIterator[_T]:
-    """What another gives in pieces, with a rest between two of them."""
-    begun = False
-    async for piece in source:
-        if begun:
-            await _rest(clock)
-        begun = True
-        yield piece
+async def paced(source: AsyncIterator[_T], clock: Clock) -> AsyncIterator[_T]:
+    """The values of `source`, with a pause between two of them."""
+    first = True
+    async for value in source:
+        if not first:
+            await _pause(clock)
+        first = False
+        yield value
 
 
-def _rest(clock: Clock) -> Deferred[None]:
-    return deferLater(clock, REST, lambda: None)  # type: ignore[arg-type]
+def _pause(clock: Clock) -> Deferred[None]:
+    return deferLater(clock, PAUSE, lambda: None)  # type: ignore[arg-type]

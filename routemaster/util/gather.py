@@ -1,4 +1,4 @@
-"""Steps that were started together: how they end."""
+"""Results of Deferreds that run at the same time."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from twisted.internet.defer import Deferred, DeferredList
 from routemaster.errors import StoreUnavailable
 
 
-async def outcomes(steps: Iterable[Deferred[Any]]) -> list[Any]:
-    """The results of steps that were started together; an exception stands for itself."""
+async def gather_outcomes(steps: Iterable[Deferred[Any]]) -> list[Any]:
+    """Wait for all steps; the result of each, or the exception it failed with."""
     pairs = await DeferredList(list(steps), consumeErrors=True)
     return [value if ok else value.value for ok, value in pairs]
 
 
-def all_of(steps: Iterable[Deferred[Any]]) -> Deferred[list[Any]]:
-    """The results of steps that were started together; the first error, after all have ended."""
+def gather(steps: Iterable[Deferred[Any]]) -> Deferred[list[Any]]:
+    """Wait for all steps; their results, or the first error among them."""
 
     def unpack(pairs: list[tuple[bool, Any]]) -> Any:
         for ok, value in pairs:
@@ -28,14 +28,14 @@ def all_of(steps: Iterable[Deferred[Any]]) -> Deferred[list[Any]]:
     return DeferredList(list(steps), consumeErrors=True).addCallback(unpack)
 
 
-async def those_that_can(steps: Iterable[Deferred[Any]]) -> list[Any]:
-    """As `all_of`, but with None for what is unavailable, as long as anything is not.
+async def gather_available(steps: Iterable[Deferred[Any]]) -> list[Any]:
+    """As `gather`, but None for a step that raised StoreUnavailable, unless all steps did.
 
-    For what is repeated anyway: a node that is away must not hold up the others.
+    For work that is repeated anyway: one unavailable node does not hold up the others.
     """
-    results = await outcomes(steps)
+    results = await gather_outcomes(steps)
     errors = [result for result in results if isinstance(result, Exception)]
-    grave = [error for error in errors if not isinstance(error, StoreUnavailable)]
-    if grave or (errors and len(errors) == len(results)):
-        raise (grave or errors)[0]
+    serious = [error for error in errors if not isinstance(error, StoreUnavailable)]
+    if serious or (errors and len(errors) == len(results)):
+        raise (serious or errors)[0]
     return [None if isinstance(result, Exception) else result for result in results]

@@ -1,15 +1,14 @@
-"""Which failures the log tells: what is new at once, what repeats itself seldom, and never a flood.
+"""Which repeated failures are logged: a new one at once, a repeated one seldom, and never a flood.
 
-Of one thing that may fail again and again (deliveries to a subscriber, a
-periodic part), `LogThrottle`: a failure is told if it is the first after a
-success, or if its reason was not told within the last `PERIOD`; at most `EACH`
-are told in one, so that it is no flood either if it flaps between reasons, or
-between failure and success. The next line tells how many were left out. A
-success after failures is told if these were.
+`LogThrottle` serves one thing that may fail again and again (a target, a
+periodic task). A failure is logged if it is the first after a success, or if
+its reason was not logged within the last `PERIOD`. At most `MAX_EACH` failures
+are logged in a period, also if the reason alternates, or failure and success.
+A success after failures is logged if these were logged.
 
-Of all subscribers of a process, `Allowance`: there are so many lines for a
-period. What is beyond them is counted, and told in one line at its end; so
-thousands that fail behind one dead proxy cost no more than a few dozen do.
+`Allowance` limits the lines of many such things together: so many lines in a
+period. Further lines are suppressed and counted, and a summary of them is
+logged at the end of the period.
 """
 
 from __future__ import annotations
@@ -18,74 +17,78 @@ from collections import Counter
 
 from attrs import field, frozen
 
-PERIOD = 60.0   #: seconds
-EACH = 3        #: failures of one thing told in a period
-ALL = 60        #: failures of all subscribers told in a period, and as many successes
-REASONS = 100   #: different reasons counted in a period
+PERIOD = 60.0      #: seconds
+MAX_EACH = 3       #: failures of one thing logged in a period
+MAX_ALL = 60       #: lines of an allowance in a period
+MAX_REASONS = 100  #: different reasons counted in a period
 
 
 @frozen
 class Since:
-    """What came before the failure or success that is told."""
+    """What came before the failure or success that is logged."""
 
-    failures: int   #: not told yet, and this one; with a success, all in a row
+    failures: int   #: since the last logged line, this one included; for a success: all in a row
     lasting: float  #: seconds since the first in a row
 
 
 @frozen
-class Sum:
-    """What was beyond the allowance of a period."""
+class Summary:
+    """The lines that an allowance suppressed in a period."""
 
     times: int
-    subscribers: int
+    names: int   #: how many different ones
     reason: str  #: the most frequent
 
 
 class Allowance:
-    """Lines for all subscribers of a process, until the period is over."""
+    """Log lines that many things share, for one period after another."""
 
-    def __init__(self, lines: int = ALL) -> None:
+    def __init__(self, lines: int = MAX_ALL) -> None:
         self._lines = self._left = lines
         self._ends: float | None = None
         self._names: set[str] = set()
         self._reasons: Counter[str] = Counter()
         self._times = 0
 
+    @property
+    def reasons(self) -> int:
+        """How many different reasons are counted."""
+        return len(self._reasons)
+
     def take(self, name: str, reason: str) -> bool:
-        """Whether there is a line left; it is taken, or `sum_up` will tell."""
+        """Whether a line is left. If so, it is used up; if not, the line is counted as suppressed."""
         if self._left:
             self._left -= 1
             return True
-        self.leave_out(name, reason)
+        self.suppress(name, reason)
         return False
 
-    def leave_out(self, name: str, reason: str) -> None:
-        """Have it told by `sum_up`."""
+    def suppress(self, name: str, reason: str) -> None:
+        """Count a line for the next summary."""
         self._times += 1
         self._names.add(name)
-        if reason in self._reasons or len(self._reasons) < REASONS:
+        if reason in self._reasons or len(self._reasons) < MAX_REASONS:
             self._reasons[reason] += 1
 
-    def sum_up(self, now: float) -> Sum | None:
-        """Begin another period if one is over; what was beyond the last. To be called every second or so."""
+    def sum_up(self, now: float) -> Summary | None:
+        """If a period is over, start the next; what the last one suppressed. To be called about every second."""
         if self._ends is not None and 0 < self._ends - now <= PERIOD:
             return None
-        found = None
+        summary = None
         if self._times:
-            found = Sum(self._times, len(self._names), self._reasons.most_common(1)[0][0])
+            summary = Summary(self._times, len(self._names), self._reasons.most_common(1)[0][0])
         self._left, self._ends, self._times = self._lines, now + PERIOD, 0
         self._names.clear()
         self._reasons.clear()
-        return found
+        return summary
 
 
 @frozen
 class Allowances:
-    """What the couriers of a process share."""
+    """The lines that several throttles share."""
 
     failures: Allowance = field(factory=Allowance)
     successes: Allowance = field(factory=Allowance)
-    leases: Allowance = field(factory=Allowance)  #: that were lost
 
 
 @frozen
@@ -94,46 +97,46 @@ class _Run:
 
     since: float  #: when the first ended
     failures: int = 0
-    told: bool = False
-    left_out: bool = False  #: a sum has told, or will
+    logged: bool = False
+    suppressed: bool = False  #: part of a summary
 
 
 class LogThrottle:
-    """The failures of one thing; moments in seconds by one clock."""
+    """Decides which failures and successes of one thing are logged; times in seconds by one clock."""
 
     def __init__(self, name: str = "", allowances: Allowances | None = None) -> None:
-        """`name` stands for it in the sums of `allowances`; None: it has lines of its own."""
+        """`name` identifies it in the summaries of `allowances`; None: no shared limit."""
         self._name, self._allowances = name, allowances
-        self._told: list[tuple[float, str]] = []  #: within the last period: when, and which reason
-        self._untold = 0
+        self._logged: list[tuple[float, str]] = []  #: time and reason, within the last period
+        self._unlogged = 0
         self._run: _Run | None = None
 
     def failed(self, now: float, reason: str) -> Since | None:
-        """It failed; what to tell with it, None if nothing is to be told."""
+        """Note a failure; what to log with it, None if it is not logged."""
         run = self._run or _Run(now)
-        self._untold += 1
-        self._told = [told for told in self._told if 0 <= now - told[0] < PERIOD]
-        again = run.failures > 0 and any(reason == why for _, why in self._told)
+        self._unlogged += 1
+        self._logged = [line for line in self._logged if 0 <= now - line[0] < PERIOD]
+        repeated = run.failures > 0 and any(reason == logged for _, logged in self._logged)
         since = None
-        told, left_out = run.told, run.left_out
-        if not again and len(self._told) < EACH:
+        logged, suppressed = run.logged, run.suppressed
+        if not repeated and len(self._logged) < MAX_EACH:
             if self._allowances is None or self._allowances.failures.take(self._name, reason):
-                since, told = Since(self._untold, max(0.0, now - run.since)), True
-                self._told.append((now, reason))
-                self._untold = 0
+                since, logged = Since(self._unlogged, max(0.0, now - run.since)), True
+                self._logged.append((now, reason))
+                self._unlogged = 0
             else:
-                left_out = True
-        self._run = _Run(run.since, run.failures + 1, told, left_out)
+                suppressed = True
+        self._run = _Run(run.since, run.failures + 1, logged, suppressed)
         return since
 
     def succeeded(self, now: float) -> Since | None:
-        """It succeeded; what to tell with it, None if nothing is to be told."""
+        """Note a success; what to log with it, None if it is not logged."""
         run, self._run = self._run, None
         if run is None:
             return None
         shared = self._allowances
-        if run.told and (shared is None or shared.successes.take(self._name, "")):
+        if run.logged and (shared is None or shared.successes.take(self._name, "")):
             return Since(run.failures, max(0.0, now - run.since))
-        if run.left_out and not run.told and shared is not None:
-            shared.successes.leave_out(self._name, "")
+        if run.suppressed and not run.logged and shared is not None:
+            shared.successes.suppress(self._name, "")
         return None

@@ -12,8 +12,8 @@ from routemaster.errors import StoreBroken
 from routemaster.interfaces import LeaseHeld
 from routemaster.model import EventID
 from routemaster.testing.script_sender import ACKNOWLEDGED, Attempt, refused
-from routemaster.util.chunks import REST
-from routemaster.util.log_throttle import ALL
+from routemaster.util.chunks import PAUSE
+from routemaster.util.log_throttle import MAX_ALL
 from tests.delivery.deliveries import CALLBACK, NOW, SWEEP, TTL, DeliveryTestCase, TroubledStore
 
 #: two workers, and which of them the subscriber `sub` belongs to
@@ -256,7 +256,7 @@ class LeaseTests(DeliveryTestCase):
             self.store.away = True
             self.pass_time(61)
         lines = [formatEvent(event) for event in events if event["log_level"] is LogLevel.warn]
-        self.assertEqual(len(lines), ALL + 1)
+        self.assertEqual(len(lines), MAX_ALL + 1)
         self.assertEqual(lines[-1], "lost the leases on 40 further subscribers")
 
     def test_stalled_in_flight(self) -> None:
@@ -705,7 +705,7 @@ class BreakdownTests(DeliveryTestCase):
             self.publish("cats")
             self.pass_time(61, step=1 / 4)
         lines = [formatEvent(event) for event in events if event["log_level"] is LogLevel.warn]
-        self.assertLessEqual(len(lines), 2 * ALL + 1)
+        self.assertLessEqual(len(lines), 2 * MAX_ALL + 1)
         (told,) = [line for line in lines if "further" in line]
         self.assertRegex(told, r"^\d+ further deliveries failed in the last minute, to 140 subscribers, ")
 
@@ -788,7 +788,7 @@ class CostTests(DeliveryTestCase):
         self.assertEqual(worker.leases, self.MANY)
         self.store.calls.clear()
         self.sweep(worker)
-        self.clock.pump([REST] * 4)
+        self.clock.pump([PAUSE] * 4)
         self.assertEqual(self.store.calls, {"renew": 4, "announce": 1, "tails": 1, "subscribers": 1})
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.store.calls.clear()

@@ -26,7 +26,7 @@ from routemaster.metrics.statsd import DATAGRAM, Statsd
 from routemaster.model import StoreStats, Subscription
 from routemaster.store.autodrop import Autodrop
 from routemaster.store.memory_store import MemoryStore
-from routemaster.util.chunks import REST
+from routemaster.util.chunks import PAUSE
 
 GAUGE = Sample("redis.bytes_used", 1393688, {})
 COUNTER = Sample("events.published", 5, {"topic": "cats"})
@@ -122,7 +122,7 @@ class MonitorTests(SynchronousTestCase):
     def deliver(self) -> None:
         grant = self.done(self.store.acquire("svc--secret", "w"))
         reading = self.done(self.store.read("svc--secret", {"cats": None}, 10, 1000))
-        ack = Ack("cats", grant.memberships["cats"].membership, reading.entries[0][1])
+        ack = Ack("cats", grant.memberships["cats"].id, reading.entries[0][1])
         self.done(self.store.acknowledge("svc--secret", "w", grant.epoch, [ack]))
 
     def test_counters_grow_from_telling_to_telling(self) -> None:
@@ -147,7 +147,7 @@ class MonitorTests(SynchronousTestCase):
         self.done(self.store.publish("cats", "pub", [b"1", b"2", b"3"]))
         telling = Deferred.fromCoroutine(self.monitor.tell())
         self.assertNoResult(telling)
-        self.clock.pump([REST] * 10)
+        self.clock.pump([PAUSE] * 10)
         self.successResultOf(telling)
         told = {series(each.name, dict(each.tags)): each.value for each in self.adapter.snapshots[-1].gauges}
         for number in range(250):

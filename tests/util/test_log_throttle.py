@@ -1,4 +1,4 @@
-"""Which failures the log tells, of deliveries above all."""
+"""Which repeated failures are logged, of deliveries above all."""
 
 from __future__ import annotations
 
@@ -6,120 +6,120 @@ from attrs import evolve
 from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.delivery.attempt_log import AttemptLog, sum_up
+from routemaster.delivery.attempt_log import Allowances, AttemptLog, sum_up
 from routemaster.delivery.backlog import Batch
 from routemaster.interfaces import Outcome, Verdict
 from routemaster.metrics.meter import Meter
 from routemaster.model import EventID
 from routemaster.testing.script_sender import ACKNOWLEDGED
-from routemaster.util.log_throttle import ALL, EACH, PERIOD, Allowance, Allowances, LogThrottle, Since, Sum
+from routemaster.util.log_throttle import MAX_ALL, MAX_EACH, PERIOD, Allowance, LogThrottle, Since, Summary
 
-# What happens to one subscriber, and what is told: (moment, reason or "" for a success, what was before or None)
+# The outcomes of one target, and what is logged: (time, reason or "" for a success, what was before or None)
 HISTORIES = {
-    "the first failure is told at once, repeats once a minute, and the success after them": [
+    "a first failure is logged at once, a repeated one once a minute, and the success after them": [
         (0, "a", Since(1, 0)), (1, "a", None), (59, "a", None), (60, "a", Since(3, 60)), (61, "a", None),
         (119, "a", None), (121, "a", Since(3, 121)), (125, "", Since(7, 125)), (126, "", None),
     ],
-    "another reason is told at once": [
+    "another reason is logged at once": [
         (0, "a", Since(1, 0)), (1, "a", None), (2, "b", Since(2, 2)), (3, "b", None), (61, "b", None),
         (62, "b", Since(3, 62)),
     ],
-    "reasons that take turns are told once a minute each": [
+    "alternating reasons are logged once a minute each": [
         (0, "a", Since(1, 0)), (1, "b", Since(1, 1)), (2, "a", None), (3, "b", None), (59, "a", None),
         (60, "a", Since(4, 60)), (60.5, "b", None), (61, "b", Since(2, 61)),
     ],
-    "reasons that are always new are bounded": [
+    "failures with always new reasons are limited": [
         (0, "a", Since(1, 0)), (1, "b", Since(1, 1)), (2, "c", Since(1, 2)), (3, "d", None), (4, "e", None),
         (60, "f", Since(3, 60)), (60.5, "g", None), (61, "h", Since(2, 61)),
     ],
-    "failures between successes are bounded, and so are these": [
+    "alternating failures and successes are limited": [
         (0, "a", Since(1, 0)), (1, "", Since(1, 1)), (2, "a", Since(1, 0)), (3, "", Since(1, 1)),
         (4, "a", Since(1, 0)), (5, "", Since(1, 1)), (6, "a", None), (7, "", None), (8, "a", None), (9, "", None),
         (60, "a", Since(3, 0)),
     ],
-    "a run whose first failure was too many is told later": [
+    "failures in a row whose first one was over the limit are logged later": [
         (0, "a", Since(1, 0)), (1, "", Since(1, 1)), (2, "a", Since(1, 0)), (3, "", Since(1, 1)),
         (4, "a", Since(1, 0)), (5, "", Since(1, 1)), (6, "a", None), (63, "a", None), (64, "a", Since(3, 58)),
         (65, "", Since(3, 59)),
     ],
-    "a clock that goes back silences nobody": [
+    "a clock that is set back suppresses no failure": [
         (1000, "a", Since(1, 0)), (5, "a", Since(1, 0)), (6, "a", None), (7, "", Since(3, 0)),
     ],
 }  # fmt: skip
 
 
-class RepeatsTests(SynchronousTestCase):
-    """One subscriber."""
+class LogThrottleTests(SynchronousTestCase):
+    """One target."""
 
     def test_histories(self) -> None:
-        """What is new is told at once, what repeats itself with a count, and no more than a few a minute."""
+        """A new failure is logged at once, a repeated one with a count, and only a few in a minute."""
         for rule, history in HISTORIES.items():
-            repeats = LogThrottle("svc", Allowances())
-            for moment, reason, told in history:
-                found = repeats.failed(moment, reason) if reason else repeats.succeeded(moment)
-                self.assertEqual(found, told, f"{rule}: {moment} {reason!r}")
+            throttle = LogThrottle("svc", Allowances())
+            for moment, reason, logged in history:
+                found = throttle.failed(moment, reason) if reason else throttle.succeeded(moment)
+                self.assertEqual(found, logged, f"{rule}: {moment} {reason!r}")
 
-    def test_alone(self) -> None:
-        """What fails alone needs no allowance, however long."""
-        repeats = LogThrottle()
-        told = [repeats.failed(60 * minute, "a") for minute in range(1000)]
-        self.assertNotIn(None, told)
-        self.assertEqual(repeats.succeeded(60_000), Since(1000, 60_000))
+    def test_unshared(self) -> None:
+        """A throttle without shared allowances logs a failure every minute."""
+        throttle = LogThrottle()
+        logged = [throttle.failed(60 * minute, "a") for minute in range(1000)]
+        self.assertNotIn(None, logged)
+        self.assertEqual(throttle.succeeded(60_000), Since(1000, 60_000))
 
-    def test_bound(self) -> None:
-        """Whatever a subscriber does for an hour, there are a few lines for each minute, and no more successes."""
+    def test_limit(self) -> None:
+        """At most MAX_EACH failures are logged in a minute, and no more successes than failures."""
         for rhythm in ("a", "ab", "a.", "ab.", "abc..", "aab.c."):
-            repeats = LogThrottle("svc", Allowances(Allowance(10**6), Allowance(10**6)))
+            throttle = LogThrottle("svc", Allowances(Allowance(10**6), Allowance(10**6)))
             failed = succeeded = 0
             for tick in range(36_000):
                 sign = rhythm[tick % len(rhythm)]
                 if sign == ".":
-                    succeeded += repeats.succeeded(tick / 10) is not None
+                    succeeded += throttle.succeeded(tick / 10) is not None
                 else:
-                    failed += repeats.failed(tick / 10, sign) is not None
+                    failed += throttle.failed(tick / 10, sign) is not None
             self.assertLessEqual(succeeded, failed, rhythm)
-            self.assertLessEqual(failed, EACH * (3600 / PERIOD + 1), rhythm)
+            self.assertLessEqual(failed, MAX_EACH * (3600 / PERIOD + 1), rhythm)
             self.assertGreaterEqual(failed, 3600 / PERIOD, rhythm)
 
 
 class AllowanceTests(SynchronousTestCase):
-    """All subscribers of a process."""
+    """Lines that many targets share."""
 
     def test_sum(self) -> None:
-        """What is beyond the lines of a period is summed up at its end, once; the next has lines again."""
+        """The lines that a period suppressed are in one summary at its end; the next period has lines again."""
         allowance = Allowance(2)
         self.assertIsNone(allowance.sum_up(1000))
         self.assertEqual([allowance.take(name, "a") for name in "abc"], [True, True, False])
         allowance.take("c", "b")
         allowance.take("d", "b")
         self.assertIsNone(allowance.sum_up(1059.9))
-        self.assertEqual(allowance.sum_up(1060), Sum(3, 2, "b"))
+        self.assertEqual(allowance.sum_up(1060), Summary(3, 2, "b"))
         self.assertTrue(allowance.take("c", "a"))
         self.assertIsNone(allowance.sum_up(1120))
 
     def test_clock_set_back(self) -> None:
-        """A period ends even if the clock was set back meanwhile."""
+        """A period ends even if the clock is set back in it."""
         allowance = Allowance(0)
         allowance.sum_up(10_000)
         allowance.take("a", "x")
-        self.assertEqual(allowance.sum_up(5), Sum(1, 1, "x"))
+        self.assertEqual(allowance.sum_up(5), Summary(1, 1, "x"))
 
     def test_endless_reasons(self) -> None:
-        """Reasons that are all different take no memory without bound."""
+        """Only a limited number of different reasons is counted."""
         allowance = Allowance(0)
         for number in range(10_000):
             allowance.take("a", str(number))
-        self.assertLess(len(allowance._reasons), 200)
+        self.assertLess(allowance.reasons, 200)
 
-    def test_left_out(self) -> None:
-        """The success of a subscriber that was only summed up is summed up too."""
+    def test_suppressed(self) -> None:
+        """If only the summary contains the failures of a target, only the summary contains its success."""
         allowances = Allowances(Allowance(1), Allowance(1))
         first, second, third = (LogThrottle(name, allowances) for name in "abc")
         self.assertEqual([each.failed(0, "x") for each in (first, second)], [Since(1, 0), None])
         self.assertEqual(second.failed(1, "x"), None)
         self.assertEqual([each.succeeded(2) for each in (first, second, third)], [Since(1, 2), None, None])
-        self.assertEqual(allowances.failures.sum_up(60), Sum(2, 1, "x"))
-        self.assertEqual(allowances.successes.sum_up(60), Sum(1, 1, ""))
+        self.assertEqual(allowances.failures.sum_up(60), Summary(2, 1, "x"))
+        self.assertEqual(allowances.successes.sum_up(60), Summary(1, 1, ""))
 
 
 class TellingTests(SynchronousTestCase):
@@ -184,4 +184,4 @@ class TellingTests(SynchronousTestCase):
         self.assertRegex(sums[0], r"^3\d{3} further deliveries failed in the last minute, to 1940 subscribers, "
                                   r"most often: answered 503$")  # fmt: skip
         self.assertRegex(sums[-1], r"^deliveries to 1\d{3} further subscribers succeed again$")
-        self.assertLessEqual(len(lines) - len(sums), 7 * ALL)
+        self.assertLessEqual(len(lines) - len(sums), 7 * MAX_ALL)

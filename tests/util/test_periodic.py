@@ -1,4 +1,4 @@
-"""Work that is done again and again: it survives, never overlaps, and misses no hint."""
+"""Periodic work survives exceptions, never overlaps, and misses no call of hasten."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from routemaster.util.periodic import Periodic
 
 
 class PeriodicTests(SynchronousTestCase):
-    """One part, on a clock that a test moves."""
+    """One periodic task on a clock that the test advances."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -35,19 +35,19 @@ class PeriodicTests(SynchronousTestCase):
         return self.outcome
 
     def ended(self) -> bool:
-        """Stop, and whether that is over."""
+        """Stop; whether the stop has finished."""
         stopped = Deferred.fromCoroutine(self.part.stop())
         stopped.addErrback(self.fail)
         return stopped.called
 
     def test_interval(self) -> None:
-        """The work is done at once, and then whenever an interval has passed."""
+        """The work runs at once, and then once in each interval."""
         self.part.start()
         self.clock.pump([5] * 5)
         self.assertEqual(self.runs, [0, 10, 20])
 
     def test_survives(self) -> None:
-        """An exception is reported with its traceback, and the work is done again in time."""
+        """An exception is logged with its traceback, and the next run is on time."""
         self.outcome = ValueError("broken")
         self.part.start()
         self.clock.advance(10)
@@ -55,7 +55,7 @@ class PeriodicTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
     def test_survives_late(self) -> None:
-        """So is one that comes after the work has waited for something."""
+        """An exception after an await is logged too, and the next run is on time."""
         self.outcome = waiting = Deferred()
         self.part.start()
         self.clock.advance(3)
@@ -66,7 +66,7 @@ class PeriodicTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
     def test_fails_for_hours(self) -> None:
-        """What fails every time is told at once, then once a minute with a count, and so is that it goes on."""
+        """A repeated failure is logged at once, then once a minute with a count; then the recovery is logged."""
         with capturedLogs() as events:
             self.outcome = ValueError("broken")
             self.part.start()
@@ -76,14 +76,14 @@ class PeriodicTests(SynchronousTestCase):
         self.assertEqual([formatEvent(event) for event in events], [
             "the work failed; it will run again",
             *["the work failed, 6 times since the last line; it will run again"] * 2,
-            "the work goes on",
+            "the work resumed",
         ])  # fmt: skip
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 3)
 
-    def test_store_away(self) -> None:
-        """A store that is away is one line when it goes and one when it is back, and no traceback."""
+    def test_store_unavailable(self) -> None:
+        """An unavailable store is logged in one line without traceback, and its return in another."""
         with capturedLogs() as events:
-            self.outcome = StoreUnavailable("it is away")
+            self.outcome = StoreUnavailable("connection lost")
             self.part.start()
             self.clock.advance(10)
             self.outcome = None
@@ -93,7 +93,7 @@ class PeriodicTests(SynchronousTestCase):
         self.assertEqual(self.runs, [0, 10, 20, 30])
 
     def test_no_overlap(self) -> None:
-        """A run that takes longer than an interval is followed by the next, and never accompanied."""
+        """After a run that takes longer than the interval the next follows at once; they never overlap."""
         self.outcome = waiting = Deferred()
         self.part.start()
         self.clock.advance(25)
@@ -105,8 +105,8 @@ class PeriodicTests(SynchronousTestCase):
         self.clock.advance(10)
         self.assertEqual(self.runs, [0, 25, 35])
 
-    def test_hint(self) -> None:
-        """A hint is followed at once, and the interval begins anew."""
+    def test_hasten(self) -> None:
+        """`hasten` runs the work at once, and the interval starts again."""
         self.part.start()
         self.clock.advance(4)
         self.part.hasten()
@@ -116,8 +116,8 @@ class PeriodicTests(SynchronousTestCase):
         self.clock.advance(1)
         self.assertEqual(self.runs, [0, 4, 14])
 
-    def test_hint_at_work(self) -> None:
-        """Hints during a run, which may have looked already, are followed by one run more."""
+    def test_hasten_during_run(self) -> None:
+        """Any number of calls of `hasten` during a run causes one more run."""
         self.outcome = waiting = Deferred()
         self.part.start()
         self.part.hasten()
@@ -127,8 +127,8 @@ class PeriodicTests(SynchronousTestCase):
         waiting.callback(None)
         self.assertEqual(self.runs, [0, 0])
 
-    def test_hint_unwanted(self) -> None:
-        """A hint before the start or after the end starts nothing."""
+    def test_hasten_while_stopped(self) -> None:
+        """`hasten` before the start or after the stop starts no run."""
         self.part.hasten()
         self.assertEqual(self.runs, [])
         self.part.start()
@@ -138,7 +138,7 @@ class PeriodicTests(SynchronousTestCase):
         self.assertEqual(self.runs, [0])
 
     def test_stop_waits(self) -> None:
-        """Stopping waits for the run under way, and no other follows, hinted or not."""
+        """`stop` waits for the current run, and no other follows, hastened or not."""
         self.outcome = waiting = Deferred()
         self.part.start()
         self.part.hasten()
@@ -150,7 +150,7 @@ class PeriodicTests(SynchronousTestCase):
         self.assertEqual(self.runs, [0])
 
     def test_clock_set_back(self) -> None:
-        """A clock that is set back an hour during a run delays the next by no more than the interval."""
+        """A clock that is set back an hour delays the next run by no more than the interval."""
         self.outcome = waiting = Deferred()
         self.part.start()
         self.clock.rightNow -= 3600
