@@ -1,4 +1,4 @@
-"""A callback and a uuid, parsed once: where to connect, what to ask, what to say at the head."""
+"""A callback and a uuid, parsed once: where to connect, and the request's path, URL and headers."""
 
 from __future__ import annotations
 
@@ -13,21 +13,17 @@ from twisted.web.http_headers import Headers
 _CALLBACK = re.compile(
     r"https://"
     r"(?P<netloc>(?:(?P<name>[A-Za-z0-9._-]{1,253})|\[(?P<v6>[0-9A-Fa-f:.]{2,45})\])(?::(?P<port>[0-9]{1,5}))?)"
-    r"(?P<path>/[!-~]*)?"
+    r"(?P<path>/[!\"$->@-~]*)?"  # printable ASCII without # and ?
 )
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 
 
 class BadCallback(ValueError):
-    """The callback is no URL that a delivery can be sent to; the sentence says why."""
+    """The callback is not a URL for deliveries; the message says why."""
 
 
 class PreparedURL(EncodedURL):
-    """A URL that is already what treq would make of it.
-
-    treq converts and encodes its URL for each request; this one answers from
-    what it has.
-    """
+    """An ASCII URL that treq sends unchanged, instead of converting it for each request."""
 
     _text: str
 
@@ -35,16 +31,16 @@ class PreparedURL(EncodedURL):
     def prepare(cls, text: str) -> PreparedURL:
         """Parse `text`, an ASCII URL."""
         url = cls.from_text(text)
-        assert isinstance(url, cls)  # noqa: S101  # hyperlink makes one of its own class
+        assert isinstance(url, cls)  # noqa: S101  # hyperlink returns an object of the same class
         url._text = text
         return url
 
     def to_uri(self) -> PreparedURL:
-        """The URL itself: it is ASCII."""
+        """The URL itself."""
         return self
 
     def to_text(self, with_password: bool = False) -> str:
-        """The text it was made of."""
+        """The text that was parsed."""
         return self._text
 
 
@@ -52,32 +48,34 @@ class PreparedURL(EncodedURL):
 class Target:
     """All of a request but its body."""
 
-    host: str                      #: as resolved, connected to and verified: lower case, without brackets
+    host: str                      #: to resolve, connect to and verify: lower case, without brackets
     port: int
     path: bytes
     url: PreparedURL
-    headers: Headers = field(repr=False)  #: holds the uuid
+    headers: Headers = field(repr=False)  #: with the uuid, a secret
 
     @property
     def key(self) -> tuple[str, int]:
-        """What makes connections interchangeable."""
+        """Connections with the same key are interchangeable."""
         return self.host, self.port
 
     @classmethod
     def parse(cls, callback: str, uuid: str | None, user_agent: str) -> Target:
-        """Read a callback by the grammar of the contract (section 2.2); raises `BadCallback`.
+        """Parse a callback: https, a host in ASCII, no user info, query or fragment; raises `BadCallback`.
 
-        One parse decides for all: what is connected to is what was checked.
+        Everything comes from one parse, so that the bus connects to the host
+        that it has checked. The uuid is both user name and password (Basic
+        authentication, RFC 7617).
         """
         found = _CALLBACK.fullmatch(callback)
-        if found is None or any(sign in callback for sign in "?#"):
-            raise BadCallback("the callback is not an https:// URL without user, query and fragment")
+        if found is None:
+            raise BadCallback("callback is invalid: expected an https:// URL without user, query and fragment")
         port = int(found["port"] or 443)
         if not 0 < port < 65536:
-            raise BadCallback(f"the callback's port {port} is not between 1 and 65535")
-        host = _literal(found["v6"], IPv6Address) if found["v6"] else found["name"].lower().rstrip(".")
+            raise BadCallback(f"callback is invalid: got port {port}, expected 1 to 65535")
+        host = _address(found["v6"], IPv6Address) if found["v6"] else found["name"].lower().rstrip(".")
         if _NUMBER.fullmatch(host.rpartition(".")[2]):
-            host = _literal(host, IPv4Address)
+            host = _address(host, IPv4Address)
         path = (found["path"] or "/").encode("ascii")
         headers = Headers({
             b"Host": [found["netloc"].encode("ascii")],
@@ -89,8 +87,8 @@ class Target:
         return cls(host, port, path, PreparedURL.prepare(callback), headers)
 
 
-def _literal(text: str, kind: type[IPv4Address] | type[IPv6Address]) -> str:
+def _address(text: str, kind: type[IPv4Address] | type[IPv6Address]) -> str:
     try:
         return str(kind(text))
     except AddressValueError:
-        raise BadCallback(f"the callback's host {text} is not a name and not a full IP address") from None
+        raise BadCallback(f"callback is invalid: got host {text}, expected a name or a full IP address") from None

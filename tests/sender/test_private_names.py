@@ -30,6 +30,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IBodyProducer
 from zope.interface.declarations import implementer
 
+from routemaster.sender.target import PreparedURL
 from routemaster.testing.zoo import Authority
 
 URL = "https://a.example/x"
@@ -222,6 +223,13 @@ class TreqTests(SynchronousTestCase):
         """`data_to_body_producer` decides on the producer, which the agent gets unchanged."""
         self.assertEqual((self.method, self.url), (b"POST", URL.encode()))
         self.assertIs(self.producer, self.body)
+
+    def test_url(self) -> None:
+        """treq sends what `to_uri().to_text()` of an `EncodedURL` returns; `from_text` returns the subclass."""
+        url = PreparedURL.prepare(URL)
+        self.assertIs(type(url), PreparedURL)
+        HTTPClient(self.agent).post(url)  # type: ignore[arg-type]
+        self.assertEqual(self.agent.requests[-1][1], URL.encode())
 
     def test_headers(self) -> None:
         """The agent gets a copy of the headers, to which treq has added its own Accept-Encoding."""

@@ -157,7 +157,7 @@ class Request(SenderCase):
 
     async def test_bad_callback(self) -> None:
         """A callback that cannot be used is a failure, not an exception."""
-        self.assertFailed(await self.sender().post("http://x/", None, b"[]"), "not an https:// URL")
+        self.assertFailed(await self.sender().post("http://x/", None, b"[]"), "expected an https:// URL")
 
 
 class Answers(SenderCase):
