@@ -58,7 +58,7 @@ class FairQueue:
     ) -> None:
         self._total = total
         self._per_key = per_key
-        self._unproven_total = max(1, total // 2)
+        self._not_healthy_total = max(1, total // 2)
         self._paced = paced
         self._max_waiting = max_waiting
         self._max_known = max_known
@@ -70,7 +70,7 @@ class FairQueue:
         self._failing_admitted = False  # since the last tick
         self.closed = False
         self.active = 0
-        self.unproven = 0  #: active entries of failing and unknown keys
+        self.not_healthy = 0  #: active entries of failing and unknown keys
         self.waiting = 0
 
     @property
@@ -106,11 +106,11 @@ class FairQueue:
         queue.active -= 1
         self.active -= 1
         if not queue.healthy:
-            self.unproven -= 1
+            self.not_healthy -= 1
         if succeeded is not None and succeeded != queue.healthy:
             self._ready[queue.healthy].pop(queue, None)
             if bool(queue.healthy) != succeeded:
-                self.unproven += -queue.active if succeeded else queue.active
+                self.not_healthy += -queue.active if succeeded else queue.active
             queue.healthy = self._health[key] = succeeded
             if len(self._health) > self._max_known:
                 del self._health[next(iter(self._health))]
@@ -143,13 +143,13 @@ class FairQueue:
             return False
         if healthy:
             return True
-        return self.unproven < self._unproven_total and not (healthy is False and self._failing_admitted)
+        return self.not_healthy < self._not_healthy_total and not (healthy is False and self._failing_admitted)
 
     def _admit(self, queue: _KeyQueue) -> None:
         queue.active += 1
         self.active += 1
         if not queue.healthy:
-            self.unproven += 1
+            self.not_healthy += 1
         self._failing_admitted = self._failing_admitted or (self._paced and queue.healthy is False)
 
     def _update(self, queue: _KeyQueue) -> None:

@@ -777,10 +777,10 @@ class SlotsTests(SynchronousTestCase):
         """A stay that says nothing of its key leaves it what it was."""
         slots = FairQueue(4, 2)
         slots.leave(*self.inside(slots, "a", succeeded=True))
-        for known, unproven in (("a", 0), ("b", 1)):
+        for known, not_healthy in (("a", 0), ("b", 1)):
             slots.leave(*self.inside(slots, known, succeeded=None))
             self.inside(slots, known, succeeded=None)
-            self.assertEqual(slots.unproven, unproven)
+            self.assertEqual(slots.not_healthy, not_healthy)
 
     def test_caps(self) -> None:
         """No more than the total, and the key's share, are inside."""
@@ -800,7 +800,7 @@ class SlotsTests(SynchronousTestCase):
         waits = [slots.enter(f"dead{n}") for n in range(10)]
         self.assertEqual([wait is None for wait in waits], [True, True] + [False] * 8)
         self.assertIsNone(slots.enter("good"))
-        self.assertEqual((slots.active, slots.unproven, slots.waiting), (3, 2, 8))
+        self.assertEqual((slots.active, slots.not_healthy, slots.waiting), (3, 2, 8))
 
     def test_paced(self) -> None:
         """Where it is paced, those whose last stay ended badly enter one in each turn, others at any time."""
@@ -853,16 +853,16 @@ class SlotsTests(SynchronousTestCase):
         self.assertEqual(served, ["a", "b", "c", "a", "a"])
 
     def test_losing_proof(self) -> None:
-        """A proven key that fails counts as unproven from then on, with all it has inside."""
+        """A proven key that fails counts as not_healthy from then on, with all it has inside."""
         slots = FairQueue(4, 4)
         slots.leave(*self.inside(slots, "k", succeeded=True))
         for _ in range(4):
             self.assertIsNone(slots.enter("k"))
         slots.leave("k", succeeded=False)
-        self.assertEqual(slots.unproven, 3)
+        self.assertEqual(slots.not_healthy, 3)
         self.assertIsNotNone(slots.enter("other"))
         slots.leave("k", succeeded=True)
-        self.assertEqual((slots.unproven, slots.active, slots.waiting), (1, 3, 0))
+        self.assertEqual((slots.not_healthy, slots.active, slots.waiting), (1, 3, 0))
 
     def test_cancel(self) -> None:
         """Who stops waiting is not served, and the next one is."""
