@@ -36,7 +36,7 @@ PARTS = {
 def about(stack: list[str]) -> str | None:
     """What a sample, outermost frame first, is about; None: not the reactor's thread."""
     leaf = stack[-1]
-    if "_work (routemaster/sender/dns_cache" in leaf:
+    if any("twisted/_threads/" in frame for frame in stack):
         return None
     if "epollreactor.py" in leaf:
         return "epoll, registrations"

@@ -19,14 +19,14 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
-from queue import SimpleQueue
 from threading import Thread
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from attrs import define
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.python.failure import Failure
+from twisted.internet.threads import deferToThreadPool
+from twisted.python.threadpool import ThreadPool
 
 from routemaster.sender.failure_reasons import DeliveryError, LocalFault, is_local
 from routemaster.sender.fair_queue import FairQueue, QueueClosed, QueueFull
@@ -47,59 +47,25 @@ class NoAddress(DeliveryError):
     """The name does not resolve."""
 
 
-class Runner(Protocol):
-    """Runs blocking calls."""
+class Threads(ThreadPool):
+    """Daemon threads for look-ups, started when needed."""
+
+    threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]
+
+    def __init__(self, reactor: Any) -> None:
+        super().__init__(0, THREADS, "dns")
+        self._reactor = reactor
+        self.start()
 
     def run(self, call: Callable[[], T]) -> Deferred[T]:
-        """The result or error of `call`."""
+        """The result or error of a blocking call."""
+        return deferToThreadPool(self._reactor, self, call)
 
     def stop(self) -> None:
-        """Accept no more calls, and discard the results of those that run."""
-
-
-class Threads:
-    """A `Runner` with up to `most` daemon threads, which start when needed.
-
-    They are not joined at the end, because a look-up cannot be cancelled.
-    """
-
-    def __init__(self, reactor: Any, most: int = THREADS) -> None:
-        self._reactor = reactor  # IReactorFromThreads
-        self._most = most
-        self._calls: SimpleQueue[tuple[Callable[[], Any], Deferred[Any]] | None] = SimpleQueue()
-        self._started = 0
-        self._pending = 0
-        self._stopped = False
-
-    def run(self, call: Callable[[], T]) -> Deferred[T]:
-        """`Runner.run`; the Deferred fires in the reactor's thread."""
-        result: Deferred[T] = Deferred()
-        self._pending += 1
-        if self._pending > self._started < self._most:
-            self._started += 1
-            Thread(target=self._work, name="dns", daemon=True).start()
-        self._calls.put((call, result))
-        return result
-
-    def stop(self) -> None:
-        """`Runner.stop`; each thread ends after its present call."""
-        self._stopped = True
-        for _ in range(self._started):
-            self._calls.put(None)
-
-    def _work(self) -> None:
-        while (job := self._calls.get()) is not None:
-            call, result = job
-            try:
-                value = call()
-            except BaseException:
-                value = Failure()
-            self._reactor.callFromThread(self._deliver, result, value)
-
-    def _deliver(self, result: Deferred[Any], value: Any) -> None:
-        self._pending -= 1
-        if not self._stopped:
-            result.callback(value)
+        """End each thread after its present call, without waiting for it: a look-up cannot be cancelled."""
+        self.threads.clear()  # `ThreadPool.stop` joins them
+        if not self.joined:
+            super().stop()
 
 
 def look_up(name: str) -> Sequence[str]:
@@ -144,25 +110,14 @@ class _Entry:
 class DNSCache:
     """Resolves host names; `resolve` does it for one name and blocks."""
 
-    def __init__(
-        self, clock: Any, runner: Runner, resolve: Callable[[str], Sequence[str]] = look_up
-    ) -> None:
+    def __init__(self, clock: Any, threads: Threads, resolve: Callable[[str], Sequence[str]] = look_up) -> None:
         self._clock = clock  # IReactorTime
-        self._runner = runner
+        self._threads = threads
         self._resolve = resolve
         self._queue = FairQueue(THREADS, 1, max_waiting=MAX_WAITING)
         self._entries: dict[str, _Entry] = {}  # oldest first
         self._waiting: dict[str, list[Deferred[Addresses]]] = {}  # callers, by the name that is being looked up
         self._look_ups: set[Deferred[None]] = set()
-
-    @property
-    def cached(self) -> Sequence[str]:
-        """The names in the cache, oldest first."""
-        return tuple(self._entries)
-
-    def clear(self) -> None:
-        """Empty the cache."""
-        self._entries.clear()
 
     async def addresses(self, name: str, timeout: float) -> Addresses:
         """Up to `MAX_ADDRESSES` addresses of `name`, best first; waits at most `timeout` seconds.
@@ -207,7 +162,7 @@ class DNSCache:
     def close(self) -> None:
         """Fail all waiting callers with `LocalFault`; the threads end after their present look-ups."""
         self._queue.close()
-        self._runner.stop()
+        self._threads.stop()
         for look_up in tuple(self._look_ups):
             look_up.cancel()
 
@@ -227,7 +182,7 @@ class DNSCache:
             if turn is not None:
                 await turn
             try:
-                addresses = choose(await self._runner.run(partial(self._resolve, name)))
+                addresses = choose(await self._threads.run(partial(self._resolve, name)))
             except DeliveryError as known:
                 error = known
             self._store(name, addresses, error)

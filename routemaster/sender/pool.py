@@ -4,16 +4,12 @@ An idle connection is closed after `IDLE` seconds: earlier than common servers
 close it (Node.js and Apache 5 s, Puma 20 s, nginx 75 s). Idle connections have
 no limit of their own: they count among `max_open`, and the longest idle one is
 closed to make room for a new one.
-
-Twisted's `HTTPConnectionPool` does not meet these needs: it has no limit on
-open connections, keeps no reference to busy ones (so it cannot abort them), and
-closes idle ones with `loseConnection`, which over TLS waits for the server's
-close_notify without limit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from twisted.internet.abstract import isIPv6Address
@@ -31,17 +27,6 @@ from routemaster.sender.tls import TLSTrust
 
 IDLE = 4.0  #: seconds
 CLOSE_TIMEOUT = 1.0  #: seconds from closing an idle connection to aborting it
-
-
-class _ConnectionFactory(Factory):
-    noisy = False
-
-    def __init__(self, pool: Pool, key: Key) -> None:
-        self._pool = pool
-        self._key = key
-
-    def buildProtocol(self, addr: object) -> Connection:
-        return Connection(self._pool, self._key)
 
 
 class Pool:
@@ -105,7 +90,8 @@ class Pool:
         deadline = self._reactor.seconds() + self._connect_timeout
         addresses = await self._dns.addresses(host, self._connect_timeout)
         creator: Any = self._trust.creator(host)
-        plain: Any = _ConnectionFactory(self, key)
+        plain: Any = Factory.forProtocol(partial(Connection, self, key))
+        plain.noisy = False
         factory: Any = TLSMemoryBIOFactory(creator, True, plain, clock=self._reactor)
         errors: list[ConnectError] = []
         for tried, address in enumerate(addresses):

@@ -3,10 +3,6 @@
 One OpenSSL context serves all hosts, because loading the CA bundle takes about
 4 ms. What differs between hosts, the name to send and to verify, is set on
 each connection.
-
-Twisted's `optionsForClientTLS` is not used: it makes a context for each host,
-and of a certificate that OpenSSL refuses it reports only "certificate verify
-failed", without the reason.
 """
 
 # mypy: allow-untyped-calls

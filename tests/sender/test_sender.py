@@ -13,7 +13,8 @@ import socket
 from base64 import b64encode
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from threading import Event
+from queue import SimpleQueue
+from threading import Event, current_thread
 from typing import Any
 
 from OpenSSL import SSL
@@ -32,7 +33,7 @@ from routemaster.sender import TreqSender, client, pool
 from routemaster.sender import dns_cache as names_module
 from routemaster.sender.client import STOPPING, retry_after
 from routemaster.sender.connection import Malformed, check_head
-from routemaster.sender.dns_cache import MAX_WAITING, DNSCache, NoAddress, choose, look_up
+from routemaster.sender.dns_cache import MAX_WAITING, DNSCache, NoAddress, Threads, choose, look_up
 from routemaster.sender.failure_reasons import MAX_REASON, DeliveryError, LocalFault, explain, one_line
 from routemaster.sender.fair_queue import FairQueue, QueueClosed, QueueFull
 from routemaster.sender.target import BadCallback, Target
@@ -628,10 +629,10 @@ class Resolving(SenderCase):
                 dead.wait(10)
             return ["127.0.0.1"]
 
+        self.patch(names_module, "STALE", 0.0)
         sender = self.sender(ask=ask, connect_timeout=0.3)
         self.assertAcknowledged(await sender.post(sink.url_for("localhost"), UUID, b"[]"))
         stuck = [ensureDeferred(sender.post(f"https://dead{n}.example/", UUID, b"[]")) for n in range(40)]
-        sender._names.clear()
         self.assertAcknowledged(await sender.post(sink.url_for("localhost"), UUID, b"[]"))
         self.assertFalse(any(each.called for each in stuck))
         for outcome in await gatherResults(stuck):
@@ -653,7 +654,7 @@ class Resolving(SenderCase):
 
 
 class NamesTests(SynchronousTestCase):
-    """The resolver, in time that we tell."""
+    """The cache, on a test clock."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -761,7 +762,23 @@ class NamesTests(SynchronousTestCase):
         for n in range(5):
             self.ask(f"n{n}.example")
             self.asked[-1].callback(["192.0.2.1"])
-        self.assertEqual(list(self.names.cached), ["n2.example", "n3.example", "n4.example"])
+        for n in (4, 3, 2):
+            self.successResultOf(self.ask(f"n{n}.example"))
+        self.assertEqual(len(self.asked), 5)
+        self.assertNoResult(self.ask("n1.example"))
+
+    def test_stop(self) -> None:
+        """Look-ups run in daemon threads, and `stop` does not wait for one that hangs."""
+        threads, hanging, daemon = Threads(reactor), Event(), SimpleQueue[bool]()
+        self.addCleanup(hanging.set)
+
+        def hang() -> None:
+            daemon.put(current_thread().daemon)
+            hanging.wait(10)
+
+        threads.run(hang)
+        self.assertTrue(daemon.get(timeout=10))
+        threads.stop()
 
     def test_choice(self) -> None:
         """At most four addresses are tried, each once, the families in turn."""
