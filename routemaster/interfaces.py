@@ -172,7 +172,7 @@ class Snapshot:
 class MetricsService(Protocol):
     """Tells a metrics service."""
 
-    async def tell(self, snapshot: Snapshot) -> None:
+    async def send(self, snapshot: Snapshot) -> None:
         """Tell what is measured now, and what counters have grown by since it was last told.
 
         Raises an exception if that did not arrive; the counts are then told again.

@@ -163,7 +163,7 @@ class Bus(Service):
         parts = [
             tokens,
             Periodic("adding up counters", monitor.flush, config.counter_flush_interval, reactor),
-            Periodic("telling metrics", monitor.tell, config.monitor_interval, reactor),
+            Periodic("metrics export", monitor.export, config.monitor_interval, reactor),
         ]
         hasty.append(tokens)
         connection.start()

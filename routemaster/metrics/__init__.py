@@ -1,13 +1,12 @@
-"""What the bus measures of itself, and who is told.
+"""Metrics: what the bus counts and measures, and the services that receive it.
 
-- `meter`: parts count and observe; costs a dictionary look-up, no I/O.
-- The store adds up what all processes have counted (`Store.add_counts`), so
-  that totals survive restarts.
-- `measure` turns the store's facts and totals into one `Snapshot`.
-- Adapters tell it: `printing`, `statsd` and `datadog` are told by the one
-  process that holds the office of monitor, and get what counters have grown by
-  since they were last told; `prometheus` is asked, anywhere, and gets totals.
+- `meter`: counts and observations of this process, in memory.
+- `Store.add_counts` adds them to totals in Redis, so that they survive restarts.
+- `monitor` makes one `Snapshot` of the gauges and counters of the whole bus.
+- `printing`, `statsd` and `datadog` export snapshots: one process sends what
+  counters grew by since the last export. `prometheus` is the text of
+  `GET /metrics`: any process answers, with totals.
 
-DNSCache and tags are contract section 6. A tag shows the part of a token before
-`--`; a metric has at most `meter.MAX_SERIES` combinations of tags.
+Tags show the part of a token before `--`. A metric has at most
+`meter.MAX_SERIES` combinations of tags in a process.
 """

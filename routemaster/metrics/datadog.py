@@ -1,27 +1,27 @@
-"""The adapter `datadog`: its intake API, version 1 of `series`.
+"""The metrics service `datadog`: Datadog's API, `POST /api/v1/series`.
 
-The API key goes in a header, so that no URL that is logged on the way holds
-it. A host that does not answer costs its time-out and nothing else.
+The API key is sent in a header, so that proxies do not log it with the URL.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import treq
 from twisted.internet.defer import Deferred
 
 from routemaster.interfaces import Sample, Snapshot
+from routemaster.metrics.meter import tag_list
 from routemaster.util.chunks import chunks
 
-SERIES = 500     #: in one request
-TIMEOUT = 10.0   #: seconds for one request
+SERIES = 500     #: per request
+TIMEOUT = 10.0   #: seconds per request
 
 
 class Refused(Exception):
-    """Datadog did not take the series."""
+    """Datadog answered with an error status."""
 
 
 class Datadog:
@@ -38,44 +38,38 @@ class Datadog:
         client: Any = treq,
         wall: Callable[[], float] | None = None,
     ) -> None:
-        """`interval` in seconds, over which counts are spread; `client` as treq's API.
+        """`interval`: seconds between two snapshots; `client`: an object with treq's API.
 
-        `wall` tells the time of day, if the reactor's is another.
+        `wall` returns the time of day, if the reactor's clock is monotonic.
         """
         self._reactor, self._app_name, self._interval = reactor, app_name, interval
         self._url = f"{url}/api/v1/series"
         self._headers = {"DD-API-KEY": api_key, "DD-APPLICATION-KEY": app_key, "Content-Type": "application/json"}
         self._client, self._wall = client, wall or reactor.seconds
 
-    async def tell(self, snapshot: Snapshot) -> None:
-        """Post every value; raises Refused, or what the network says."""
+    async def send(self, snapshot: Snapshot) -> None:
+        """Post every value; raises Refused, or the error of the connection."""
         now = round(self._wall())
         series = [self._series(sample, "gauge", now) for sample in snapshot.gauges]
         series += [self._series(sample, "count", now) for sample in snapshot.counters]
-        for bundle in chunks(series, SERIES):
-            await self._within(TIMEOUT, lambda bundle=bundle: self._post(bundle))  # type: ignore[misc]
+        for chunk in chunks(series, SERIES):
+            await Deferred.fromCoroutine(self._post(chunk)).addTimeout(TIMEOUT, self._reactor)
 
-    async def _post(self, bundle: list[dict[str, Any]]) -> None:
-        body = json.dumps({"series": bundle}).encode()
+    async def _post(self, series: Sequence[dict[str, Any]]) -> None:
+        body = json.dumps({"series": series}).encode()
         response = await self._client.post(self._url, data=body, headers=self._headers, allow_redirects=False)
         await response.content()
         if not 200 <= response.code < 300:
             raise Refused(f"Datadog answered {response.code}")
 
-    async def _within(self, seconds: float, work: Callable[[], Any]) -> None:
-        running: Deferred[None] = Deferred.fromCoroutine(work())
-        running.addTimeout(seconds, self._reactor)
-        await running
-
     def _series(self, sample: Sample, kind: str, now: int) -> dict[str, Any]:
-        tags = [f"{tag}:{value}" for tag, value in sorted({**sample.tags, "app": self._app_name}.items())]
         series = {
             "metric": f"routemaster.{sample.name}",
             "points": [[now, sample.value]],
             "type": kind,
-            "tags": tags,
+            "tags": tag_list(sample, self._app_name),
         }
         return series | ({"interval": round(self._interval)} if kind == "count" else {})
 
     async def close(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: nothing stays open."""

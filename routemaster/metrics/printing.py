@@ -1,13 +1,14 @@
-"""The adapter `print`: one log line for each value."""
+"""The metrics service `print`: one log line for each value."""
 
 from __future__ import annotations
 
 from twisted.logger import Logger
 
 from routemaster.interfaces import Clock, Sample, Snapshot
+from routemaster.metrics.meter import tag_list
 from routemaster.util.chunks import paced_chunks
 
-AT_ONCE = 20  #: lines
+CHUNK = 20  #: lines logged without a pause
 
 
 class Printing:
@@ -18,16 +19,16 @@ class Printing:
     def __init__(self, app_name: str, clock: Clock) -> None:
         self._app_name, self._clock = app_name, clock
 
-    async def tell(self, snapshot: Snapshot) -> None:
+    async def send(self, snapshot: Snapshot) -> None:
         """Log every value."""
         for kind, samples in (("gauge", snapshot.gauges), ("counter", snapshot.counters)):
-            async for chunk in paced_chunks(samples, AT_ONCE, self._clock):
+            async for chunk in paced_chunks(samples, CHUNK, self._clock):
                 for sample in chunk:
                     self._log.info("{line}", line=self._line(kind, sample))
 
     def _line(self, kind: str, sample: Sample) -> str:
-        tags = ",".join(f"{tag}:{value}" for tag, value in sorted({**sample.tags, "app": self._app_name}.items()))
+        tags = ",".join(tag_list(sample, self._app_name))
         return f"{kind}:routemaster.{sample.name}:{sample.value:.15g} ({tags})"
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""

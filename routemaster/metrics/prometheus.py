@@ -1,4 +1,4 @@
-"""The exposition for Prometheus: asked for with `GET /metrics`, from totals, the same in every process."""
+"""Prometheus's text format, for `GET /metrics`: totals of the whole bus, the same from every process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
 
 
 def exposition(snapshot: Snapshot, app_name: str) -> bytes:
-    """The text that Prometheus reads; names have `_` where others have `.`."""
+    """The snapshot in the text format; `.` in metric names becomes `_`."""
     registry = CollectorRegistry()
     registry.register(_Collector(snapshot, app_name))
     return generate_latest(registry)

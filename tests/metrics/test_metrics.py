@@ -1,4 +1,4 @@
-"""Metrics: what is counted, that totals survive, who is told, and that nobody suffers when that fails."""
+"""Metrics: counting, totals, and the export to each metrics service."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ SNAPSHOT = Snapshot([GAUGE], [COUNTER])
 
 
 class MeterTests(SynchronousTestCase):
-    """Counting in one process."""
+    """Counters of one process."""
 
     def test_counts_by_name_and_tags(self) -> None:
-        """Counts of one name and the same tags add up, in whatever order the tags are given."""
+        """Counts with the same name and tags add up, whatever the order of the tags."""
         meter = Meter()
         meter.count("a", 2, x="1", y="2")
         meter.count("a", 3, y="2", x="1")
@@ -47,12 +47,12 @@ class MeterTests(SynchronousTestCase):
         self.assertEqual(meter.take(), {})
 
     def test_series_round_trip(self) -> None:
-        """The text of a series gives back its name and tags."""
+        """Parsing the text of a series returns its name and tags."""
         for name, tags in (("a.b", {}), ("a", {"queue": "svc:x_y-1"}), ("a", {"le": "+Inf", "z": "1"})):
             self.assertEqual(parse_series(series(name, tags)), (name, tags))
 
-    def test_series_are_bounded(self) -> None:
-        """Beyond so many combinations of tags a metric counts under `other`, and nothing is lost."""
+    def test_series_are_limited(self) -> None:
+        """Beyond MAX_SERIES combinations of tags a metric is counted with the tag value `other`."""
         meter = Meter()
         for number in range(MAX_SERIES + 50):
             meter.count("a", topic=f"t{number}")
@@ -61,7 +61,7 @@ class MeterTests(SynchronousTestCase):
         self.assertEqual(sum(counts.values()), MAX_SERIES + 50)
 
     def test_given_back(self) -> None:
-        """Counts that could not be stored are counted with the next."""
+        """Counts that are given back are part of the next `take`."""
         meter = Meter()
         meter.count("a", 2)
         taken = meter.take()
@@ -70,7 +70,7 @@ class MeterTests(SynchronousTestCase):
         self.assertEqual(meter.take(), {"a": 3})
 
     def test_buckets(self) -> None:
-        """An observation falls into the first bucket that holds it."""
+        """An observation is counted in the first bucket whose bound it does not exceed."""
         meter = Meter()
         for value in (0.2, 1, 1.5, BUCKETS[-1] + 1):
             meter.observe("h", value)
@@ -80,14 +80,14 @@ class MeterTests(SynchronousTestCase):
         )
 
 
-class Told:
-    """An adapter that remembers, or fails."""
+class FakeService:
+    """A metrics service that keeps the snapshots, or fails."""
 
     def __init__(self) -> None:
         self.snapshots: list[Snapshot] = []
         self.error: Exception | None = None
 
-    async def tell(self, snapshot: Snapshot) -> None:
+    async def send(self, snapshot: Snapshot) -> None:
         if self.error:
             raise self.error
         self.snapshots.append(snapshot)
@@ -96,25 +96,25 @@ class Told:
         """Nothing is open."""
 
     def counters(self) -> dict[str, float]:
-        """What the last snapshot said that counters had grown by."""
+        """The counters of the last snapshot."""
         return {series(sample.name, dict(sample.tags)): sample.value for sample in self.snapshots[-1].counters}
 
 
 class MonitorTests(SynchronousTestCase):
-    """Measuring and telling."""
+    """Measuring and exporting."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.clock.advance(1_700_000_000)
         self.store = MemoryStore(self.clock, 10.0)
-        self.adapter, self.meter = Told(), Meter()
+        self.service, self.meter = FakeService(), Meter()
         self.monitor = self.process("p1")
         self.done(self.store.publish("cats", "pub", [b"first"]))
         self.done(self.store.subscribe(Subscription("svc--secret", ("cats",), "https://localhost/", max=2)))
 
     def process(self, name: str) -> Monitor:
         autodrop = Autodrop(self.store, 1000, 100, True)
-        return Monitor(self.store, self.meter, autodrop, self.adapter, self.clock, name, 10.0)
+        return Monitor(self.store, self.meter, autodrop, self.service, self.clock, name, 10.0)
 
     def done(self, work: Any) -> Any:
         return self.successResultOf(Deferred.fromCoroutine(work))
@@ -125,87 +125,87 @@ class MonitorTests(SynchronousTestCase):
         ack = Ack("cats", grant.memberships["cats"].id, reading.entries[0][1])
         self.done(self.store.acknowledge("svc--secret", "w", grant.epoch, [ack]))
 
-    def test_counters_grow_from_telling_to_telling(self) -> None:
-        """What was told is not told again; totals live in the store, so a restart changes nothing."""
+    def test_export_sends_growth(self) -> None:
+        """An export has the growth since the last one; totals are in the store, so a restart changes nothing."""
         self.meter.count("events.published", 3, topic="cats")
         self.done(self.monitor.flush())
-        self.done(self.monitor.tell())
-        self.assertEqual(self.adapter.counters()["events.published|topic=cats"], 3)
-        self.done(self.monitor.tell())
-        self.assertNotIn("events.published|topic=cats", self.adapter.counters())
+        self.done(self.monitor.export())
+        self.assertEqual(self.service.counters()["events.published|topic=cats"], 3)
+        self.done(self.monitor.export())
+        self.assertNotIn("events.published|topic=cats", self.service.counters())
         self.meter.count("events.published", 4, topic="cats")
         self.done(self.monitor.flush())
         self.clock.advance(60)
-        self.done(self.process("p2").tell())
-        self.assertEqual(self.adapter.counters()["events.published|topic=cats"], 4)
+        self.done(self.process("p2").export())
+        self.assertEqual(self.service.counters()["events.published|topic=cats"], 4)
 
     def test_many_subscribers_take_turns(self) -> None:
-        """The figures of many subscribers are worked out in several turns of the reactor, and are whole."""
+        """The values of many subscribers are computed in several turns of the reactor, and are complete."""
         for number in range(250):
             name = f"many{number}--secret"
             self.done(self.store.subscribe(Subscription(name, ("cats",), "https://localhost/", max=2)))
         self.done(self.store.publish("cats", "pub", [b"1", b"2", b"3"]))
-        telling = Deferred.fromCoroutine(self.monitor.tell())
-        self.assertNoResult(telling)
+        export = Deferred.fromCoroutine(self.monitor.export())
+        self.assertNoResult(export)
         self.clock.pump([PAUSE] * 10)
-        self.successResultOf(telling)
-        told = {series(each.name, dict(each.tags)): each.value for each in self.adapter.snapshots[-1].gauges}
+        self.successResultOf(export)
+        sent = {series(each.name, dict(each.tags)): each.value for each in self.service.snapshots[-1].gauges}
         for number in range(250):
-            self.assertEqual(told[f"subscriber.queue.events|subscriber=many{number}"], 3)
-            self.assertEqual(told[f"subscriber.queue.batches|subscriber=many{number}"], 2)
-        self.assertEqual(self.adapter.counters()["events.added|queue=many249"], 3)
+            self.assertEqual(sent[f"subscriber.queue.events|subscriber=many{number}"], 3)
+            self.assertEqual(sent[f"subscriber.queue.batches|subscriber=many{number}"], 2)
+        self.assertEqual(self.service.counters()["events.added|queue=many249"], 3)
 
-    def test_one_process_tells(self) -> None:
-        """Of several processes one tells; another takes over when it is gone."""
+    def test_one_process_exports(self) -> None:
+        """One of several processes exports; another takes over when its leader lock expires."""
         other = self.process("p2")
-        self.done(self.monitor.tell())
-        self.done(other.tell())
-        self.assertEqual(len(self.adapter.snapshots), 1)
+        self.done(self.monitor.export())
+        self.done(other.export())
+        self.assertEqual(len(self.service.snapshots), 1)
         self.clock.advance(26)
-        self.done(other.tell())
-        self.assertEqual(len(self.adapter.snapshots), 2)
+        self.done(other.export())
+        self.assertEqual(len(self.service.snapshots), 2)
 
-    def test_what_could_not_be_told_is_told_later(self) -> None:
-        """An adapter that is down costs no counts, and that it was is counted."""
+    def test_failed_export_is_repeated(self) -> None:
+        """The export after a failed one has the same growth, and the failure is counted."""
         self.meter.count("events.published", 3, topic="cats")
         self.done(self.monitor.flush())
-        self.adapter.error = OSError("no route")
-        self.done(self.monitor.tell())
-        self.adapter.error = None
+        self.service.error = OSError("no route")
+        self.done(self.monitor.export())
+        self.service.error = None
         self.done(self.monitor.flush())
-        self.done(self.monitor.tell())
-        told = self.adapter.counters()
-        self.assertEqual((told["events.published|topic=cats"], told["metrics.failures"]), (3, 1))
+        self.done(self.monitor.export())
+        sent = self.service.counters()
+        self.assertEqual((sent["events.published|topic=cats"], sent["metrics.failures"]), (3, 1))
 
-    def test_a_service_that_is_down_for_long(self) -> None:
-        """An adapter that is down is a line a minute in the log, and one when it is back."""
-        self.adapter.error = OSError("no route")
+    def test_service_unavailable_for_long(self) -> None:
+        """An unavailable service is logged once a minute, and so is its return."""
+        self.service.error = OSError("no route")
         with capturedLogs() as events:
             for _ in range(13):
-                self.done(self.monitor.tell())
+                self.done(self.monitor.export())
                 self.clock.advance(10)
-            self.adapter.error = None
-            self.done(self.monitor.tell())
+            self.service.error = None
+            self.done(self.monitor.export())
         self.assertEqual([formatEvent(event) for event in events], [
-            "metrics could not be told: no route",
-            *["metrics could not be told, 6 times since the last line: no route"] * 2,
-            "metrics are told again",
+            "sending metrics failed: no route",
+            *["sending metrics failed, 6 times since the last line: no route"] * 2,
+            "sending metrics succeeds again",
         ])  # fmt: skip
 
-    def test_store_trouble(self) -> None:
-        """Counts that the store refused are kept; those that it may have taken are not counted twice."""
+    def test_store_unavailable(self) -> None:
+        """Counts that the store refused are kept; if the outcome is unknown, they are not counted twice."""
         for unknown, kept in ((False, {"a": 1}), (True, {})):
             self.meter.count("a")
 
             async def fail(counts: Any, unknown: bool = unknown) -> None:
-                raise StoreUnavailable("away", unknown)
+                raise StoreUnavailable("connection lost", unknown)
 
             self.patch(self.store, "add_counts", fail)
             self.failureResultOf(Deferred.fromCoroutine(self.monitor.flush()), StoreUnavailable)
             self.assertEqual(self.meter.take(), kept)
 
     def test_gauges_and_queues(self) -> None:
-        """Queues, batches, deliveries due, and what queues gained and lost follow from the store, exactly."""
+        """Queues, batches, due deliveries and the counters of queues are computed exactly from the store."""
         self.done(self.store.publish("cats", "pub", [b"1", b"2", b"3", b"4", b"5"]))
         self.deliver()
         self.done(self.store.drop_oldest(1))
@@ -223,8 +223,8 @@ class MonitorTests(SynchronousTestCase):
         self.assertEqual(counters["events.autodropped|queue=svc"], 1)
         self.assertNotIn("secret", str(snapshot))
 
-    def test_nearness_of_autodrop(self) -> None:
-        """How near autodrop is, is a gauge of its own, to be alerted on with one number."""
+    def test_autodrop_nearness(self) -> None:
+        """The gauge redis.autodrop_nearness is 0 up to the low mark and 1 at the high mark."""
         for used, nearness in ((0, 0), (850, 0.5), (901, 1.01)):
 
             async def figures(used: int = used) -> list[StoreStats]:
@@ -236,22 +236,22 @@ class MonitorTests(SynchronousTestCase):
                          if each.name == "routemaster_redis_autodrop_nearness"]  # fmt: skip
             self.assertEqual([sample.value for sample in family.samples], [nearness])
 
-    def test_a_total_that_begins_anew(self) -> None:
-        """A subscription made again counts from nothing, and its counters do not go back."""
+    def test_total_restarts(self) -> None:
+        """The totals of a subscription that was created again start at zero, and no growth is negative."""
         self.done(self.store.publish("cats", "pub", [b"1", b"2"]))
-        self.done(self.monitor.tell())
+        self.done(self.monitor.export())
         self.done(self.store.unsubscribe("svc--secret"))
         self.done(self.store.subscribe(Subscription("svc--secret", ("cats",), "https://localhost/")))
         self.done(self.store.publish("cats", "pub", [b"3"]))
-        self.done(self.monitor.tell())
-        self.assertEqual(self.adapter.counters()["events.added|queue=svc"], 1)
+        self.done(self.monitor.export())
+        self.assertEqual(self.service.counters()["events.added|queue=svc"], 1)
 
 
 class PrintingTests(SynchronousTestCase):
-    """The adapter `print`."""
+    """The metrics service `print`."""
 
     def test_lines(self) -> None:
-        """One line for each value, in the form that the contract gives."""
+        """Each value is a log line of a fixed form."""
         lines: list[str] = []
 
         def observe(event: Any) -> None:
@@ -261,9 +261,9 @@ class PrintingTests(SynchronousTestCase):
         globalLogPublisher.addObserver(observe)
         self.addCleanup(globalLogPublisher.removeObserver, observe)
         clock = Clock()
-        telling = Deferred.fromCoroutine(Printing("bus", clock).tell(SNAPSHOT))
+        export = Deferred.fromCoroutine(Printing("bus", clock).send(SNAPSHOT))
         clock.pump([0, 0, 0])
-        self.successResultOf(telling)
+        self.successResultOf(export)
         self.assertEqual(
             lines,
             ["gauge:routemaster.redis.bytes_used:1393688 (app:bus)",
@@ -272,7 +272,7 @@ class PrintingTests(SynchronousTestCase):
 
 
 class Listener(DatagramProtocol):
-    """Keeps what arrives until so many datagrams have."""
+    """Fires `enough` after `count` datagrams."""
 
     def __init__(self, count: int) -> None:
         self.datagrams: list[bytes] = []
@@ -286,36 +286,36 @@ class Listener(DatagramProtocol):
 
 
 class StatsdTests(TestCase):
-    """The adapter `statsd`, against a real socket."""
+    """The metrics service `statsd`, on a real socket."""
 
-    async def tell(self, snapshot: Snapshot, datagrams: int) -> list[bytes]:
+    async def received(self, snapshot: Snapshot, datagrams: int) -> list[bytes]:
         listener = Listener(datagrams)
         port = reactor.listenUDP(0, listener, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
         adapter = Statsd(reactor, "bus", "127.0.0.1", port.getHost().port)
         self.addCleanup(lambda: Deferred.fromCoroutine(adapter.close()))
-        await adapter.tell(snapshot)
+        await adapter.send(snapshot)
         await listener.enough.addTimeout(5, reactor)
         return listener.datagrams
 
     async def test_what_arrives(self) -> None:
-        """Gauges and counts arrive with DogStatsD's tags."""
+        """Gauges and counters arrive with DogStatsD's tags."""
         self.assertEqual(
-            await self.tell(SNAPSHOT, 1),
+            await self.received(SNAPSHOT, 1),
             [b"routemaster.redis.bytes_used:1393688|g|#app:bus\n"
              b"routemaster.events.published:5|c|#app:bus,topic:cats"],
         )  # fmt: skip
 
     async def test_datagrams_are_small(self) -> None:
-        """Many values are spread over datagrams that no network cuts, each whole in one of them."""
+        """No datagram exceeds DATAGRAM bytes, and no value is split."""
         samples = [Sample("events.published", n, {"topic": f"topic_{n}"}) for n in range(40)]
-        datagrams = await self.tell(Snapshot([], samples), 2)
+        datagrams = await self.received(Snapshot([], samples), 2)
         self.assertTrue(all(len(datagram) <= DATAGRAM for datagram in datagrams))
         self.assertEqual(sum(len(datagram.split(b"\n")) for datagram in datagrams), 40)
 
 
 class Intake(Resource):
-    """Stands in for Datadog's intake API."""
+    """A fake of Datadog's API."""
 
     isLeaf = True
 
@@ -332,18 +332,18 @@ class Intake(Resource):
 
 
 class DatadogTests(TestCase):
-    """The adapter `datadog`, against a local server that speaks its API."""
+    """The metrics service `datadog`, against a local fake of its API."""
 
     def setUp(self) -> None:
         self.intake = Intake()
         port = reactor.listenTCP(0, Site(self.intake), interface="127.0.0.1")
         self.addCleanup(port.stopListening)
         url = f"http://127.0.0.1:{port.getHost().port}"
-        self.adapter = Datadog(reactor, "bus", "key", "app", 10.0, url, client=_Client())
+        self.service = Datadog(reactor, "bus", "key", "app", 10.0, url, client=_Client())
 
     async def test_what_arrives(self) -> None:
-        """Gauges and counts arrive as series, the key in a header."""
-        await self.adapter.tell(SNAPSHOT)
+        """Gauges and counters arrive as series, and the API key in a header."""
+        await self.service.send(SNAPSHOT)
         [(path, key, body)] = self.intake.requests
         self.assertEqual((path, key), (b"/api/v1/series", ["key"]))
         gauge, count = body["series"]
@@ -352,14 +352,14 @@ class DatadogTests(TestCase):
         self.assertEqual((count["type"], count["interval"]), ("count", 10))
         self.assertEqual(count["tags"], ["app:bus", "topic:cats"])
 
-    async def test_refusal(self) -> None:
-        """An answer that is no success is an error, so that the counts are told again."""
+    async def test_error_status(self) -> None:
+        """An error status raises Refused, so that the next export repeats the growth."""
         self.intake.status = 403
-        await self.assertFailure(Deferred.fromCoroutine(self.adapter.tell(SNAPSHOT)), Refused)
+        await self.assertFailure(Deferred.fromCoroutine(self.service.send(SNAPSHOT)), Refused)
 
 
 class _Client:
-    """treq without kept connections, which a test would leave behind."""
+    """treq without persistent connections, which the test would leave open."""
 
     def post(self, url: str, **options: Any) -> Any:
         import treq
@@ -368,14 +368,14 @@ class _Client:
 
 
 class PrometheusTests(SynchronousTestCase):
-    """The exposition, read by Prometheus's own parser."""
+    """The exposition, read by the parser of prometheus_client."""
 
     def families(self, snapshot: Snapshot) -> dict[str, Any]:
         text = exposition(snapshot, "bus").decode()
         return {family.name: family for family in text_string_to_metric_families(text)}
 
     def test_gauges_and_counters(self) -> None:
-        """Gauges and totals are read with their labels."""
+        """Gauges and totals have their labels."""
         families = self.families(SNAPSHOT)
         gauge = families["routemaster_redis_bytes_used"]
         sample = gauge.samples[0]
@@ -384,7 +384,7 @@ class PrometheusTests(SynchronousTestCase):
         self.assertEqual((counter.type, counter.samples[0].labels), ("counter", {"app": "bus", "topic": "cats"}))
 
     def test_histogram(self) -> None:
-        """A histogram's buckets are cumulative, up to all observations."""
+        """The buckets of a histogram are cumulative."""
         meter = Meter()
         for value in (0.5, 3, 3, 10**9):
             meter.observe("delivery.duration", value)
