@@ -1,12 +1,12 @@
-"""`twistd routemaster`: its options, made from the table of the configuration, and its process.
+"""`twistd routemaster`: its command line, and its process.
 
-Whatever is wrong with the configuration ends the start with one line and
-status 1, before anything is opened.
+The options are those of `config.OPTIONS`. An error in the configuration ends
+the process with one line and status 1, before anything is opened.
 
-Signals: SIGTERM and SIGINT stop the bus in good order, however often they
-come, and the status is 0. SIGHUP reads the certificate again and reopens the
-log. SIGUSR2 replaces processes one by one, if there are several. SIGUSR1 means
-nothing here, and does nothing. A bus that cannot start ends with status 1.
+Signals: SIGTERM and SIGINT shut the bus down, with status 0; repeated signals
+change nothing. SIGHUP reloads the certificate and reopens the log. SIGUSR2
+replaces child processes one by one, if there are several. SIGUSR1 is ignored. A
+bus that cannot start ends with status 1.
 """
 
 # mypy: allow-untyped-calls
@@ -32,7 +32,7 @@ from routemaster.daemon.supervisor import Order, Supervisor
 from routemaster.daemon.systemd_notify import SystemdNotifier
 from routemaster.errors import ConfigError
 
-MOST_PROCESSES = 64
+MAX_PROCESSES = 64
 _HELP = help_texts()
 _log = Logger()
 
@@ -53,22 +53,22 @@ class Options(usage.Options):
     config: Config
     role: Role
     processes: int
-    for_children: list[str]  #: the arguments of twistd with which processes are begun, if there are several
+    child_arguments: list[str]  #: of twistd for child processes
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """As Twisted does, but one line says what is wrong, and no page of help buries it."""
+        """Parse as Twisted does, but report an error in one line, without the help text."""
         try:
             super().parseOptions(options)
         except usage.UsageError as error:
             _refuse(f"{error}; `twistd routemaster --help` shows every option")
 
     def parseArgs(self, *surplus: str) -> None:
-        """There are options only; what is surplus is not repeated, it may be a slip with a secret."""
+        """Accept no positional arguments. The error does not repeat them: one may be a misplaced secret."""
         if surplus:
             raise usage.UsageError("only options are allowed")
 
     def postOptions(self) -> None:
-        """Load the configuration, and have twistd log through the bus's observer."""
+        """Load the configuration, and make twistd log through the log observer of the bus."""
         given = {
             option.name: self[option.flag.removeprefix("--")]
             for option in OPTIONS
@@ -82,35 +82,35 @@ class Options(usage.Options):
         try:
             self.role = Role(self["role"])
         except ValueError:
-            _refuse(f"role {self['role']!r} is not allowed: all, web and worker are")
+            _refuse(f"role is invalid: got {self['role']!r}, expected all, web or worker")
         count = self["processes"]
-        if not (count.isascii() and count.isdigit() and 1 <= int(count) <= MOST_PROCESSES):
-            _refuse(f"processes {count!r} is not allowed: 1 to {MOST_PROCESSES} are")
+        if not (count.isascii() and count.isdigit() and 1 <= int(count) <= MAX_PROCESSES):
+            _refuse(f"processes is invalid: got {count!r}, expected a whole number from 1 to {MAX_PROCESSES}")
         self.processes = int(count)
-        self.for_children = ["-n", "routemaster", *(["--config", str(file.absolute())] if file else [])]
+        self.child_arguments = ["-n", "routemaster", *(["--config", str(file.absolute())] if file else [])]
         for option in OPTIONS:
             if option.name in given:
-                self.for_children += [f"--{option.flag.removeprefix('--')}", given[option.name]]
+                self.child_arguments += [f"--{option.flag.removeprefix('--')}", given[option.name]]
         if self["print-config"]:
             sys.stdout.write(self.config.describe())
             sys.exit(0)
         if self.parent is not None:
-            self._take_over(self.parent)
+            self._set_twistd_options(self.parent)
 
-    def _take_over(self, twistd: Any) -> None:
-        """Settle what twistd's own options say about the log and the process ID."""
+    def _set_twistd_options(self, twistd: Any) -> None:
+        """Check and set twistd's own options for the log and the file of the process ID."""
         for name in ("logfile", "syslog"):
             if twistd.get(name):
                 _refuse(f"twistd's own --{name} is not used: give --log-file after the word routemaster")
         if twistd.get("nodaemon") and twistd.get("pidfile") == "twistd.pid":
-            twistd["pidfile"] = ""  # in the foreground whoever started it knows its ID
+            twistd["pidfile"] = ""  # in the foreground the process that started it has its ID
         if twistd.get("logger"):
             return
         _Log.config = self.config
-        # in the background nobody reads standard error
+        # in the background standard error is closed
         _Log.file = self.config.log_file or (None if twistd.get("nodaemon") else Path("twistd.log"))
         if _Log.file is not None:
-            self.for_children += ["--log-file", str(_Log.file.absolute())]
+            self.child_arguments += ["--log-file", str(_Log.file.absolute())]
         twistd["logger"] = f"{__name__}.observer"
 
     def opt_version(self) -> NoReturn:
@@ -120,7 +120,7 @@ class Options(usage.Options):
 
 
 class _Log:
-    """twistd finds its observer by name, so what it is made of has to be found by name too."""
+    """The settings of `observer`, which twistd finds by name and calls without arguments."""
 
     config: Config
     file: Path | None
@@ -128,7 +128,7 @@ class _Log:
 
 
 def observer() -> Any:
-    """The observer through which twistd logs; called by twistd."""
+    """The log observer; called by twistd."""
     config = _Log.config
     try:
         _Log.observer = logs.observer(_Log.file, config.log_level, config.log_format)
@@ -144,74 +144,74 @@ def _refuse(line: str) -> NoReturn:
 
 def makeService(options: Options) -> Bus | Supervisor:
     """The service for twistd to run."""
-    from twisted.internet import reactor  # the wiring is where the reactor comes in
+    from twisted.internet import reactor  # only the wiring imports the reactor
 
     clock: Any = reactor
-    clock.seconds = monotonic  # no timer comes early or late because the time of day was set
+    clock.seconds = monotonic  # timers do not depend on changes of the time of day
     process = Process(reactor)
     try:
         bus: Bus | Supervisor
         if options.processes == 1:
             bus = Bus(options.config, options.role, reactor, process.fail)
         else:
-            order = Order(options.config, options.role, options.processes, options.for_children)
+            order = Order(options.config, options.role, options.processes, options.child_arguments)
             bus = Supervisor(order, reactor, process.fail)
     except ConfigError as error:
         _refuse(str(error))
-    process.govern(bus)
+    process.handle_signals(bus)
     return bus
 
 
 class Process:
-    """How the process of a bus ends, and what it does on a signal."""
+    """The signals and the exit status of the process."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._ending = False
+        self._stopping = False
 
-    def govern(self, bus: Bus | Supervisor) -> None:
-        """Take the signals over: now, again when the reactor has brought handlers of its own, and to the end."""
+    def handle_signals(self, bus: Bus | Supervisor) -> None:
+        """Install signal handlers now, and again when the reactor has installed its own."""
 
         def reload() -> None:
             if _Log.observer is not None:
                 _Log.observer.reopen()
             bus.reload()
 
-        def nothing() -> None:
-            """Ends nobody, as the system's own answer to the signal would."""
+        def ignore() -> None:
+            """The default action of the operating system would end the process."""
 
         for number, action in {
-            signal.SIGTERM: lambda: self._asked_to_stop("SIGTERM"),
-            signal.SIGINT: lambda: self._asked_to_stop("SIGINT"),
+            signal.SIGTERM: lambda: self._stop_on_signal("SIGTERM"),
+            signal.SIGINT: lambda: self._stop_on_signal("SIGINT"),
             signal.SIGHUP: reload,
-            signal.SIGUSR1: nothing,
+            signal.SIGUSR1: ignore,
             signal.SIGUSR2: bus.replace,
         }.items():
-            self._on(number, action)
-            self._reactor.callWhenRunning(self._on, number, action)
-            # nobody is left to call, and Python, ending, would bring back the deadly default
+            self._install(number, action)
+            self._reactor.callWhenRunning(self._install, number, action)
+            # when the reactor has stopped, Python would restore the default action, which ends the process
             self._reactor.addSystemEventTrigger("after", "shutdown", signal.signal, number, signal.SIG_IGN)
 
-    def _on(self, number: signal.Signals, action: Callable[[], None]) -> None:
-        # a handler may run between any two instructions: all it does is to have the reactor call
+    def _install(self, number: signal.Signals, action: Callable[[], None]) -> None:
+        # a handler may run between any two instructions, so it only schedules the call
         signal.signal(number, lambda _number, _frame: self._reactor.callFromThread(action))
 
-    def _asked_to_stop(self, name: str) -> None:
-        if self._ending:
-            _log.info("{name} again: the bus is stopping already", name=name)
+    def _stop_on_signal(self, name: str) -> None:
+        if self._stopping:
+            _log.info("{name} ignored: the bus is already stopping", name=name)
         else:
-            _log.info("{name}: the bus is asked to stop", name=name)
+            _log.info("{name}: the bus stops", name=name)
             self._end()
 
     def fail(self) -> None:
-        """Stop, and end with status 1. twistd knows no status of its own: the exit is bent when it has done."""
+        """Stop, and exit with status 1. twistd has no exit status of its own, so `atexit` sets it."""
         atexit.register(_exit_with_failure)
-        if not self._ending:
+        if not self._stopping:
             self._reactor.callWhenRunning(self._reactor.callLater, 0, self._end)
 
     def _end(self) -> None:
-        if not self._ending:
-            self._ending = True
+        if not self._stopping:
+            self._stopping = True
             self._reactor.stop()
 
 

@@ -1,7 +1,6 @@
-"""Which option goes into which part: the only code between the configuration and those who use it.
+"""Makes the parts of the bus from the configuration.
 
-No part reads the configuration. `service` decides when parts start and stop;
-here they are made.
+No part reads the configuration itself. `service` decides when parts start and stop.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _log = Logger()
 
 
 def certificate_files(config: Config, now: float) -> tuple[Path, Path]:
-    """Paths of the certificate and its key; a pair for localhost is made if none is configured."""
+    """The paths of the certificate and its key: those configured, or a self-signed pair for localhost."""
     if config.certificate is not None and config.private_key is not None:
         return config.certificate, config.private_key
     certificate, key, made = ensure_self_signed(config.state_dir, now)
@@ -49,15 +48,15 @@ def certificate_files(config: Config, now: float) -> tuple[Path, Path]:
 
 def sender(config: Config, reactor: Any, certificate: Path) -> TreqSender:
     """Raises ConfigError if ca_file cannot be used."""
-    # a receiver being tried out on the same machine may borrow the pair that was made here
-    own = [certificate] if config.certificate is None else []
+    # a subscriber on the same machine may use the generated self-signed pair too
+    generated = [certificate] if config.certificate is None else []
     return TreqSender(
         reactor,
         user_agent=f"routemaster/{__version__}",
         connect_timeout=config.connect_timeout,
         timeout=config.timeout,
         verify=config.ssl_verify,
-        ca_files=own if config.ca_file is None else [*own, config.ca_file],
+        ca_files=generated if config.ca_file is None else [*generated, config.ca_file],
         max_open=config.max_open_deliveries,
     )
 
@@ -68,7 +67,7 @@ def connection(
     address: RedisAddress | ClusterAddress | SentinelAddress,
     on_up: Callable[[], None],
 ) -> Connection | Cluster:
-    """To one Redis, or to all nodes of a cluster; not started yet."""
+    """A connection to one Redis, or to all nodes of a cluster; not started."""
     options: dict[str, Any] = {
         "reactor": reactor,
         "reply_timeout": config.redis_timeout,
@@ -92,13 +91,13 @@ def worker(config: Config, reactor: Any, process: str, store: Store, sender: Sen
 
 
 def autodrop(config: Config, store: Store) -> Autodrop:
-    """Redis's own limit counts unless one is configured."""
+    """The limit of memory is redis_max_mem if it is configured, else Redis's own."""
     configured = config.origins["redis_max_mem"] != "default"
     return Autodrop(store, config.redis_max_mem, config.redis_min_free, configured)
 
 
-def adapter(config: Config, reactor: Any) -> MetricsService | None:
-    """Who is told the metrics; None: nobody."""
+def metrics_service(config: Config, reactor: Any) -> MetricsService | None:
+    """The metrics service that the configuration names; None for `none`."""
     if config.metric_collection_service == "print":
         return Printing(config.app_name, reactor)
     if config.metric_collection_service == "statsd":
@@ -117,7 +116,7 @@ def adapter(config: Config, reactor: Any) -> MetricsService | None:
 
 
 def reporter(config: Config, reactor: Any) -> Reporter:
-    """Who is told of exceptions. Raises ConfigError if that service cannot be used."""
+    """The error reporter that the configuration names. Raises ConfigError if that service cannot be used."""
     password = urlsplit(config.redis_url).password if config.redis_url else None
     sentinels = parse_qs(urlsplit(config.redis_url or "").query).get("sentinel_password", [None])[0]
     known = [
@@ -134,14 +133,14 @@ def reporter(config: Config, reactor: Any) -> Reporter:
 
 
 def site_limits(config: Config) -> SiteLimits:
-    """What the site bounds."""
+    """The limits of the HTTP server."""
     return SiteLimits(
         max_body=config.max_body, max_bulk_body=config.max_bulk_body, connections=config.max_connections
     )
 
 
 def api_limits(config: Config) -> ApiLimits:
-    """What the API checks."""
+    """The limits of the API."""
     return ApiLimits(
         config.max_event_data, config.scaling_threshold, config.scaling_deadline / 1000, config.max_body
     )

@@ -1,12 +1,12 @@
-"""A process of the bus as its parent sees it: begun, ready, alive, over.
+"""A child process of the supervisor, from its start to its end.
 
-A child says how it fares in the words that a service manager would hear
-(`notify`): `READY=1`, `STATUS=` and a reason, `WATCHDOG=1`. It has a datagram
-socket for that in a folder that only this user may enter. One that says
-nothing for `PATIENCE` stands still, and is killed.
+A child reports its state to the parent with systemd's notify protocol:
+`READY=1`, `STATUS=` with a reason, `WATCHDOG=1`. The parent listens on a
+datagram socket for each child, in a directory that only this user can enter. A
+child that sends nothing for `WATCHDOG_TIMEOUT` is blocked, and is killed.
 
-A child never outlives its parent: the kernel sends it SIGTERM when that dies,
-and it stops in good order.
+A child does not outlive its parent: the kernel sends it SIGTERM when the
+parent dies, and it shuts down as usual.
 """
 
 # mypy: allow-untyped-calls
@@ -26,17 +26,19 @@ from twisted.internet.protocol import DatagramProtocol, ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-PATIENCE = 30.0  #: seconds without a word from a child
-_FIRST_FD = 3    #: of the descriptors that are handed on, as systemd does
-_MANAGER = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
-# Before anything of Twisted's is imported, which reads LISTEN_PID then; prctl 1: a signal when the parent dies.
+WATCHDOG_TIMEOUT = 30.0  #: seconds without a datagram from a child
+_FIRST_FD = 3  #: the first file descriptor passed on, as with systemd
+_SYSTEMD_VARIABLES = (
+    "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES",
+)  # fmt: skip
+# LISTEN_PID is set before Twisted is imported, which reads it then. prctl 1: PR_SET_PDEATHSIG.
 _LAUNCH = """
 import os, signal, sys
 if sys.platform == "linux":
     import ctypes
     ctypes.CDLL(None).prctl(1, int(signal.SIGTERM), 0, 0, 0)
 if os.getppid() != int(sys.argv.pop(1)):
-    sys.exit("the parent was gone before its child began")
+    sys.exit("the parent process ended before its child started")
 os.environ["LISTEN_PID"] = str(os.getpid())
 from twisted.scripts.twistd import run
 run()
@@ -44,71 +46,71 @@ run()
 
 
 @frozen
-class Plan:
-    """How children are begun."""
+class ChildSettings:
+    """How child processes are started."""
 
-    arguments: Sequence[str]      #: what follows `twistd`
+    arguments: Sequence[str]      #: of twistd
     environment: Mapping[str, str]
-    descriptors: Mapping[str, int]  #: name -> listening socket, to be found as `systemd:name=`
-    folder: Path                  #: for their sockets
+    descriptors: Mapping[str, int]  #: name -> listening socket, for the endpoint `systemd:name=`
+    folder: Path  #: for the datagram sockets
 
 
-class _Ear(DatagramProtocol):
-    """Hears what a child says of itself."""
+class _NotifySocket(DatagramProtocol):
+    """Receives the datagrams of a child."""
 
     noisy = False
 
-    def __init__(self, child: Child) -> None:
+    def __init__(self, child: ChildProcess) -> None:
         self._child = child
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
         for line in datagram.decode("utf-8", "replace").splitlines():
-            self._child.said(*line.partition("=")[::2])
+            self._child.notified(*line.partition("=")[::2])
 
 
-class Child(ProcessProtocol):
-    """One process, from its beginning to its end."""
+class ChildProcess(ProcessProtocol):
+    """One child process."""
 
     _log = Logger()
 
-    def __init__(self, number: int, serial: int, plan: Plan, reactor: Any) -> None:
-        """`number` is for people, and stays that of a successor; `serial` is unique among all children."""
+    def __init__(self, number: int, serial: int, settings: ChildSettings, reactor: Any) -> None:
+        """`number` is for the log, and its successor has the same; `serial` is unique among all children."""
         self.number = number
         self.ready = False
-        self.reason = ""  #: why it gives up, in its own words
-        self.ending = ""  #: how it ended, once it has
-        self.began = reactor.seconds()
+        self.reason = ""  #: of a failure, as the child reports it
+        self.ending = ""  #: a signal or a status; empty while it runs
+        self.started = reactor.seconds()
         self._reactor = reactor
         self._waiting: list[Deferred[None]] = []
-        address = str(plan.folder / f"{serial}")
-        self._ear = reactor.listenUNIXDatagram(address, _Ear(self), mode=0o600)
-        self._alarm = reactor.callLater(PATIENCE, self._stands_still)
-        own = {name: value for name, value in plan.environment.items() if name not in _MANAGER}
-        told = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": str(round(PATIENCE * 500_000))}
-        names = list(plan.descriptors)
+        address = str(settings.folder / f"{serial}")
+        self._socket = reactor.listenUNIXDatagram(address, _NotifySocket(self), mode=0o600)
+        self._watchdog = reactor.callLater(WATCHDOG_TIMEOUT, self._kill_blocked)
+        inherited = {name: value for name, value in settings.environment.items() if name not in _SYSTEMD_VARIABLES}
+        added = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": str(round(WATCHDOG_TIMEOUT * 500_000))}
+        names = list(settings.descriptors)
         if names:
-            told |= {"LISTEN_FDS": str(len(names)), "LISTEN_FDNAMES": ":".join(names)}
-        inherited = {_FIRST_FD + place: plan.descriptors[name] for place, name in enumerate(names)}
-        command = [sys.executable, "-c", _LAUNCH, str(os.getpid()), *plan.arguments]
-        fds = {0: 0, 1: 1, 2: 2, **inherited}
-        process = reactor.spawnProcess(self, sys.executable, command, {**own, **told}, childFDs=fds)
+            added |= {"LISTEN_FDS": str(len(names)), "LISTEN_FDNAMES": ":".join(names)}
+        sockets = {_FIRST_FD + index: settings.descriptors[name] for index, name in enumerate(names)}
+        command = [sys.executable, "-c", _LAUNCH, str(os.getpid()), *settings.arguments]
+        fds = {0: 0, 1: 1, 2: 2, **sockets}
+        process = reactor.spawnProcess(self, sys.executable, command, {**inherited, **added}, childFDs=fds)
         self.pid = int(process.pid)
 
-    def said(self, name: str, value: str) -> None:
-        """Take a word of the child's."""
-        self._alarm.reset(PATIENCE)
+    def notified(self, name: str, value: str) -> None:
+        """Handle one `NAME=VALUE` of the child."""
+        self._watchdog.reset(WATCHDOG_TIMEOUT)
         if name == "READY":
             self.ready = True
-            self._tell()
+            self._wake_waiters()
         elif name == "STATUS":
             self.reason = value
 
     def signal(self, which: signal.Signals) -> None:
-        """Send a signal; harmless when the process has ended."""
+        """Send a signal; does nothing if the process has ended."""
         if not self.ending:
             os.kill(self.pid, which)
 
-    def when_settled(self) -> Deferred[None]:
+    def when_ready_or_ended(self) -> Deferred[None]:
         """Fires when the child is ready, or has ended."""
         return succeed(None) if self.ready or self.ending else self._wait()
 
@@ -118,18 +120,18 @@ class Child(ProcessProtocol):
             await self._wait()
 
     def processEnded(self, reason: Failure) -> None:
-        """Twisted's call: the process is no more."""
-        how: Any = reason.value
-        self.ending = signal.Signals(how.signal).name if how.signal else f"status {how.exitCode}"
-        if self._alarm.active():
-            self._alarm.cancel()
-        self._ear.stopListening()
-        self._tell()
+        """Called by Twisted when the process has ended."""
+        end: Any = reason.value
+        self.ending = signal.Signals(end.signal).name if end.signal else f"status {end.exitCode}"
+        if self._watchdog.active():
+            self._watchdog.cancel()
+        self._socket.stopListening()
+        self._wake_waiters()
 
-    def _stands_still(self) -> None:
+    def _kill_blocked(self) -> None:
         self._log.error(
-            "process {number} ({pid}) has said nothing for {patience} s, and is killed",
-            number=self.number, pid=self.pid, patience=round(PATIENCE),
+            "process {number} ({pid}) is blocked: no watchdog message for {timeout} s; it is killed",
+            number=self.number, pid=self.pid, timeout=round(WATCHDOG_TIMEOUT),
         )  # fmt: skip
         self.signal(signal.SIGKILL)
 
@@ -138,7 +140,7 @@ class Child(ProcessProtocol):
         self._waiting.append(waiting)
         return waiting
 
-    def _tell(self) -> None:
+    def _wake_waiters(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            each.callback(None)
+        for waiter in waiting:
+            waiter.callback(None)

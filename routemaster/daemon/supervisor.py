@@ -1,20 +1,20 @@
-"""`--processes N`: one host's work done by N processes, which one parent keeps going.
+"""`--processes N`: a parent process that supervises N child processes on one host.
 
-The parent binds the ports and never accepts: each child inherits the listening
-sockets and accepts for itself, so no byte of a request passes through the
-parent, and a child that dies takes no connection with it but its own. The
-embedded Redis, if there is one, is the parent's. Children are the daemon itself
-with the role that was asked for; they find each other through Redis, as
-processes on several hosts do.
+The parent binds the ports and never accepts a connection: each child inherits
+the listening sockets and accepts by itself. So no request passes through the
+parent, and a child that crashes breaks only its own connections. The parent
+runs the embedded Redis, if no other is configured. Children run the same
+daemon with the same role; they share work through Redis, as processes on
+several hosts do.
 
-A child that ends is started again: at once if it had run for a while, else
-with a growing pause. One that never becomes ready, however often it is tried,
-stops the parent with the reason that it gave. SIGUSR2 replaces the children one by
-one by new processes, which read code and configuration afresh; the port stays
-open all the while.
+A child that ends is started again: at once if it ran for `STEADY` seconds, else
+after a growing pause. If a child ends `MAX_FAILED_STARTS` times in a row without
+becoming ready, the parent stops with the child's reason. SIGUSR2 replaces the
+children one by one with new processes, which load code and configuration again;
+the ports stay open.
 
-Stop: SIGTERM to all children, which finish what is under way; then the
-sockets, and Redis last.
+Stop: SIGTERM to all children, which finish their current work; then the
+sockets are closed, and Redis stops last.
 """
 
 # mypy: allow-untyped-calls
@@ -27,78 +27,63 @@ import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import time
 from typing import Any
 from urllib.parse import quote
 
 from attrs import frozen
-from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
-from twisted.logger import Logger, globalLogPublisher
 
 from routemaster import __version__
 from routemaster.config import Config
 from routemaster.daemon import assembly
-from routemaster.daemon.child_process import Child, Plan
-from routemaster.daemon.service import DRAIN, Role, bind
-from routemaster.daemon.systemd_notify import SystemdNotifier
+from routemaster.daemon.child_process import ChildProcess, ChildSettings
+from routemaster.daemon.lifecycle import DaemonService
+from routemaster.daemon.listeners import DRAIN, bind, stop_listening
+from routemaster.daemon.service import Role
 from routemaster.delivery.backoff import pause
-from routemaster.errors import RoutemasterError
 from routemaster.redis.embedded import EmbeddedRedis
 
-FRUITLESS = 5        #: starts in a row after which a process that never became ready is given up
-STEADY = 10.0        #: seconds after which a process that ends is started again at once
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  #: seconds before others are
-MARGIN = 5.0         #: seconds that a child may need to stop beyond what it waits for
+MAX_FAILED_STARTS = 5  #: of a process in a row, before the parent stops
+STEADY = 10.0          #: seconds of running after which a process that ends is started again at once
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0  #: seconds before other processes are started again
+MARGIN = 5.0           #: seconds a child may take to stop, beyond the time for current work
 _DOMAINS = {socket.AF_INET: "INET", socket.AF_INET6: "INET6", socket.AF_UNIX: "UNIX"}
 
 
 @frozen
 class Order:
-    """What was asked for on the command line."""
+    """What the command line requests."""
 
     config: Config
     role: Role
     processes: int
-    arguments: Sequence[str]  #: with which a child is begun, but for what its parent decides
+    arguments: Sequence[str]  #: of twistd for a child, without those that the parent adds
 
 
-class Supervisor(Service):
-    """N processes as one service of Twisted's."""
-
-    name = "routemaster"
-    _log = Logger()
+class Supervisor(DaemonService):
+    """N processes as one Twisted service."""
 
     def __init__(self, order: Order, reactor: Any, on_failure: Callable[[], None]) -> None:
-        """`on_failure` is called if the bus cannot go on, after it has said why.
+        """`on_failure` is called if the processes cannot run, after the reason was logged.
 
         Raises ConfigError if a file that the configuration names cannot be used.
         """
-        self._order, self._config, self._reactor, self._on_failure = order, order.config, reactor, on_failure
+        super().__init__(order.config, reactor, on_failure)
+        self._order = order
         assembly.certificate_files(order.config, time())  # made once, not by each child
-        self._notifier = SystemdNotifier(os.environ, reactor)
         self._embedded: EmbeddedRedis | None = None
-        self._reporter = assembly.reporter(order.config, reactor)
         self._folder: Path | None = None
         self._ports: dict[str, Any] = {}
-        self._children: dict[int, Child] = {}
+        self._children: dict[int, ChildProcess] = {}
         self._serial = 0
-        self._keeping: list[Deferred[None]] = []
+        self._supervision: list[Deferred[None]] = []
         self._pauses: set[Deferred[None]] = set()
-        self._starting: Deferred[None] | None = None
         self._replacing: Deferred[None] | None = None
-        self._stopping = self._given_up = False
-
-    def startService(self) -> None:
-        """Start in the background; if that fails, say why in one line."""
-        super().startService()
-        self._notifier.start_watchdog()
-        globalLogPublisher.addObserver(self._reporter)  # type: ignore[arg-type]  # zope's interface
-        self._starting = Deferred.fromCoroutine(self._start())
-        self._starting.addErrback(lambda failure: self._give_up(failure.getErrorMessage(), failure))
 
     async def _start(self) -> None:
         config, count = self._config, self._order.processes
@@ -118,16 +103,16 @@ class Supervisor(Service):
         if self._stopping:
             return
         self._folder = Path(tempfile.mkdtemp(prefix="routemaster-"))
-        self._plan = Plan(
+        self._child_settings = ChildSettings(
             [*self._order.arguments, "--role", self._order.role.value, *overrides],
             os.environ,
             {name: port.fileno() for name, port in self._ports.items()},
             self._folder,
         )
         for number in range(1, count + 1):
-            self._begin(number)
-        self._keeping = [self._keep(number) for number in self._children]
-        await DeferredList([child.when_settled() for child in self._children.values()])
+            self._launch(number)
+        self._supervision = [self._supervise(number) for number in self._children]
+        await DeferredList([child.when_ready_or_ended() for child in self._children.values()])
         while not self._stopping and not all(child.ready for child in self._children.values()):
             await self._sleep(FIRST_PAUSE)
         if not self._stopping:
@@ -135,154 +120,119 @@ class Supervisor(Service):
             self._log.info("all {count} processes are ready", count=count)
 
     async def _bind(self, name: str, endpoint: str) -> str:
-        """Bind a port, from which only children accept; how they name it."""
+        """Bind a port on which only children accept; returns the endpoint description for them."""
         factory = Factory()
         factory.noisy = False
         port = await bind(self._reactor, endpoint, factory, name.upper())
-        port.stopReading()  # before the reactor has had a chance to accept
+        port.stopReading()  # before the reactor accepts a connection
         self._ports[name] = port
         return f"systemd:domain={_DOMAINS[port.socket.family]}:name={name}"
 
-    def _give_up(self, reason: str, failure: Any = None) -> None:
-        if self._stopping or self._given_up:
-            return
-        self._given_up = True
-        if failure is None or failure.check(RoutemasterError, OSError):
-            self._log.critical("cannot start: {reason}", reason=reason)
-        else:
-            self._log.failure("cannot start", failure)
-        self._notifier.status(f"cannot start: {reason}")
-        self._on_failure()
-
     # -- children
 
-    def _begin(self, number: int) -> Child:
+    def _launch(self, number: int) -> ChildProcess:
         self._serial += 1
-        child = Child(number, self._serial, self._plan, self._reactor)
+        child = ChildProcess(number, self._serial, self._child_settings, self._reactor)
         self._children[number] = child
         return child
 
-    def _keep(self, number: int) -> Deferred[None]:
-        keeping = Deferred.fromCoroutine(self._keep_going(number))
-        keeping.addErrback(lambda failure: self._log.failure("a process is kept going no more", failure))
-        return keeping
+    def _supervise(self, number: int) -> Deferred[None]:
+        supervision = Deferred.fromCoroutine(self._restart_whenever_ended(number))
+        return supervision.addErrback(
+            lambda failure: self._log.failure("process {number} is no longer supervised", failure, number=number)
+        )
 
-    async def _keep_going(self, number: int) -> None:
-        """Whenever the process of this number ends, start another."""
-        failures = fruitless = 0
+    async def _restart_whenever_ended(self, number: int) -> None:
+        failures = failed_starts = 0
         while True:
             child = self._children[number]
             await child.ended()
             if self._is_stopping():
                 return None
             if self._children[number] is not child:
-                continue  # it was replaced
-            fruitless = 0 if child.ready else fruitless + 1
-            if fruitless == FRUITLESS:
-                reason = child.reason or f"process {number} ended {fruitless} times with {child.ending}"
-                return self._give_up(reason)
-            steady = child.ready and self._reactor.seconds() - child.began > STEADY
+                continue  # SIGUSR2 replaced it
+            failed_starts = 0 if child.ready else failed_starts + 1
+            if failed_starts == MAX_FAILED_STARTS:
+                reason = child.reason or f"process {number} ended {failed_starts} times with {child.ending}"
+                return self._fail(reason)
+            steady = child.ready and self._reactor.seconds() - child.started > STEADY
             failures = 0 if steady else failures + 1
             wait = pause(failures, FIRST_PAUSE, LONGEST_PAUSE, 0.5) if failures else 0.0
-            say = self._log.info if child.ending == "status 0" else self._log.error
-            say(
-                "process {number} ({pid}) ended with {ending}, and is started again in {wait} s",
+            log = self._log.info if child.ending == "status 0" else self._log.error
+            log(
+                "process {number} ({pid}) ended with {ending}; restart in {wait} s",
                 number=number, pid=child.pid, ending=child.ending, wait=round(wait, 1),
             )  # fmt: skip
             await self._sleep(wait)
             if self._is_stopping():
                 return None
-            self._begin(number)
-
-    def _is_stopping(self) -> bool:
-        return self._stopping  # asked again after an await, it may have become true
+            self._launch(number)
 
     async def _sleep(self, seconds: float) -> None:
-        """Rest, or end early at the stop."""
-        resting = deferLater(self._reactor, seconds, lambda: None)
-        self._pauses.add(resting)
-        try:
-            await resting
-        except CancelledError:
-            pass
-        finally:
-            self._pauses.discard(resting)
+        """Wait; returns early when the service stops."""
+        waiting = deferLater(self._reactor, seconds, lambda: None)
+        self._pauses.add(waiting)
+        with suppress(CancelledError):
+            await waiting
+        self._pauses.discard(waiting)
 
-    # -- in between
+    # -- signals
 
     def reload(self) -> None:
-        """Have each process read the certificate again and open its log anew."""
+        """Send SIGHUP to each process: it reloads the certificate and reopens its log."""
         _signal_all(self._children.values(), signal.SIGHUP)
 
     def replace(self) -> None:
-        """Replace the processes by new ones, one after another; the old one goes when the new one is ready."""
+        """Replace the processes one by one: an old one is stopped when its successor is ready."""
         if self._replacing is None and not self._stopping:
-            self._replacing = Deferred.fromCoroutine(self._replace_all())
-            self._replacing.addErrback(lambda failure: self._log.failure("the replacing ended", failure))
-            self._replacing.addBoth(self._replaced)
-
-    def _replaced(self, _result: object) -> None:
-        self._replacing = None
+            self._replacing = replacing = Deferred.fromCoroutine(self._replace_all())
+            replacing.addErrback(lambda failure: self._log.failure("replacing the processes failed", failure))
+            replacing.addBoth(lambda _: setattr(self, "_replacing", None))
 
     async def _replace_all(self) -> None:
         for number, old in list(self._children.items()):
-            new = self._begin(number)
-            await new.when_settled()
+            new = self._launch(number)
+            await new.when_ready_or_ended()
             if self._is_stopping():
-                old.signal(signal.SIGTERM)  # the stop knows of the new one only
+                old.signal(signal.SIGTERM)  # the stop only signals the new one
                 return await old.ended()
             if not new.ready:
                 self._children[number] = old
                 reason = new.reason or f"it ended with {new.ending}"
-                line = "the processes are not replaced, the new one does not start: {reason}"
-                self._log.error(line, reason=reason)
+                self._log.error("processes not replaced: the new process does not start: {reason}", reason=reason)
                 return None
             old.signal(signal.SIGTERM)
             await old.ended()
             self._log.info(
-                "process {number} ({old}) is replaced by {new}", number=number, old=old.pid, new=new.pid
+                "process {number} ({old}) replaced by {new}", number=number, old=old.pid, new=new.pid
             )
-        self._log.info("all processes are replaced")
+        self._log.info("all processes replaced")
         return None
 
     # -- stop
 
-    def stopService(self) -> Deferred[None]:
-        """Stop all processes, then what they share; fires when all is done."""
-        super().stopService()
-        return Deferred.fromCoroutine(self._stop())
-
     async def _stop(self) -> None:
-        self._log.info("Routemaster stops its processes")
-        self._notifier.stopping()
-        self._stopping = True
-        for resting in list(self._pauses):
-            resting.cancel()
+        for waiting in list(self._pauses):
+            waiting.cancel()
         if self._starting is not None:
             self._starting.cancel()
             await self._starting
         children = list(self._children.values())
         _signal_all(children, signal.SIGTERM)
-        patience = max(self._config.grace, DRAIN) + MARGIN
-        late = self._reactor.callLater(patience, _signal_all, children, signal.SIGKILL)
+        timeout = max(self._config.grace, DRAIN) + MARGIN
+        kill = self._reactor.callLater(timeout, _signal_all, children, signal.SIGKILL)
         await DeferredList([Deferred.fromCoroutine(child.ended()) for child in children])
-        if late.active():
-            late.cancel()
-        await DeferredList([*self._keeping, *([self._replacing] if self._replacing else [])])
+        if kill.active():
+            kill.cancel()
+        await DeferredList([*self._supervision, *([self._replacing] if self._replacing else [])])
         for port in self._ports.values():
-            closing = port.stopListening()
-            if closing is not None:
-                await closing
+            await stop_listening(port)
         if self._embedded is not None:
             await self._embedded.stop()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-        self._log.info("Routemaster has stopped")
-        self._notifier.stop_watchdog()
-        globalLogPublisher.removeObserver(self._reporter)  # type: ignore[arg-type]
-        await self._reporter.stop()
 
 
-def _signal_all(children: Iterable[Child], which: signal.Signals) -> None:
+def _signal_all(children: Iterable[ChildProcess], which: signal.Signals) -> None:
     for child in children:
         child.signal(which)

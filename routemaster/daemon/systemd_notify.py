@@ -1,13 +1,12 @@
-"""What a service manager is told: systemd's notify protocol, datagrams on a Unix socket.
+"""systemd's notify protocol, sd_notify(3): datagrams on a Unix socket.
 
-The bus says when it is ready, so that what depends on it starts then and not
-before, and when it stops. The watchdog is fed by the reactor: a bus whose
-reactor stands still is not fed, and is killed and started again.
+The bus reports when it is ready, so that dependent units start only then, and
+when it stops. The reactor sends the watchdog messages: if the reactor is
+blocked, systemd kills and restarts the bus.
 
-Without `NOTIFY_SOCKET` nothing is sent. Nothing here raises or waits for
-longer than `PATIENCE`: a bus that cannot tell is still a bus. The protocol is
-three words of text, for which no library is needed; those that there are raise
-whatever the socket raises, and read a clock of their own.
+Without `NOTIFY_SOCKET` nothing is sent. No method raises, or waits longer than
+`TIMEOUT`: the bus runs also if the manager does not read. No library is used:
+the existing ones raise the errors of the socket, and use a clock of their own.
 """
 
 # mypy: allow-untyped-calls
@@ -22,69 +21,69 @@ from typing import Any
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-PATIENCE = 0.2  #: seconds for a manager whose queue is full
+TIMEOUT = 0.2  #: seconds to wait if the manager's queue is full
 
 
 class SystemdNotifier:
-    """Tells the manager that started this process, if it wants to be told."""
+    """Sends messages to the manager that started this process, if it listens."""
 
     _log = Logger()
 
     def __init__(self, environment: Mapping[str, str], clock: Any) -> None:
-        """`environment` as the manager made it; `clock` as the reactor, which feeds the watchdog."""
+        """`environment`: that of the process; `clock`: the reactor, which sends the watchdog messages."""
         self._address = _address(environment.get("NOTIFY_SOCKET", ""))
-        self._limit = _watchdog(environment)
-        self._feeding = LoopingCall(self._send, b"WATCHDOG=1")
-        self._feeding.clock = clock
-        self._mute = False
+        self._watchdog_timeout = _watchdog_timeout(environment)
+        self._watchdog = LoopingCall(self._send, b"WATCHDOG=1")
+        self._watchdog.clock = clock
+        self._failed = False  #: the last message could not be sent
 
     def ready(self) -> None:
-        """The bus serves."""
+        """Report that the bus is ready."""
         self._send(b"READY=1")
 
     def status(self, line: str) -> None:
-        """How the bus fares, in one line."""
+        """Report a state in one line of text."""
         self._send(b"STATUS=" + line.encode("utf-8", "replace").replace(b"\n", b" "))
 
     def stopping(self) -> None:
-        """The bus has begun to stop."""
+        """Report that the bus is stopping."""
         self._send(b"STOPPING=1")
 
     def start_watchdog(self) -> None:
-        """Feed the watchdog, if there is one, twice in the time that it waits."""
-        if self._limit and self._address and not self._feeding.running:
-            self._feeding.start(self._limit / 2)
+        """Send a watchdog message twice in each timeout, if the manager has set one."""
+        if self._watchdog_timeout and self._address and not self._watchdog.running:
+            self._watchdog.start(self._watchdog_timeout / 2)
 
     def stop_watchdog(self) -> None:
-        """Feed it no more."""
-        if self._feeding.running:
-            self._feeding.stop()
+        """Send no more watchdog messages."""
+        if self._watchdog.running:
+            self._watchdog.stop()
 
     def _send(self, message: bytes) -> None:
         if not self._address:
             return
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as wire:
-                wire.settimeout(PATIENCE)
-                wire.connect(self._address)
-                wire.send(message)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify_socket:
+                notify_socket.settimeout(TIMEOUT)
+                notify_socket.connect(self._address)
+                notify_socket.send(message)
         except OSError as error:
-            if not self._mute:
-                self._log.warn("the service manager cannot be told: {error}", error=error.strerror or str(error))
-            self._mute = True
+            if not self._failed:
+                self._log.warn("notifying the service manager failed: {error}", error=error.strerror or str(error))
+            self._failed = True
         else:
-            self._mute = False
+            self._failed = False
 
 
 def _address(name: str) -> bytes:
-    """A Unix socket's address as the kernel wants it; empty for none, and for kinds that are not of this host."""
+    """The address of a Unix socket for connect(2); empty for none, and for other kinds of sockets."""
     if name.startswith("@"):
         return b"\0" + os.fsencode(name[1:])
     return os.fsencode(name) if name.startswith("/") else b""
 
 
-def _watchdog(environment: Mapping[str, str]) -> float:
-    """Seconds after which a watchdog that was not fed bites; 0 for none, and for one that is not ours."""
+def _watchdog_timeout(environment: Mapping[str, str]) -> float:
+    """Seconds without a message after which the manager kills this process; 0 for no watchdog."""
     usec, pid = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", "")
     if pid not in ("", str(os.getpid())):
         return 0.0

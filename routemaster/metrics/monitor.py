@@ -97,10 +97,11 @@ class Monitor:
 
     def _log_failure(self, reason: str) -> None:
         since = self._throttle.failed(self._clock.seconds(), reason)
-        if since is None:
-            return
-        times = ", {failures} times since the last line" if since.failures > 1 else ""
-        self._log.warn(f"sending metrics failed{times}: {{error}}", failures=since.failures, error=reason)
+        if since is not None and since.failures == 1:
+            self._log.warn("sending metrics failed: {error}", error=reason)
+        elif since is not None:
+            line = "sending metrics failed, {failures} times since the last line: {error}"
+            self._log.warn(line, failures=since.failures, error=reason)
 
     async def _collect(self) -> tuple[list[Sample], dict[str, int]]:
         figures, now = await self._store.stats(), self._wall()

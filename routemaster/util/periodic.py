@@ -98,7 +98,8 @@ class Periodic:
         since = self._throttle.failed(self._clock.seconds(), repr(failure.value))
         if since is None:
             return
-        line = "{name} failed"
-        if since.failures > 1:
-            line += ", {failures} times since the last line"
-        self._log.failure(line + "; it will run again", failure, name=self._name, failures=since.failures)
+        if since.failures == 1:
+            self._log.failure("{name} failed; it will run again", failure, name=self._name)
+        else:
+            line = "{name} failed, {failures} times since the last line; it will run again"
+            self._log.failure(line, failure, name=self._name, failures=since.failures)

@@ -44,7 +44,7 @@ class SupervisorTests(SystemCase):
             os.kill(min(before), signal.SIGKILL)
             await until(lambda: len(self.children(daemon) - before) == 1, "another process")  # noqa: B023
         await load.further(20)
-        self.assertEqual(len(re.findall(r"ended with SIGKILL, and is started again", daemon.log)), 3)
+        self.assertEqual(len(re.findall(r"ended with SIGKILL; restart in", daemon.log)), 3)
         await self.settle(load, sink, faults=3)
         self.assertEqual(await daemon.stop(), 0)
 
@@ -55,7 +55,7 @@ class SupervisorTests(SystemCase):
         before = self.children(daemon)
         await load.further(20)
         daemon.signal("USR2")
-        await daemon.line("all processes are replaced")
+        await daemon.line("all processes replaced")
         await load.further(20)
         self.assertEqual(self.children(daemon) & before, set())
         self.assertEqual(await self.settle(load, sink), 0)
@@ -119,6 +119,6 @@ class SupervisorTests(SystemCase):
         log.rename(self.place / "old.log")
         daemon.signal("HUP")
         await until(
-            lambda: log.exists() and log.read_text().count("the certificate is read again") == 2, "two new lines"
+            lambda: log.exists() and log.read_text().count("certificate reloaded") == 2, "two new lines"
         )
         self.assertEqual(await daemon.stop(), 0)

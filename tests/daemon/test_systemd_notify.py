@@ -141,7 +141,7 @@ class ManagerTests(SynchronousTestCase):
 
     def test_manager_that_does_not_read(self) -> None:
         """A full queue delays the bus by a moment and not by more; when it is read again, words arrive."""
-        self.patch(systemd_notify, "PATIENCE", 0.01)
+        self.patch(systemd_notify, "TIMEOUT", 0.01)
         self.listen(self.path)
         warnings = self.warnings()
         notifier = self.notifier()

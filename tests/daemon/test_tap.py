@@ -67,11 +67,11 @@ class OptionsTests(SynchronousTestCase):
             ("--no-such-option", "1"): "--no-such-option",
             ("--timeout",): "--timeout",
             ("--timeout", "soon"): "timeout: 'soon'",
-            ("--role", "king"): "role 'king'",
-            ("--processes", "0"): "processes '0'",
-            ("--processes", "65"): "processes '65'",
-            ("--processes", "-1"): "processes '-1'",
-            ("--processes", "two"): "processes 'two'",
+            ("--role", "king"): "role is invalid: got 'king'",
+            ("--processes", "0"): "processes is invalid: got '0'",
+            ("--processes", "65"): "processes is invalid: got '65'",
+            ("--processes", "-1"): "processes is invalid: got '-1'",
+            ("--processes", "two"): "processes is invalid: got 'two'",
             ("--config", "/nowhere"): "/nowhere",
             ("surplus",): "only options",
         }.items():
@@ -158,7 +158,7 @@ class ProcessTests(SynchronousTestCase):
         self.reactor = FakeReactor()
         self.reloads = self.replacements = 0
         self.process = Process(self.reactor)
-        self.process.govern(SimpleNamespace(reload=self.reload, replace=self.replace))  # type: ignore[arg-type]
+        self.process.handle_signals(SimpleNamespace(reload=self.reload, replace=self.replace))  # type: ignore[arg-type]
 
     def reload(self) -> None:
         self.reloads += 1

@@ -353,7 +353,7 @@ class StopTests(SystemCase):
         await until(lambda: sink.at_once, "a delivery in flight")
         for name in ["USR1", "USR2", "WINCH", "PIPE", "HUP", "TERM", "TERM", "INT", "USR1", "HUP"]:
             daemon.signal(name)
-        await daemon.line("asked to stop")
+        await daemon.line("SIG.*: the bus stops")
         while daemon.status is None:
             daemon.signal("TERM")
             await deferLater(reactor, 0.02)
@@ -425,7 +425,7 @@ class CommandLineTests(SystemCase):
         self.assertIn(f"another routemaster (pid {first.pid}) uses the state directory", line)
         self.assertIn(f"cannot listen for HTTPS on tcp:{first.port}", port)
         self.assertIn("lease_ttl: 'soon'", option)
-        self.assertIn("systemd gave no such socket", unit)
+        self.assertIn("systemd passed no such socket", unit)
         await self.ok(self.client(first).publish("cats", 1))
 
     async def printed(self, *options: str, **environment: str) -> str:
@@ -645,7 +645,7 @@ class DoorTests(SystemCase):
         self.pair(new)
         log.rename(self.place / "bus.log.1")
         daemon.signal("HUP")
-        await until(lambda: log.exists() and "certificate is read again" in log.read_text(), "the new log")
+        await until(lambda: log.exists() and "certificate reloaded" in log.read_text(), "the new log")
         await self.ok(client.publish("cats", 2))
         self.assertEqual(client.connections, 1, "the old connection serves on")
         new.cert_pem.write_to_path(str(roots))
@@ -654,7 +654,7 @@ class DoorTests(SystemCase):
         # a pair that cannot be used changes nothing
         (self.place / "key.pem").write_text("no key")
         daemon.signal("HUP")
-        await until(lambda: "the old certificate is kept" in log.read_text(), "the refusal")
+        await until(lambda: "certificate not reloaded" in log.read_text(), "the refusal")
         await self.ok(self.client(daemon, trust=roots).publish("cats", 4))
         self.assertEqual(await daemon.stop(), 0)
         self.assertIn("Routemaster has stopped", log.read_text())
@@ -791,7 +791,7 @@ class LogTests(SystemCase):
         sink, load = await self.under_load(daemon)
         await load.further(50)
         daemon.signal("HUP")
-        await daemon.line("certificate is read again")
+        await daemon.line("certificate reloaded")
         await self.settle(load, sink)
         self.assertEqual(await daemon.stop(), 0)
         for line in daemon.log.splitlines():

@@ -1,0 +1,84 @@
+"""The start and the stop of a daemon, which a bus in one process and a supervisor of several share."""
+
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger, globalLogPublisher
+from twisted.python.failure import Failure
+
+from routemaster.config import Config
+from routemaster.daemon import assembly
+from routemaster.daemon.systemd_notify import SystemdNotifier
+from routemaster.errors import RoutemasterError
+
+
+class DaemonService(Service):
+    """A Twisted service that starts in the background and stops in a given order.
+
+    Subclasses implement `_start` and `_stop`.
+    """
+
+    name = "routemaster"
+    _log = Logger()
+
+    def __init__(self, config: Config, reactor: Any, on_failure: Callable[[], None]) -> None:
+        """`on_failure` is called once if the service cannot start, after the reason was logged.
+
+        Raises ConfigError if the exception service cannot be used.
+        """
+        self._config, self._reactor, self._on_failure = config, reactor, on_failure
+        self._notifier = SystemdNotifier(os.environ, reactor)
+        self._reporter = assembly.reporter(config, reactor)
+        self._starting: Deferred[None] | None = None
+        self._stopping = self._failed = False
+
+    async def _start(self) -> None:
+        raise NotImplementedError
+
+    async def _stop(self) -> None:
+        raise NotImplementedError
+
+    def startService(self) -> None:
+        """Start in the background; a failure is logged in one line."""
+        super().startService()
+        self._notifier.start_watchdog()
+        globalLogPublisher.addObserver(self._reporter)  # type: ignore[arg-type]  # zope's interface
+        self._starting = Deferred.fromCoroutine(self._start())
+        self._starting.addErrback(lambda failure: self._fail(failure.getErrorMessage(), failure))
+
+    def stopService(self) -> Deferred[None]:
+        """Stop everything; fires when all has stopped."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._shut_down())
+
+    def _fail(self, reason: str, failure: Failure | None = None) -> None:
+        """Log why the service cannot start, and call `on_failure`; nothing after a stop, which causes errors."""
+        if self._stopping or self._failed:
+            return
+        self._failed = True
+        if failure is None or failure.check(RoutemasterError, OSError):
+            self._log.critical("cannot start: {reason}", reason=reason)
+        else:
+            self._log.failure("cannot start", failure)
+        self._notifier.status(f"cannot start: {reason}")
+        self._on_failure()
+
+    def _is_stopping(self) -> bool:
+        return self._stopping  # a call, because mypy does not expect that an await may change the attribute
+
+    async def _shut_down(self) -> None:
+        self._log.info("Routemaster stops")
+        self._notifier.stopping()
+        self._stopping = True
+        await self._stop()
+        self._log.info("Routemaster has stopped")
+        self._notifier.stop_watchdog()
+        globalLogPublisher.removeObserver(self._reporter)  # type: ignore[arg-type]
+        await self._reporter.stop()

@@ -1,0 +1,95 @@
+"""The ports of the API: HTTPS, and plain HTTP if it is configured."""
+
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from time import time
+from typing import Any
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import CancelledError
+from twisted.internet.endpoints import serverFromString
+from twisted.logger import Logger
+from twisted.web.resource import Resource
+
+from routemaster.config import Config
+from routemaster.daemon import assembly
+from routemaster.errors import ConfigError
+from routemaster.web.certificates import ReloadableTLS
+from routemaster.web.http_server.site import BusSite
+from routemaster.web.redirect import RedirectResource
+
+DRAIN = 10.0  #: seconds for current requests to finish when the bus stops
+
+
+class Listeners:
+    """The sites that answer for one API, and the ports they listen on."""
+
+    _log = Logger()
+
+    def __init__(self, config: Config, tls: ReloadableTLS, reactor: Any) -> None:
+        self._config, self._tls, self._reactor = config, tls, reactor
+        self._ports: list[Any] = []
+        self._sites: list[BusSite] = []
+        self._closed = False
+
+    async def open(self, resource: Resource) -> None:
+        """Listen on all ports; raises ConfigError."""
+        config = self._config
+        site = self._site(resource)
+        await self._listen(config.https, self._tls.wrap(site), site, "HTTPS")
+        if config.http is not None:
+            plain = self._site(RedirectResource(config.public_url, resource, config.trusted_proxies))
+            await self._listen(config.http, plain, plain, "plain HTTP")
+
+    async def close(self) -> None:
+        """Accept no more connections."""
+        self._closed = True
+        for port in self._ports:
+            await stop_listening(port)
+
+    def drains(self) -> list[Coroutine[Any, Any, None]]:
+        """For each site: wait until its current requests have finished, at most DRAIN seconds."""
+        return [site.drain(DRAIN) for site in self._sites]
+
+    def _site(self, resource: Resource) -> BusSite:
+        site = BusSite(resource, reactor=self._reactor, limits=assembly.site_limits(self._config), wall=time)
+        site.noisy = False
+        return site
+
+    async def _listen(self, endpoint: str, factory: Any, site: BusSite, name: str) -> None:
+        port = await bind(self._reactor, endpoint, factory, name)
+        if self._closed:
+            await stop_listening(port)
+            raise CancelledError
+        self._ports.append(port)
+        self._sites.append(site)
+        self._log.info("{what} on {address}", what=name, address=_label(port.getHost()))
+
+
+async def bind(reactor: Any, endpoint: str, factory: Any, name: str) -> Any:
+    """Listen on an endpoint; returns the port. Raises ConfigError, with `name` in its message."""
+    try:
+        return await serverFromString(reactor, endpoint).listen(factory)
+    except LookupError as error:
+        raise ConfigError(f"cannot listen for {name} on {endpoint}: systemd passed no such socket") from error
+    except Exception as error:
+        raise ConfigError(f"cannot listen for {name} on {endpoint}: {error}") from error
+
+
+async def stop_listening(port: Any) -> None:
+    """Close a port."""
+    closing = port.stopListening()
+    if closing is not None:
+        await closing
+
+
+def _label(address: Any) -> str:
+    """An address of Twisted's in the usual notation."""
+    if isinstance(address, IPv4Address):
+        return f"{address.host}:{address.port}"
+    if isinstance(address, IPv6Address):
+        return f"[{address.host}]:{address.port}"
+    return str(getattr(address, "name", address))
