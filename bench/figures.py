@@ -12,10 +12,12 @@ from __future__ import annotations
 import base64
 import http.client
 import json
-import subprocess
+import socket
 import time
 from statistics import median
+from typing import Any
 
+import hiredis
 from bus import URL, Bus, cpu_seconds, play, resident_mb, seen, unverified
 from http_layer import measure as measure_bare
 from load import run
@@ -145,11 +147,17 @@ def memory(quick: bool) -> None:
 def used_memory(bus: Bus) -> int:
     """Bytes that all keys of the bus take, names and overhead included."""
 
-    def redis(*words: str) -> list[str]:
-        command = ["redis-cli", "-s", str(bus.state / "redis" / "redis.sock"), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    def redis(*words: bytes) -> Any:
+        command = b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
+        connection.sendall(command)
+        while (reply := reader.gets()) is False:
+            reader.feed(connection.recv(65536))
+        return reply
 
-    return sum(int(redis("memory", "usage", key, "samples", "0")[0]) for key in redis("keys", "*"))
+    reader = hiredis.Reader()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(bus.state / "redis" / "redis.sock"))
+        return sum(redis(b"MEMORY", b"USAGE", key, b"SAMPLES", b"0") for key in redis(b"KEYS", b"*"))
 
 
 def idle(quick: bool) -> None:

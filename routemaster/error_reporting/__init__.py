@@ -1,27 +1,24 @@
-"""Exceptions of the bus, told to the service which the operator watches.
+"""Reports of exceptions to an external service.
 
-What counts as one is what is logged at error or critical with a failure:
-errors nobody handled in a Deferred, failures of periodic parts and of request
-handlers. A failed delivery is a warning without a failure: it is the
-subscriber's affair, and never comes here.
+An exception is a log event at level error or critical with a failure: an
+unhandled error in a Deferred, a failure of a periodic task or of a request
+handler. A failed delivery is a warning without a failure: it is the
+subscriber's problem, and is not reported.
 
-The way of an exception::
+    log event -> observer: repeated? -> report: plain data, scrubbed -> queue -> the service's library
 
-    log event -> observer: folded? -> report: pure data, scrubbed -> outbox -> the service's library
+- *Folding.* Exceptions with one fingerprint (type and innermost frame of the
+  bus) are reported at most once a minute, with the number of repetitions.
+- *Scrubbing.* The library does not get the exception, but a sanitized one: the
+  class has the same name, the traceback has the same places, the message is
+  scrubbed, and no frame has variables. The library's own collecting is switched
+  off, and secrets are masked again in what it sends, where it has a hook.
+- *Sending.* One thread, started by the first report, takes reports from a
+  bounded queue; nothing waits for it. Reports that do not fit into the queue,
+  or cannot be sent, are counted and logged once a minute. The stop waits a few
+  seconds for reports that are still queued.
 
-- *Folding.* One fingerprint (type and innermost frame of ours) is reported at
-  most once a minute, with the number of times it was folded into the report.
-- *Scrubbing.* A library never sees the exception. It gets an effigy: an
-  exception of the same name, raised at the same places, whose message is
-  scrubbed and whose frames hold no variable. So nothing a library might look
-  at can leak; its own collecting is switched off besides, and what it is about
-  to send is swept once more where it lets us.
-- *Sending.* One thread of ours, which is started by the first report and which
-  nothing waits for, takes reports from a bounded queue. What finds it full, or
-  cannot be sent, is counted, and the sum is logged once a minute. The stop
-  flushes for a few seconds, no longer.
-
-The URL of a service carries its key as the user name:
+The URL of a service has its key as the user name:
 
 - `sentry`: the DSN, `https://PUBLIC_KEY@HOST/PROJECT`;
 - `honeybadger`: `https://API_KEY@api.honeybadger.io`;
@@ -37,17 +34,17 @@ from typing import Protocol
 from twisted.logger import LogEvent
 
 from routemaster.error_reporting import honeybadger, new_relic, sentry
-from routemaster.error_reporting.base import About, Lost, Service
+from routemaster.error_reporting.base import AppInfo, OnLost, Service
 from routemaster.error_reporting.observer import RemoteReporter
 from routemaster.error_reporting.printing import PrintReporter
-from routemaster.error_reporting.queue import Outbox
+from routemaster.error_reporting.queue import ReportQueue
 from routemaster.error_reporting.scrub import Scrubber
 from routemaster.errors import ConfigError
 from routemaster.interfaces import Clock
 
 __all__ = ["SERVICES", "Reporter", "make_reporter"]
 
-SERVICES: dict[str, Callable[[str, About, Lost], Service]] = {
+SERVICES: dict[str, Callable[[str, AppInfo, OnLost], Service]] = {
     "sentry": sentry.SentryService,
     "honeybadger": honeybadger.HoneybadgerService,
     "new_relic": new_relic.NewRelicService,
@@ -55,13 +52,13 @@ SERVICES: dict[str, Callable[[str, About, Lost], Service]] = {
 
 
 class Reporter(Protocol):
-    """A log observer which reports the exceptions among the events."""
+    """A log observer that reports exceptions."""
 
     def __call__(self, event: LogEvent) -> None:
         """Report the event if it is an exception; never raises, never waits."""
 
     async def stop(self) -> None:
-        """Report what is still to be reported, within a few seconds."""
+        """Send the remaining reports, within a few seconds."""
 
 
 def make_reporter(
@@ -73,18 +70,18 @@ def make_reporter(
     version: str,
     secrets: Iterable[str],
 ) -> Reporter:
-    """The reporter that the options exception_service and exception_service_url describe.
+    """The reporter for the options exception_service and exception_service_url.
 
-    None of `secrets` ever leaves. Raises ConfigError, one line without a
-    secret, if the service is unknown, its URL ill-formed or its library missing.
+    `secrets` are masked in every report. Raises ConfigError, in one line without
+    a secret, if the service is unknown, its URL is invalid or its library is missing.
     """
     if service == "print":
         return PrintReporter()
     if service not in SERVICES:
         names = ", ".join(["print", *SERVICES])
-        raise ConfigError(f"exception_service: {service[:100]!r} is not allowed; give one of {names}")
+        raise ConfigError(f"exception_service is invalid: got {service[:100]!r}, expected one of {names}")
     if url is None:
-        raise ConfigError(f"exception_service_url: needed when exception_service is {service}")
-    about = About(app_name, version, Scrubber([*secrets, url]))
-    outbox = Outbox(lambda lost: SERVICES[service](url, about, lost))
-    return RemoteReporter(service, outbox, about.scrubber, clock)
+        raise ConfigError(f"exception_service_url is missing: exception_service is {service}")
+    app = AppInfo(app_name, version, Scrubber([*secrets, url]))
+    queue = ReportQueue(lambda on_lost: SERVICES[service](url, app, on_lost))
+    return RemoteReporter(service, queue, app.scrubber, clock)

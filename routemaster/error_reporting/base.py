@@ -1,4 +1,4 @@
-"""What the adapters of the services have in common."""
+"""What the classes for the services share."""
 
 from __future__ import annotations
 
@@ -13,34 +13,44 @@ from routemaster.error_reporting.report import Report
 from routemaster.error_reporting.scrub import Scrubber
 from routemaster.errors import ConfigError
 
-Lost = Callable[[int], None]  #: that many reports did not get through; from any thread
+OnLost = Callable[[int], None]  #: called in any thread with the number of reports that were not delivered
 
 
 @frozen
-class About:
-    """Who reports."""
+class AppInfo:
+    """The application whose exceptions are reported."""
 
     app_name: str
     version: str
     scrubber: Scrubber
 
+    def attributes(self, report: Report) -> dict[str, Any]:
+        """What a service shows beside the exception."""
+        return {
+            "app": self.app_name,
+            "version": self.version,
+            "namespace": report.namespace,
+            "log": report.text,
+            "folded": report.folded,
+        }
+
 
 class Service(Protocol):
-    """A service for exceptions, reached through its own library, from one thread that may wait.
+    """An exception service, used through its own library, in one thread that may block.
 
-    Made from (url, about, lost); raises ConfigError if that cannot work, and
-    makes no connection yet.
+    The constructor takes (url, app, on_lost), raises ConfigError if the URL or
+    the library cannot be used, and makes no connection.
     """
 
     def send(self, report: Report) -> None:
-        """Send the report, or have the library do it; raises if that fails."""
+        """Send the report, or pass it to the library, which sends it; raises if that fails."""
 
     def close(self, timeout: float) -> None:
-        """Have the library send what it still holds."""
+        """Make the library send what it still holds."""
 
 
 def library(name: str, package: str, extra: str) -> Any:
-    """The module, or ConfigError with the way to get it."""
+    """Import a module; raises ConfigError with the command that installs it."""
     try:
         return import_module(name)
     except ImportError as error:
@@ -51,18 +61,18 @@ def library(name: str, package: str, extra: str) -> Any:
 
 
 def key_and_endpoint(url: str, form: str) -> tuple[str, str]:
-    """The key that stands before the host, and the URL without it."""
+    """The key, which is the user name of the URL, and the URL without it; `form` is for the error."""
     try:
         parts = urlsplit(url)
         key, host = unquote(parts.username or ""), parts.hostname
         well_formed = parts.port != 0
     except ValueError:
-        raise refusal(form) from None
+        raise invalid_url(form) from None
     if not (well_formed and key and host) or parts.password or parts.query or parts.fragment:
-        raise refusal(form)
+        raise invalid_url(form)
     return key, f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
 
 
-def refusal(form: str) -> ConfigError:
-    """The error for a URL of another form than that; the URL itself is a secret."""
-    return ConfigError(f"exception_service_url: is not allowed for this exception_service; give {form}")
+def invalid_url(form: str) -> ConfigError:
+    """The error for a URL that has not this form; the URL itself is a secret."""
+    return ConfigError(f"exception_service_url is invalid for this exception_service: expected {form}")

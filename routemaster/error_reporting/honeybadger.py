@@ -1,8 +1,8 @@
-"""Honeybadger, through its library `honeybadger`, in our thread rather than in one for each notice.
+"""Honeybadger, through its library `honeybadger`, in one thread instead of one for each notice.
 
-Two habits of the library are undone. Its import puts itself into
-`sys.excepthook` and the handler of SIGTERM: both are put back. Its requests
-wait without end: in its module, and nowhere else, they get a time limit.
+Two effects of the library are undone. Its import replaces `sys.excepthook` and
+the handler of SIGTERM: both are restored. Its requests have no timeout: they
+get one, in its module only.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.request import Request, urlopen
 
-from routemaster.error_reporting.base import About, Lost, key_and_endpoint, library, refusal
-from routemaster.error_reporting.report import Report, effigy
+from routemaster.error_reporting.base import AppInfo, OnLost, invalid_url, key_and_endpoint, library
+from routemaster.error_reporting.report import Report, sanitized_exception
 
 FORM = "https://API_KEY@HOST, such as https://API_KEY@api.honeybadger.io"
-TIMEOUT = 10.0  #: seconds without a byte
+TIMEOUT = 10.0  #: seconds without data from the server
 
 
 class HoneybadgerService:
-    """Sends notices to a project of Honeybadger's."""
+    """Sends notices to a Honeybadger project."""
 
-    def __init__(self, url: str, about: About, lost: Lost) -> None:
-        """Raises ConfigError if the library is missing or the URL ill-formed."""
+    def __init__(self, url: str, app: AppInfo, on_lost: OnLost) -> None:
+        """Raises ConfigError if the library is missing or the URL is invalid."""
         key, endpoint = key_and_endpoint(url, FORM)
         if not endpoint.startswith(("http://", "https://")):
-            raise refusal(FORM)
-        self._about = about
+            raise invalid_url(FORM)
+        self._app = app
         self._library = _imported().honeybadger
         self._library.configure(
             api_key=key,
@@ -41,29 +41,23 @@ class HoneybadgerService:
             report_local_variables=False,
             insights_enabled=False,
             excluded_exceptions=[],
-            before_notify=self._swept,
+            before_notify=self._masked,
         )
-        # what this ends is a thread for events of Honeybadger Insights; notices do not need it
+        # ends the thread for Honeybadger Insights, which notices do not need
         self._library.shutdown()
 
     def send(self, report: Report) -> None:
-        """Send the report and wait for the answer; raises if there is none or a refusal."""
-        error = effigy(report)
-        context = {
-            "app": self._about.app_name,
-            "version": self._about.version,
-            "namespace": report.namespace,
-            "log": report.text,
-            "folded": report.folded,
-        }
+        """Send the report and wait for the response; raises if there is none, or an error status."""
+        error = sanitized_exception(report)
+        context = self._app.attributes(report)
         self._library.notify(exception=error, exc_traceback=error.__traceback__, context=context)
 
     def close(self, timeout: float) -> None:
-        """Nothing: each report was sent when it was given."""
+        """Do nothing: `send` has sent each report."""
 
-    def _swept(self, notice: Any) -> Any:
+    def _masked(self, notice: Any) -> Any:
         payload = notice.payload
-        payload.update(self._about.scrubber.sweep(dict(payload)))
+        payload.update(self._app.scrubber.mask_secrets(dict(payload)))
         return notice
 
 

@@ -1,13 +1,13 @@
-"""New Relic, through its agent `newrelic`, which is used as a messenger and not as an agent.
+"""New Relic, through its agent `newrelic`, which sends errors and instruments nothing.
 
-`newrelic.agent.initialize` is not called: that is what would instrument every
-library of the process. The settings are made here, and the application is
-registered with the first report, in our thread; the agent then has threads of
-its own, keeps errors in bounded stores, and sends them once a minute or when
-it is shut down. It speaks TLS only. Besides errors it tells of itself and of the
-machine: host name and address, memory, versions, paths of Python, its metrics;
-arguments and environment are not among that. There is one agent in a process:
-it cannot be started again, nor live through a fork.
+`newrelic.agent.initialize` is not called: it would instrument every library of
+the process. The settings are made here, and the first report registers the
+application. The agent then has threads of its own, keeps errors in bounded
+buffers, and sends them once a minute and when it is shut down. It supports only
+TLS. Besides errors it sends data about itself and the machine: host name and
+address, memory, versions, paths of Python, its metrics; no arguments and no
+environment. A process has one agent, which cannot be restarted and does not
+survive a fork.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from threading import enumerate as enumerate_threads
 from typing import Any
 from urllib.parse import urlsplit
 
-from routemaster.error_reporting.base import About, Lost, key_and_endpoint, library, refusal
-from routemaster.error_reporting.report import Report, effigy
+from routemaster.error_reporting.base import AppInfo, OnLost, invalid_url, key_and_endpoint, library
+from routemaster.error_reporting.report import Report, sanitized_exception
 
 FORM = "https://LICENCE_KEY@HOST, such as https://LICENCE_KEY@collector.newrelic.com"
-PATIENCE = 60.0  #: seconds in which the agent must have connected
-GLANCE = 0.1     #: seconds between two looks whether it has
+TIMEOUT = 60.0  #: seconds for the agent to connect
+POLL_INTERVAL = 0.1     #: seconds between two checks of that
 
-#: What the agent is not to gather, besides that it instruments nothing.
+#: Settings of what the agent must not collect.
 OFF = (
     "developer_mode",
     "high_security",
@@ -52,22 +52,22 @@ OFF = (
 
 
 class NewRelicService:
-    """Sends errors of an application to a collector of New Relic's."""
+    """Sends errors of an application to a New Relic collector."""
 
-    def __init__(self, url: str, about: About, lost: Lost) -> None:
-        """Raises ConfigError if the library is missing or the URL ill-formed."""
+    def __init__(self, url: str, app: AppInfo, on_lost: OnLost) -> None:
+        """Raises ConfigError if the library is missing or the URL is invalid."""
         key, endpoint = key_and_endpoint(url, FORM)
         parts = urlsplit(endpoint)
         if parts.scheme != "https" or parts.path:
-            raise refusal(FORM)
-        self._about = about
+            raise invalid_url(FORM)
+        self._app = app
         self._application: Any = None
         self._agent = _imported()
         self._settings = self._agent.global_settings()
         self._settings.license_key = key
         self._settings.host = parts.hostname
         self._settings.port = parts.port or 443
-        self._settings.app_name = about.app_name
+        self._settings.app_name = app.app_name
         self._settings.enabled = self._settings.monitor_mode = True
         self._settings.log_file = self._settings.audit_log_file = None
         self._settings.include_environ = []
@@ -75,57 +75,51 @@ class NewRelicService:
             _switch_off(self._settings, name)
 
     def send(self, report: Report) -> None:
-        """Give the agent the error; raises if it cannot connect."""
+        """Pass the error to the agent; raises if it cannot connect."""
         application = self._connected()
-        error = effigy(report)
-        # or the agent would go on with frames of this thread
-        self._settings.max_stack_trace_lines = max(1, len(report.faults[0].frames))
-        attributes = {
-            "app": self._about.app_name,
-            "version": self._about.version,
-            "namespace": report.namespace,
-            "log": report.text,
-            "folded": report.folded,
-        } | {
-            f"cause.{number}": f"{fault.name}: {fault.message}"
-            for number, fault in enumerate(report.faults[1:], 1)
+        error = sanitized_exception(report)
+        # else the agent appends frames of this thread
+        self._settings.max_stack_trace_lines = max(1, len(report.exceptions[0].frames))
+        attributes = self._app.attributes(report) | {
+            f"cause.{number}": f"{info.name}: {info.message}"
+            for number, info in enumerate(report.exceptions[1:], 1)
         }
         what = (type(error), error, error.__traceback__)
         self._agent.notice_error(error=what, attributes=attributes, application=application)
 
     def close(self, timeout: float) -> None:
-        """Have the agent send what it keeps."""
+        """Make the agent send what it holds."""
         if self._application is not None:
             self._agent.shutdown_agent(timeout)
 
     def _connected(self) -> Any:
-        """The application, when it is registered; the agent tries that in a thread of its own."""
+        """Wait until the agent has registered the application, in a thread of its own."""
         if self._application is None:
-            # without waiting: its own waiting has a trap for locks of imports
-            self._application = self._agent.register_application(self._about.app_name, timeout=0.0)
+            # timeout 0: the agent's own wait can deadlock with the import lock
+            self._application = self._agent.register_application(self._app.app_name, timeout=0.0)
         never = Event()
-        for _ in range(int(PATIENCE / GLANCE)):
-            # it is active a moment before its sending thread starts; a stop in between would send nothing
+        for _ in range(int(TIMEOUT / POLL_INTERVAL)):
+            # it is active shortly before its sending thread starts; a stop in between would send nothing
             if self._application.active and not _registering():
                 return self._application
-            never.wait(GLANCE)
+            never.wait(POLL_INTERVAL)
         raise TimeoutError
 
 
 def _imported() -> Any:
-    """The agent, without its hook in every import, which has nothing to do here."""
+    """Import the agent, and remove its import hook, which is for instrumentation."""
     agent = library("newrelic.agent", "newrelic", "newrelic")
     sys.meta_path[:] = [each for each in sys.meta_path if type(each).__module__ != "newrelic.api.import_hook"]
     return agent
 
 
 def _registering() -> bool:
-    """Whether the agent's thread which registers the application is still at it."""
+    """Whether the agent's thread that registers the application still runs."""
     return any(each.name.startswith("NR-Activate-Session") for each in enumerate_threads())
 
 
 def _switch_off(settings: Any, name: str) -> None:
-    """Make a setting False, if this version of the agent has it."""
+    """Set a setting to False, if this version of the agent has it."""
     *path, last = name.split(".")
     for step in path:
         settings = getattr(settings, step, None)

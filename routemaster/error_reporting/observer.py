@@ -1,4 +1,4 @@
-"""The log observer which picks the exceptions, folds what repeats, and hands reports to the outbox."""
+"""The log observer that selects exceptions, folds repeated ones, and puts reports into the queue."""
 
 from __future__ import annotations
 
@@ -10,61 +10,60 @@ from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel
 from twisted.python.failure import Failure
 from zope.interface.declarations import implementer
 
-from routemaster.error_reporting.queue import Outbox
+from routemaster.error_reporting.queue import ReportQueue
 from routemaster.error_reporting.report import Fingerprint, Report, fingerprint, read
 from routemaster.error_reporting.scrub import Scrubber
 from routemaster.interfaces import Clock
 
 WINDOW = 60.0   #: seconds in which one fingerprint is reported once
-MOST = 1000     #: fingerprints remembered
-GRACE = 4.0     #: seconds that a stop may take
-GLANCE = 0.05   #: seconds between two looks whether the outbox is done
+MAX_FINGERPRINTS = 1000  #: kept at a time
+STOP_TIMEOUT = 4.0     #: seconds for the stop
+POLL_INTERVAL = 0.05   #: seconds between two checks whether the queue is empty
 
-WORTHY = (LogLevel.error, LogLevel.critical)
+REPORTED_LEVELS = (LogLevel.error, LogLevel.critical)
 
 
 @define
-class Folded:
-    """A fingerprint within its window."""
+class Window:
+    """The time after a report in which exceptions with its fingerprint are only counted."""
 
     since: float
-    report: Report  #: the one that was sent
-    count: int = 0  #: how often it has happened again
+    report: Report  #: that was sent at the start
+    count: int = 0  #: of repetitions
 
 
-class Folding:
-    """Remembers which fingerprints were reported, so that each is at most once in a window."""
+class Deduplicator:
+    """Allows one report for each fingerprint in a window."""
 
     def __init__(self) -> None:
-        """Nothing was reported yet."""
-        self._table: dict[Fingerprint, Folded] = {}
+        self._table: dict[Fingerprint, Window] = {}
 
-    def folds(self, mark: Fingerprint, now: float) -> bool:
-        """Whether this one belongs to a report which was sent; it is counted then."""
-        folded = self._table.get(mark)
-        if folded is None or now - folded.since >= WINDOW:
+    def count_repeated(self, key: Fingerprint, now: float) -> bool:
+        """Whether the fingerprint has an open window; if so, count the repetition."""
+        window = self._table.get(key)
+        if window is None or now - window.since >= WINDOW:
             return False
-        folded.count += 1
+        window.count += 1
         return True
 
-    def open(self, mark: Fingerprint, report: Report, now: float) -> Report | None:
-        """The report to send, which opens a window; None if there are too many already."""
-        folded = self._table.pop(mark, None)
-        if folded is None and len(self._table) >= MOST:
+    def open(self, key: Fingerprint, report: Report, now: float) -> Report | None:
+        """Open a window; returns the report to send, or None if there are too many fingerprints."""
+        window = self._table.pop(key, None)
+        if window is None and len(self._table) >= MAX_FINGERPRINTS:
             return None
-        self._table[mark] = Folded(now, report)
-        return evolve(report, folded=folded.count) if folded is not None else report
+        self._table[key] = Window(now, report)
+        return evolve(report, folded=window.count) if window is not None else report
 
-    def over(self, now: float) -> list[Report]:
-        """What was folded into windows that are over, each again as a report, which opens its next window."""
+    def close_windows(self, now: float) -> list[Report]:
+        """Close windows that are over; each with repetitions returns a report, which opens the next window."""
         due = []
-        for mark, folded in list(self._table.items()):
-            if now - folded.since >= WINDOW:
-                del self._table[mark]
-                if folded.count:
-                    # it stands for itself, and for the others
-                    due.append(evolve(folded.report, folded=folded.count - 1))
-                    self._table[mark] = Folded(now, folded.report)
+        for key, window in list(self._table.items()):
+            if now - window.since >= WINDOW:
+                del self._table[key]
+                if window.count:
+                    # the report is one of the repetitions itself
+                    due.append(evolve(window.report, folded=window.count - 1))
+                    self._table[key] = Window(now, window.report)
         return due
 
 
@@ -74,72 +73,72 @@ class RemoteReporter:
 
     _log = Logger()
 
-    def __init__(self, name: str, outbox: Outbox, scrubber: Scrubber, clock: Clock) -> None:
-        """Looks once a minute for what is left to tell, until stopped."""
-        self._name, self._outbox, self._scrubber, self._clock = name, outbox, scrubber, clock
+    def __init__(self, name: str, queue: ReportQueue, scrubber: Scrubber, clock: Clock) -> None:
+        """Starts a timer for the end of windows, which `stop` cancels."""
+        self._name, self._queue, self._scrubber, self._clock = name, queue, scrubber, clock
         self._lock = Lock()
-        self._folding = Folding()
+        self._deduplicator = Deduplicator()
         self._stopped = False
-        self._timer = clock.callLater(WINDOW, self._look)
+        self._timer = clock.callLater(WINDOW, self._each_minute)
 
     def __call__(self, event: LogEvent) -> None:
         """Report the event if it is an exception; never raises, never waits."""
         failure = event.get("log_failure")
-        if self._stopped or event.get("log_level") not in WORTHY or not isinstance(failure, Failure):
+        if self._stopped or event.get("log_level") not in REPORTED_LEVELS or not isinstance(failure, Failure):
             return
         try:
             self._report(event, failure)
         except Exception as error:
-            # without a failure, or it would come back here
-            self._log.warn("an exception could not be reported: {error}", error=type(error).__name__)
+            # without a failure, so that this event is not reported in turn
+            self._log.warn("reporting an exception failed: {error}", error=type(error).__name__)
 
     async def stop(self) -> None:
-        """Report what is still to be told, within a few seconds; what comes later is not reported."""
+        """Send the remaining reports, within STOP_TIMEOUT; later exceptions are not reported."""
         if self._stopped:
             return
         self._stopped = True
         self._timer.cancel()
-        self._put_over(self._clock.seconds())
-        self._outbox.close()
-        deadline = self._clock.seconds() + GRACE
-        while self._outbox.busy and self._clock.seconds() < deadline:
-            glance: Deferred[None] = Deferred()
-            self._clock.callLater(GLANCE, glance.callback, None)
-            await glance
-        self._outbox.abandon()
-        self._tell_lost()
+        self._report_repeated(self._clock.seconds())
+        self._queue.close()
+        deadline = self._clock.seconds() + STOP_TIMEOUT
+        while self._queue.busy and self._clock.seconds() < deadline:
+            checked: Deferred[None] = Deferred()
+            self._clock.callLater(POLL_INTERVAL, checked.callback, None)
+            await checked
+        self._queue.abandon()
+        self._log_lost()
 
     def _report(self, event: LogEvent, failure: Failure) -> None:
-        mark, now = fingerprint(failure), self._clock.seconds()
+        key, now = fingerprint(failure), self._clock.seconds()
         with self._lock:
-            if self._folding.folds(mark, now):
+            if self._deduplicator.count_repeated(key, now):
                 return
         report = read(event, failure, self._scrubber)
         with self._lock:
-            if self._folding.folds(mark, now):
-                return  # another thread was quicker with the same
-            opened = self._folding.open(mark, report, now)
+            if self._deduplicator.count_repeated(key, now):
+                return  # another thread has opened the window meanwhile
+            opened = self._deduplicator.open(key, report, now)
         if opened is None:
-            self._outbox.lose(1)
+            self._queue.count_lost(1)
         else:
-            self._outbox.put(opened)
+            self._queue.put(opened)
 
-    def _look(self) -> None:
-        self._timer = self._clock.callLater(WINDOW, self._look)
-        self._put_over(self._clock.seconds())
-        self._tell_lost()
+    def _each_minute(self) -> None:
+        self._timer = self._clock.callLater(WINDOW, self._each_minute)
+        self._report_repeated(self._clock.seconds())
+        self._log_lost()
 
-    def _put_over(self, now: float) -> None:
+    def _report_repeated(self, now: float) -> None:
         with self._lock:
-            due = self._folding.over(now)
+            due = self._deduplicator.close_windows(now)
         for report in due:
-            self._outbox.put(report)
+            self._queue.put(report)
 
-    def _tell_lost(self) -> None:
-        lost = self._outbox.take_lost()
+    def _log_lost(self) -> None:
+        lost = self._queue.take_lost()
         if lost:
             self._log.warn(
-                "{service} did not get {lost} of the exception reports; the log has every exception",
+                "{lost} exception reports to {service} were lost; the log has every exception",
                 lost=lost,
                 service=self._name,
             )

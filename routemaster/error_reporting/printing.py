@@ -1,4 +1,4 @@
-"""The default: the log is where exceptions are read."""
+"""The default `print`: exceptions are only in the log."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from zope.interface.declarations import implementer
 
 @implementer(ILogObserver)  # type: ignore[no-untyped-call]  # zope.interface has no types
 class PrintReporter:
-    """Adds nothing: the log's own observer writes each exception already, with its traceback."""
+    """Does nothing: the log observer writes each exception already, with its traceback."""
 
     def __call__(self, event: LogEvent) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     async def stop(self) -> None:
-        """Nothing."""
+        """Do nothing."""

@@ -1,10 +1,9 @@
-"""An exception as pure data, without anything that hangs on it, and its effigy for the libraries.
+"""An exception as plain data, and a sanitized exception made from it for the libraries.
 
-A failure holds frames, frames hold variables, and variables hold tokens. A
-`Report` is read from a failure at once, and holds no more than names, places
-and scrubbed text. The libraries want an exception, though: they get an effigy,
-which has the class's name, the message and the traceback, made of frames that
-never ran and have no variables.
+A failure refers to frames, and frames to variables, which may hold tokens. A
+`Report` holds only names, places and scrubbed text. The libraries need an
+exception object: `sanitized_exception` makes one with the name of the class,
+the scrubbed message and a traceback of frames without variables.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from twisted.python.failure import Failure
 
 from routemaster.error_reporting.scrub import Scrubber
 
-OUTER, INNER = 10, 40  #: frames kept of a longer traceback, at its two ends
-CAUSES = 5             #: exceptions told of a chain of causes
+OUTER, INNER = 10, 40  #: frames kept at the two ends of a longer traceback
+CAUSES = 5             #: reported of a chain
 
-# Their messages quote names of the code, never values.
+# Messages of these quote names in the code, never values.
 NAMES_ONLY = (AttributeError, NameError, ImportError, TypeError)
 
 HOME = f"{Path(__file__).parent.parent}{os.sep}"
@@ -32,7 +31,7 @@ HOME = f"{Path(__file__).parent.parent}{os.sep}"
 
 @frozen
 class Frame:
-    """A place in the code which the exception went through."""
+    """One frame of a traceback."""
 
     file: str
     line: int
@@ -40,15 +39,15 @@ class Frame:
     module: str
 
     @property
-    def ours(self) -> bool:
-        """Whether it is in a module of the bus, rather than of a library."""
-        # a failure that has been passed on has forgotten the modules of its frames
+    def own(self) -> bool:
+        """Whether it is in a module of the bus, not of a library."""
+        # a failure that was passed between Deferreds has no modules in its frames
         return f"{self.module}.".startswith("routemaster.") or self.file.startswith(HOME)
 
 
 @frozen
-class Fault:
-    """One exception: its class, its scrubbed message, its traceback, outermost first."""
+class ExceptionInfo:
+    """One exception: its class, its scrubbed message, its traceback with the outermost frame first."""
 
     name: str
     module: str
@@ -58,51 +57,51 @@ class Fault:
 
 @frozen
 class Report:
-    """What is told of one fingerprint at a time; the first fault is the exception, the others its causes."""
+    """What is sent: an exception and its causes, in this order."""
 
-    faults: tuple[Fault, ...]
+    exceptions: tuple[ExceptionInfo, ...]
     text: str       #: of the log event, scrubbed
     namespace: str  #: of the log event
-    folded: int     #: how often it happened besides, since it was last reported
+    folded: int     #: repetitions since the last report with the same fingerprint
 
 
 Fingerprint = tuple[str, str, int, str]
 
 
 def fingerprint(failure: Failure) -> Fingerprint:
-    """The class, and file, line and function of the innermost frame of ours, or of any if none is."""
+    """The class, and file, line and function of the innermost frame of the bus, or of the innermost one."""
     frames = _frames(failure.getTracebackObject())
-    own = [frame for frame in frames if frame.ours] or frames or [Frame("", 0, "", "")]
+    own = [frame for frame in frames if frame.own] or frames or [Frame("", 0, "", "")]
     kind = failure.type or type(failure.value)
     return f"{kind.__module__}.{kind.__qualname__}", own[-1].file, own[-1].line, own[-1].function
 
 
 def read(event: LogEvent, failure: Failure, scrubber: Scrubber) -> Report:
-    """The report on an event and the failure in it; never raises for what these hold."""
+    """The report for a log event and its failure; never raises because of their contents."""
     return Report(
-        tuple(_faults(failure, scrubber)),
+        tuple(_chain(failure, scrubber)),
         scrubber.message(formatEvent(event)),
         str(event.get("log_namespace", "-")),
         0,
     )
 
 
-def effigy(report: Report) -> Exception:
-    """An exception that shows what the report tells, and holds nothing else."""
+def sanitized_exception(report: Report) -> Exception:
+    """An exception with the data of the report and no other."""
     made: Exception | None = None
-    for fault in reversed(report.faults):
-        effect = _raised(fault)
+    for info in reversed(report.exceptions):
+        effect = _raised(info)
         effect.__cause__ = made
         made = effect
     return made or Exception()
 
 
-def _faults(failure: Failure, scrubber: Scrubber) -> Iterator[Fault]:
-    # the failure's own traceback is longer: it goes up to where the exception was caught
+def _chain(failure: Failure, scrubber: Scrubber) -> Iterator[ExceptionInfo]:
+    # the failure's traceback is longer: it includes the frames above the one that caught the exception
     traceback = failure.getTracebackObject()
     error, seen = failure.value, set[int]()
     while error is not None and id(error) not in seen and len(seen) <= CAUSES:
-        yield _fault(error, traceback, scrubber)
+        yield _exception_info(error, traceback, scrubber)
         seen.add(id(error))
         error = _cause(error)
         traceback = error.__traceback__ if error is not None else None
@@ -112,14 +111,14 @@ def _cause(error: BaseException) -> BaseException | None:
     return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
-def _fault(error: BaseException, traceback: TracebackType | None, scrubber: Scrubber) -> Fault:
+def _exception_info(error: BaseException, traceback: TracebackType | None, scrubber: Scrubber) -> ExceptionInfo:
     try:
         text = str(error)
     except Exception as broken:
         text = f"no message: {type(broken).__name__}"
     message = scrubber.message(text, names_only=isinstance(error, NAMES_ONLY))
     kind = type(error)
-    return Fault(kind.__name__, kind.__module__, message, tuple(_frames(traceback)))
+    return ExceptionInfo(kind.__name__, kind.__module__, message, tuple(_frames(traceback)))
 
 
 def _frames(traceback: TracebackType | None) -> list[Frame]:
@@ -132,17 +131,17 @@ def _frames(traceback: TracebackType | None) -> list[Frame]:
     return frames if len(frames) <= OUTER + INNER else frames[:OUTER] + frames[-INNER:]
 
 
-def _raised(fault: Fault) -> Exception:
-    kind = type(fault.name, (Exception,), {"__module__": fault.module})
+def _raised(info: ExceptionInfo) -> Exception:
+    kind = type(info.name, (Exception,), {"__module__": info.module})
     traceback: TracebackType | None = None
-    for frame in reversed(fault.frames):
+    for frame in reversed(info.frames):
         traceback = TracebackType(traceback, _empty(frame), 0, frame.line)
-    error: Exception = kind(fault.message)
+    error: Exception = kind(info.message)
     return error.with_traceback(traceback)
 
 
 def _empty(frame: Frame) -> FrameType:
-    """A frame at that place, without variables."""
+    """A frame with this place, without variables."""
     code = (lambda: sys._getframe()).__code__.replace(
         co_filename=frame.file, co_name=frame.function, co_qualname=frame.function, co_firstlineno=frame.line
     )

@@ -1,17 +1,16 @@
-"""Taking secrets and the contents of events out of text that leaves the house.
+"""Masks secrets and contents of events in text that is sent to an exception service.
 
-The law is that no secret gets into a message; this is for messages which
-others write (a library quotes what it could not parse), so it errs on the side
-of taking too much. Masked are:
+The bus puts no secret into its own messages, but a library may quote what it
+could not parse. So rather too much is masked than too little:
 
-- the secrets that are known, as they are, escaped, percent-encoded, in base64;
+- known secrets, as they are, escaped, percent-encoded, in base64;
 - all of a token after its `--`; UUIDs and long hexadecimal numbers;
 - `Basic ...`, `Bearer ...`, what follows `Authorization` or `password=` and its like;
 - of a URL, all but scheme, host and port;
-- JSON and Python literals: objects, and arrays that begin as one of values would;
-- what is quoted, unless the text is of an exception that quotes names of code only.
+- JSON and Python literals: objects, and arrays of values;
+- quoted text, unless the exception is of a type that quotes only names in the code.
 
-Nothing can tell a bare word which is a secret from one which is not.
+A secret that looks like an ordinary word, and is not known, cannot be recognized.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from urllib.parse import quote
 from routemaster.config_types import MASK
 
 LONGEST = 4 * 1024   #: characters of a message that are sent
-READ = 8 * 1024      #: characters of a message that are looked at
-SEAM = 2 * 1024      #: a secret cut in two by READ is no longer than this
-DISTINCT = 8         #: characters from which a secret cannot be an ordinary word
+READ = 8 * 1024      #: characters of a message that are read
+SEAM = 2 * 1024      #: characters; a secret that READ cuts in two is shorter
+DISTINCT = 8         #: characters; a secret of this length is no ordinary word
 
-# Every pattern takes time in proportion to the text, whatever a stranger put into it.
+# Every pattern takes linear time, whatever the text is.
 _RUN = re.compile(r"(?<![A-Za-z0-9:_-])[A-Za-z0-9:_-]*--[A-Za-z0-9:_-]+")
 _CREDENTIALS = re.compile(r"\b(basic|bearer)(\s+)[A-Za-z0-9+/=_.~-]{4,}", re.IGNORECASE)
 _SHAPES = (
@@ -52,10 +51,10 @@ _QUOTED = re.compile(r"(?<!\w)[bru]?[\"'`](.*[\"'`]|.*)", re.DOTALL)
 
 
 class Scrubber:
-    """Knows the secrets of this installation."""
+    """Masks the known secrets, and what looks like a secret."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        """Empty ones are none."""
+        """Empty strings in `secrets` are ignored."""
         known = set(filter(None, secrets))
         long = {form for secret in known if len(secret) >= DISTINCT for form in _forms(secret)}
         short = {secret for secret in known if len(secret) < DISTINCT}
@@ -65,9 +64,9 @@ class Scrubber:
         return "<Scrubber>"
 
     def message(self, text: str, *, names_only: bool = False) -> str:
-        """The text for another house, as strictly as all rules together; `names_only`: quoted names stay."""
+        """The text with all rules applied; `names_only`: quoted names stay."""
         text, rest = text[:READ], text[READ:]
-        text = self._short.sub(MASK, self.sweep(text))
+        text = self._short.sub(MASK, self.mask_secrets(text))
         for pattern, put in _SHAPES:
             text = pattern.sub(put, text)
         if not (names_only and not _QUOTED.search(_NAME.sub("", text))):
@@ -76,23 +75,23 @@ class Scrubber:
             text = text[:-SEAM] + "…"
         return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
-    def sweep(self, value: Any) -> Any:
-        """The value, which JSON could hold, without secrets that cannot be anything else.
+    def mask_secrets(self, value: Any) -> Any:
+        """A JSON value without known secrets, credentials and tokens.
 
-        For what a library has put together, which is full of identifiers that must stay as they are.
+        For the payload of a library, which has many identifiers that must stay.
         """
         if isinstance(value, str):
             value = self._long.sub(MASK, value)
             return _RUN.sub(_public, _CREDENTIALS.sub(rf"\1\2{MASK}", value)) if value else value
         if isinstance(value, dict):
-            return {self.sweep(key): self.sweep(each) for key, each in value.items()}
+            return {self.mask_secrets(key): self.mask_secrets(each) for key, each in value.items()}
         if isinstance(value, list | tuple):
-            return [self.sweep(each) for each in value]
+            return [self.mask_secrets(each) for each in value]
         return value
 
 
 def _forms(secret: str) -> set[str]:
-    """How a secret may look: what escapes and encodings make of it."""
+    """A secret as it is, and escaped and encoded."""
     encoded = b64encode(secret.encode()).decode()[: len(secret) // 3 * 4]
     forms = {secret, quote(secret, safe=""), json.dumps(secret)[1:-1], repr(secret)[1:-1]}
     return forms | ({encoded} if len(encoded) >= DISTINCT else set())
@@ -104,6 +103,6 @@ def _any_of(texts: set[str], frame: str) -> re.Pattern[str]:
 
 
 def _public(run: re.Match[str]) -> str:
-    """What may be shown of a token."""
+    """The public part of a token."""
     name, _, _ = run[0].partition("--")
     return f"{name}--{MASK}" if name else run[0]

@@ -1,7 +1,7 @@
-"""Exceptions told to a service: each once a minute, none of its secrets, and nothing of the bus waits for it.
+"""Exceptions are reported to a service at most once a minute, without secrets, and without blocking the bus.
 
-The adapters are tried with the real libraries, which send to a stand-in on
-loopback; a library that is not installed fails its tests.
+The services are tested with their real libraries, which send to a fake server
+on loopback. Without its library a test fails.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ from routemaster.config_types import MASK
 from routemaster.error_reporting import honeybadger, make_reporter, observer, queue
 from routemaster.error_reporting.observer import WINDOW, RemoteReporter
 from routemaster.error_reporting.printing import PrintReporter
-from routemaster.error_reporting.queue import CAPACITY, Outbox
-from routemaster.error_reporting.report import CAUSES, INNER, OUTER, Report, effigy, fingerprint, read
+from routemaster.error_reporting.queue import CAPACITY, ReportQueue
+from routemaster.error_reporting.report import CAUSES, INNER, OUTER, Report, fingerprint, read, sanitized_exception
 from routemaster.error_reporting.scrub import LONGEST, READ, Scrubber
 from routemaster.errors import ConfigError, StoreUnavailable
 from routemaster.util.periodic import Periodic
 from tests.web.wire import Wire, get, new_app
 
 ROOT = Path(error_reporting.__file__).parents[2]
-ENOUGH = 90.0  #: seconds in which even a slow machine has done anything of this
+ENOUGH = 90.0  #: seconds, enough for every step on a slow machine
 
 # Joined here, so that no line of this file holds one: the services show source lines.
 TOKEN = "--".join(["alice", "0123456789abcdef" * 2])
@@ -70,18 +70,18 @@ CALL = (lambda: work()).__code__  # type: ignore[name-defined]  # noqa: F821  # 
 
 
 def run_in(module: str, work: Callable[[], Any], file: str = "/nowhere/code.py") -> Any:
-    """Call from a frame of that module and file."""
+    """Call the function from a frame with this module and file."""
     code = CALL.replace(co_filename=file, co_name="call", co_firstlineno=7)
     return FunctionType(code, {"__name__": module, "work": work})()
 
 
 def fail(error: BaseException) -> Any:
-    """Raise it."""
+    """Raise the exception."""
     raise error
 
 
 def failure_of(work: Callable[[], Any]) -> Failure:
-    """The failure of work that fails."""
+    """The failure that the function raises."""
     try:
         work()
     except Exception:
@@ -90,12 +90,12 @@ def failure_of(work: Callable[[], Any]) -> Failure:
 
 
 def failure(error: BaseException | None = None, module: str = "routemaster.web.api") -> Failure:
-    """A failure that comes out of a module of the bus."""
+    """A failure with a frame in a module of the bus."""
     return failure_of(lambda: run_in(module, lambda: fail(error or ValueError("no good"))))
 
 
-def scandal() -> Failure:
-    """A failure with a secret in every place where one may be."""
+def leaky_failure() -> Failure:
+    """A failure with a secret in every possible place."""
 
     def deep() -> None:
         held = {"token": TOKEN, "uuid": UUID, "data": DATA}
@@ -116,7 +116,7 @@ def scandal() -> Failure:
 
 
 def event(failure: Failure | None, text: str = "the sweep failed", **fields: Any) -> dict[str, Any]:
-    """An event as Twisted makes it."""
+    """A log event as Twisted makes it."""
     return {
         "log_level": LogLevel.critical,
         "log_namespace": "routemaster.util.periodic",
@@ -126,7 +126,7 @@ def event(failure: Failure | None, text: str = "the sweep failed", **fields: Any
 
 
 class Tray:
-    """An outbox that keeps everything."""
+    """A queue that keeps all reports."""
 
     def __init__(self) -> None:
         self.reports: list[Report] = []
@@ -137,7 +137,7 @@ class Tray:
         assert not self.closed
         self.reports.append(report)
 
-    def lose(self, number: int) -> None:
+    def count_lost(self, number: int) -> None:
         self.lost += number
 
     def close(self) -> None:
@@ -151,8 +151,8 @@ class Tray:
         return lost
 
 
-class Deaf:
-    """A service that holds on to its first report until it is let go."""
+class BlockedService:
+    """A service whose first `send` blocks until the test releases it."""
 
     def __init__(self) -> None:
         self.entered, self.let_go = threading.Event(), threading.Event()
@@ -168,8 +168,8 @@ class Deaf:
         self.closed.set()
 
 
-class Broken:
-    """A service that fails."""
+class FailingService:
+    """A service whose `send` raises."""
 
     def send(self, report: Report) -> None:
         raise OSError
@@ -180,7 +180,7 @@ class Broken:
 
 @frozen
 class Received:
-    """A request that has arrived."""
+    """A received request."""
 
     path: str
     headers: dict[str, str]
@@ -190,8 +190,8 @@ class Received:
 Answering = Callable[[Received], tuple[int, Any]]  #: status and JSON of the answer
 
 
-class StandIn:
-    """An HTTP server on loopback that answers what it is told to, and keeps what it gets."""
+class FakeServer:
+    """A fake HTTP server on loopback that keeps the requests, and answers as the test sets."""
 
     def __init__(self, answer: Answering, tls: ssl.SSLContext | None = None) -> None:
         self.received: list[Received] = []
@@ -224,7 +224,7 @@ class StandIn:
         self._thread.start()
 
     def everything(self) -> str:
-        """All that has arrived, as text; bodies also with the escapes of JSON undone."""
+        """All requests as text; bodies also with JSON's escapes decoded."""
         parts = []
         for got in self.received:
             text = got.body.decode()
@@ -239,14 +239,14 @@ class StandIn:
 
 
 def make(service: str, url: str | None, clock: Any = None, secrets: tuple[str, ...] = KNOWN) -> Any:
-    """A reporter on a clock that stands still."""
+    """A reporter on a clock that does not advance."""
     clock = Clock() if clock is None else clock
     return make_reporter(service, url, clock=clock, app_name="the-bus", version="1.2.3", secrets=secrets)
 
 
 @contextmanager
 def listening(observe: Any) -> Iterator[list[dict[str, Any]]]:
-    """Have an observer hear what is logged; yields all of that."""
+    """Add an observer to the log; yields all events."""
     events: list[dict[str, Any]] = []
     globalLogPublisher.addObserver(events.append)
     globalLogPublisher.addObserver(observe)
@@ -258,7 +258,7 @@ def listening(observe: Any) -> Iterator[list[dict[str, Any]]]:
 
 
 def messages(events: list[dict[str, Any]]) -> list[str]:
-    """What the reporters have said."""
+    """The messages of the reporters."""
     return [
         each["log_format"].format(**each)
         for each in events
@@ -274,7 +274,7 @@ GOOD = {
 
 
 class ChoiceTests(SynchronousTestCase):
-    """What the options may say."""
+    """The options exception_service and exception_service_url."""
 
     def refusal(self, service: str, url: str | None) -> str:
         line = str(self.assertRaises(ConfigError, make, service, url))
@@ -284,7 +284,7 @@ class ChoiceTests(SynchronousTestCase):
         return line
 
     def test_print(self) -> None:
-        """`print` needs no URL and adds nothing to what the log's observer writes."""
+        """`print` needs no URL and reports nothing."""
         reporter = make("print", None)
         self.assertIsInstance(reporter, PrintReporter)
         self.assertTrue(verifyObject(ILogObserver, reporter))
@@ -295,21 +295,21 @@ class ChoiceTests(SynchronousTestCase):
         self.successResultOf(Deferred.fromCoroutine(reporter.stop()))
 
     def test_unknown(self) -> None:
-        """An unknown service is refused in one line that names those there are."""
+        """The error for an unknown service names the known ones, in one line."""
         line = self.refusal("airbrake", "https://key@host.test")
         self.assertEqual(
             line,
-            "exception_service: 'airbrake' is not allowed; give one of print, sentry, honeybadger, new_relic",
+            "exception_service is invalid: got 'airbrake', expected one of print, sentry, honeybadger, new_relic",
         )
 
     def test_no_url(self) -> None:
-        """Every service but print needs its URL."""
+        """Every service except `print` requires a URL."""
         for service in GOOD:
             line = self.refusal(service, None)
-            self.assertEqual(line, f"exception_service_url: needed when exception_service is {service}")
+            self.assertEqual(line, f"exception_service_url is missing: exception_service is {service}")
 
     def test_library_missing(self) -> None:
-        """A missing library is refused in one line that says how to get it."""
+        """The error for a missing library has the command that installs it, in one line."""
         modules = {
             "sentry": ("sentry_sdk", "sentry-sdk", "sentry"),
             "honeybadger": ("honeybadger", "honeybadger", "honeybadger"),
@@ -334,7 +334,7 @@ class ChoiceTests(SynchronousTestCase):
             sys.modules.update(before)
 
     def test_urls(self) -> None:
-        """A URL without key or host, of another form or with a second secret is refused, and never shown."""
+        """A URL without key or host, of another form or with a second secret is an error that does not show it."""
         ill = {
             "sentry": [
                 "https://sentry.test/7", "https://s3cr3t@sentry.test", "ftp://s3cr3t@sentry.test/7", "s3cr3t",
@@ -352,10 +352,10 @@ class ChoiceTests(SynchronousTestCase):
         for service, urls in ill.items():
             for url in urls:
                 line = self.refusal(service, url)
-                self.assertIn("exception_service_url: is not allowed for this exception_service; give", line, url)
+                self.assertIn("exception_service_url is invalid for this exception_service: expected", line, url)
 
     def test_made(self) -> None:
-        """A well-formed URL makes a reporter, which starts no thread before there is something to send."""
+        """A valid URL makes a reporter, which starts its thread with the first report."""
         for service, url in GOOD.items():
             before = threading.active_count()
             reporter = make(service, url)
@@ -364,7 +364,7 @@ class ChoiceTests(SynchronousTestCase):
             self.successResultOf(Deferred.fromCoroutine(reporter.stop()))
 
     def test_imports_leave_the_process_alone(self) -> None:
-        """No library stays in the handling of signals, of uncaught exceptions, or of imports."""
+        """No library stays in the handlers of signals, of uncaught exceptions, or of imports."""
         state = sys.excepthook, signal.getsignal(signal.SIGTERM)
         with self.without("x"):
             for name in [name for name in sys.modules if name.partition(".")[0] == "honeybadger"]:
@@ -376,10 +376,10 @@ class ChoiceTests(SynchronousTestCase):
 
 
 class ScrubTests(SynchronousTestCase):
-    """What may leave of a message."""
+    """Masking of messages."""
 
     def test_table(self) -> None:
-        """Tokens, credentials, URLs, JSON and what is quoted are masked; sentences stay."""
+        """Tokens, credentials, URLs, JSON and quoted text are masked; plain sentences stay."""
         for text, left in {
             f"no client {TOKEN} here": f"no client alice--{MASK} here",
             "no client bob--x:y_z-1, here": f"no client bob--{MASK}, here",
@@ -408,13 +408,13 @@ class ScrubTests(SynchronousTestCase):
             self.assertEqual(SCRUBBER.message(text), left)
 
     def test_names(self) -> None:
-        """An exception that quotes names of code keeps them, unless what it quotes is no name."""
+        """The message of an exception that quotes names in the code keeps names, and no other quoted text."""
         text = "'NoneType' object has no attribute 'seconds'"
         self.assertEqual(SCRUBBER.message(text, names_only=True), text)
         self.assertEqual(SCRUBBER.message("no 'a' in 'x y'", names_only=True), f"no '{MASK}'")
 
     def test_known(self) -> None:
-        """A known secret is found as it is, escaped, percent-encoded and in base64; a short one only as a word."""
+        """A known secret is masked as it is, escaped, percent-encoded and in base64; a short one as a word."""
         for form in (ROOT_KEY, quote(ROOT_KEY, safe=""), json.dumps(ROOT_KEY)[1:-1], repr(ROOT_KEY)[1:-1]):
             self.assertEqual(SCRUBBER.message(f"is {form} it"), f"is {MASK} it")
             self.assertEqual(SCRUBBER.message(f"is xx{form}yy it"), f"is xx{MASK}yy it")
@@ -426,11 +426,11 @@ class ScrubTests(SynchronousTestCase):
         self.assertNotIn("cat", repr(short))
 
     def test_sweep(self) -> None:
-        """What a library has put together keeps its identifiers, and loses tokens and known secrets anywhere."""
+        """In a library's payload tokens and known secrets are masked, and identifiers stay."""
         event_id = "0123456789abcdef" * 2
         before = {"event_id": event_id, "n": 1, "x": [{TOKEN: None}, (f"a {PASSWORD}", f"Basic {BASIC}")]}
         after = {"event_id": event_id, "n": 1, "x": [{f"alice--{MASK}": None}, [f"a {MASK}", f"Basic {MASK}"]]}
-        self.assertEqual(SCRUBBER.sweep(before), after)
+        self.assertEqual(SCRUBBER.mask_secrets(before), after)
 
     @settings(max_examples=200, deadline=None)
     @given(
@@ -439,14 +439,14 @@ class ScrubTests(SynchronousTestCase):
         st.sampled_from([" ", "\n", "é", "<"]),
     )
     def test_cut(self, secret: str, offset: int, filler: str) -> None:
-        """However long the text, and wherever it is cut, no part of a secret shows; what is sent is bounded."""
+        """No part of a secret shows where a text is cut, and the length of the result is limited."""
         left = SCRUBBER.message(filler * offset + secret + filler * 100)
         self.assertLessEqual(len(left), LONGEST)
         for part in (secret[-12:], secret[8:20]):
             self.assertNotIn(part, left)
 
     def test_time(self) -> None:
-        """The time taken is bounded, whatever a stranger put into the text."""
+        """Masking takes linear time for every text."""
         words = ["key", "_key=", "basic ", "basic" + " " * 50, "data" + " " * 99, "authorization ", "'a' "]
         pieces = [*words, *"a0'{\\\n", "a-", "--", "a--", "://", "://a@", "[ ", "00000000-"]
         for piece in pieces:
@@ -457,13 +457,13 @@ class ScrubTests(SynchronousTestCase):
 
 
 class ReportTests(SynchronousTestCase):
-    """An exception as data, and its effigy."""
+    """Reports, and sanitized exceptions made from them."""
 
     def test_read(self) -> None:
-        """A report tells class, scrubbed message, places from outermost to innermost, and the log's text."""
+        """A report has the class, the scrubbed message, the frames with the outermost first, and the log text."""
         error = failure(ValueError(f"a {TOKEN}"))
         report = read(event(error, "{what} failed", what="sweep"), error, SCRUBBER)
-        (fault,) = report.faults
+        (fault,) = report.exceptions
         self.assertEqual((fault.module, fault.name, fault.message), ("builtins", "ValueError", f"a alice--{MASK}"))
         frames = [(frame.module, frame.function) for frame in fault.frames]
         here = [(__name__, "<lambda>"), (__name__, "fail")]
@@ -473,7 +473,7 @@ class ReportTests(SynchronousTestCase):
         self.assertEqual(report.folded, 0)
 
     def test_causes(self) -> None:
-        """Causes and contexts are told, innermost last, as far as they are not suppressed; a circle ends."""
+        """A report has causes and contexts that are not suppressed; a circular chain ends."""
 
         def chain(n: int) -> None:
             try:
@@ -483,7 +483,7 @@ class ReportTests(SynchronousTestCase):
                 raise ValueError(str(n))
 
         def names(error: BaseException) -> list[str]:
-            return [fault.message for fault in read(event(None), failure(error), SCRUBBER).faults]
+            return [fault.message for fault in read(event(None), failure(error), SCRUBBER).exceptions]
 
         self.assertEqual(names(failure_of(lambda: chain(2)).value), ["2", "1", "0"])
         told = names(failure_of(lambda: chain(100)).value)
@@ -496,29 +496,29 @@ class ReportTests(SynchronousTestCase):
         self.assertEqual(names(one), ["one"])
 
     def test_awkward(self) -> None:
-        """An exception that cannot be printed, or has no traceback, is told all the same."""
+        """An exception whose str() fails, or without a traceback, is reported too."""
 
         class Mute(Exception):
             def __str__(self) -> str:
                 raise OSError
 
-        (fault,) = read(event(None), failure(Mute()), SCRUBBER).faults
+        (fault,) = read(event(None), failure(Mute()), SCRUBBER).exceptions
         self.assertEqual((fault.name, fault.message), ("Mute", "no message: OSError"))
-        (fault,) = read(event(None), Failure(ValueError("bare")), SCRUBBER).faults
+        (fault,) = read(event(None), Failure(ValueError("bare")), SCRUBBER).exceptions
         self.assertEqual((fault.message, fault.frames), ("bare", ()))
         self.assertEqual(fingerprint(Failure(ValueError("bare"))), ("builtins.ValueError", "", 0, ""))
 
     def test_long(self) -> None:
-        """Of an endless recursion the two ends are told."""
+        """Of a long traceback only the two ends are reported."""
 
         def endless() -> None:
             endless()
 
-        (fault,) = read(event(None), failure_of(endless), SCRUBBER).faults
+        (fault,) = read(event(None), failure_of(endless), SCRUBBER).exceptions
         self.assertEqual((fault.name, len(fault.frames)), ("RecursionError", OUTER + INNER))
 
     def test_fingerprint(self) -> None:
-        """The class and the innermost frame of ours make the fingerprint, not the message, not the library."""
+        """The fingerprint is the class and the innermost frame of the bus, without the message."""
 
         def mark(module: str, error: Exception, file: str = "/nowhere/code.py") -> Any:
             library = lambda: run_in("some.library", lambda: fail(error), "/library.py")  # noqa: E731
@@ -534,12 +534,12 @@ class ReportTests(SynchronousTestCase):
         cleaned.cleanFailure()
         self.assertEqual(fingerprint(cleaned)[3], "call")
 
-    def test_effigy(self) -> None:
-        """The effigy has the names, messages and places of the report, and no variable in any frame."""
-        shown = scandal()
+    def test_sanitized(self) -> None:
+        """A sanitized exception has the names, messages and places of the report, and no variables."""
+        shown = leaky_failure()
         report = read(event(None), shown, SCRUBBER)
-        error: BaseException | None = effigy(report)
-        for fault in report.faults:
+        error: BaseException | None = sanitized_exception(report)
+        for fault in report.exceptions:
             assert error is not None
             self.assertEqual((type(error).__name__, type(error).__module__), (fault.name, fault.module))
             self.assertEqual((str(error), getattr(error, "__notes__", [])), (fault.message, []))
@@ -558,20 +558,20 @@ class ReportTests(SynchronousTestCase):
 
 
 class ObserverTests(SynchronousTestCase):
-    """Which events are reported, and how often."""
+    """Which log events are reported, and how often."""
 
     def setUp(self) -> None:
         self.clock, self.tray = Clock(), Tray()
         self.reporter = RemoteReporter("sentry", self.tray, SCRUBBER, self.clock)  # type: ignore[arg-type]
 
     def told(self) -> list[tuple[str, int]]:
-        """Class and number of folded ones of the reports since this was last asked."""
-        told = [(report.faults[0].name, report.folded) for report in self.tray.reports]
+        """Class and number of repetitions of each report since the last call."""
+        told = [(report.exceptions[0].name, report.folded) for report in self.tray.reports]
         self.tray.reports.clear()
         return told
 
     def test_levels(self) -> None:
-        """An event is an exception if it carries a failure at error or critical, and else is none."""
+        """Only an event with a failure at level error or critical is reported."""
         for level in LogLevel.iterconstants():
             self.reporter(event(failure(type(f"At_{level.name}", (Exception,), {})()), log_level=level))
         self.assertEqual(self.told(), [("At_error", 0), ("At_critical", 0)])
@@ -581,13 +581,13 @@ class ObserverTests(SynchronousTestCase):
         self.assertEqual(self.told(), [])
 
     def test_failed_delivery(self) -> None:
-        """A failed delivery, which is a warning without a failure, is never reported."""
+        """A failed delivery, a warning without a failure, is not reported."""
         with listening(self.reporter):
             Logger().warn("failed to deliver {n} events to '{name}'", n=3, name="alice")
         self.assertEqual(self.told(), [])
 
     def test_deferred(self) -> None:
-        """An error that nobody handled in a Deferred is reported, with its places, and folds as others do."""
+        """An unhandled error in a Deferred is reported, with its frames, and folded."""
 
         async def work() -> None:
             run_in("?", lambda: fail(ValueError("nobody cares")), str(ROOT / "routemaster/x.py"))
@@ -598,11 +598,11 @@ class ObserverTests(SynchronousTestCase):
                 gc.collect()
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 2)
         (report,) = self.tray.reports
-        self.assertEqual((report.faults[0].name, report.faults[0].message), ("ValueError", "nobody cares"))
-        self.assertIn("call", [frame.function for frame in report.faults[0].frames])
+        self.assertEqual((report.exceptions[0].name, report.exceptions[0].message), ("ValueError", "nobody cares"))
+        self.assertIn("call", [frame.function for frame in report.exceptions[0].frames])
 
     def test_periodic(self) -> None:
-        """A failure of a periodic part is reported; that the store is away is none."""
+        """A failure of a periodic task is reported; StoreUnavailable is not."""
         errors = iter([ValueError("no good"), StoreUnavailable("it is away")])
         part = Periodic("the sweep", lambda: fail(next(errors)), 1.0, self.clock)
         with listening(self.reporter):
@@ -612,7 +612,7 @@ class ObserverTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
         (report,) = self.tray.reports
         self.assertEqual(report.text, "the sweep failed; it will run again")
-        self.assertIn("routemaster.util.periodic", [frame.module for frame in report.faults[0].frames])
+        self.assertIn("routemaster.util.periodic", [frame.module for frame in report.exceptions[0].frames])
 
     def test_handler(self) -> None:
         """A failure of a request handler is reported once."""
@@ -628,7 +628,7 @@ class ObserverTests(SynchronousTestCase):
         self.assertEqual(self.told(), [("ValueError", 0)])
 
     def test_folding(self) -> None:
-        """A fingerprint is reported at once, then at most once a minute with the number of those folded."""
+        """A fingerprint is reported at once, then at most once a minute with the number of repetitions."""
         self.clock.advance(10)
         for _ in range(5):
             self.reporter(event(failure()))
@@ -641,8 +641,8 @@ class ObserverTests(SynchronousTestCase):
         self.reporter(event(failure()))
         self.assertEqual(self.told(), [("ValueError", 5)])
 
-    def test_told_though_it_does_not_return(self) -> None:
-        """What was folded is told after the window even if it never happens again: once, then no more."""
+    def test_repetitions_reported(self) -> None:
+        """Repetitions are reported once after the window, also if the exception does not occur again."""
         for _ in range(5):
             self.reporter(event(failure()))
         self.told()
@@ -656,7 +656,7 @@ class ObserverTests(SynchronousTestCase):
     @settings(max_examples=100, deadline=None)
     @given(st.lists(st.tuples(st.floats(0, 50), st.sampled_from([ValueError, TypeError, OSError])), max_size=60))
     def test_law(self, steps: list[tuple[float, type[Exception]]]) -> None:
-        """Reports of one fingerprint are a minute apart, and in the end each exception was told exactly once."""
+        """Reports of a fingerprint are a minute apart, and every exception is counted in exactly one report."""
         self.setUp()
         when: dict[str, list[float]] = {}
         count: dict[str, int] = {}
@@ -681,20 +681,20 @@ class ObserverTests(SynchronousTestCase):
         self.assertEqual(count, {name: happened.count(name) for name in happened})
 
     def test_too_many(self) -> None:
-        """Only so many fingerprints are remembered; what is beyond that counts as lost until some are over."""
-        self.patch(observer, "MOST", 2)
+        """At most MAX_FINGERPRINTS have windows; reports with further fingerprints count as lost."""
+        self.patch(observer, "MAX_FINGERPRINTS", 2)
         for kind in (ValueError, TypeError, OSError, KeyError):
             self.reporter(event(failure(kind())))
         self.assertEqual(self.told(), [("ValueError", 0), ("TypeError", 0)])
         with listening(lambda _: None) as events:
             self.clock.advance(WINDOW)
         self.assertEqual(len(messages(events)), 1)
-        self.assertTrue(messages(events)[0].startswith("sentry did not get 2 of the exception reports"))
+        self.assertTrue(messages(events)[0].startswith("2 exception reports to sentry were lost"))
         self.reporter(event(failure(OSError())))
         self.assertEqual(self.told(), [("OSError", 0)])
 
     def test_lost_are_summed_up(self) -> None:
-        """What is lost is logged once a minute, as a sum, at warning, without a failure."""
+        """The number of lost reports is logged once a minute, as a warning without a failure."""
         with listening(self.reporter) as events:
             self.tray.lost = 7
             self.clock.advance(WINDOW)
@@ -704,14 +704,14 @@ class ObserverTests(SynchronousTestCase):
         self.assertNotIn("log_failure", events[0])
 
     def test_never_raises(self) -> None:
-        """Whatever goes wrong in reporting becomes a warning, which is not reported in its turn."""
+        """An error while reporting is logged as a warning, and not reported."""
         self.patch(self.tray, "put", lambda _: fail(OSError(TOKEN)))
         with listening(self.reporter) as events:
             self.reporter(event(failure()))
-        self.assertEqual(messages(events), ["an exception could not be reported: OSError"])
+        self.assertEqual(messages(events), ["reporting an exception failed: OSError"])
 
     def test_threads(self) -> None:
-        """Exceptions of several threads at once are folded and counted as those of one."""
+        """Exceptions in several threads are folded and counted together."""
         one = failure()
         threads = [
             threading.Thread(target=lambda: [self.reporter(event(one)) for _ in range(50)]) for _ in range(8)
@@ -725,7 +725,7 @@ class ObserverTests(SynchronousTestCase):
         self.assertEqual(self.told(), [("ValueError", 398)])
 
     def test_stop(self) -> None:
-        """After the stop nothing is reported and no timer is left; a second stop does nothing."""
+        """After the stop nothing is reported and no timer runs; a second stop does nothing."""
         for _ in range(2):
             self.successResultOf(Deferred.fromCoroutine(self.reporter.stop()))
         self.reporter(event(failure()))
@@ -738,16 +738,16 @@ class OutboxTests(TestCase):
     def report(self) -> Report:
         return read(event(None), failure(), SCRUBBER)
 
-    def deaf(self) -> tuple[Deaf, Outbox]:
-        service = Deaf()
-        box = Outbox(lambda _lost: service)
+    def blocked(self) -> tuple[BlockedService, ReportQueue]:
+        service = BlockedService()
+        box = ReportQueue(lambda _lost: service)
         self.addCleanup(service.closed.wait, ENOUGH)
         self.addCleanup(service.let_go.set)
         return service, box
 
     def test_bounded(self) -> None:
-        """While the service hangs, so many reports wait; what is beyond that is counted, and nobody waits."""
-        service, box = self.deaf()
+        """While the service is blocked, CAPACITY reports wait in the queue; further ones count as lost."""
+        service, box = self.blocked()
         box.put(self.report())
         self.assertTrue(service.entered.wait(ENOUGH))
         for _ in range(CAPACITY + 7):
@@ -761,8 +761,8 @@ class OutboxTests(TestCase):
         self.assertEqual(box.take_lost(), 1)
 
     def test_hanging_stop(self) -> None:
-        """A service that hangs delays the stop by a few seconds; what it did not take is counted and logged."""
-        service, box = self.deaf()
+        """A blocked service delays the stop by a few seconds; the remaining reports are counted and logged."""
+        service, box = self.blocked()
         clock = Clock()
         reporter = RemoteReporter("sentry", box, SCRUBBER, clock)
         for kind in (ValueError, TypeError, OSError):
@@ -770,43 +770,43 @@ class OutboxTests(TestCase):
         self.assertTrue(service.entered.wait(ENOUGH))
         with listening(lambda _: None) as events:
             stopped = Deferred.fromCoroutine(reporter.stop())
-            clock.pump([0.05] * int((observer.GRACE - 0.1) / 0.05))
+            clock.pump([0.05] * int((observer.STOP_TIMEOUT - 0.1) / 0.05))
             self.assertNoResult(stopped)
             clock.pump([0.05] * 4)
             self.successResultOf(stopped)
         self.assertEqual(len(messages(events)), 1)
-        self.assertTrue(messages(events)[0].startswith("sentry did not get 3 of"))
+        self.assertTrue(messages(events)[0].startswith("3 exception reports to sentry were lost"))
 
     async def test_failing(self) -> None:
-        """A service that fails costs the report, which is counted, and nothing else."""
-        box = Outbox(lambda _lost: Broken())
+        """If `send` fails, the report counts as lost."""
+        box = ReportQueue(lambda _lost: FailingService())
         reporter = RemoteReporter("sentry", box, SCRUBBER, reactor)  # type: ignore[arg-type]
-        self.patch(observer, "GRACE", ENOUGH)
+        self.patch(observer, "STOP_TIMEOUT", ENOUGH)
         for kind in (ValueError, TypeError):
             reporter(event(failure(kind())))
         with listening(lambda _: None) as events:
             await reporter.stop()
-        self.assertTrue(messages(events)[0].startswith("sentry did not get 2 of"))
+        self.assertTrue(messages(events)[0].startswith("2 exception reports to sentry were lost"))
         self.assertFalse(box.busy)
 
 
 class ServiceCase(TestCase):
-    """What the tests of the services have in common."""
+    """What the tests of the services share."""
 
     def setUp(self) -> None:
-        self.patch(observer, "GRACE", ENOUGH)
+        self.patch(observer, "STOP_TIMEOUT", ENOUGH)
         self.patch(queue, "FLUSH", ENOUGH)
         plain = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
         self.patch(os, "environ", plain | {"CANARY": TOKEN, "CANARY_TOO": ROOT_KEY})
         self.patch(sys, "argv", ["twistd", "--clients", TOKEN])
 
-    def stand_in(self, answer: Answering, tls: ssl.SSLContext | None = None) -> StandIn:
-        server = StandIn(answer, tls)
+    def stand_in(self, answer: Answering, tls: ssl.SSLContext | None = None) -> FakeServer:
+        server = FakeServer(answer, tls)
         self.addCleanup(server.close)
         return server
 
     async def report(self, service: str, url: str, *failures: Failure) -> list[str]:
-        """Report each failure, wait until all is done; what the reporter said."""
+        """Report each failure, and wait; returns the messages of the reporter."""
         reporter = make(service, url, reactor)
         with listening(lambda _: None) as events:
             for each in failures:
@@ -814,25 +814,25 @@ class ServiceCase(TestCase):
             await reporter.stop()
         return messages(events)
 
-    def assertClean(self, server: StandIn) -> None:
+    def assertClean(self, server: FakeServer) -> None:
         everything = server.everything()
         for canary in CANARIES:
             self.assertNotIn(canary, everything)
             self.assertNotIn(quote(canary, safe=""), everything)
 
     def closed_port(self) -> int:
-        server = StandIn(lambda _: (200, {}))
+        server = FakeServer(lambda _: (200, {}))
         server.close()
         return server.port
 
 
 class SentryTests(ServiceCase):
-    """What sentry-sdk really sends."""
+    """The requests of sentry-sdk."""
 
     async def test_arrives(self) -> None:
         """An envelope with the event arrives: class, message, cause, places, log text, application, release."""
         server = self.stand_in(lambda _: (200, {"id": "1"}))
-        said = await self.report("sentry", f"http://public@127.0.0.1:{server.port}/7", scandal())
+        said = await self.report("sentry", f"http://public@127.0.0.1:{server.port}/7", leaky_failure())
         self.assertEqual(said, [])
         (got,) = server.received
         self.assertEqual(got.path, "/api/7/envelope/")
@@ -851,28 +851,28 @@ class SentryTests(ServiceCase):
         self.assertEqual({"breadcrumbs", "modules", "request", "user"} & set(body), set())
 
     async def test_clean(self) -> None:
-        """Nothing of what arrives holds a secret, or data of an event."""
+        """No request has a secret, or data of an event."""
         server = self.stand_in(lambda _: (200, {"id": "1"}))
         url = f"http://public@127.0.0.1:{server.port}/7"
-        await self.report("sentry", url, scandal(), failure(KeyError(TOKEN)))
+        await self.report("sentry", url, leaky_failure(), failure(KeyError(TOKEN)))
         self.assertEqual(len(server.received), 2)
         self.assertClean(server)
 
     async def test_refused(self) -> None:
-        """What Sentry refuses, or what does not get there, is counted."""
+        """Reports that Sentry refuses, or that do not arrive, count as lost."""
         server = self.stand_in(lambda _: (500, {}))
         for port in (server.port, self.closed_port()):
             said = await self.report("sentry", f"http://public@127.0.0.1:{port}/7", failure())
-            self.assertTrue(said[0].startswith("sentry did not get 1 of"), said)
+            self.assertTrue(said[0].startswith("1 exception reports to sentry were lost"), said)
 
 
 class HoneybadgerTests(ServiceCase):
-    """What honeybadger really sends."""
+    """The requests of the library honeybadger."""
 
     async def test_arrives(self) -> None:
         """A notice arrives under the API key: class, message, cause, places, context, and no variable."""
         server = self.stand_in(lambda _: (201, {"id": "1"}))
-        said = await self.report("honeybadger", f"http://k%65y@127.0.0.1:{server.port}", scandal())
+        said = await self.report("honeybadger", f"http://k%65y@127.0.0.1:{server.port}", leaky_failure())
         self.assertEqual(said, [])
         (got,) = server.received
         self.assertEqual((got.path, got.headers["x-api-key"]), ("/v1/notices/", "key"))
@@ -895,22 +895,22 @@ class HoneybadgerTests(ServiceCase):
         )
 
     async def test_clean(self) -> None:
-        """Nothing of what arrives holds a secret, or data of an event."""
+        """No request has a secret, or data of an event."""
         server = self.stand_in(lambda _: (201, {"id": "1"}))
         url = f"http://key@127.0.0.1:{server.port}"
-        await self.report("honeybadger", url, scandal(), failure(KeyError(TOKEN)))
+        await self.report("honeybadger", url, leaky_failure(), failure(KeyError(TOKEN)))
         self.assertEqual(len(server.received), 2)
         self.assertClean(server)
 
     async def test_refused(self) -> None:
-        """What Honeybadger refuses, or what does not get there, is counted."""
+        """Reports that Honeybadger refuses, or that do not arrive, count as lost."""
         server = self.stand_in(lambda _: (403, {}))
         for port in (server.port, self.closed_port()):
             said = await self.report("honeybadger", f"http://key@127.0.0.1:{port}", failure())
-            self.assertTrue(said[0].startswith("honeybadger did not get 1 of"), said)
+            self.assertTrue(said[0].startswith("1 exception reports to honeybadger were lost"), said)
 
     async def test_silent(self) -> None:
-        """A server that never answers is given up after a time limit, which the library itself does not have."""
+        """A request without a response ends after TIMEOUT, which the library itself does not have."""
         asked, answer = threading.Event(), threading.Event()
 
         def hang(_: Received) -> tuple[int, Any]:
@@ -923,16 +923,16 @@ class HoneybadgerTests(ServiceCase):
         self.patch(honeybadger, "TIMEOUT", 0.1)
         said = await self.report("honeybadger", f"http://key@127.0.0.1:{server.port}", failure())
         self.assertTrue(asked.is_set())
-        self.assertTrue(said[0].startswith("honeybadger did not get 1 of"), said)
+        self.assertTrue(said[0].startswith("1 exception reports to honeybadger were lost"), said)
 
 
 def report_in_child(url: str) -> None:
-    """Report a scandal; the whole of another process, for there is one agent of New Relic's in each."""
-    observer.GRACE = queue.FLUSH = ENOUGH
+    """Report an exception; run in a process of its own, because a process has only one New Relic agent."""
+    observer.STOP_TIMEOUT = queue.FLUSH = ENOUGH
 
     async def main(clock: Any) -> None:
         reporter = make("new_relic", url, clock)
-        for each in (scandal(), failure(KeyError(TOKEN))):
+        for each in (leaky_failure(), failure(KeyError(TOKEN))):
             reporter(event(each, f"{{what}} failed for {TOKEN}", what="the sweep"))
         with listening(lambda _: None) as events:
             await reporter.stop()
@@ -942,7 +942,7 @@ def report_in_child(url: str) -> None:
 
 
 class Collector:
-    """The part of New Relic's agent protocol, version 17, that a stand-in for the collector has to speak."""
+    """A fake collector with the needed part of New Relic's agent protocol, version 17."""
 
     def __init__(self) -> None:
         self.bodies: dict[str, Any] = {}
@@ -959,9 +959,9 @@ class Collector:
 
 
 class NewRelicTests(ServiceCase):
-    """What the agent of New Relic really sends."""
+    """The requests of New Relic's agent."""
 
-    async def run_child(self, answer: Answering) -> tuple[StandIn, list[str]]:
+    async def run_child(self, answer: Answering) -> tuple[FakeServer, list[str]]:
         authority = trustme.CA()
         bundle = os.path.join(os.getcwd(), self.mktemp())
         authority.cert_pem.write_to_path(bundle)

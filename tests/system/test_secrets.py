@@ -14,7 +14,7 @@ from twisted.internet.utils import getProcessOutputAndValue
 from routemaster.testing.daemon import LOOPBACK, Client, Daemon
 from routemaster.testing.redis_server import PrivateRedis
 from routemaster.testing.zoo import Answer as SinkAnswer
-from tests.error_reporting.test_error_reporting import StandIn
+from tests.error_reporting.test_error_reporting import FakeServer
 from tests.system.test_system import SystemCase, free_port, until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,7 +117,7 @@ class SecretTests(SystemCase):
 
     async def test_json_and_services(self) -> None:
         """The log as JSON, the datagrams for statsd and what an exception service is told hold none."""
-        datagrams, service = Datagrams(), StandIn(lambda _: (200, {"id": "1"}))
+        datagrams, service = Datagrams(), FakeServer(lambda _: (200, {"id": "1"}))
         self.addCleanup(service.close)
         listening = reactor.listenUDP(0, datagrams, interface=LOOPBACK)
         self.addCleanup(listening.stopListening)
