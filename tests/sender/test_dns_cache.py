@@ -1,0 +1,157 @@
+"""DNS look-ups and their cache."""
+
+from __future__ import annotations
+
+from queue import SimpleQueue
+from threading import Event, current_thread
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from routemaster.sender import dns_cache
+from routemaster.sender.dns_cache import MAX_WAITING, DNSCache, NoAddress, Threads, choose
+from routemaster.sender.failure_reasons import DeliveryError
+from routemaster.sender.fair_queue import QueueFull
+
+
+class FakeThreads:
+    """Records look-ups, which a test answers."""
+
+    def __init__(self) -> None:
+        self.look_ups: list[Deferred[Any]] = []
+
+    def run(self, call: object) -> Deferred[Any]:
+        self.look_ups.append(Deferred())
+        return self.look_ups[-1]
+
+    def stop(self) -> None:
+        """Nothing runs."""
+
+
+class DNSCacheTests(SynchronousTestCase):
+    """The cache, on a test clock."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        threads: Any = FakeThreads()
+        self.look_ups = threads.look_ups
+        self.cache = DNSCache(self.clock, threads)
+
+    def addresses(self, name: str, timeout: float = 2.0) -> Deferred[Any]:
+        return Deferred.fromCoroutine(self.cache.addresses(name, timeout))
+
+    def test_literals(self) -> None:
+        """An IP address is returned without a look-up."""
+        for literal in ("127.0.0.1", "::1"):
+            self.assertEqual(self.successResultOf(self.addresses(literal)), (literal,))
+        self.assertEqual(self.look_ups, [])
+
+    def test_single_flight(self) -> None:
+        """Concurrent callers share one look-up."""
+        callers = [self.addresses("a.example") for _ in range(5)]
+        [look_up] = self.look_ups
+        look_up.callback(["192.0.2.1"])
+        for each in callers:
+            self.assertEqual(self.successResultOf(each), ("192.0.2.1",))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_expiry(self) -> None:
+        """An answer is used while fresh, then during the next look-up, and not after `STALE`."""
+        self.addresses("a.example")
+        self.look_ups[0].callback(["192.0.2.1"])
+        self.clock.advance(dns_cache.TTL - 1)
+        self.successResultOf(self.addresses("a.example"))
+        self.assertEqual(len(self.look_ups), 1)
+        self.clock.advance(2)
+        self.assertEqual(self.successResultOf(self.addresses("a.example")), ("192.0.2.1",))
+        self.assertEqual(len(self.look_ups), 2)
+        self.clock.advance(dns_cache.STALE)
+        waiting = self.addresses("a.example")
+        self.assertNoResult(waiting)
+        self.look_ups[1].callback(["192.0.2.2"])
+        self.assertEqual(self.successResultOf(waiting), ("192.0.2.2",))
+
+    def test_failed_refresh(self) -> None:
+        """If the refresh fails, the old answer stays in use, and the next refresh waits for `NEGATIVE_TTL`."""
+        self.addresses("a.example")
+        self.look_ups[0].callback(["192.0.2.1"])
+        self.clock.advance(dns_cache.TTL + 1)
+        self.addresses("a.example")
+        self.look_ups[1].errback(NoAddress("no"))
+        self.assertEqual(self.successResultOf(self.addresses("a.example")), ("192.0.2.1",))
+        self.assertEqual(len(self.look_ups), 2)
+        self.clock.advance(dns_cache.NEGATIVE_TTL)
+        self.addresses("a.example")
+        self.assertEqual(len(self.look_ups), 3)
+
+    def test_negative(self) -> None:
+        """A failure is cached for `NEGATIVE_TTL`."""
+        first = self.addresses("no.example")
+        self.look_ups[0].errback(NoAddress("no"))
+        self.failureResultOf(first, NoAddress)
+        self.failureResultOf(self.addresses("no.example"), NoAddress)
+        self.assertEqual(len(self.look_ups), 1)
+        self.clock.advance(dns_cache.NEGATIVE_TTL)
+        self.assertNoResult(self.addresses("no.example"))
+        self.assertEqual(len(self.look_ups), 2)
+
+    def test_deadline(self) -> None:
+        """A caller's timeout does not end the look-up: its answer serves the next caller."""
+        late = self.addresses("slow.example", 2.0)
+        self.clock.advance(2.0)
+        self.failureResultOf(late, DeliveryError)
+        self.look_ups[0].callback(["192.0.2.1"])
+        self.assertEqual(self.successResultOf(self.addresses("slow.example")), ("192.0.2.1",))
+        self.assertEqual(len(self.look_ups), 1)
+
+    def test_cancelled(self) -> None:
+        """Cancelling one caller leaves no timer and does not affect the others."""
+        one, two = self.addresses("a.example"), self.addresses("a.example")
+        one.cancel()
+        self.failureResultOf(one, CancelledError)
+        self.look_ups[0].callback(["192.0.2.1"])
+        self.successResultOf(two)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_limits(self) -> None:
+        """Unknown names use half of the threads, and at most `MAX_WAITING` wait."""
+        waiting = [self.addresses(f"dead{n}.example") for n in range(dns_cache.THREADS // 2 + MAX_WAITING)]
+        self.assertEqual(len(self.look_ups), dns_cache.THREADS // 2)
+        self.failureResultOf(self.addresses("more.example"), QueueFull)
+        self.cache.close()
+        for each in waiting:
+            self.failureResultOf(each, DeliveryError)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_cache_size(self) -> None:
+        """The cache holds at most `MAX_NAMES` names, and drops the oldest."""
+        self.patch(dns_cache, "MAX_NAMES", 3)
+        for n in range(5):
+            self.addresses(f"n{n}.example")
+            self.look_ups[-1].callback(["192.0.2.1"])
+        for n in (4, 3, 2):
+            self.successResultOf(self.addresses(f"n{n}.example"))
+        self.assertEqual(len(self.look_ups), 5)
+        self.assertNoResult(self.addresses("n1.example"))
+
+    def test_stop(self) -> None:
+        """Look-ups run in daemon threads, and `stop` does not wait for one that hangs."""
+        threads, hanging, daemon = Threads(reactor), Event(), SimpleQueue[bool]()
+        self.addCleanup(hanging.set)
+
+        def hang() -> None:
+            daemon.put(current_thread().daemon)
+            hanging.wait(10)
+
+        threads.run(hang)
+        self.assertTrue(daemon.get(timeout=10))
+        threads.stop()
+
+    def test_choice(self) -> None:
+        """At most four different addresses are returned, IPv6 and IPv4 in turn."""
+        self.assertEqual(choose(["::1", "::2", "::3", "1.1.1.1", "::1"]), ("::1", "1.1.1.1", "::2", "::3"))
+        self.assertEqual(len(choose([f"192.0.2.{n}" for n in range(99)])), 4)
+        self.assertEqual(choose(["1.1.1.1"]), ("1.1.1.1",))

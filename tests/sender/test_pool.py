@@ -1,0 +1,77 @@
+"""The connection pool."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from routemaster.sender.pool import CLOSE_TIMEOUT, IDLE, Pool
+
+
+class FakeConnection:
+    """A usable connection without a socket; records what the pool does with it."""
+
+    def __init__(self, key: tuple[str, int]) -> None:
+        self.key = key
+        self.idle = False
+        self.usable = True
+        self.calls: list[str] = []
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+    def drop(self) -> None:
+        self.calls.append("drop")
+
+
+class IdleTests(SynchronousTestCase):
+    """Idle connections, on a test clock."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        nothing: Any = None
+        self.pool: Any = Pool(self.clock, nothing, nothing, max_open=9, connect_timeout=1.0)
+
+    def idle(self, host: str = "a.example") -> FakeConnection:
+        connection = FakeConnection((host, 443))
+        self.pool.opened(connection)
+        self.pool.keep(connection)
+        return connection
+
+    def test_last_used_first(self) -> None:
+        """Of several idle connections the last used one is taken, and only one with the same key."""
+        first, last = self.idle(), self.idle()
+        self.idle("b.example")
+        taken = [self.pool.take(("a.example", 443)) for _ in range(3)]
+        self.assertEqual((taken, self.pool.idle, last.idle), ([last, first, None], 1, False))
+
+    def test_not_usable(self) -> None:
+        """A connection that became unusable is aborted, and another one is taken."""
+        good, bad = self.idle(), self.idle()
+        bad.usable = False
+        self.assertIs(self.pool.take(good.key), good)
+        self.assertEqual((bad.calls, good.calls), (["drop"], []))
+
+    def test_timeout(self) -> None:
+        """Each connection is closed `IDLE` seconds after its last use, and aborted `CLOSE_TIMEOUT` later."""
+        first = self.idle()
+        self.clock.advance(IDLE / 2)
+        second = self.idle("b.example")
+        self.clock.advance(IDLE / 2)
+        self.assertEqual((first.calls, second.calls, self.pool.idle), (["close"], [], 1))
+        self.clock.advance(CLOSE_TIMEOUT)
+        self.assertEqual(first.calls, ["close", "drop"])
+        self.clock.advance(IDLE / 2 - CLOSE_TIMEOUT)
+        self.assertEqual((second.calls, self.pool.idle), (["close"], 0))
+
+    def test_nothing_is_left(self) -> None:
+        """After its connections have closed the pool holds no timer and no key."""
+        connections = [self.idle(f"{number}.example") for number in range(3)]
+        self.pool.closed(connections[0])
+        self.clock.advance(IDLE)
+        for connection in connections[1:]:
+            self.pool.closed(connection)
+        self.assertEqual((self.pool.open, self.pool.idle, self.pool._idle), (0, 0, {}))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
