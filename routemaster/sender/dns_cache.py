@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from attrs import define
 from twisted.internet.abstract import isIPAddress, isIPv6Address
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
@@ -33,6 +33,7 @@ from routemaster.sender.fair_queue import FairQueue, QueueClosed, QueueFull
 
 T = TypeVar("T")
 Addresses = tuple[str, ...]
+Callers = list[Deferred[Addresses]]
 
 TTL = 30.0  #: seconds for which an answer is fresh
 STALE = 300.0  #: seconds for which an answer is returned at all
@@ -116,8 +117,7 @@ class DNSCache:
         self._resolve = resolve
         self._queue = FairQueue(THREADS, 1, max_waiting=MAX_WAITING)
         self._entries: dict[str, _Entry] = {}  # oldest first
-        self._waiting: dict[str, list[Deferred[Addresses]]] = {}  # callers, by the name that is being looked up
-        self._look_ups: set[Deferred[None]] = set()
+        self._waiting: dict[str, Callers] = {}  # callers, by the name that is being looked up
 
     async def addresses(self, name: str, timeout: float) -> Addresses:
         """Up to `MAX_ADDRESSES` addresses of `name`, best first; waits at most `timeout` seconds.
@@ -163,19 +163,17 @@ class DNSCache:
         """Fail all waiting callers with `LocalFault`; the threads end after their present look-ups."""
         self._queue.close()
         self._threads.stop()
-        for look_up in tuple(self._look_ups):
-            look_up.cancel()
+        for waiting in tuple(self._waiting.values()):
+            self._answer(waiting, (), LocalFault("the bus is stopping"))
 
-    def _start(self, name: str, *callers: Deferred[Addresses]) -> list[Deferred[Addresses]]:
+    def _start(self, name: str, *callers: Deferred[Addresses]) -> Callers:
         """Start a look-up for `callers`; returns the list to which later callers are added."""
         turn = self._queue.enter(name)
         waiting = self._waiting[name] = list(callers)
-        look_up = Deferred.fromCoroutine(self._look_up(name, turn, waiting))
-        self._look_ups.add(look_up)
-        look_up.addBoth(lambda _: self._look_ups.discard(look_up))
+        Deferred.fromCoroutine(self._look_up(name, turn, waiting))
         return waiting
 
-    async def _look_up(self, name: str, turn: Deferred[None] | None, waiting: list[Deferred[Addresses]]) -> None:
+    async def _look_up(self, name: str, turn: Deferred[None] | None, waiting: Callers) -> None:
         addresses: Addresses = ()
         error: DeliveryError | None = None
         try:
@@ -187,12 +185,15 @@ class DNSCache:
                 error = known
             self._store(name, addresses, error)
             self._queue.leave(name, succeeded=error is None)
-        except (CancelledError, QueueClosed):
+        except QueueClosed:
             error = LocalFault("the bus is stopping")
         except Exception as unexpected:
             error = DeliveryError(f"the DNS look-up of {name} failed: {unexpected}")
             self._queue.leave(name, succeeded=False)
         del self._waiting[name]
+        self._answer(waiting, addresses, error)
+
+    def _answer(self, waiting: Callers, addresses: Addresses, error: DeliveryError | None) -> None:
         while waiting:
             caller = waiting.pop(0)
             if error is None:
