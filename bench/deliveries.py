@@ -27,7 +27,6 @@ from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
 from routemaster.sender import TreqSender
-from routemaster.testing.script_sender import carrying
 from routemaster.testing.zoo import Authority, Beast, Wire
 
 BODY = b'[{"topic":"cats","type":"update","url":"https://app.example.com/cats/42","t":1500000000000}]'
@@ -89,8 +88,8 @@ async def measure(clock: Any, options: argparse.Namespace, roots: Path, port: in
 
     async def ours() -> None:
         nonlocal reused, total
-        outcome = await sender.send(url, "uuid", carrying(BODY))
-        assert outcome is not None
+        async with sender.turn(url, "uuid") as turn:
+            outcome = await turn.post(BODY)
         assert not outcome.error, outcome
         total += 1
         reused += outcome.reused

@@ -45,10 +45,10 @@ def _acknowledged(outcome: Any) -> bool:
 
 STORE = "routemaster.store.redis_store:RedisStore"
 STAYS = "routemaster.store.membership_sync:MembershipSync"
-SENDER = "routemaster.sender.client:TreqSender"
+TURN = "routemaster.sender.client:Turn"
 PLACES = {
-    "before-post": Place(f"{SENDER}.send"),
-    "after-post": Place(f"{SENDER}.send", after=True, counts=_acknowledged),
+    "before-post": Place(f"{TURN}.post"),
+    "after-post": Place(f"{TURN}.post", after=True, counts=_acknowledged),
     "before-settle": Place(f"{STORE}._settle", late=True),  # cursors have moved, the success is not on record
     "after-acknowledge": Place(f"{STORE}.acknowledge", after=True),
     "after-acquire": Place(f"{STORE}.acquire", after=True),

@@ -14,7 +14,7 @@ from itertools import cycle
 
 from attrs import evolve
 
-from chaos.failpoints import SENDER, STORE, wrap
+from chaos.failpoints import STORE, TURN, wrap
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Ack, LeaseHeld, ReadResult, Verdict
 from routemaster.model import EventID
@@ -22,7 +22,7 @@ from routemaster.model import EventID
 VARIABLE = "ROUTEMASTER_MUTANT"
 COURIER = "routemaster.delivery.courier:Courier"
 WORKER = "routemaster.delivery.worker:Worker"
-MEMBERSHIP = "routemaster.delivery.worker_membership:WorkerMembership.is_mine"
+MEMBERSHIP = "routemaster.delivery.worker_membership:WorkerMembership.is_preferred"
 OFTEN = 7  #: one call in so many is spoilt where a fault strikes now and then
 
 
@@ -31,9 +31,10 @@ def early_acknowledgement() -> None:
 
     def early(deliver):
         async def mutant(self):
-            last = {topic: entry_id for topic, entry_id, _ in self._backlog.ahead}
-            acks = [Ack(topic, self._backlog.membership(topic), entry_id) for topic, entry_id in last.items()]
-            await self._context.store.acknowledge(self.subscriber, self._context.worker, self.epoch, acks)
+            backlog, lease = self._backlog, self.lease
+            last = {topic: entry_id for topic, entry_id, _ in backlog._ahead}
+            acks = [Ack(topic, backlog._memberships[topic].id, entry_id) for topic, entry_id in last.items()]
+            await self._store.acknowledge(self.subscriber, lease.worker, lease.epoch, acks)
             return await deliver(self)
 
         return mutant
@@ -57,7 +58,7 @@ def no_lease() -> None:
     wrap(f"{STORE}.acquire", steal)
     wrap(MEMBERSHIP, lambda _: lambda self, subscriber: True)
     wrap(f"{WORKER}._lose", lambda _: lambda self, subscriber: None)
-    wrap(f"{WORKER}._lease_holds", lambda _: lambda self, subscriber: True)
+    wrap("routemaster.delivery.lease:Lease.holds", lambda _: lambda self: True)
 
 
 def cursor_too_far() -> None:
@@ -106,12 +107,12 @@ def lost_retry() -> None:
 
         return mutant
 
-    wrap(f"{SENDER}.send", forgive)
+    wrap(f"{TURN}.post", forgive)
 
 
 def endless_pause() -> None:
     """After a failure nobody comes back."""
-    wrap("routemaster.delivery.courier:pause", lambda _: lambda *args: 3600.0)
+    wrap("routemaster.delivery.courier:backoff", lambda _: lambda *args: 3600.0)
 
 
 def early_answer() -> None:

@@ -6,7 +6,7 @@ outcomes), and the tests hold them to the same promises.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -65,23 +65,30 @@ class Outcome:
     received: int = 0                 #: bytes of the answer's body that were read
 
 
-Body = Callable[[], Awaitable[bytes | None]]
+class Turn(Protocol):
+    """A place among the attempts under way, held inside `async with`."""
+
+    async def __aenter__(self) -> Turn:
+        """Wait for the place; cancelling the wait gives it up."""
+
+    async def __aexit__(self, *error: object) -> None:
+        """Free the place."""
+
+    async def post(self, body: bytes) -> Outcome:
+        """Make the one attempt of this turn: POST `body`; returns an Outcome whatever the subscriber does.
+
+        Cancelling (`CancelledError`) aborts the connection.
+        """
 
 
 class Sender(Protocol):
-    """Makes one attempt."""
+    """Makes attempts to deliver."""
 
-    async def send(self, callback: str, uuid: str | None, body: Body) -> Outcome | None:
-        """POST to `callback`, authenticated with `uuid`; an Outcome, whatever happens there.
-
-        Attempts may have to wait for their turn. When it has come, `body` is
-        awaited; None from it means that nothing is to be sent any more, and is
-        returned. What `body` raises is raised, and so is cancellation
-        (`CancelledError`), which aborts the connection.
-        """
+    def turn(self, callback: str, uuid: str | None) -> Turn:
+        """A turn for one POST to `callback`, authenticated with `uuid`; turns are given fairly."""
 
     async def close(self) -> None:
-        """Abort what is under way and close every connection."""
+        """Abort the attempts under way and close every connection."""
 
 
 @frozen

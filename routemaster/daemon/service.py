@@ -153,11 +153,11 @@ class Bus(DaemonService):
                 config, reactor, self._process, self._store, self._sender, self._meter
             )
             interval = min(config.sweep_interval, config.lease_ttl / 3)
-            reconciliation = Periodic("reconciliation", worker.sweep, interval, reactor)
+            reconciliation = Periodic("reconciliation", worker.reconcile, interval, reactor)
             self._hastened.append(reconciliation)
             self._periodic += [
                 reconciliation,
-                Periodic("lease expiry", worker.expire, config.lease_ttl / 20, reactor),
+                Periodic("lease expiry", worker.tick, config.lease_ttl / 20, reactor),
                 Periodic("clean-up", self._store.clean_up, CLEAN_UP_INTERVAL, reactor),
                 Periodic("autodrop", autodrop.run, AUTODROP_INTERVAL, reactor),
             ]
@@ -217,7 +217,7 @@ class Bus(DaemonService):
         """Redis is connected again: it may have been restarted or replaced, and may lack its last writes."""
         self._store.distrust()
         if self._worker is not None:
-            self._worker.distrust()
+            self._worker.reload_all()
         self._read_all()
         logging = Deferred.fromCoroutine(self._log_redis_facts())
         logging.addErrback(lambda failure: self._log.failure("reading Redis's settings failed", failure))
@@ -236,10 +236,11 @@ class Bus(DaemonService):
             task.hasten()
 
     def _on_wakeup(self, message: bytes) -> None:
-        if isinstance(decode(message), TokensChanged):
+        hint = decode(message)
+        if isinstance(hint, TokensChanged):
             self._token_poll.hasten()
-        elif self._worker is not None:
-            self._worker.hear(message)
+        elif hint is not None and self._worker is not None:
+            self._worker.on_hint(hint)
 
     async def _exposition(self) -> bytes:
         snapshot = await self._monitor.measure()

@@ -1,4 +1,8 @@
-"""What is told of attempts to deliver to one subscriber: each to measures and at debug, failures louder."""
+"""What is logged and counted of the attempts to deliver to one subscriber.
+
+Every attempt is counted, and logged at debug level. Failures and the recovery
+after them are logged at higher levels, as often as the throttle allows.
+"""
 
 from __future__ import annotations
 
@@ -22,28 +26,22 @@ class Allowances(CommonAllowances):
 
 
 class AttemptLog:
-    """Tells of one subscriber; `repeats` decides which failures are more than debug lines."""
+    """The log and the metrics of one subscriber's attempts."""
 
     def __init__(self, meter: Meter, name: str, allowances: Allowances) -> None:
-        """`name` is the subscriber's public one."""
+        """`name`: the subscriber's public name; `allowances`: log lines for all subscribers together."""
         self._name = name
-        self._measures = AttemptMetrics(meter, name)
-        self._repeats = LogThrottle(name, allowances)
+        self._metrics = AttemptMetrics(meter, name)
+        self._throttle = LogThrottle(name, allowances)
 
     def ended(
-        self,
-        batch: Batch,
-        outcome: Outcome,
-        attempt: int,
-        oldest: float,
-        began: float,
-        ended: float,
+        self, batch: Batch, outcome: Outcome, attempt: int, oldest: float, began: float, ended: float
     ) -> None:
-        """An attempt ended, the `attempt`-th in a row; moments in seconds by one clock."""
+        """The `attempt`-th attempt in a row has ended; the times in seconds by one clock."""
         acknowledged = outcome.verdict is Verdict.ACKNOWLEDGED
         if outcome.verdict is not Verdict.LOCAL:
-            self._measures.attempt(batch.events, oldest, began, ended, acknowledged)
-        facts = {
+            self._metrics.attempt(batch.events, oldest, began, ended, acknowledged)
+        fields = {
             "name": self._name,
             "events": batch.events,
             "first": str(batch.first),
@@ -55,28 +53,28 @@ class AttemptLog:
             "reused": outcome.reused,
         }
         if acknowledged:
-            _log.debug("delivered {events} events to '{name}' in {ms} ms", **facts)
-            self._succeeded(ended)
+            _log.debug("delivered {events} events to '{name}' in {ms} ms", **fields)
+            self._log_success(ended)
         else:
-            facts["error"] = outcome.error
-            _log.debug("attempt {attempt} with {events} events to '{name}' failed: {error}", **facts)
-            self._failed(ended, facts)
+            fields["error"] = outcome.error
+            _log.debug("attempt {attempt} with {events} events to '{name}' failed: {error}", **fields)
+            self._log_failure(ended, fields)
 
-    def _failed(self, now: float, facts: dict[str, object]) -> None:
-        since = self._repeats.failed(now, str(facts["error"]))
+    def _log_failure(self, now: float, fields: dict[str, object]) -> None:
+        since = self._throttle.failed(now, str(fields["error"]))
         if since is None:
             return
         if since.failures == 1:
-            _log.warn("failed to deliver {events} events to '{name}': {error}", **facts)
+            _log.warn("failed to deliver {events} events to '{name}': {error}", **fields)
         else:
             _log.warn(
                 "failed to deliver {events} events to '{name}', {failures} failures since the last line, "
                 "failing for {lasting} s: {error}",
-                failures=since.failures, lasting=round(since.lasting), **facts,
+                failures=since.failures, lasting=round(since.lasting), **fields,
             )  # fmt: skip
 
-    def _succeeded(self, now: float) -> None:
-        since = self._repeats.succeeded(now)
+    def _log_success(self, now: float) -> None:
+        since = self._throttle.succeeded(now)
         if since is not None:
             _log.info(
                 "deliveries to '{name}' succeed again, after {failures} failures in {lasting} s",
@@ -84,8 +82,8 @@ class AttemptLog:
             )  # fmt: skip
 
 
-def sum_up(allowances: Allowances, now: float) -> None:
-    """Tell what was beyond the allowances of a minute, if one is over; to be called every second or so."""
+def log_suppressed(allowances: Allowances, now: float) -> None:
+    """Log a summary of the lines that the last minute's allowances suppressed; to be called about every second."""
     failed, succeeded = allowances.failures.sum_up(now), allowances.successes.sum_up(now)
     lost = allowances.leases.sum_up(now)
     if failed is not None:

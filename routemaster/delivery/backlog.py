@@ -1,18 +1,19 @@
-"""What one subscriber is owed, as far as its courier knows.
+"""What waits for one subscriber, as far as its courier knows.
 
-Where the subscriber stands in each topic comes from the store's answers; how
-far the logs have grown since then, from the watch. The oldest events may have
-been read already: ahead of an attempt, or to learn how long the oldest waits.
+The subscriber's position in each topic comes from the store's replies; how far
+the logs have grown since then, from the wake-up index. The oldest events may be
+in memory already: read ahead of an attempt, or read for the age of the oldest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from attrs import frozen
 
-from routemaster.delivery.wakeup_index import Sleeper, WakeupIndex
-from routemaster.interfaces import Clock, Membership, Position, ReadResult
+from routemaster.delivery.clock_offset import ClockOffset
+from routemaster.delivery.wakeup_index import Waiter, WakeupIndex
+from routemaster.interfaces import Ack, Clock, Membership, Position, ReadResult, Store
 from routemaster.model import EventID
 
 Entry = tuple[str, EventID, bytes]
@@ -20,7 +21,7 @@ Entry = tuple[str, EventID, bytes]
 
 @frozen
 class Batch:
-    """What one attempt carries, in few objects: thousands may wait for their turn to be sent."""
+    """The events of one attempt, in few objects: thousands of batches may be in memory."""
 
     body: bytes
     events: int
@@ -30,177 +31,204 @@ class Batch:
 
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> Batch:
-        """One JSON list of the entries, of which there is one at least."""
+        """One JSON array of the entries, of which there is at least one."""
         body = b"[%s]" % b",".join([fragment for _, _, fragment in entries])
         ends = {topic: entry_id for topic, entry_id, _ in entries}
         return cls(body, len(entries), entries[0][1], entries[-1][1], ends)
 
 
 class Backlog:
-    """The events that wait: how many, since when, and the first of them."""
+    """The waiting events of one subscriber: how many, since when, and the oldest of them."""
 
-    def __init__(self, watch: WakeupIndex, sleeper: Sleeper, clock: Clock, local: Callable[[int], float]) -> None:
-        """`local` turns the store's microseconds into seconds by `clock`."""
-        self._watch, self._sleeper, self._clock, self._local = watch, sleeper, clock, local
-        self._stays: Mapping[str, Membership] = {}
-        self._places: dict[str, Position] = {}
-        self._asked: dict[str, int] = {}
-        self._seen: int | None = None  #: events that waited by the last reading from the cursors
-        self._short = False            #: whether `ahead` ends before `most` although more is there to be read
-        self._fresh = False            #: whether `ahead` has just been read
-        self.ahead: Sequence[Entry] = ()
+    def __init__(
+        self, subscriber: str, store: Store, index: WakeupIndex, clock: Clock, offset: ClockOffset, max_bytes: int
+    ) -> None:
+        """`max_bytes`: the most bytes of fragments in one batch, its first event aside."""
+        self._subscriber, self._store, self._index = subscriber, store, index
+        self._clock, self._offset, self._max_bytes = clock, offset, max_bytes
+        self._waiter: Waiter | None = None
+        self._memberships: Mapping[str, Membership] = {}
+        self._positions: dict[str, Position] = {}
+        self._wake_at: dict[str, int] = {}  #: by topic, the number at which the index wakes the waiter
+        self._counted: int | None = None  #: events that waited at the last read from the cursors
+        self._cut_by_size = False         #: whether `_ahead` ends early because of `max_bytes`
+        self._up_to_date = False          #: whether `_ahead` was read at this moment
+        self._ahead: Sequence[Entry] = ()
         self.oldest: float | None = None  #: when the oldest was accepted, by the clock here; None: not known
 
     # -- which topics
 
-    def follow(self, stays: Mapping[str, Membership]) -> None:
-        """Attend to these topics and to no others; where they stand is to be read."""
-        for topic in self._places.keys() - stays.keys():
-            self._watch.leave(topic, self._sleeper)
-        self._stays = stays
-        self._places = {topic: Position(None, None) for topic in sorted(stays)}
-        self._asked = {}
-        for topic in self._places:
-            self._watch.attend(topic, self._sleeper)  # before reading, so that no hint falls in between
+    def follow(self, memberships: Mapping[str, Membership], waiter: Waiter) -> None:
+        """Follow these topics and no others; a read has to find the positions in them."""
+        for topic in self._positions.keys() - memberships.keys():
+            self._index.unfollow(topic, waiter)
+        self._waiter, self._memberships = waiter, memberships
+        self._positions = {topic: Position(None, None) for topic in sorted(memberships)}
+        self._wake_at = {}
+        for topic in self._positions:
+            self._index.follow(topic, waiter)  # before the read, so that no hint is missed between the two
         self.discard()
 
-    def leave(self) -> None:
-        """Attend to nothing any more."""
-        self.follow({})
+    def unfollow(self) -> None:
+        """Follow no topic any more."""
+        if self._waiter is not None:
+            self.follow({}, self._waiter)
 
-    def membership(self, topic: str) -> int:
-        """The stay in a topic that the subscription means."""
-        return self._stays[topic].id
-
-    def amiss(self) -> bool:
-        """Whether a stay and its cursor disagree, or a stay is over."""
-        for topic, stay in self._stays.items():
-            cursor = self._places[topic].cursor
-            if cursor is None or cursor.membership != stay.id or not cursor.spans:
+    def is_inconsistent(self) -> bool:
+        """Whether a membership and its cursor differ, or a membership is over."""
+        for topic, membership in self._memberships.items():
+            cursor = self._positions[topic].cursor
+            if cursor is None or cursor.membership != membership.id or not cursor.spans:
                 return True
-            if cursor.open and stay.state != "on":
+            if cursor.open and membership.state != "on":
                 return True
         return False
 
-    # -- how much, and since when
+    # -- how many, and since when
 
     def count(self) -> int:
-        """Events waiting, by all that is known here."""
+        """Events waiting, by the last positions and the hints since then."""
         waiting = 0
-        for topic, place in self._places.items():
-            if place.tail is not None:
-                known = self._watch.tail(topic)
-                if known is not None and known > place.tail:
-                    place = self._places[topic] = Position(place.cursor, known)
-                waiting += self._owed(topic, place)
+        for topic, position in self._positions.items():
+            if position.tail is not None:
+                known = self._index.tail(topic)
+                if known is not None and known > position.tail:
+                    position = self._positions[topic] = Position(position.cursor, known)
+                waiting += self._owed(topic, position)
         return waiting
 
-    def _owed(self, topic: str, place: Position) -> int:
-        """Events waiting in one topic; none in a stay that the subscription does not mean.
+    def _owed(self, topic: str, position: Position) -> int:
+        """Events waiting in one topic; none if the cursor belongs to another membership.
 
-        A log that was begun again ends before the cursor: the subscriber's
-        next look will tell.
+        0 as well where a log was created again and ends before the cursor: the
+        next reload finds the new one.
         """
-        if place.cursor is None or place.tail is None:
+        cursor, tail = position.cursor, position.tail
+        if cursor is None or tail is None or cursor.membership != self._memberships[topic].id:
             return 0
-        if place.cursor.membership != self.membership(topic):
-            return 0
-        return max(0, place.cursor.backlog(place.tail))
+        return max(0, cursor.backlog(tail))
 
-    def accepted(self, topic: str, first: EventID) -> None:
-        """Nothing waited until `first` was accepted in `topic`; so it is the oldest, if none is missed."""
-        place = self._places.get(topic)
-        if place is not None and place.tail is not None and first.n == place.tail.n + 1:
-            self.oldest = self._moment(first)
+    def wake_when(self, missing: int) -> None:
+        """Have the waiter woken when `missing` more events may have been accepted.
 
-    def _moment(self, event: EventID) -> float:
-        # nothing was accepted in the future, whatever the store's clock does
-        return min(self._local(event.us), self._clock.seconds())
-
-    def ask(self, missing: int) -> None:
-        """Have the sleeper woken when `missing` more events may wait.
-
-        The topics together have grown by so many only when one of them at
-        least has grown by its share.
+        All topics together have grown by so many only if at least one of them
+        has grown by its share.
         """
-        places = {topic: place for topic, place in self._places.items() if place.cursor and place.cursor.open}
-        for topic, place in places.items():
-            if place.tail is not None:
-                n = place.tail.n + max(1, missing // len(places))
-                if self._asked.get(topic, n + 1) > n:
-                    self._asked[topic] = n
-                    self._watch.wake_at(topic, n, self._sleeper)
+        growing = {
+            topic: position.tail
+            for topic, position in self._positions.items()
+            if position.cursor and position.cursor.open and position.tail is not None
+        }
+        for topic, tail in growing.items():
+            n = tail.n + max(1, missing // len(growing))
+            if self._waiter is not None and self._wake_at.get(topic, n + 1) > n:
+                self._wake_at[topic] = n
+                self._index.wake_at(topic, n, self._waiter)
 
-    def answered(self, topic: str) -> None:
-        """What was asked of the watch for `topic` has come."""
-        self._asked.pop(topic, None)
+    def grown(self, topic: str, first: EventID | None, was_empty: bool) -> None:
+        """The index has woken the waiter: `topic` has grown, its first new event is `first` if that is known.
 
-    # -- the first of them
+        If nothing waited before, `first` is the oldest event now, unless a hint before it was lost.
+        """
+        self._wake_at.pop(topic, None)
+        position = self._positions.get(topic)
+        if was_empty and first is not None and position is not None and position.tail is not None:
+            if first.n == position.tail.n + 1:
+                self.oldest = self._accepted_at(first)
 
-    def after(self, sent: Mapping[str, EventID]) -> dict[str, EventID | None]:
-        """Where to read on behind what was `sent`: in all topics, for only then is the order across them right."""
-        return {topic: sent.get(topic) for topic in self._places}
+    def _accepted_at(self, event: EventID) -> float:
+        # never in the future, even if the store's clock was set back
+        return min(self._offset.local(event.us), self._clock.seconds())
 
-    def told(self) -> dict[str, EventID | None]:
-        """How far the logs go by what was told until now: what a reading to come must find."""
-        return {topic: self._watch.tail(topic) for topic in self._places}
+    # -- reading
 
-    def take_in(self, reading: ReadResult, most: int, told: Mapping[str, EventID | None]) -> None:
-        """Keep what was read from the cursors on; `most` were asked for when so much was `told`."""
-        for topic, place in reading.positions.items():
-            if topic in self._places:
-                self._places[topic] = place
-                self._watch.correct(topic, told[topic], place.tail)
-        self._seen = sum(self._owed(topic, place) for topic, place in self._places.items())
-        self._keep(reading.entries, min(most, self._seen))
-        self._fresh = True
+    async def read(self, most: int) -> bool:
+        """Read the oldest events, at most `most`, and the positions; whether there were any.
 
-    def take_behind(self, reading: ReadResult, most: int) -> None:
-        """Keep what was read behind a batch that has been acknowledged since."""
+        Raises StoreUnavailable.
+        """
+        after: dict[str, EventID | None] = dict.fromkeys(self._positions)
+        known = {topic: self._index.tail(topic) for topic in after}
+        result = ReadResult((), {})
+        if after:
+            result = await self._store.read(self._subscriber, after, most, self._max_bytes)
+        for topic, position in result.positions.items():
+            if topic in self._positions:
+                self._positions[topic] = position
+                self._index.step_back(topic, known.get(topic), position.tail)
+        self._counted = sum(self._owed(topic, position) for topic, position in self._positions.items())
+        self._keep(result.entries, min(most, self._counted))
+        self._up_to_date = True
+        return bool(result.entries)
+
+    async def read_behind(self, batch: Batch, most: int) -> ReadResult | None:
+        """Read what follows a batch that is under way; None if that failed: a later read reports the failure.
+
+        All topics are read, for only then is the order across them right.
+        """
+        try:
+            after = {topic: batch.ends.get(topic) for topic in self._positions}
+            return await self._store.read(self._subscriber, after, most, self._max_bytes)
+        except Exception:
+            return None
+
+    def keep_behind(self, result: ReadResult, most: int) -> None:
+        """Keep what `read_behind` found, now that the batch before it is acknowledged."""
         waiting = sum(
-            self._owed(topic, Position(self._places[topic].cursor, place.tail))
-            for topic, place in reading.positions.items()
-            if topic in self._places
+            self._owed(topic, Position(self._positions[topic].cursor, position.tail))
+            for topic, position in result.positions.items()
+            if topic in self._positions
         )
-        self._keep(reading.entries, min(most, waiting))
+        self._keep(result.entries, min(most, waiting))
 
     def _keep(self, entries: Sequence[Entry], wanted: int) -> None:
         self.discard(entries)
-        self._short = 0 < len(entries) < wanted
+        self._cut_by_size = 0 < len(entries) < wanted
 
     def discard(self, entries: Sequence[Entry] = ()) -> None:
-        """Forget what was read, or hold these `entries` in its place."""
-        self.ahead, self._short, self._fresh = entries, False, False
-        self.oldest = self._moment(entries[0][1]) if entries else None
+        """Drop what was read, or hold these `entries` in its place."""
+        self._ahead, self._cut_by_size, self._up_to_date = entries, False, False
+        self.oldest = self._accepted_at(entries[0][1]) if entries else None
 
-    def aged(self) -> None:
-        """Time has passed: more than was read may wait."""
-        self._fresh = False
+    def outdate(self) -> None:
+        """Time has passed since the last read: more may wait than it found."""
+        self._up_to_date = False
+
+    @property
+    def in_memory(self) -> int:
+        """Events that are held here."""
+        return len(self._ahead)
 
     def is_ready(self, most: int) -> bool:
-        """Whether `ahead` is as good a batch as reading once more would give."""
-        return bool(self.ahead) and (
-            self._fresh or self._short or len(self.ahead) >= min(most, self.count())
+        """Whether what is in memory is as good a batch as another read would give."""
+        return bool(self._ahead) and (
+            self._up_to_date or self._cut_by_size or len(self._ahead) >= min(most, self.count())
         )
 
-    def is_hollow(self) -> bool:
-        """Whether reading found nothing although by the cursors something waits."""
-        return self._fresh and not self.ahead and bool(self._seen) and self._seen == self.count()
+    def is_missing_events(self) -> bool:
+        """Whether the last read found no event although by the cursors some wait."""
+        found_none = self._up_to_date and not self._ahead
+        return found_none and bool(self._counted) and self._counted == self.count()
 
     # -- an attempt
 
     def take(self) -> Batch:
-        """The events read ahead as one batch; they are not held here any more."""
-        batch = Batch.of(self.ahead)
+        """What is in memory, as one batch; it is not held here any more."""
+        batch = Batch.of(self._ahead)
         self.discard()
         return batch
 
-    def acknowledged(self, places: Mapping[str, Position]) -> bool:
-        """The batch is done; whether every stay it touched goes on."""
-        self._places.update(places)
+    def acks(self, batch: Batch) -> list[Ack]:
+        """What to acknowledge once `batch` is delivered."""
+        return [Ack(topic, self._memberships[topic].id, last) for topic, last in batch.ends.items()]
+
+    def acknowledged(self, positions: Mapping[str, Position]) -> bool:
+        """The cursors have moved over a batch, to these positions; whether each of its memberships goes on."""
+        self._positions.update(positions)
         self.discard()
-        for topic, place in places.items():
-            cursor = place.cursor
-            if cursor is None or cursor.membership != self.membership(topic) or not cursor.spans:
-                return False
-        return True
+        return all(
+            position.cursor is not None
+            and position.cursor.membership == self._memberships[topic].id
+            and bool(position.cursor.spans)
+            for topic, position in positions.items()
+        )

@@ -1,38 +1,38 @@
-"""What the store's clock shows, told by ours.
+"""The store's times as times of the clock here.
 
-Times in the store are by its own clock, which is some way before or behind
-that of this machine. Each answer that carries the store's time narrows that
-difference down: the clock was read at some moment between sending and now.
+Times in the store are by the store's clock. Each reply that carries the store's
+time narrows the difference down: the store read its clock between the moment of
+sending and the moment of the reply.
 """
 
 from __future__ import annotations
 
 from math import inf
 
-DRIFT = 0.001  #: seconds by which two clocks may part in a second
+DRIFT = 0.001  #: seconds by which two clocks may drift apart in a second
 
 
 class ClockOffset:
-    """The difference between two clocks, as far as answers have told it."""
+    """The difference between the store's clock and the one here, as an interval."""
 
     def __init__(self) -> None:
-        self._noted_at = 0.0
-        self._ahead = (-inf, inf)  #: how far the store's clock is before ours: not less, not more
+        self._observed_at = 0.0
+        self._offset = (-inf, inf)  #: seconds by which the store's clock is ahead: at least, at most
 
-    def note(self, sent: float, now: float, store_us: int) -> None:
-        """The store's clock showed `store_us` at some moment between `sent` and `now`, by ours.
+    def observe(self, sent: float, now: float, store_us: int) -> None:
+        """The store's clock showed `store_us` microseconds at some moment between `sent` and `now`.
 
-        Quick answers narrow the difference down, and what they told is kept,
-        with some allowance for drift, against late ones; an answer that
-        contradicts it (a clock was set) begins anew.
+        Quick replies narrow the interval; late ones do not widen it, but for
+        an allowance for drift. A reply that contradicts the interval (a clock
+        was set) starts a new one.
         """
         least, most = store_us / 1e6 - now, store_us / 1e6 - sent
-        allowance = DRIFT * (1 + abs(now - self._noted_at))
-        known_least, known_most = self._ahead[0] - allowance, self._ahead[1] + allowance
+        allowance = DRIFT * (1 + abs(now - self._observed_at))
+        known_least, known_most = self._offset[0] - allowance, self._offset[1] + allowance
         if least <= known_most and known_least <= most:
             least, most = max(least, known_least), min(most, known_most)
-        self._ahead, self._noted_at = (least, most), now
+        self._offset, self._observed_at = (least, most), now
 
     def local(self, us: int) -> float:
-        """A time of the store's, in microseconds, as seconds by our clock."""
-        return us / 1e6 - sum(self._ahead) / 2
+        """A time of the store, in microseconds, as seconds by the clock here."""
+        return us / 1e6 - sum(self._offset) / 2

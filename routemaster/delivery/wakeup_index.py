@@ -1,9 +1,9 @@
-"""Who has to be woken when a log grows.
+"""Which courier to wake when a log grows.
 
-A courier that sleeps names, for each of its topics, the running number at
-which it wants to look again: the next event if it is idle, the event that
-fills its batch if it waits. So an accepted event costs what the couriers that
-must act cost, not what all subscribers of the topic would.
+A waiting courier names, for each of its topics, the number of the event at
+which it wants to be woken: the next event if nothing waits for it, the event
+that fills its batch otherwise. So an accepted event costs as much as the
+couriers that have to act on it, not as much as all subscribers of the topic.
 """
 
 from __future__ import annotations
@@ -13,97 +13,92 @@ from typing import Protocol
 
 from routemaster.model import EventID
 
-ROOM = 16  #: wishes that were replaced stay in the heap until they are more than the others and this
+SLACK = 16  #: outdated entries that a heap may hold beyond its current ones
 
 
-class Sleeper(Protocol):
-    """Who can be woken."""
+class Waiter(Protocol):
+    """What can be woken."""
 
-    def woken(self, topic: str, first: EventID | None) -> None:
-        """`topic` has reached the number asked for; `first` is the first of the
-        events just accepted, if it is known."""
+    def wake(self, topic: str, first: EventID | None) -> None:
+        """`topic` has reached the number; `first` is the first event just accepted, if that is known."""
 
 
 class _Log:
-    """One log: who attends to it, where it ends, who wants to be woken at which number."""
+    """One log: who follows it, where it ends, and who is to be woken at which number."""
 
     def __init__(self) -> None:
         self.tail: EventID | None = None
-        self.wishes: dict[Sleeper, tuple[int, int] | None] = {}  #: every sleeper; (number, order of asking)
-        self.heap: list[tuple[int, int, Sleeper]] = []           #: by number; some are no wishes any more
+        self.waiters: dict[Waiter, tuple[int, int] | None] = {}  #: all followers; (number, serial number)
+        self.heap: list[tuple[int, int, Waiter]] = []            #: by number; some entries are outdated
 
-    def wake_at(self, n: int, order: int, sleeper: Sleeper) -> None:
-        self.wishes[sleeper] = (n, order)
-        heappush(self.heap, (n, order, sleeper))
-        if len(self.heap) > 2 * len(self.wishes) + ROOM:
-            self.heap = [(*wish, sleeper) for sleeper, wish in self.wishes.items() if wish is not None]
+    def wake_at(self, n: int, serial: int, waiter: Waiter) -> None:
+        self.waiters[waiter] = (n, serial)
+        heappush(self.heap, (n, serial, waiter))
+        if len(self.heap) > 2 * len(self.waiters) + SLACK:
+            self.heap = [(*entry, waiter) for waiter, entry in self.waiters.items() if entry is not None]
             heapify(self.heap)
 
-    def due(self, n: float) -> list[Sleeper]:
-        """Whose number is reached by `n`; their wishes are fulfilled with this."""
+    def due(self, n: float) -> list[Waiter]:
+        """Remove and return those whose number is at most `n`."""
         due = []
         while self.heap and self.heap[0][0] <= n:
-            number, order, sleeper = heappop(self.heap)
-            if self.wishes.get(sleeper) == (number, order):
-                self.wishes[sleeper] = None
-                due.append(sleeper)
+            number, serial, waiter = heappop(self.heap)
+            if self.waiters.get(waiter) == (number, serial):
+                self.waiters[waiter] = None
+                due.append(waiter)
         return due
 
 
 class WakeupIndex:
-    """The last ID of every log that somebody here attends to, as far as hints and sweeps have told."""
+    """The last event ID of each log that a courier here follows, as far as hints and reconciliation say."""
 
     def __init__(self) -> None:
         self._logs: dict[str, _Log] = {}
-        self._asked = 0
+        self._serial = 0
 
     def topics(self) -> list[str]:
-        """The topics that somebody attends to."""
+        """The topics that a waiter follows."""
         return list(self._logs)
-
-    def attended(self, topic: str) -> bool:
-        """Whether somebody attends to the topic."""
-        return topic in self._logs
 
     def tail(self, topic: str) -> EventID | None:
         """The last ID that is known."""
         log = self._logs.get(topic)
         return None if log is None else log.tail
 
-    def attend(self, topic: str, sleeper: Sleeper) -> None:
-        """Follow the topic's log from now on; an earlier wish to be woken is dropped."""
-        self._logs.setdefault(topic, _Log()).wishes[sleeper] = None
+    def follow(self, topic: str, waiter: Waiter) -> None:
+        """Follow the topic's log; an earlier `wake_at` is dropped."""
+        self._logs.setdefault(topic, _Log()).waiters[waiter] = None
 
-    def leave(self, topic: str, sleeper: Sleeper) -> None:
-        """Follow it no longer; a wish to be woken goes with it."""
+    def unfollow(self, topic: str, waiter: Waiter) -> None:
+        """Follow it no longer; an earlier `wake_at` is dropped."""
         log = self._logs.get(topic)
         if log is not None:
-            log.wishes.pop(sleeper, None)
-            if not log.wishes:
+            log.waiters.pop(waiter, None)
+            if not log.waiters:
                 del self._logs[topic]
 
-    def wake_at(self, topic: str, n: int, sleeper: Sleeper) -> None:
-        """Wake `sleeper`, who attends, once when the log reaches number `n`; replaces its earlier wish."""
-        self._asked += 1
-        self._logs[topic].wake_at(n, self._asked, sleeper)
+    def wake_at(self, topic: str, n: int, waiter: Waiter) -> None:
+        """Wake a follower once, when the log reaches number `n`; replaces an earlier `wake_at`."""
+        self._serial += 1
+        self._logs[topic].wake_at(n, self._serial, waiter)
 
     def advance(self, topic: str, first: EventID | None, last: EventID) -> None:
         """The log ends with `last` now; `first` is the first of the events that were added, if known."""
         log = self._logs.get(topic)
         if log is None or (log.tail is not None and last <= log.tail):
             return
-        # a topic that was deleted and made again counts from 1: its sleepers look for themselves
-        begun_again = log.tail is not None and last.n < log.tail.n
+        # a topic that was deleted and created again counts from 1: wake all its followers
+        recreated = log.tail is not None and last.n < log.tail.n
         log.tail = last
-        for sleeper in log.due(float("inf") if begun_again else last.n):
-            sleeper.woken(topic, first)
+        for waiter in log.due(float("inf") if recreated else last.n):
+            waiter.wake(topic, first)
 
-    def correct(self, topic: str, told: EventID | None, tail: EventID | None) -> None:
-        """The log ended with `tail` when `told` was known already: so a tail before that has gone back.
+    def step_back(self, topic: str, known: EventID | None, tail: EventID | None) -> None:
+        """A read found `tail` as the end of the log, when `known` had been announced before the read.
 
-        A store that lost its last writes does that; without this its couriers
-        would look for the missing events for ever.
+        An end before that means that the store lost its last writes; without
+        this step, couriers would search for the lost events without end.
         """
         log = self._logs.get(topic)
-        if log is not None and told is not None and tail is not None and tail < told == log.tail:
+        if log is not None and known is not None and tail is not None and tail < known == log.tail:
             log.tail = tail

@@ -1,12 +1,12 @@
-"""Which of the live workers a subscriber belongs to.
+"""Which of the live workers delivers to a subscriber.
 
 Rendezvous hashing: each worker has a weight for each subscriber, and the
-heaviest is preferred. So workers that know of the same peers agree without
-talking, each gets an equal share, and one that comes or goes moves only the
-share that is its own.
+heaviest is preferred. Workers that know the same peers agree without
+communication, each gets an equal share, and one that joins or leaves moves only
+its own share.
 
-A preference is no lease: two workers may disagree for a moment about who
-lives, and the lease still keeps attempts single.
+A preference is no lease: two workers may differ for a moment about who is
+alive, and the lease still keeps deliveries single.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hashlib import blake2b
 
 
 def preferred(subscriber: str, workers: Iterable[str]) -> str:
-    """Which of the workers, of whom there is one at least, is to deliver to a subscriber."""
+    """The worker, of at least one, that is to deliver to a subscriber."""
 
     def weight(worker: str) -> tuple[bytes, str]:
         return blake2b(f"{worker} {subscriber}".encode(), digest_size=8).digest(), worker
@@ -25,60 +25,55 @@ def preferred(subscriber: str, workers: Iterable[str]) -> str:
 
 
 class WorkerMembership:
-    """The workers that live as far as this one knows; it counts itself among them."""
+    """The live workers as far as this one knows, itself included."""
 
-    def __init__(self, me: str) -> None:
-        self._me = me
-        self._until: dict[str, float] = {}  #: of the others
-        self._mine: dict[str, bool] = {}    #: what has been worked out for these peers
+    def __init__(self, worker: str) -> None:
+        """`worker`: the name of this one."""
+        self._worker = worker
+        self._until: dict[str, float] = {}     #: of each peer: when it counts as dead
+        self._preferred: dict[str, bool] = {}  #: cached answers of `is_preferred`
 
-    def heard(self, left: Mapping[str, float], now: float) -> bool:
-        """All who live, and for how many seconds more; whether they are others than before."""
-        until = {worker: now + seconds for worker, seconds in left.items() if worker != self._me}
-        changed = until.keys() != self._until.keys()
-        self._replace(until, changed)
-        return changed
+    def update(self, left: Mapping[str, float], now: float) -> bool:
+        """Take all live workers from the store, with the seconds left to each; whether the peers changed."""
+        until = {worker: now + seconds for worker, seconds in left.items() if worker != self._worker}
+        return self._replace(until)
 
-    def came(self, worker: str, until: float) -> bool:
-        """One lives; whether that is new."""
-        new = worker != self._me and worker not in self._until
-        if new:
-            self._replace({**self._until, worker: until}, True)
-        return new
+    def joined(self, worker: str, until: float) -> bool:
+        """A worker is alive; whether that is new."""
+        if worker == self._worker or worker in self._until:
+            return False
+        return self._replace({**self._until, worker: until})
 
     def left(self, worker: str) -> bool:
-        """One lives no more; whether that is new."""
-        known = worker in self._until
-        if known:
-            self._replace({name: until for name, until in self._until.items() if name != worker}, True)
-        return known
+        """A worker has stopped; whether that is new."""
+        return self._replace({name: until for name, until in self._until.items() if name != worker})
 
     def expire(self, now: float) -> bool:
-        """Forget those of whom nothing was heard in time; whether there were any."""
-        until = {worker: until for worker, until in self._until.items() if until > now}
-        changed = len(until) < len(self._until)
-        self._replace(until, changed)
-        return changed
+        """Remove peers whose time is over; whether there were any."""
+        return self._replace({worker: until for worker, until in self._until.items() if until > now})
 
-    def is_mine(self, subscriber: str) -> bool:
-        """Whether this worker is the one to deliver to a subscriber."""
+    def is_preferred(self, subscriber: str) -> bool:
+        """Whether this worker is to deliver to a subscriber."""
         if not self._until:
             return True
-        mine = self._mine.get(subscriber)
-        if mine is None:
-            mine = self._mine[subscriber] = preferred(subscriber, (self._me, *self._until)) == self._me
-        return mine
+        answer = self._preferred.get(subscriber)
+        if answer is None:
+            answer = preferred(subscriber, (self._worker, *self._until)) == self._worker
+            self._preferred[subscriber] = answer
+        return answer
 
     def adopt(self, subscriber: str) -> None:
-        """Count a subscriber as one's own, until the peers change."""
-        self._mine[subscriber] = True
+        """Deliver to a subscriber that its preferred worker neglects, until the peers change."""
+        self._preferred[subscriber] = True
 
-    def forget_all_but(self, subscribers: set[str]) -> None:
-        """Keep nothing about subscribers that are gone."""
-        for gone in self._mine.keys() - subscribers:
-            del self._mine[gone]
+    def retain(self, subscribers: set[str]) -> None:
+        """Drop what is cached about all other subscribers."""
+        for gone in self._preferred.keys() - subscribers:
+            del self._preferred[gone]
 
-    def _replace(self, until: dict[str, float], changed: bool) -> None:
+    def _replace(self, until: dict[str, float]) -> bool:
+        changed = until.keys() != self._until.keys()
         self._until = until
         if changed:
-            self._mine.clear()
+            self._preferred.clear()
+        return changed

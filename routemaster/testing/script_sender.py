@@ -15,7 +15,7 @@ from typing import Any
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
-from routemaster.interfaces import Body, Outcome, Verdict
+from routemaster.interfaces import Outcome, Verdict
 
 ACKNOWLEDGED = Outcome(Verdict.ACKNOWLEDGED, status=204)
 LOCAL = Outcome(Verdict.LOCAL, error="too many open files")
@@ -26,30 +26,21 @@ def refused(status: int = 500, retry_after: float | None = None) -> Outcome:
     return Outcome(Verdict.FAILED, status, f"answered {status}", retry_after)
 
 
-def carrying(content: bytes | None) -> Body:
-    """What to give to `send` when it is known already."""
-
-    async def body() -> bytes | None:
-        return content
-
-    return body
-
-
 @define(eq=False)
 class Attempt:
-    """One call of `send`, as the subscriber would see it."""
+    """One POST, as the subscriber sees it."""
 
     callback: str
     uuid: str | None
     body: bytes
-    outcome: Outcome | None = None  #: None while it is in flight, and if it was cut
-    was_cut: bool = False
+    outcome: Outcome | None = None  #: None while it is in flight, and if it was aborted
+    was_aborted: bool = False
     _ended: Deferred[Outcome] = field(factory=Deferred, init=False)
 
     @property
     def in_flight(self) -> bool:
         """Whether it has not ended."""
-        return self.outcome is None and not self.was_cut
+        return self.outcome is None and not self.was_aborted
 
     @property
     def events(self) -> list[Any]:
@@ -58,7 +49,7 @@ class Attempt:
         return batch
 
     def end(self, outcome: Outcome) -> None:
-        """Let it end so; it must be in flight."""
+        """End it with this outcome; it must be in flight."""
         if not self.in_flight:
             raise ValueError("this attempt has ended")
         self.outcome = outcome
@@ -69,12 +60,12 @@ class ScriptedSender:
     """`interfaces.Sender` without a network."""
 
     def __init__(self, *script: Outcome | None, otherwise: Outcome | None = ACKNOWLEDGED) -> None:
-        """`script` holds the ends of the first attempts, `otherwise` that of all others; None: none yet."""
+        """`script` holds the outcomes of the first attempts, `otherwise` that of all others; None: in flight."""
         self.attempts: list[Attempt] = []
         self.otherwise = otherwise
         self.most_at_once: Counter[str] = Counter()  #: by callback: attempts in flight at the same time
-        self.on_send: Callable[[Attempt], None] = lambda attempt: None  #: called before an attempt ends
-        self.busy = False  #: whether whoever comes has to wait for a turn, until `let_go`
+        self.on_post: Callable[[Attempt], None] = lambda attempt: None  #: called before an attempt ends
+        self.busy = False  #: whether turns have to wait until `give_turns`
         self.waiting: list[Deferred[None]] = []
         self._script = deque(script)
 
@@ -89,38 +80,56 @@ class ScriptedSender:
         return [attempt.events for attempt in self.attempts]
 
     def then(self, *script: Outcome | None) -> None:
-        """Let the next attempts end so."""
+        """The outcomes of the next attempts."""
         self._script.extend(script)
 
-    def let_go(self) -> None:
-        """Let those go who wait for their turn, and whoever comes."""
+    def give_turns(self) -> None:
+        """Give every waiting turn, and all later ones at once."""
         self.busy = False
         waiting, self.waiting = self.waiting, []
         for turn in waiting:
             turn.callback(None)
 
-    async def send(self, callback: str, uuid: str | None, body: Body) -> Outcome | None:
-        if self.busy:
-            turn: Deferred[None] = Deferred(lambda turn: self.waiting.remove(turn))
-            self.waiting.append(turn)
-            await turn
-        content = await body()
-        if content is None:
-            return None
-        attempt = Attempt(callback, uuid, content)
+    def turn(self, callback: str, uuid: str | None) -> ScriptedTurn:
+        return ScriptedTurn(self, callback, uuid)
+
+    def outcome_of(self, attempt: Attempt) -> None:
+        """Note a new attempt, and end it if the script has an outcome for it."""
         self.attempts.append(attempt)
-        together = sum(other.callback == callback for other in self.in_flight)
-        self.most_at_once[callback] = max(together, self.most_at_once[callback])
-        self.on_send(attempt)
+        together = sum(other.callback == attempt.callback for other in self.in_flight)
+        self.most_at_once[attempt.callback] = max(together, self.most_at_once[attempt.callback])
+        self.on_post(attempt)
         outcome = self._script.popleft() if self._script else self.otherwise
         if outcome is not None and attempt.in_flight:
             attempt.end(outcome)
+
+    async def close(self) -> None:
+        """Abort what is in flight."""
+        for attempt in self.in_flight:
+            attempt._ended.cancel()
+
+
+class ScriptedTurn:
+    """`interfaces.Turn` of a ScriptedSender."""
+
+    def __init__(self, sender: ScriptedSender, callback: str, uuid: str | None) -> None:
+        self._sender, self._callback, self._uuid = sender, callback, uuid
+
+    async def __aenter__(self) -> ScriptedTurn:
+        waiting = self._sender.waiting
+        if self._sender.busy:
+            turn: Deferred[None] = Deferred(lambda turn: waiting.remove(turn))
+            waiting.append(turn)
+            await turn
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Nothing is held."""
+
+    async def post(self, body: bytes) -> Outcome:
+        attempt = Attempt(self._callback, self._uuid, body)
+        self._sender.outcome_of(attempt)
         try:
             return await attempt._ended
         finally:
-            attempt.was_cut = attempt.outcome is None
-
-    async def close(self) -> None:
-        """Cut what is in flight."""
-        for attempt in self.in_flight:
-            attempt._ended.cancel()
+            attempt.was_aborted = attempt.outcome is None

@@ -10,8 +10,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.delivery.worker import Rules, Worker
+from routemaster.delivery.courier import Rules
+from routemaster.delivery.worker import Worker
 from routemaster.errors import StoreUnavailable
+from routemaster.hints import decode
 from routemaster.interfaces import Outcome
 from routemaster.metrics.meter import Meter
 from routemaster.model import Subscription
@@ -23,6 +25,13 @@ SWEEP = 3.0
 NOW = 1_700_000_000.0
 CALLBACK = "https://sub.example/events"
 HOT = 3000  #: store calls at one moment of the clock that only a loop that never rests makes
+
+
+def hint(worker: Worker, message: bytes) -> None:
+    """Give a worker the hint that a message carries, if it carries one."""
+    found = decode(message)
+    if found is not None:
+        worker.on_hint(found)
 
 
 class StoreClock:
@@ -111,7 +120,7 @@ class DeliveryTestCase(SynchronousTestCase):
     def _hint(self, message: bytes) -> None:
         if not self.deaf:
             for worker in list(self.workers):
-                worker.hear(message)
+                hint(worker, message)
 
     def _all_stops(self) -> None:
         self.store.mend()
@@ -145,7 +154,7 @@ class DeliveryTestCase(SynchronousTestCase):
 
     def sweep(self, worker: Worker) -> None:
         """Sweep, as far as the store answers."""
-        sweeping = Deferred.fromCoroutine(worker.sweep())
+        sweeping = Deferred.fromCoroutine(worker.reconcile())
         sweeping.addErrback(lambda failure: failure.trap(StoreUnavailable))
 
     def create(self, *topics: str) -> None:
@@ -174,7 +183,7 @@ class DeliveryTestCase(SynchronousTestCase):
             self.clock.advance(step)
             for worker in self.workers:
                 if before // 1 != self.clock.seconds() // 1:
-                    worker.expire()
+                    worker.tick()
                 if before // SWEEP != self.clock.seconds() // SWEEP:
                     self.sweep(worker)
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.delivery.backlog import Backlog
+from routemaster.delivery.clock_offset import ClockOffset
 from routemaster.delivery.wakeup_index import WakeupIndex
-from routemaster.interfaces import Membership
-from routemaster.testing.script_sender import ACKNOWLEDGED, LOCAL, ScriptedSender, carrying, refused
-from tests.delivery.deliveries import CALLBACK, NOW, SWEEP, TTL, DeliveryTestCase
+from routemaster.interfaces import Membership, Outcome, ReadResult
+from routemaster.testing.script_sender import ACKNOWLEDGED, LOCAL, ScriptedSender, refused
+from tests.delivery.deliveries import CALLBACK, NOW, SWEEP, TTL, DeliveryTestCase, hint
 
 
 class BatchTests(DeliveryTestCase):
@@ -253,7 +254,7 @@ class OutcomeTests(DeliveryTestCase):
         stopping = Deferred.fromCoroutine(worker.stop(0))
         self.clock.advance(0)
         self.successResultOf(stopping)
-        self.assertTrue(self.sender.attempts[-1].was_cut)
+        self.assertTrue(self.sender.attempts[-1].was_aborted)
         self.assertEqual((self.queued(), self.facts().sent), (2, 0))
         self.worker("w2")
         self.end()
@@ -307,7 +308,7 @@ class OutcomeTests(DeliveryTestCase):
         self.sender.otherwise = refused()
         self.subscribe("cats")
         times: list[float] = []
-        self.sender.on_send = lambda attempt: times.append(self.at())
+        self.sender.on_post = lambda attempt: times.append(self.at())
         self.worker(retry_delay=1.0, max_backoff=10.0)
         self.publish("cats")
         self.pass_time(60)
@@ -422,7 +423,7 @@ class OutcomeTests(DeliveryTestCase):
         worker = self.worker()
         for _ in range(50):
             self.publish("cats")
-            worker.hear(b"s sub")
+            hint(worker, b"s sub")
             self.sweep(worker)
         self.assertEqual(len(self.sender.attempts), 1)
         self.assertEqual(self.sender.most_at_once[CALLBACK], 1)
@@ -453,7 +454,7 @@ class RaceTests(DeliveryTestCase):
                         worker = self.worker()
                         gate = self.store.delay(call, before=before)
                         self.publish("cats")
-                        worker.hear(b"s sub")  # asks for the lease again
+                        hint(worker, b"s sub")  # asks for the lease again
                         self.clock.advance(1)  # due, failed, tried again
                         self.publish("cats")
                         gate.callback(None)
@@ -682,7 +683,7 @@ class RaceTests(DeliveryTestCase):
         worker = self.worker()
         self.publish("cats")
         self.memory._subscribers["sub"].subscription = None
-        worker.hear(b"s sub")
+        hint(worker, b"s sub")
         self.assertEqual((worker.leases, self.store.calls["repair"]), (0, 1))
         self.clock.advance(1)
         self.assertEqual(self.batches, [])
@@ -800,7 +801,7 @@ class RestTests(DeliveryTestCase):
             self.subscribe("cats", timeout=timeout)
             worker = self.worker()
             self.store.calls.clear()
-            worker.hear(b"t cats %d-%d %d-%d" % (NOW * 1e6 + 9e6, 2, NOW * 1e6 + 9e6, 90))
+            hint(worker, b"t cats %d-%d %d-%d" % (NOW * 1e6 + 9e6, 2, NOW * 1e6 + 9e6, 90))
             self.assertLess(sum(self.store.calls.values()), 5)
             self.pass_time(10)
             self.assertLess(self.store.calls["read"], 10)
@@ -815,7 +816,7 @@ class RestTests(DeliveryTestCase):
         worker = self.worker()
         self.publish("cats", 4)
         us = NOW * 1e6 + 9e6
-        worker.hear(b"t cats %d-%d %d-%d" % (us, 1, us, 1))
+        hint(worker, b"t cats %d-%d %d-%d" % (us, 1, us, 1))
         self.publish("dogs", 4)
         self.assertEqual(self.batches, [[1, 2, 3, 4], [5, 6, 7, 8]])
 
@@ -829,10 +830,12 @@ class RestTests(DeliveryTestCase):
 
     def test_topics_in_one_order(self) -> None:
         """Topics are always named to the store in the same order, which decides where times are equal."""
-        backlog = Backlog(WakeupIndex(), Mock(), self.clock, float)
+        store = Mock(read=AsyncMock(return_value=ReadResult((), {})))
+        backlog = Backlog("sub", store, WakeupIndex(), self.clock, ClockOffset(), 1000)
         for topics in ("bca", "cab"):
-            backlog.follow({topic: Membership(1, "on") for topic in topics})
-            self.assertEqual(list(backlog.after({})), ["a", "b", "c"])
+            backlog.follow({topic: Membership(1, "on") for topic in topics}, Mock())
+            self.do(backlog.read(10))
+            self.assertEqual(list(store.read.call_args.args[1]), ["a", "b", "c"])
 
     def test_stay_without_cursor(self) -> None:
         """A stay that its topic does not know is mended once, then left to the store's upkeep."""
@@ -872,7 +875,7 @@ class RestTests(DeliveryTestCase):
                         self.subscribe("cats", "dogs", max=2)
                         worker = self.worker()
                         self.store.trip(call, times=times, done=done)
-                        worker.hear(b"s sub")
+                        hint(worker, b"s sub")
                         self.publish("cats", 2)
                         self.do(self.memory.leave("sub", "cats"))
                         self.publish("dogs", 2)
@@ -1001,16 +1004,16 @@ class TurnTests(DeliveryTestCase):
     def test_holds_nothing(self) -> None:
         """Who waits for a turn holds no events; what is accepted meanwhile goes along."""
         (courier,) = self.first._couriers.values()
-        self.assertEqual(courier._backlog.ahead, ())
+        self.assertEqual(courier._backlog.in_memory, 0)
         self.publish("cats")
-        self.sender.let_go()
+        self.sender.give_turns()
         self.assertEqual(self.batches, [[1, 2, 3]])
         self.assertEqual(self.queued(), 0)
 
     def test_nothing_left(self) -> None:
         """Nothing is sent when what waited is gone by the time that its turn comes."""
         self.do(self.memory.drop_oldest(10))
-        self.sender.let_go()
+        self.sender.give_turns()
         self.pass_time(5)
         self.assertEqual(self.batches, [])
         self.publish("cats")
@@ -1019,7 +1022,7 @@ class TurnTests(DeliveryTestCase):
     def test_not_due_any_more(self) -> None:
         """The timeout that a subscription has when its turn comes decides."""
         self.subscribe("cats", create=False, timeout=20_000)
-        self.sender.let_go()
+        self.sender.give_turns()
         self.pass_time(19)
         self.assertEqual(self.batches, [])
         self.pass_time(2)
@@ -1028,7 +1031,7 @@ class TurnTests(DeliveryTestCase):
     def test_other_callback(self) -> None:
         """The callback to which an attempt goes is the one that holds when its turn comes."""
         self.subscribe("cats", create=False, callback="https://other.example/")
-        self.sender.let_go()
+        self.sender.give_turns()
         self.assertEqual([attempt.callback for attempt in self.sender.attempts], ["https://other.example/"])
 
     def test_timeout_and_long_queues(self) -> None:
@@ -1045,14 +1048,14 @@ class TurnTests(DeliveryTestCase):
         stopping = Deferred.fromCoroutine(self.first.stop(10))
         self.successResultOf(stopping)
         self.assertEqual((self.sender.waiting, self.first.leases), ([], 0))
-        self.sender.let_go()
+        self.sender.give_turns()
         self.worker("w2")
         self.assertEqual(self.batches, [[1, 2]])
 
     def test_store_away(self) -> None:
         """A turn that comes while the store is away is given back, and asked for again."""
         self.store.trip("read")
-        self.sender.let_go()
+        self.sender.give_turns()
         self.assertEqual(self.batches, [])
         self.pass_time(1)
         self.assertEqual(self.batches, [[1, 2]])
@@ -1062,7 +1065,7 @@ class TurnTests(DeliveryTestCase):
         self.store.away = True
         self.pass_time(TTL * 0.6)
         self.store.mend()
-        self.sender.let_go()
+        self.sender.give_turns()
         self.assertEqual(self.batches, [])
         self.pass_time(SWEEP)
         self.assertEqual(self.batches, [[1, 2]])
@@ -1071,10 +1074,19 @@ class TurnTests(DeliveryTestCase):
 class ScriptedSenderTests(SynchronousTestCase):
     """The sender that plays a script keeps the contract of senders."""
 
+    def post(
+        self, sender: ScriptedSender, to: str, uuid: str | None = None, body: bytes = b"[]"
+    ) -> Deferred[Outcome]:
+        async def post() -> Outcome:
+            async with sender.turn(to, uuid) as turn:
+                return await turn.post(body)
+
+        return Deferred.fromCoroutine(post())
+
     def test_script(self) -> None:
         """Attempts end as the script says, then as `otherwise` says, and are on record."""
         sender = ScriptedSender(refused(404), otherwise=None)
-        sending = [Deferred.fromCoroutine(sender.send(CALLBACK, "u", carrying(b"[%d]" % n))) for n in range(2)]
+        sending = [self.post(sender, CALLBACK, "u", b"[%d]" % n) for n in range(2)]
         self.assertEqual(self.successResultOf(sending[0]).status, 404)
         self.assertNoResult(sending[1])
         sender.attempts[1].end(ACKNOWLEDGED)
@@ -1086,17 +1098,17 @@ class ScriptedSenderTests(SynchronousTestCase):
     def test_at_once(self) -> None:
         """It counts the attempts to one callback that are in flight at the same time."""
         sender = ScriptedSender(otherwise=None)
-        sending = [Deferred.fromCoroutine(sender.send(to, None, carrying(b"[]"))) for to in ("a", "b", "a")]
+        sending = [self.post(sender, to) for to in ("a", "b", "a")]
         self.assertEqual(sender.most_at_once, {"a": 2, "b": 1})
         Deferred.fromCoroutine(sender.close())
         for attempt in sending:
             self.failureResultOf(attempt)
-        self.assertTrue(all(attempt.was_cut for attempt in sender.attempts))
+        self.assertTrue(all(attempt.was_aborted for attempt in sender.attempts))
 
     def test_cut(self) -> None:
         """Only cancellation raises, and what is cut is not in flight any more."""
         sender = ScriptedSender(otherwise=None)
-        sending = Deferred.fromCoroutine(sender.send(CALLBACK, None, carrying(b"[]")))
+        sending = self.post(sender, CALLBACK)
         sending.cancel()
         self.failureResultOf(sending)
         self.assertEqual(sender.in_flight, [])

@@ -25,7 +25,7 @@ class LostWritesTests(DeliveryTestCase):
         vars(self.memory).update(data)
         self.clock.advance(1)
         for worker in self.workers:
-            worker.distrust()
+            worker.reload_all()
 
     def test_idle(self) -> None:
         """An event that got the number of one lost after its delivery is delivered at once."""
@@ -82,7 +82,7 @@ class LostWritesTests(DeliveryTestCase):
         self.publish("cats", 3)
         self.end()  # before the worker learns that it was connected anew
         self.assertEqual(self.batches, [[1, 2], [5, 6]])
-        worker.distrust()
+        worker.reload_all()
         self.end()
         self.end()
         self.assertEqual(self.batches[2:], [[7]])

@@ -14,7 +14,7 @@ from routemaster.model import EventID
 from routemaster.testing.script_sender import ACKNOWLEDGED, Attempt, refused
 from routemaster.util.chunks import PAUSE
 from routemaster.util.log_throttle import MAX_ALL
-from tests.delivery.deliveries import CALLBACK, NOW, SWEEP, TTL, DeliveryTestCase, TroubledStore
+from tests.delivery.deliveries import CALLBACK, NOW, SWEEP, TTL, DeliveryTestCase, TroubledStore, hint
 
 #: two workers, and which of them the subscriber `sub` belongs to
 OWNER = preferred("sub", ("w1", "w2"))
@@ -32,7 +32,7 @@ class HintTests(DeliveryTestCase):
             b"", b" ", b"t", b"t ", b"t cats", b"t cats 1-1", b"t cats x y", b"t cats 1 2", b"t cats 1-1 2-",
             b"t cats 1-1 2-2 3-3", b"t \xff 1-1 2-2", b"s", b"s sub extra", b"k", b"x sub", b"\x00", b"t  1-1 1-1",
         ):
-            worker.hear(message)
+            hint(worker, message)
         self.publish("cats")
         self.assertEqual(self.batches, [[1]])
 
@@ -41,7 +41,7 @@ class HintTests(DeliveryTestCase):
         self.subscribe("cats")
         worker = self.worker()
         self.store.calls.clear()
-        worker.hear(b"t dogs 1-1 1-1")
+        hint(worker, b"t dogs 1-1 1-1")
         self.assertEqual(self.store.calls, {})
 
     def test_new_subscriber(self) -> None:
@@ -91,7 +91,7 @@ class HintTests(DeliveryTestCase):
         """A subscription made while the store still answers that there is none is not overlooked."""
         worker = self.worker()
         answer = self.store.delay("acquire")
-        worker.hear(b"s sub")
+        hint(worker, b"s sub")
         self.subscribe("cats")
         self.assertEqual(worker.leases, 0)
         answer.callback(None)
@@ -136,7 +136,7 @@ class LeaseTests(DeliveryTestCase):
             self.publish("dogs", 2)
             for worker in workers:
                 for number in range(4):
-                    worker.hear(b"s s%d" % number)
+                    hint(worker, b"s s%d" % number)
             for place, attempt in enumerate(self.sender.in_flight):
                 if (round_ + place) % 3 == 0:
                     attempt.end(refused() if round_ % 4 == 0 else ACKNOWLEDGED)
@@ -224,7 +224,7 @@ class LeaseTests(DeliveryTestCase):
         self.memory._leases.clear()
         self.do(self.memory.acquire("sub", "another"))
         self.sweep(worker)
-        self.assertTrue(self.sender.attempts[0].was_cut)
+        self.assertTrue(self.sender.attempts[0].was_aborted)
         self.assertEqual((self.queued(), self.facts().health.failures, worker.leases), (2, 0, 0))
         self.sender.otherwise = ACKNOWLEDGED
         self.pass_time(TTL + 1)
@@ -275,7 +275,7 @@ class LeaseTests(DeliveryTestCase):
         self.assertEqual(self.sender.in_flight[-1].events, [3, 4])
         late.end(ACKNOWLEDGED)  # the stalled one moves on, and acknowledges what is acknowledged
         self.assertEqual((self.queued(), self.facts().sent), (2, 2))
-        stalled.expire()
+        stalled.tick()
         self.sweep(stalled)
         self.sender.in_flight[-1].end(ACKNOWLEDGED)
         self.assertEqual((self.queued(), self.facts().sent), (0, 4))
@@ -335,7 +335,7 @@ class LeaseTests(DeliveryTestCase):
         self.memory.repair = repair  # type: ignore[method-assign]
         self.memory._subscribers["sub"].subscription = None
         worker = self.worker()
-        worker.hear(b"s sub")
+        hint(worker, b"s sub")
         self.assertEqual((worker.leases, len(repairs)), (0, 2))
         self.pass_time(3 * SWEEP)
         self.assertLess(len(repairs), 7)
@@ -345,7 +345,7 @@ class LeaseTests(DeliveryTestCase):
         self.subscribe("cats")
         worker = self.worker()
         self.memory._leases["sub"] = ("another", 1, self.clock.seconds() + 5)
-        worker.hear(b"s sub")
+        hint(worker, b"s sub")
         self.assertEqual(worker.leases, 0)
         asked = self.store.calls["acquire"]
         self.pass_time(4)
@@ -464,7 +464,7 @@ class SharingTests(DeliveryTestCase):
         worker = self.worker(OTHER)
         for message in (b"w", b"w ", b"w " + OWNER.encode(), f"w {OWNER} off".encode(), f"w {OWNER} up".encode(),
                         f"w {OTHER} on".encode(), f"w {OTHER} off".encode(), b"w \xff on off"):
-            worker.hear(message)
+            hint(worker, message)
         self.assertEqual(worker.leases, 1)
 
 
@@ -472,7 +472,7 @@ class TimeTests(DeliveryTestCase):
     """The difference between the store's clock and ours."""
 
     def local(self, worker: Any, store_seconds: float) -> float:
-        found: float = worker._time.local(round(store_seconds * 1e6)) - NOW
+        found: float = worker._offset.local(round(store_seconds * 1e6)) - NOW
         return found
 
     def test_late_answer(self) -> None:
@@ -582,7 +582,7 @@ class StopTests(DeliveryTestCase):
         self.assertNoResult(stopping)
         self.clock.advance(0.2)
         self.stopped(stopping, worker)
-        self.assertEqual((self.sender.attempts[0].was_cut, self.queued()), (True, 1))
+        self.assertEqual((self.sender.attempts[0].was_aborted, self.queued()), (True, 1))
         self.assertEqual(self.facts().health.failures, 0)
 
     def test_no_attempt_after_a_read(self) -> None:
@@ -637,9 +637,9 @@ class StopTests(DeliveryTestCase):
         self.subscribe("cats")
         worker = self.worker()
         self.do(worker.stop(5))
-        worker.hear(b"s sub")
+        hint(worker, b"s sub")
         self.sweep(worker)
-        worker.expire()
+        worker.tick()
         self.publish("cats")
         self.assertEqual((self.batches, worker.leases), ([], 0))
 
@@ -683,7 +683,7 @@ class BreakdownTests(DeliveryTestCase):
                 self.store.trip(call, times=99, error=StoreBroken("WRONGTYPE"))
                 worker = self.worker()
                 for _ in range(100):
-                    worker.hear(b"s sub")
+                    hint(worker, b"s sub")
                 self.assertLess(self.store.calls[call], 3)
                 self.pass_time(300)
                 self.assertLess(self.store.calls[call], 12)
@@ -718,7 +718,7 @@ class BreakdownTests(DeliveryTestCase):
             if "poison" in attempt.callback:
                 raise RuntimeError("nobody thought of this")
 
-        self.sender.on_send = explode
+        self.sender.on_post = explode
         self.worker()
         for _ in range(30):
             self.publish("cats")
@@ -834,13 +834,13 @@ class CostTests(DeliveryTestCase):
         worker = self.worker()
         woken: list[tuple[str, EventID | None]] = []
         courier = worker._couriers["sub"]
-        original = courier.woken
+        original = courier.wake
 
         def count(topic: str, first: EventID | None) -> None:
             woken.append((topic, first))
             original(topic, first)
 
-        courier.woken = count  # type: ignore[method-assign]
+        courier.wake = count  # type: ignore[method-assign]
         for _ in range(1000):
             self.publish("cats")
         self.assertEqual((len(woken), len(self.batches)), (2, 1))

@@ -40,29 +40,29 @@ class PeersTests(SynchronousTestCase):
         self.peers = WorkerMembership("me")
 
     def mine(self) -> int:
-        return sum(self.peers.is_mine(each) for each in SUBSCRIBERS)
+        return sum(self.peers.is_preferred(each) for each in SUBSCRIBERS)
 
     def test_alone(self) -> None:
         """Without peers everything is one's own; its own announcement makes no difference."""
-        self.assertFalse(self.peers.heard({"me": 10.0}, 0.0))
-        self.assertFalse(self.peers.came("me", 10.0))
+        self.assertFalse(self.peers.update({"me": 10.0}, 0.0))
+        self.assertFalse(self.peers.joined("me", 10.0))
         self.assertEqual(self.mine(), len(SUBSCRIBERS))
 
     def test_shared(self) -> None:
         """Two that know of each other leave no subscriber out, and none to both."""
         other = WorkerMembership("other")
-        self.peers.came("other", 10.0)
-        other.came("me", 10.0)
+        self.peers.joined("other", 10.0)
+        other.joined("me", 10.0)
         for each in SUBSCRIBERS:
-            self.assertNotEqual(self.peers.is_mine(each), other.is_mine(each))
+            self.assertNotEqual(self.peers.is_preferred(each), other.is_preferred(each))
 
     def test_change_is_told_once(self) -> None:
         """Each way of hearing says whether the peers are others than before, and only then."""
         for expected, step in (
-            (True, lambda: self.peers.came("a", 10.0)),
-            (False, lambda: self.peers.came("a", 20.0)),
-            (False, lambda: self.peers.heard({"me": 9.0, "a": 5.0}, 1.0)),
-            (True, lambda: self.peers.heard({"a": 5.0, "b": 7.0}, 1.0)),
+            (True, lambda: self.peers.joined("a", 10.0)),
+            (False, lambda: self.peers.joined("a", 20.0)),
+            (False, lambda: self.peers.update({"me": 9.0, "a": 5.0}, 1.0)),
+            (True, lambda: self.peers.update({"a": 5.0, "b": 7.0}, 1.0)),
             (False, lambda: self.peers.expire(5.9)),
             (True, lambda: self.peers.expire(6.0)),
             (False, lambda: self.peers.left("a")),
@@ -74,18 +74,18 @@ class PeersTests(SynchronousTestCase):
 
     def test_adopted(self) -> None:
         """What was adopted is one's own until the peers change."""
-        self.peers.came("a", 10.0)
-        foreign = next(each for each in SUBSCRIBERS if not self.peers.is_mine(each))
+        self.peers.joined("a", 10.0)
+        foreign = next(each for each in SUBSCRIBERS if not self.peers.is_preferred(each))
         self.peers.adopt(foreign)
-        self.peers.heard({"a": 10.0}, 3.0)
-        self.assertTrue(self.peers.is_mine(foreign))
-        self.peers.came("b", 10.0)
+        self.peers.update({"a": 10.0}, 3.0)
+        self.assertTrue(self.peers.is_preferred(foreign))
+        self.peers.joined("b", 10.0)
         self.peers.left("b")
-        self.assertFalse(self.peers.is_mine(foreign))
+        self.assertFalse(self.peers.is_preferred(foreign))
 
     def test_forgets(self) -> None:
         """Nothing is kept about subscribers that are gone."""
-        self.peers.came("a", 10.0)
+        self.peers.joined("a", 10.0)
         self.mine()
-        self.peers.forget_all_but({"x", SUBSCRIBERS[0]})
-        self.assertEqual(list(self.peers._mine), [SUBSCRIBERS[0]])
+        self.peers.retain({"x", SUBSCRIBERS[0]})
+        self.assertEqual(list(self.peers._preferred), [SUBSCRIBERS[0]])

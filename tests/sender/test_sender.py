@@ -17,13 +17,13 @@ from twisted.web.http_headers import Headers
 
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Outcome, Verdict
-from routemaster.sender import TreqSender, client, pool
+from routemaster.sender import TreqSender, exchange, pool
 from routemaster.sender import dns_cache as names_module
-from routemaster.sender.client import STOPPING, retry_after
+from routemaster.sender.client import STOPPING
 from routemaster.sender.dns_cache import NoAddress
+from routemaster.sender.exchange import retry_after
 from routemaster.sender.failure_reasons import MAX_REASON
 from routemaster.testing import zoo
-from routemaster.testing.script_sender import carrying
 from routemaster.testing.zoo import MALFORMED, ZOO, Answer, Authority, Beast, HttpsSink
 
 AUTHORITY = Authority()
@@ -36,9 +36,8 @@ class PostingSender(TreqSender):
     """A sender that posts a given body."""
 
     async def post(self, callback: str, uuid: str | None, body: bytes) -> Outcome:
-        outcome = await self.send(callback, uuid, carrying(body))
-        assert outcome is not None
-        return outcome
+        async with self.turn(callback, uuid) as turn:
+            return await turn.post(body)
 
 
 class SenderCase(TestCase):
@@ -55,7 +54,7 @@ class SenderCase(TestCase):
 
         async def close() -> None:
             await sender.close()
-            self.assertEqual((sender.pool.open, sender.slots.active, sender.slots.waiting), (0, 0, 0))
+            self.assertEqual((sender.pool.open, sender.queue.active, sender.queue.waiting), (0, 0, 0))
 
         self.addCleanup(lambda: ensureDeferred(close()))
         return sender
@@ -251,7 +250,7 @@ class Limits(SenderCase):
 
     async def test_dripped_head(self) -> None:
         """A dripped head ends at the deadline."""
-        await self.late("dripped_head", "no whole answer within 0.2 s")
+        await self.late("dripped_head", "no complete answer within 0.2 s")
 
     async def test_dripped_body(self) -> None:
         """A body that arrives byte by byte ends at the deadline and does not acknowledge."""
@@ -264,7 +263,7 @@ class Limits(SenderCase):
 
     async def test_refusal_is_not_waited_for(self) -> None:
         """The body of a refusal gets a short time of its own, not the rest of the deadline."""
-        self.patch(client, "DRAIN", 0.1)
+        self.patch(exchange, "REFUSAL_BODY_TIMEOUT", 0.1)
         beast, start = self.beast("endless_refusal"), reactor.seconds()
         self.assertFailed(await self.sender(timeout=9.0).post(beast.url, UUID, b"[]"), "answered 500")
         self.assertLess(reactor.seconds() - start, 5.0)
@@ -376,57 +375,57 @@ class Sharing(SenderCase):
         sender = self.sender(max_per_server=2, max_open=8, timeout=5.0)
         stuck = [ensureDeferred(sender.post(hanging.url, UUID, b"[]")) for _ in range(6)]
         self.assertAcknowledged(await sender.post(sink.url, UUID, b"[]"))
-        self.assertEqual((sender.slots.active, sender.slots.waiting), (2, 4))
+        self.assertEqual((sender.queue.active, sender.queue.waiting), (2, 4))
         for each in reversed(stuck):
             each.cancel()
         for success, result in await DeferredList(stuck, consumeErrors=True):
             self.assertFalse(success)
             self.assertTrue(result.check(CancelledError))
 
-    async def test_body_is_asked_for_in_turn(self) -> None:
-        """The body is asked for when the turn has come, not before; without one nothing is sent."""
-        sink, sender, asked = self.sink(), self.sender(max_per_server=1), Deferred[bytes | None]()
-        calls: list[str] = []
+    async def test_turn_comes_before_the_body(self) -> None:
+        """A second turn at a full server waits until the first ends; a turn may end without a POST."""
+        sink, sender, ready = self.sink(), self.sender(max_per_server=1), Deferred[bytes]()
+        entered: list[str] = []
 
-        async def later() -> bytes | None:
-            calls.append("later")
-            return await asked
+        async def first() -> Outcome:
+            async with sender.turn(sink.url, UUID) as turn:
+                entered.append("first")
+                return await turn.post(await ready)
 
-        async def last() -> bytes | None:
-            calls.append("last")
-            return None
+        async def second() -> None:
+            async with sender.turn(sink.url, UUID):
+                entered.append("second")
 
-        first = ensureDeferred(sender.send(sink.url, UUID, later))
-        second = ensureDeferred(sender.send(sink.url, UUID, last))
-        self.assertEqual((calls, sender.slots.active, sender.slots.waiting), (["later"], 1, 1))
-        asked.callback(b"[1]")
-        outcome = await first
-        assert outcome is not None
-        self.assertAcknowledged(outcome)
-        self.assertIsNone(await second)
-        self.assertEqual((calls, [request.body for request in sink.received]), (["later", "last"], [b"[1]"]))
+        posting, waiting = ensureDeferred(first()), ensureDeferred(second())
+        self.assertEqual((entered, sender.queue.active, sender.queue.waiting), (["first"], 1, 1))
+        ready.callback(b"[1]")
+        self.assertAcknowledged(await posting)
+        await waiting
+        self.assertEqual((entered, [request.body for request in sink.received]), (["first", "second"], [b"[1]"]))
 
-    async def test_body_fails(self) -> None:
-        """What the asking for the body raises is raised, and the turn is given back."""
-        sender = self.sender()
+    async def test_error_inside_a_turn(self) -> None:
+        """An exception inside a turn is raised, and the turn is free again."""
+        sender, url = self.sender(), self.sink().url
 
-        async def away() -> bytes | None:
-            raise StoreUnavailable("the store is away")
+        async def fail() -> None:
+            async with sender.turn(url, UUID):
+                raise StoreUnavailable("the store is away")
 
-        await self.assertFailure(ensureDeferred(sender.send(self.sink().url, UUID, away)), StoreUnavailable)
-        self.assertEqual((sender.slots.active, sender.pool.open), (0, 0))
+        await self.assertFailure(ensureDeferred(fail()), StoreUnavailable)
+        self.assertEqual((sender.queue.active, sender.pool.open), (0, 0))
 
-    async def test_closed_while_asking(self) -> None:
-        """No connection is opened by a sender that was closed while the body was being read."""
-        sink, sender, asked = self.sink(), self.sender(), Deferred[bytes | None]()
+    async def test_closed_inside_a_turn(self) -> None:
+        """A sender that was closed during a turn opens no connection."""
+        sink, sender, ready = self.sink(), self.sender(), Deferred[bytes]()
 
-        async def body() -> bytes | None:
-            return await asked
+        async def post() -> Outcome:
+            async with sender.turn(sink.url, UUID) as turn:
+                return await turn.post(await ready)
 
-        sending = ensureDeferred(sender.send(sink.url, UUID, body))
+        posting = ensureDeferred(post())
         await sender.close()
-        asked.callback(b"[1]")
-        self.assertEqual((await sending, sink.connections), (STOPPING, 0))
+        ready.callback(b"[1]")
+        self.assertEqual((await posting, sink.connections), (STOPPING, 0))
 
     async def test_waiting_is_not_timed(self) -> None:
         """Waiting in the queue is not part of the deadline."""
@@ -464,7 +463,7 @@ class Sharing(SenderCase):
             sending = ensureDeferred(sender.post(f"https://127.0.0.1:{port}/", UUID, b"[]"))
             sending.cancel()
             self.failureResultOf(sending, CancelledError)
-            self.assertEqual(sender.slots.active, 0)
+            self.assertEqual(sender.queue.active, 0)
 
     async def test_close(self) -> None:
         """Closing ends active, waiting and later attempts with LOCAL."""
@@ -512,7 +511,7 @@ class Resolving(SenderCase):
             return ["127.0.0.1"]
 
         self.patch(names_module, "STALE", 0.0)
-        sender = self.sender(ask=ask, connect_timeout=0.3)
+        sender = self.sender(resolve=ask, connect_timeout=0.3)
         self.assertAcknowledged(await sender.post(sink.url_for("localhost"), UUID, b"[]"))
         stuck = [ensureDeferred(sender.post(f"https://dead{n}.example/", UUID, b"[]")) for n in range(40)]
         self.assertAcknowledged(await sender.post(sink.url_for("localhost"), UUID, b"[]"))
@@ -523,16 +522,16 @@ class Resolving(SenderCase):
     async def test_second_address(self) -> None:
         """If the first address refuses, the second one is tried, and tried first afterwards."""
         sink = self.sink()
-        sender = self.sender(ask=lambda _: ["127.0.0.2", "127.0.0.1"])
+        sender = self.sender(resolve=lambda _: ["127.0.0.2", "127.0.0.1"])
         self.assertAcknowledged(await sender.post(sink.url_for("localhost"), UUID, b"[]"))
-        self.assertEqual((await sender._names.addresses("localhost", 1.0))[0], "127.0.0.1")
+        self.assertEqual((await sender._dns.addresses("localhost", 1.0))[0], "127.0.0.1")
 
     async def test_unknown_name(self) -> None:
         """A name that does not resolve is reported as such."""
         def ask(name: str) -> list[str]:
             raise NoAddress(f"the name {name} does not resolve")
 
-        self.assertFailed(await self.sender(ask=ask).post("https://no.example/", UUID, b"[]"), "does not resolve")
+        self.assertFailed(await self.sender(resolve=ask).post("https://no.example/", UUID, b"[]"), "does not resolve")
 
 
 class RetryAfterTests(SynchronousTestCase):

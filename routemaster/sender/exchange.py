@@ -1,0 +1,212 @@
+"""One POST and its answer.
+
+The exchange is the producer of the request's body and the consumer of the
+answer's body. treq passes the producer down to the agent unchanged; the agent
+reports through it which connection carries the request, so that each phase has
+a connection to abort. One timer covers look-up, connect, TLS, sending, head and
+body. At the end of an exchange its connection is either back in the pool or
+aborted: Twisted's `loseConnection` waits for the peer's close_notify without
+limit.
+"""
+
+# mypy: allow-untyped-calls
+# (many functions of Twisted and zope.interface have no annotations)
+
+from __future__ import annotations
+
+from email.utils import parsedate_to_datetime
+from typing import Any, cast
+
+from treq.client import HTTPClient
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web._newclient import Request
+from twisted.web.client import ResponseDone
+from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IBodyProducer, IResponse
+from zope.interface.declarations import implementer
+
+from routemaster.interfaces import Outcome, Verdict
+from routemaster.sender.connection import Connection
+from routemaster.sender.failure_reasons import explain, one_line
+from routemaster.sender.target import Target
+from routemaster.sender.treq_agent import NO_COOKIES
+
+MAX_BODY = 65536  #: bytes of an answer's body that are read
+REFUSAL_BODY_TIMEOUT = 1.0  #: seconds for the body of an answer whose status is a failure
+
+_ACKNOWLEDGING = (200, 204)
+
+
+@implementer(IBodyProducer)
+class Exchange(Protocol):
+    """One POST over one connection, or over a second one if the first was stale.
+
+    `done` fires once with the Outcome; cancelling it aborts the connection.
+    """
+
+    def __init__(self, client: HTTPClient, reactor: Any, timeout: float, target: Target, body: bytes) -> None:
+        """`timeout`: seconds for the whole exchange."""
+        self._client, self._reactor, self._timeout = client, reactor, timeout
+        self.target = target
+        self._body = body
+        self.length = len(body)
+        self.done: Deferred[Outcome] = Deferred(lambda _: self.abort())
+        self.connection: Connection | None = None
+        self.fresh = False            #: whether the agent has to open a new connection
+        self._reused = False
+        self._request: Deferred[IResponse] | None = None
+        self._status: int | None = None
+        self._error = ""              #: why the status is no acknowledgement
+        self._retry_after: float | None = None
+        self._received = 0
+        self._ended = False
+        self._timer = reactor.callLater(timeout, self._timed_out)
+
+    def post(self) -> None:
+        """Give the request to treq; raises nothing."""
+        try:
+            self._request = self._client.post(
+                self.target.url, data=cast(IBodyProducer, self), headers=self.target.headers,
+                cookies=NO_COOKIES, allow_redirects=False, unbuffered=True, reactor=self._reactor,
+            )  # fmt: skip
+        except Exception:
+            self.fail(Failure())
+        else:
+            self._request.addCallbacks(self._answered, self._failed)
+
+    def send_over(self, connection: Connection, method: bytes, headers: Headers) -> Deferred[IResponse]:
+        """Send the request on this connection; for the agent."""
+        self.connection = connection
+        self._reused = connection.requests > 0
+        return connection.request(Request(method, self.target.path, headers, self, persistent=True))
+
+    def abort(self) -> None:
+        """Stop the timer and abort the connection unless it is in the pool; does not fire `done`."""
+        self._ended = True
+        if self._timer.active():
+            self._timer.cancel()
+        if self.connection is not None:
+            if not self.connection.idle:
+                self.connection.drop()
+        elif self._request is not None:
+            self._request.cancel()
+
+    def fail(self, failure: Failure) -> None:
+        """End because of a fault on this side of the connection."""
+        if not self._ended:
+            verdict, why = explain(failure)
+            self._finish(why, verdict)
+
+    # IBodyProducer: the body is in memory, so it is written at once
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        consumer.write(self._body)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """All is written already."""
+
+    def resumeProducing(self) -> None:
+        """All is written already."""
+
+    def stopProducing(self) -> None:
+        """All is written already."""
+
+    # the answer
+
+    def _answered(self, response: Any) -> None:
+        if self._ended:
+            return
+        self._status = response.code
+        if response.code not in _ACKNOWLEDGING:
+            self._error = f"answered {response.code}"
+            if 300 <= response.code < 400:
+                self._error += " (redirects are not followed)"
+            if response.code in (429, 503):
+                self._retry_after = retry_after(response.headers)
+            if self._timer.getTime() - self._reactor.seconds() > REFUSAL_BODY_TIMEOUT:
+                self._timer.reset(REFUSAL_BODY_TIMEOUT)
+        response.deliverBody(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._received += len(data)
+        if self._received > MAX_BODY and not self._ended:
+            self._finish(self._error)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._ended:
+            return
+        complete = reason.check(ResponseDone) or (
+            reason.check(PotentialDataLoss) and self.connection is not None and self.connection.ended_cleanly
+        )
+        if complete or self._error:
+            self._finish(self._error)
+        elif reason.check(PotentialDataLoss):
+            self._finish(
+                f"answered {self._status}, cut short: no length, and closed without TLS close_notify"
+            )
+        else:
+            self._finish(f"answered {self._status}, but its body was cut short")
+
+    def _failed(self, failure: Failure) -> None:
+        if self._ended:
+            return
+        connection = self.connection
+        if connection is not None:
+            if self._reused and not connection.received and not self.fresh:
+                # the server closed a kept connection just as it was used: try once more on a new one
+                connection.drop()
+                self.connection = None
+                self.fresh = True
+                self.post()
+                return
+            if connection.fault is not None:
+                failure = Failure(connection.fault)
+        self.fail(failure)
+
+    def _timed_out(self) -> None:
+        limit = f"within {self._timeout:g} s"
+        if self._error:
+            why = self._error
+        elif self._status is not None:
+            why = f"answered {self._status}, but its body was not complete {limit}"
+        elif self.connection is None:
+            why = f"no connection {limit}"
+        elif not self.connection.handshaken:
+            why = f"no TLS handshake {limit}"
+        elif self.connection.received:
+            why = f"no complete answer {limit}"
+        else:
+            why = f"no answer {limit}"
+        self._finish(why)
+
+    def _finish(self, error: str, verdict: Verdict = Verdict.FAILED) -> None:
+        """End with this outcome; no error means acknowledged."""
+        try:
+            self.abort()
+        finally:  # `done` fires even if a canceller raises
+            self.done.callback(Outcome(
+                verdict if error else Verdict.ACKNOWLEDGED,
+                self._status, one_line(error), self._retry_after, self._reused, self._received,
+            ))  # fmt: skip
+
+
+def retry_after(headers: Headers) -> float | None:
+    """The seconds that a Retry-After header demands; None if there is none that can be read.
+
+    A date is compared with the answer's own Date, because the subscriber's
+    clock may differ from this one; without a Date it is ignored (RFC 9110
+    section 10.2.3).
+    """
+    value = headers.getRawHeaders(b"retry-after", [b""])[0].strip()
+    if value.isdigit():
+        return float(value[:9])
+    sent = headers.getRawHeaders(b"date", [b""])[0]
+    try:
+        wait = parsedate_to_datetime(value.decode("ascii")) - parsedate_to_datetime(sent.decode("ascii"))
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return max(0.0, wait.total_seconds())
