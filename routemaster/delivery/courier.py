@@ -28,7 +28,7 @@ from attrs import define, frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from routemaster.delivery.attempt_log import Allowances, AttemptLog
+from routemaster.delivery.attempt_log import AttemptLog
 from routemaster.delivery.backlog import Backlog, Batch
 from routemaster.delivery.backoff import pause as backoff
 from routemaster.delivery.clock_offset import ClockOffset

@@ -531,7 +531,8 @@ class Resolving(SenderCase):
         def ask(name: str) -> list[str]:
             raise NoAddress(f"the name {name} does not resolve")
 
-        self.assertFailed(await self.sender(resolve=ask).post("https://no.example/", UUID, b"[]"), "does not resolve")
+        outcome = await self.sender(resolve=ask).post("https://no.example/", UUID, b"[]")
+        self.assertFailed(outcome, "does not resolve")
 
 
 class RetryAfterTests(SynchronousTestCase):
