@@ -1,16 +1,14 @@
-"""The configuration: which options exist, and which source wins.
+"""The configuration: its options, and the sources of their values.
 
-Three facts, each in one place:
+- The line of an option in `Config` has its section, type and environment variables.
+- `etc/routemaster.ini`, which is package data, has the defaults, and the help
+  texts as comments.
+- `load` defines the precedence: command line, environment, file, default.
 
-- *what an option is* (section, kind, environment variables): its line in `Config`;
-- *what it is worth by default, and what it is for*: `etc/routemaster.ini`,
-  shipped as package data, whose comments are the help texts too;
-- *which source wins*: `load`, where a later layer beats an earlier one.
-
-Whatever is unknown or ill-formed, in any layer, winning or not, is a
-`ConfigError` of one line; only what wins has to be of use here. Secrets are masked in every text made here, and a
-masked value never passes for a real one: a file that holds it is refused,
-unless a stronger source gives the option.
+An unknown option or an invalid value, in any source, is a `ConfigError` of one
+line; only the value in force must also be usable on this machine. Secrets are
+masked in every output, and a masked value is an error in a file, unless a source
+with precedence gives the option.
 """
 
 # ruff: noqa: RUF009 - `option` makes an attrs field, not a shared default
@@ -45,21 +43,21 @@ from routemaster.config_types import (
     SECRET_URL,
     TOKENS,
     YES_OR_NO,
-    Kind,
-    NoHome,
+    NoHomeDirectory,
+    OptionType,
+    integer,
     one_of,
-    perhaps,
-    same,
+    optional,
     seconds,
-    whole,
+    unmasked,
 )
 from routemaster.errors import ConfigError
 
 SHIPPED = Path(__file__).with_name("routemaster.ini")
 PREFIX = "ROUTEMASTER_"
 REDIS_ENV_KEY = "REDIS_ENV_KEY"
-# Kubernetes puts such variables into every pod that lives beside a Service
-# called routemaster or routemaster-*: they are not meant for us.
+# Kubernetes sets these variables in every pod of a namespace with a Service
+# called routemaster or routemaster-*: they are no options.
 SERVICE_LINK = re.compile(
     PREFIX + r"(\w+_)?(SERVICE_HOST=.*|SERVICE_PORT(_\w+)?=\d+|PORT=\w+://.*|PORT_\d+_[A-Z]+(_\w+)?=.*)"
 )
@@ -68,12 +66,12 @@ LARGEST = 2**40
 HOUR = 3600
 
 
-class _Useless(ConfigError):
-    """A value is well-formed, and of no use on this machine."""
+class _NotUsable(ConfigError):
+    """A value is valid, but cannot be used on this machine."""
 
 
-class Given(NamedTuple):
-    """What one source says about one option."""
+class RawValue(NamedTuple):
+    """The text that a source has for an option."""
 
     text: str
     origin: str
@@ -81,19 +79,19 @@ class Given(NamedTuple):
 
 @frozen
 class Option:
-    """What is known of an option, apart from its default and its help text.
+    """An option, without its default and its help text.
 
-    `variables` are those of the environment that the contract names; none: ROUTEMASTER_ and the name.
+    `variables`: environment variables other than ROUTEMASTER_ and the name.
     """
 
     name: str
     section: str
-    kind: Kind
+    type: OptionType
     variables: tuple[str, ...]
 
     @property
     def environment(self) -> tuple[str, ...]:
-        """The variables of the environment, any one of which gives the option."""
+        """The environment variables for the option."""
         return self.variables or (PREFIX + self.name.upper(),)
 
     @property
@@ -103,85 +101,85 @@ class Option:
 
     @property
     def secret(self) -> bool:
-        """Whether its value is masked, all or in part, wherever it is shown."""
-        return self.kind.mask is not same
+        """Whether its value is masked, completely or partly, when it is shown."""
+        return self.type.mask is not unmasked
 
-    def check(self, given: Given) -> None:
-        """Raise ConfigError if what is given is ill-formed; as `parse`, but it need not be of use here."""
-        with suppress(_Useless):
-            self.parse(given)
+    def check(self, raw: RawValue) -> None:
+        """Raise ConfigError if the text is invalid; unlike for `parse`, it need not be usable on this machine."""
+        with suppress(_NotUsable):
+            self.parse(raw)
 
-    def parse(self, given: Given) -> Any:
-        """The value given, or ConfigError; of an ill-formed secret nothing is safe to show."""
-        text = given.text.strip()
-        subject = f"{self.name}: {MASK if self.secret else text[:100]!r} ({given.origin})"
+    def parse(self, raw: RawValue) -> Any:
+        """The value of the text; raises ConfigError, which shows nothing of a secret."""
+        text = raw.text.strip()
+        invalid = f"{self.name} is invalid: got {MASK if self.secret else text[:100]!r} ({raw.origin})"
         if self.secret and MASK in text:
-            raise ConfigError(f"{subject} is a masked secret; give the secret itself")
+            raise ConfigError(f"{invalid}, a masked secret; expected the secret itself")
         try:
-            return self.kind.parse(text)
-        except NoHome:
-            raise _Useless(f"{subject}: there is no home directory to put for ~; give a path without it") from None
+            return self.type.parse(text)
+        except NoHomeDirectory:
+            raise _NotUsable(f"{invalid}, but there is no home directory for ~") from None
         except ValueError:
-            raise ConfigError(f"{subject} is not allowed; give {self.kind.allowed}") from None
+            raise ConfigError(f"{invalid}, expected {self.type.expected}") from None
 
     def show(self, value: Any) -> str:
-        """The value as an ini file holds it, secrets masked."""
-        return self.kind.mask(self.kind.write(value))
+        """The value in the syntax of the file, secrets masked."""
+        return self.type.mask(self.type.write(value))
 
 
-def option(section: str, kind: Kind, *variables: str) -> Any:
-    """A field of `Config` that is an option."""
-    return field(metadata={"section": section, "kind": kind, "variables": variables})
+def option(section: str, type: OptionType, *variables: str) -> Any:
+    """A field of `Config` for an option."""
+    return field(metadata={"section": section, "type": type, "variables": variables})
 
 
 @frozen(kw_only=True, repr=False)
 class Config:
-    """Every option with its value in force; `etc/routemaster.ini` says what each one means.
+    """The value in force of every option; `etc/routemaster.ini` describes them.
 
     Times are in seconds if they are floats, in milliseconds if they are
-    integers; sizes are in bytes. None: not given. `origins` tells for each
-    option which source gave it; two configurations are equal if their values are.
+    integers; sizes are in bytes; None: not set. `origins` has the source of each
+    option; it is ignored when configurations are compared.
     """
 
     clients: tuple[str, ...] = option("clients", TOKENS)
-    root_key: str | None = option("clients", perhaps(ROOT_KEY))
+    root_key: str | None = option("clients", optional(ROOT_KEY))
 
     https: str = option("server", ENDPOINT)
-    http: str | None = option("server", perhaps(ENDPOINT))
+    http: str | None = option("server", optional(ENDPOINT))
     public_url: str = option("server", ORIGIN)
-    certificate: Path | None = option("server", perhaps(PATH))
-    private_key: Path | None = option("server", perhaps(PATH))
+    certificate: Path | None = option("server", optional(PATH))
+    private_key: Path | None = option("server", optional(PATH))
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = option("server", NETWORKS)
-    max_body: int = option("server", whole(1, LARGEST))
-    max_bulk_body: int = option("server", whole(1, LARGEST))
-    max_event_data: int = option("server", whole(0, LARGEST))
-    max_connections: int = option("server", whole(1, 10_000_000))
+    max_body: int = option("server", integer(1, LARGEST))
+    max_bulk_body: int = option("server", integer(1, LARGEST))
+    max_event_data: int = option("server", integer(0, LARGEST))
+    max_connections: int = option("server", integer(1, 10_000_000))
 
     state_dir: Path = option("store", PATH)
-    redis_url: str | None = option("store", perhaps(REDIS_URL))
+    redis_url: str | None = option("store", optional(REDIS_URL))
     namespace: str = option("store", NAMESPACE)
     redis_timeout: float = option("store", seconds(0.01, HOUR))
-    min_replicas: int = option("store", whole(0, 100))
-    min_replicas_timeout: int = option("store", whole(1, HOUR * 1000))
-    redis_max_mem: int = option("store", whole(1, LARGEST))
-    redis_min_free: int = option("store", whole(0, LARGEST))
+    min_replicas: int = option("store", integer(0, 100))
+    min_replicas_timeout: int = option("store", integer(1, HOUR * 1000))
+    redis_max_mem: int = option("store", integer(1, LARGEST))
+    redis_min_free: int = option("store", integer(0, LARGEST))
 
     ssl_verify: bool = option("delivery", YES_OR_NO)
-    ca_file: Path | None = option("delivery", perhaps(PATH))
+    ca_file: Path | None = option("delivery", optional(PATH))
     connect_timeout: float = option("delivery", seconds(0.01, HOUR))
     timeout: float = option("delivery", seconds(0.01, HOUR))
-    retry_delay: int = option("delivery", whole(1, HOUR * 1000))
+    retry_delay: int = option("delivery", integer(1, HOUR * 1000))
     max_backoff_ms: int = option(
-        "delivery", whole(1, 24 * HOUR * 1000), "ROUTEMASTER_MAX_BACKOFF_MS", "MAX_BACKOFF_MS"
+        "delivery", integer(1, 24 * HOUR * 1000), "ROUTEMASTER_MAX_BACKOFF_MS", "MAX_BACKOFF_MS"
     )
-    max_batch_body: int = option("delivery", whole(1, LARGEST))
-    max_open_deliveries: int = option("delivery", whole(1, 1_000_000))
+    max_batch_body: int = option("delivery", integer(1, LARGEST))
+    max_open_deliveries: int = option("delivery", integer(1, 1_000_000))
     lease_ttl: float = option("delivery", seconds(0.1, HOUR))
     sweep_interval: float = option("delivery", seconds(0.01, HOUR))
     grace: float = option("delivery", seconds(0, HOUR))
 
-    scaling_threshold: int = option("scaling", whole(0, LARGEST))
-    scaling_deadline: int = option("scaling", whole(0, 24 * HOUR * 1000))
+    scaling_threshold: int = option("scaling", integer(0, LARGEST))
+    scaling_deadline: int = option("scaling", integer(0, 24 * HOUR * 1000))
 
     monitor_interval: float = option("metrics", seconds(0.01, 24 * HOUR))
     counter_flush_interval: float = option("metrics", seconds(0.01, 24 * HOUR))
@@ -191,16 +189,16 @@ class Config:
     )
     statsd_address: tuple[str, int] = option("metrics", ADDRESS)
     datadog_url: str = option("metrics", ORIGIN)
-    datadog_api_key: str | None = option("metrics", perhaps(SECRET), "DATADOG_API_KEY")
-    datadog_app_key: str | None = option("metrics", perhaps(SECRET), "DATADOG_APP_KEY")
+    datadog_api_key: str | None = option("metrics", optional(SECRET), "DATADOG_API_KEY")
+    datadog_app_key: str | None = option("metrics", optional(SECRET), "DATADOG_APP_KEY")
 
     exception_service: str = option(
         "exceptions", one_of("print", "sentry", "honeybadger", "new_relic"), "EXCEPTION_SERVICE"
     )
-    exception_service_url: str | None = option("exceptions", perhaps(SECRET_URL), "EXCEPTION_SERVICE_URL")
+    exception_service_url: str | None = option("exceptions", optional(SECRET_URL), "EXCEPTION_SERVICE_URL")
 
     log_level: str = option("logging", one_of("DEBUG", "INFO", "WARNING", "ERROR"))
-    log_file: Path | None = option("logging", perhaps(PATH))
+    log_file: Path | None = option("logging", optional(PATH))
     log_format: str = option("logging", one_of("text", "json"))
 
     origins: Mapping[str, str] = field(eq=False)
@@ -210,7 +208,7 @@ class Config:
         return f"Config({', '.join(shown)})"
 
     def describe(self) -> str:
-        """What is in force as a config file, each option under a comment with its origin, secrets masked."""
+        """The configuration in force as a file; a comment above each option has its source; secrets are masked."""
         lines = []
         for section, options in groupby(OPTIONS, lambda option: option.section):
             lines += [f"[{section}]"]
@@ -233,9 +231,8 @@ def load(
 ) -> Config:
     """The configuration in force.
 
-    `arguments` holds what the command line gives, by option name, with dashes
-    or underscores; `file` is the one that `--config` names. Raises ConfigError,
-    one line, if any source holds what is unknown, ill-formed or contradictory.
+    `arguments` has the options of the command line by name, with dashes or
+    underscores; `file` is the path from `--config`. Raises ConfigError, of one line.
     """
     layers = [
         _from_file(shipped, "default"),
@@ -248,44 +245,44 @@ def load(
     for each in OPTIONS:
         sources = [layer[each.name] for layer in layers if each.name in layer]
         if not sources:
-            raise ConfigError(f"{each.name}: {shipped} gives no default")
-        *beaten, winner = sources
-        for given in beaten:
-            if not (each.secret and MASK in given.text):
-                each.check(given)
-        values[each.name] = each.parse(winner)
-        origins[each.name] = winner.origin
+            raise ConfigError(f"{each.name} is missing in {shipped}")
+        *overridden, in_force = sources
+        for raw in overridden:
+            if not (each.secret and MASK in raw.text):
+                each.check(raw)
+        values[each.name] = each.parse(in_force)
+        origins[each.name] = in_force.origin
     config = Config(origins=MappingProxyType(origins), **values)
-    _check_together(config)
+    _check_combinations(config)
     return config
 
 
 def help_texts(shipped: Path = SHIPPED) -> dict[str, str]:
-    """For each option, by name, the sentence above it in the shipped file."""
+    """For each option, by name, the comment above it in the shipped file."""
     found = re.findall(r"^((?:# .+\n)+)(\w+) *=", _read(shipped), re.MULTILINE)
     return {name: " ".join(line.removeprefix("# ") for line in above.splitlines()) for above, name in found}
 
 
-def _check_together(config: Config) -> None:
-    """Raise ConfigError if options that are well-formed one by one contradict each other."""
+def _check_combinations(config: Config) -> None:
+    """Raise ConfigError if valid values of several options contradict each other."""
 
     def need(holds: bool, name: str, sentence: str) -> None:
         if not holds:
-            raise ConfigError(f"{name} ({config.origins[name]}): {sentence}")
+            raise ConfigError(f"{name} ({config.origins[name]}) {sentence}")
 
-    need(config.root_key not in config.clients, "root_key", "must not be the token of a client too")
+    need(config.root_key not in config.clients, "root_key", "must differ from the tokens in clients")
     pair = (config.certificate is None) == (config.private_key is None)
-    need(pair, "certificate", "certificate and private_key are given together, or neither is")
+    need(pair, "certificate", "and private_key must be set together")
     served = not config.min_replicas or config.redis_url is not None
-    need(served, "min_replicas", "the daemon's own Redis has no replicas; give redis_url")
+    need(served, "min_replicas", "requires redis_url, because the embedded Redis has no replicas")
     free, most = config.redis_min_free, config.redis_max_mem
-    need(2 * free < most, "redis_min_free", f"{free} is not below half of redis_max_mem, {most}")
+    need(2 * free < most, "redis_min_free", f"is invalid: got {free}, expected less than {most} / 2 (redis_max_mem)")
     if config.metric_collection_service == "datadog":
         for name in ("datadog_api_key", "datadog_app_key"):
-            need(getattr(config, name) is not None, name, "needed when metric_collection_service is datadog")
+            need(getattr(config, name) is not None, name, "is missing, but metric_collection_service is datadog")
     service = config.exception_service
     reachable = service == "print" or config.exception_service_url is not None
-    need(reachable, "exception_service_url", f"needed when exception_service is {service}")
+    need(reachable, "exception_service_url", f"is missing, but exception_service is {service}")
 
 
 def _read(file: Path) -> str:
@@ -297,73 +294,73 @@ def _read(file: Path) -> str:
         raise ConfigError(f"{file}: is not UTF-8") from None
 
 
-def _from_file(file: Path, origin: str) -> dict[str, Given]:
+def _from_file(file: Path, origin: str) -> dict[str, RawValue]:
     ini = ConfigParser(interpolation=None, delimiters=("=",), default_section="")
     ini.optionxform = str  # type: ignore[assignment,method-assign]
     try:
         ini.read_string(_read(file))
     except (DuplicateOptionError, DuplicateSectionError) as error:
         name = getattr(error, "option", f"[{error.section}]")
-        raise ConfigError(f"{file}, line {error.lineno}: {name} is there twice") from None
+        raise ConfigError(f"{file}, line {error.lineno}: duplicate {name}") from None
     except ParsingError as error:
         line = getattr(error, "lineno", None) or error.errors[0][0]
-        raise ConfigError(f"{file}, line {line}: is neither a [section] nor NAME = VALUE") from None
+        raise ConfigError(f"{file}, line {line}: expected a [section] or NAME = VALUE") from None
     sections = {each.name: each.section for each in OPTIONS}
     layer = {}
     for section in ini.sections():
         if section not in sections.values():
             near = _nearest(section, sections.values())
-            raise ConfigError(f"{file}: there is no section {section!r}{near}")
+            raise ConfigError(f"{file}: unknown section {section!r}{near}")
         for name, text in ini[section].items():
             if name not in sections:
-                raise ConfigError(f"{file}: [{section}] has no option {name!r}{_nearest(name, sections)}")
+                raise ConfigError(f"{file}: unknown option {name!r} in [{section}]{_nearest(name, sections)}")
             if sections[name] != section:
-                raise ConfigError(f"{file}: {name} belongs to [{sections[name]}], not to [{section}]")
-            layer[name] = Given(text, origin)
+                raise ConfigError(f"{file}: {name} is in [{section}], expected in [{sections[name]}]")
+            layer[name] = RawValue(text, origin)
     return layer
 
 
-def _from_environment(environment: Mapping[str, str]) -> dict[str, Given]:
+def _from_environment(environment: Mapping[str, str]) -> dict[str, RawValue]:
     known = {variable for each in OPTIONS for variable in each.environment}
     for name, text in environment.items():
-        ours = name.startswith(PREFIX) and not SERVICE_LINK.fullmatch(f"{name}={text}")
-        if ours and name not in known:
-            raise ConfigError(f"environment: there is no option {name!r}{_nearest(name, known)}")
+        is_option = name.startswith(PREFIX) and not SERVICE_LINK.fullmatch(f"{name}={text}")
+        if is_option and name not in known:
+            raise ConfigError(f"environment: unknown option {name!r}{_nearest(name, known)}")
     layer = {}
     for each in OPTIONS:
         variables = [name for name in each.environment if name in environment]
         if each.name == "redis_url" and REDIS_ENV_KEY in environment:
             variables.append(_variable_named(environment))
         if len({environment[name] for name in variables}) > 1:
-            raise ConfigError(f"{each.name}: {' and '.join(variables)} (environment) differ; give one")
+            raise ConfigError(f"{each.name}: {' and '.join(variables)} (environment) differ; set one of them")
         if variables:
-            layer[each.name] = Given(environment[variables[0]], f"environment {variables[0]}")
+            layer[each.name] = RawValue(environment[variables[0]], f"environment {variables[0]}")
     return layer
 
 
 def _variable_named(environment: Mapping[str, str]) -> str:
-    """The variable which holds the Redis URL, by the word of REDIS_ENV_KEY."""
+    """The name of the variable with the Redis URL, which is the value of REDIS_ENV_KEY."""
     name = environment[REDIS_ENV_KEY]
     if name not in environment:
-        # Who puts the URL itself here would see its password in the error.
+        # The value may be the URL itself, with a password.
         shown = repr(name) if re.fullmatch(r"[A-Za-z_]\w{0,63}", name) else f"({MASK})"
-        raise ConfigError(f"redis_url: {REDIS_ENV_KEY} names {shown}; give the name of a set variable")
+        raise ConfigError(f"redis_url: {REDIS_ENV_KEY} is invalid: got {shown}, expected the name of a variable")
     return name
 
 
-def _from_arguments(arguments: Mapping[str, str]) -> dict[str, Given]:
+def _from_arguments(arguments: Mapping[str, str]) -> dict[str, RawValue]:
     names = {each.flag: each.name for each in OPTIONS}
     layer = {}
     for argument, text in arguments.items():
         flag = argument.replace("_", "-")
         if flag not in names:
-            raise ConfigError(f"command line: there is no option --{flag}{_nearest(flag, names)}")
-        layer[names[flag]] = Given(text, "command line")
+            raise ConfigError(f"command line: unknown option --{flag}{_nearest(flag, names)}")
+        layer[names[flag]] = RawValue(text, "command line")
     return layer
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    """A suggestion to end an error with; nothing if no name known is near."""
+    """A suggestion for the end of an error message; empty if no known name is similar."""
     names = set(known)
     near = {name.removeprefix(PREFIX)} & names or get_close_matches(name, names, n=1)
     return f"; did you mean {next(iter(near))}?" if near else ""

@@ -1,8 +1,8 @@
-"""What an option of the configuration may hold: from text to value, back, and without its secrets.
+"""The types of options: how a text is parsed to a value, written back, and masked.
 
-`routemaster.config` gives each option one of these kinds. Every parser here
-raises a bare ValueError: what is allowed is said once, by the kind, and what
-was wrong must not be repeated carelessly, for it may be a secret.
+`routemaster.config` gives each option one of these types. Every parser raises a
+ValueError without a message: the type describes what is expected, and the wrong
+text may be a secret.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ MASK = "********"
 CLUSTERS = ("redis+cluster", "rediss+cluster")  #: schemes of URLs that name nodes of a Redis Cluster
 
 
-def same(text: str) -> str:
+def unmasked(text: str) -> str:
     """The text itself."""
     return text
 
 
-def hidden(text: str) -> str:
-    """Nothing of the text, but whether there is one."""
+def fully_masked(text: str) -> str:
+    """The mask, or nothing for an empty text."""
     return MASK if text else ""
 
 
-def without_login(url: str) -> str:
-    """The URL without user, password and what its query holds, but for `db`."""
+def mask_url(url: str) -> str:
+    """The URL with user, password and the values of its query masked, except `db`."""
     url = re.sub("//.*@", f"//{MASK}@", url)
     return re.sub(r"([?&](?!db=)[^=&]*=)[^&#]*", rf"\g<1>{MASK}", url)
 
 
-def public_tokens(tokens: str) -> str:
-    """Each token up to its `--`; a token without one is all secret, except `demo`."""
+def mask_tokens(tokens: str) -> str:
+    """Each token masked after its `--`; a token without `--` is masked completely, except `demo`."""
 
     def public(token: str) -> str:
         name, dashes, _ = token.partition("--")
@@ -49,21 +49,21 @@ def public_tokens(tokens: str) -> str:
 
 
 @frozen
-class Kind:
-    """What an option may hold.
+class OptionType:
+    """A type of options.
 
-    `allowed` tells people. `parse` makes the value of a text, or raises
-    ValueError; `write` makes a text which parses to the same value. `mask`
-    takes the secrets out of a well-formed text.
+    `expected` describes it in error messages. `parse` returns the value of a
+    text, or raises ValueError; `write` returns a text that parses to the same
+    value; `mask` masks the secrets in a valid text.
     """
 
-    allowed: str
+    expected: str
     parse: Callable[[str], Any]
     write: Callable[[Any], str] = str
-    mask: Callable[[str], str] = same
+    mask: Callable[[str], str] = unmasked
 
 
-def matching(pattern: str, allowed: str, mask: Callable[[str], str] = same) -> Kind:
+def matching(pattern: str, expected: str, mask: Callable[[str], str] = unmasked) -> OptionType:
     """Text that matches the pattern as a whole."""
 
     def parse(text: str) -> str:
@@ -71,10 +71,10 @@ def matching(pattern: str, allowed: str, mask: Callable[[str], str] = same) -> K
             raise ValueError
         return text
 
-    return Kind(allowed, parse, mask=mask)
+    return OptionType(expected, parse, mask=mask)
 
 
-def whole(low: int, high: int) -> Kind:
+def integer(low: int, high: int) -> OptionType:
     """A whole number from low to high."""
 
     def parse(text: str) -> int:
@@ -82,10 +82,10 @@ def whole(low: int, high: int) -> Kind:
             raise ValueError
         return int(text)
 
-    return Kind(f"a whole number from {low} to {high}", parse)
+    return OptionType(f"a whole number from {low} to {high}", parse)
 
 
-def seconds(low: float, high: float) -> Kind:
+def seconds(low: float, high: float) -> OptionType:
     """A time in seconds from low to high, exact to the millisecond, as a float."""
 
     def parse(text: str) -> float:
@@ -96,11 +96,11 @@ def seconds(low: float, high: float) -> Kind:
     def write(value: float) -> str:
         return f"{value:.3f}".rstrip("0").rstrip(".")
 
-    return Kind(f"a number of seconds from {low} to {high}, such as 2 or 1.5", parse, write)
+    return OptionType(f"a number of seconds from {low} to {high}, such as 2 or 1.5", parse, write)
 
 
-def one_of(*choices: str) -> Kind:
-    """One of the words, in upper or lower case."""
+def one_of(*choices: str) -> OptionType:
+    """One of the words, case-insensitive."""
     canonical = {choice.lower(): choice for choice in choices}
 
     def parse(text: str) -> str:
@@ -108,11 +108,11 @@ def one_of(*choices: str) -> Kind:
             raise ValueError
         return canonical[text.lower()]
 
-    return Kind("one of " + ", ".join(choices), parse)
+    return OptionType("one of " + ", ".join(choices), parse)
 
 
-def several(item: Kind) -> Kind:
-    """Any number of items, separated by commas, as a tuple without repetitions."""
+def comma_separated(item: OptionType) -> OptionType:
+    """Any number of items, separated by commas; a tuple without duplicates."""
 
     def parse(text: str) -> tuple[Any, ...]:
         return tuple(dict.fromkeys(item.parse(part.strip()) for part in text.split(","))) if text else ()
@@ -120,11 +120,11 @@ def several(item: Kind) -> Kind:
     def write(values: tuple[Any, ...]) -> str:
         return ",".join(map(item.write, values))
 
-    return Kind(f"{item.allowed}, or several separated by commas", parse, write, item.mask)
+    return OptionType(f"{item.expected}, or several separated by commas", parse, write, item.mask)
 
 
-def perhaps(kind: Kind) -> Kind:
-    """That kind, or None, which is written as nothing."""
+def optional(kind: OptionType) -> OptionType:
+    """A value of that type, or None, which is written as an empty text."""
 
     def parse(text: str) -> Any:
         return kind.parse(text) if text else None
@@ -132,17 +132,17 @@ def perhaps(kind: Kind) -> Kind:
     def write(value: Any) -> str:
         return "" if value is None else kind.write(value)
 
-    return Kind(f"{kind.allowed}, or nothing", parse, write, kind.mask)
+    return OptionType(f"{kind.expected}, or nothing", parse, write, kind.mask)
 
 
 def parse_yes(text: str) -> bool:
-    """Whether the text is YES, in upper or lower case."""
+    """True for YES and False for NO, case-insensitive."""
     answer: str = one_of("YES", "NO").parse(text)
     return answer == "YES"
 
 
-class NoHome(ValueError):
-    """A path is well-formed, but nobody knows which directory its `~` stands for."""
+class NoHomeDirectory(ValueError):
+    """A path is valid, but there is no home directory for its `~`."""
 
 
 def parse_path(text: str) -> Path:
@@ -152,11 +152,11 @@ def parse_path(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise NoHome from error
+        raise NoHomeDirectory from error
 
 
 def parse_endpoint(text: str) -> str:
-    """A description in the form that Twisted reads; whether it can be opened, only opening it tells."""
+    """An endpoint description in Twisted's syntax; it is not opened."""
     name, *rest = text.split(":")
     ports = [part.removeprefix("port=") for part in rest]
     ports = [port for port in ports if re.fullmatch("[0-9]{1,5}", port)]
@@ -176,7 +176,7 @@ def parse_origin(text: str) -> str:
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """An IP address and a port: no name, for looking it up would take time."""
+    """An IP address and a port; no host name, which would need DNS."""
     host, _, port = text.rpartition(":")
     address = ip_address(host[1:-1] if host.startswith("[") else host)
     if (address.version == 6) != host.startswith("[") or not re.fullmatch("[0-9]{1,5}", port):
@@ -187,24 +187,24 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def write_address(address: tuple[str, int]) -> str:
-    """As it is parsed."""
+    """The inverse of parse_address."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def parse_places(netloc: str) -> tuple[tuple[str, int | None], ...]:
-    """Hosts and ports of a URL that names several, `[login@]host[:port][,host[:port]...]`; no port: None."""
-    places = []
-    for place in netloc.rpartition("@")[2].split(","):
-        parts = re.fullmatch(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?", place)
+def parse_hosts(netloc: str) -> tuple[tuple[str, int | None], ...]:
+    """Hosts and ports of `[login@]host[:port][,host[:port]...]`; a port is None if it is missing."""
+    hosts = []
+    for host in netloc.rpartition("@")[2].split(","):
+        parts = re.fullmatch(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?", host)
         if not parts or not 0 < int(parts[2] or 1) < 65536:
             raise ValueError
-        places.append((parts[1].strip("[]").lower(), int(parts[2]) if parts[2] else None))
-    return tuple(places)
+        hosts.append((parts[1].strip("[]").lower(), int(parts[2]) if parts[2] else None))
+    return tuple(hosts)
 
 
 def parse_redis_url(text: str) -> str:
-    """The URL; the store reads the parts."""
+    """A valid URL; `redis.address` parses it further."""
     url = urlsplit(text)
     if not re.fullmatch("[!-~]+", text) or url.fragment:
         raise ValueError
@@ -213,7 +213,7 @@ def parse_redis_url(text: str) -> str:
             raise ValueError
         return text
     if url.scheme in CLUSTERS:
-        well_formed = bool(parse_places(url.netloc)) and url.path in ("", "/", "/0")
+        well_formed = bool(parse_hosts(url.netloc)) and url.path in ("", "/", "/0")
     elif url.port == 0:
         well_formed = False
     elif url.scheme == "unix":
@@ -225,23 +225,23 @@ def parse_redis_url(text: str) -> str:
     return text
 
 
-TOKENS = several(
-    matching("[a-z0-9:_-]{1,64}", "a token of 1 to 64 of a-z, 0-9, ':', '_', '-'", public_tokens)
+TOKENS = comma_separated(
+    matching("[a-z0-9:_-]{1,64}", "a token of 1 to 64 of a-z, 0-9, ':', '_', '-'", mask_tokens)
 )
-ROOT_KEY = matching("[ -9;-~]{1,128}", "1 to 128 printable ASCII characters without ':'", hidden)
-SECRET = matching("[!-~]{1,256}", "1 to 256 printable ASCII characters without spaces", hidden)
-SECRET_URL = matching("https?://[!-~]{1,1024}", "an http:// or https:// URL", hidden)
-REDIS_URL = Kind(
+ROOT_KEY = matching("[ -9;-~]{1,128}", "1 to 128 printable ASCII characters without ':'", fully_masked)
+SECRET = matching("[!-~]{1,256}", "1 to 256 printable ASCII characters without spaces", fully_masked)
+SECRET_URL = matching("https?://[!-~]{1,1024}", "an http:// or https:// URL", fully_masked)
+REDIS_URL = OptionType(
     "redis://HOST[:PORT][/DB], rediss://..., unix:///PATH, redis+sentinel://HOST[:PORT],.../SERVICE[/DB], "
     "redis+cluster://HOST[:PORT][,HOST[:PORT]...], rediss+sentinel://... or rediss+cluster://...",
     parse_redis_url,
-    mask=without_login,
+    mask=mask_url,
 )
-ADDRESS = Kind("an IP address and a port, such as 127.0.0.1:8125", parse_address, write_address)
-ORIGIN = Kind("an https:// URL of a host and perhaps a port, without a path", parse_origin)
-ENDPOINT = Kind("a Twisted endpoint such as tcp:17890 or unix:/path, and never ssl:", parse_endpoint)
-NETWORKS = several(Kind("an IP address or network such as 10.0.0.0/8", ip_network))
-PATH = Kind("a path", parse_path)
-YES_OR_NO = Kind("YES or NO", parse_yes, lambda yes: "YES" if yes else "NO")
+ADDRESS = OptionType("an IP address and a port, such as 127.0.0.1:8125", parse_address, write_address)
+ORIGIN = OptionType("an https:// URL of a host and perhaps a port, without a path", parse_origin)
+ENDPOINT = OptionType("a Twisted endpoint such as tcp:17890 or unix:/path, and never ssl:", parse_endpoint)
+NETWORKS = comma_separated(OptionType("an IP address or network such as 10.0.0.0/8", ip_network))
+PATH = OptionType("a path", parse_path)
+YES_OR_NO = OptionType("YES or NO", parse_yes, lambda yes: "YES" if yes else "NO")
 NAMESPACE = matching("[a-z0-9_-]{1,32}", "1 to 32 of a-z, 0-9, '_', '-'")
 APP_NAME = matching("[A-Za-z0-9_.-]{1,64}", "1 to 64 letters, digits, '_', '.', '-'")

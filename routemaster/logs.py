@@ -1,22 +1,20 @@
-"""The log: one event is one line, whatever a stranger put into it, and logging never breaks the bus.
+"""The log: each event is one line, and an error while logging never raises.
 
-`observer` makes the Twisted log observer which the wiring installs. What it
-writes of an event:
+`observer` returns the Twisted log observer. Its formats:
 
 - text: `2026-01-02T03:04:05.678Z INFO routemaster.web the message`; the
-  traceback of a failure follows, indented, so that no line of it can pass for
-  an event;
+  traceback of a failure follows in indented lines, which cannot be mistaken for
+  events;
 - json: one object on one line, with `time`, `level`, `namespace`, `message`,
-  for a failure `traceback`, and those fields of the event which are scalars.
+  `traceback` for a failure, and the fields of the event that are scalars.
 
-What cannot be printed is escaped and what is too long is cut, for topics,
-URLs and names come from outside. Nothing is masked here: a secret must not
-get into an event to begin with.
+Unprintable characters are escaped and long texts are cut, because topics, URLs
+and names come from clients. Nothing is masked here: events must not contain
+secrets.
 
-A file is opened anew when it was moved away. While it cannot be written,
-events are dropped and counted; before the first that can be written again
-stands one that tells how many were lost. Time is that of the events: nothing
-here reads a clock.
+A log file that was renamed is opened again. While it cannot be written, events
+are dropped and counted; the count is logged before the next event that can be
+written. The time is that of the event: nothing here reads a clock.
 """
 
 from __future__ import annotations
@@ -49,16 +47,15 @@ LEVELS = {
 }
 LEVEL_NAMES = {level: name for name, level in LEVELS.items()}
 
-# Twisted's older interface leaves these in the events that pass through it.
+# Fields that Twisted's legacy logging adds.
 LEGACY = {"isError", "system", "format", "why", "failure", "logLevel"}
 
 
 def observer(target: TextIO | Path | None, level: str, form: str) -> LogObserver:
-    """The observer which the options log_file, log_level and log_format describe.
+    """The observer for the options log_file, log_level and log_format.
 
-    None is the process's own standard error, even after Twisted has put its
-    logger in the place of `sys.stderr`. Raises OSError if a file cannot be
-    opened to begin with.
+    None is the standard error of the process, also after Twisted has replaced
+    `sys.stderr`. Raises OSError if the file cannot be opened.
     """
     sink: Sink = FileSink(target) if isinstance(target, Path) else StreamSink(target or sys.__stderr__)
     return LogObserver(sink, level, {"text": as_text, "json": as_json}[form])
@@ -66,9 +63,9 @@ def observer(target: TextIO | Path | None, level: str, form: str) -> LogObserver
 
 @implementer(ILogObserver)  # type: ignore[no-untyped-call]  # zope.interface has no types
 class LogObserver:
-    """Writes the events of a level and above to a sink, and survives whatever goes wrong there.
+    """Writes the events of a level and above to a sink, and never raises.
 
-    `dropped` counts the events that could not be written since the start.
+    `dropped`: events that could not be written since the start.
     """
 
     def __init__(self, sink: Sink, level: str, render: Callable[[LogEvent], str]) -> None:
@@ -78,11 +75,11 @@ class LogObserver:
         self._sink = sink
         self._wanted = frozenset(names[names.index(level) :])
         self._render = render
-        # Threads log too; and a signal's handler may reopen in the midst of a write.
+        # Reentrant: threads log too, and a signal handler may call `reopen` during a write.
         self._lock = RLock()
 
     def __call__(self, event: LogEvent) -> None:
-        """Write the event, if its level asks for it; never raises."""
+        """Write the event, if its level is enabled."""
         if _level(event) not in self._wanted:
             return
         text = self._rendered(event)
@@ -98,12 +95,12 @@ class LogObserver:
                 self._unreported = 0
 
     def reopen(self) -> None:
-        """Open the log file anew, after a rotation has moved it (SIGHUP); never raises."""
+        """Open the log file again after a rotation (SIGHUP)."""
         with self._lock:
             self._sink.reopen()
 
     def close(self) -> None:
-        """Close the file, if there is one: what comes later is dropped."""
+        """Close the file, if there is one; later events are dropped."""
         with self._lock:
             self._sink.close()
 
@@ -113,17 +110,17 @@ class LogObserver:
         except Exception as error:
             plain = {key: event.get(key) for key in ("log_time", "log_level")}
             plain["log_namespace"] = __name__
-            plain["log_format"] = f"an event could not be written down: {type(error).__name__}"
+            plain["log_format"] = f"formatting an event failed: {type(error).__name__}"
             return self._render(plain)
 
 
 def _loss(event: LogEvent, lost: int) -> LogEvent:
-    """The event which tells, just before another one, how many were lost."""
+    """The event with the number of lost events, written before `event`."""
     return {
         "log_time": event.get("log_time"),
         "log_level": LogLevel.warn,
         "log_namespace": __name__,
-        "log_format": "{lost} log events were lost, for the log could not be written",
+        "log_format": "{lost} log events were lost: the log could not be written",
         "lost": lost,
     }
 
@@ -152,12 +149,12 @@ def as_json(event: LogEvent) -> str:
     }
     if traceback := _traceback(event):
         fields["traceback"] = traceback
-    # DEL is the one control character of ASCII that JSON lets through.
+    # DEL is the only control character of ASCII that JSON does not escape.
     return json.dumps(fields, allow_nan=False).replace("\x7f", "\\u007f") + "\n"
 
 
 def printable(text: str, longest: int) -> str:
-    """The text on one line: what cannot be printed escaped, and cut to `longest` characters."""
+    """The text with unprintable characters escaped, cut to `longest` characters."""
     cut = _cut(text, longest)
     if cut.isprintable():
         return cut
@@ -172,12 +169,12 @@ def _cut(text: str, longest: int) -> str:
 def _level(event: LogEvent) -> str:
     level = event.get("log_level", LogLevel.info)
     if level is LogLevel.info and event.get("log_namespace") == "log_legacy":
-        return "DEBUG"  # Twisted's older parts say there what they open and close
+        return "DEBUG"  # Twisted's older modules log there what they open and close
     return LEVEL_NAMES.get(level, "INFO")
 
 
 def _time(event: LogEvent) -> str | None:
-    """When the event happened, in UTC to the millisecond; None if it does not tell."""
+    """The time of the event in UTC to the millisecond; None if it has none."""
     try:
         moment = datetime.fromtimestamp(event["log_time"], UTC)
     except (KeyError, TypeError, ValueError, OverflowError, OSError):
@@ -186,7 +183,7 @@ def _time(event: LogEvent) -> str | None:
 
 
 def _traceback(event: LogEvent) -> str:
-    """The traceback of the event's failure, if it has one, without its middle if it is too long."""
+    """The traceback of the event's failure, if it has one; the middle of a long one is left out."""
     failure = event.get("log_failure")
     if failure is None:
         return ""
@@ -209,62 +206,62 @@ def _scalar(value: Any) -> Any:
 
 
 class Sink(Protocol):
-    """Where the lines go."""
+    """Where lines are written."""
 
     def write(self, text: str, when: float | None) -> None:
-        """Write whole lines, of an event of that time (seconds since the epoch); raises if it cannot."""
+        """Write complete lines; `when`: the time of the event, seconds since the epoch. Raises if it fails."""
 
     def reopen(self) -> None:
-        """Begin again with what has the name of the log now; never raises."""
+        """Open the file that has the name of the log now; never raises."""
 
     def close(self) -> None:
-        """End, if it is ours to end."""
+        """Close what this object has opened."""
 
 
 class StreamSink:
-    """A stream that is somebody else's to open and to close."""
+    """A stream that others open and close."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
 
     def write(self, text: str, when: float | None) -> None:
-        """Write and flush; raises what the stream raises."""
+        """Write and flush; raises the errors of the stream."""
         if self._stream is None:
             raise OSError("the process has no standard error")
         self._stream.write(text)
         self._stream.flush()
 
     def reopen(self) -> None:
-        """Nothing: a stream has no name."""
+        """Do nothing: a stream has no name."""
 
     def close(self) -> None:
-        """Nothing: the stream is not ours."""
+        """Do nothing: others close the stream."""
 
 
 class FileSink:
-    """A file, appended to without a buffer, and followed by name when it is moved away."""
+    """A file, appended to without a buffer; when it is renamed, the file with its name is opened again."""
 
     def __init__(self, path: Path) -> None:
-        # Twisted changes the directory when it becomes a daemon.
+        # Twisted changes the working directory when it becomes a daemon.
         self._path = path.absolute()
         self._file = self._opened()
         self._checked: float | None = None
-        self._torn = False
+        self._partial = False
 
     def write(self, text: str, when: float | None) -> None:
-        """Append the lines; raises OSError if that fails, perhaps with a part of them written."""
+        """Append the lines; raises OSError if that fails, possibly after writing a part."""
         if when is not None:
             self._follow(when)
-        data = memoryview(("\n" * self._torn + text).encode("utf-8", "backslashreplace"))
+        data = memoryview(("\n" * self._partial + text).encode("utf-8", "backslashreplace"))
         while data:
             written = self._file.write(data)
             if not written:
                 raise BlockingIOError
             data = data[written:]
-            self._torn = bool(data)
+            self._partial = bool(data)
 
     def reopen(self) -> None:
-        """Open what has the file's name now; if that fails, go on with the file as it is."""
+        """Open the file that has the name now; if that fails, keep the open file."""
         with suppress(OSError):
             self._replace()
 
@@ -279,10 +276,10 @@ class FileSink:
         opened = self._opened()
         self._file.close()
         self._file = opened
-        self._torn = False
+        self._partial = False
 
     def _follow(self, now: float) -> None:
-        """Look, at most once a second, whether the file still has its name; open that name if not."""
+        """Check, at most once a second, whether the file still has its name; if not, open the file that has it."""
         if self._checked is not None and abs(now - self._checked) < CHECK_INTERVAL:
             return
         self._checked = now
@@ -291,7 +288,7 @@ class FileSink:
         try:
             self._replace()
         except OSError:
-            # Better a file that was moved than none; but what is deleted nobody will read.
+            # A renamed file can still be read, a deleted one cannot.
             if os.fstat(self._file.fileno()).st_nlink == 0:
                 self._checked = None
                 raise

@@ -1,4 +1,4 @@
-"""The configuration: what is allowed, which source wins, and that secrets stay secret."""
+"""The configuration: its options, the precedence of sources, and the masking of secrets."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from routemaster.errors import ConfigError
 
 
 class Case(SynchronousTestCase):
-    """Loads configurations and looks at refusals."""
+    """Loads configurations and checks error messages."""
 
     def ini(self, text: str) -> Path:
-        """A config file with that text."""
+        """A configuration file with this text."""
         file = Path(self.mktemp())
         file.write_text(text)
         return file
 
     def refused(self, *words: str, arguments: Any = (), environment: Any = (), file: str | None = None) -> str:
-        """The one line with which the sources are refused; it holds all the words."""
+        """The error message for these sources; it is one line and contains all words."""
         error = self.assertRaises(
             ConfigError, load, dict(arguments), dict(environment), None if file is None else self.ini(file)
         )
@@ -35,10 +35,10 @@ class Case(SynchronousTestCase):
 
 
 class TableTests(Case):
-    """The table of options, the shipped file and the contract agree."""
+    """The table of options and the shipped file match."""
 
     def test_table_and_file_agree(self) -> None:
-        """The shipped file holds the options of the table, all of them, in order, and no other."""
+        """The shipped file has exactly the options of the table, in the same order."""
         section, seen = "", []
         for line in SHIPPED.read_text().splitlines():
             if line.startswith("["):
@@ -48,23 +48,23 @@ class TableTests(Case):
         self.assertEqual(seen, [(option.section, option.name) for option in OPTIONS])
 
     def test_every_option_is_a_field(self) -> None:
-        """Each field of Config is an option, and each option a field."""
+        """The options are the fields of Config."""
         names = [each.name for each in fields(Config)]
         self.assertEqual(names, [option.name for option in OPTIONS] + ["origins"])
 
     def test_shipped_as_package_data(self) -> None:
-        """The file that the package ships is the one in etc."""
+        """The file in the package is the one in etc."""
         self.assertEqual(SHIPPED.resolve().parent.name, "etc")
 
     def test_help(self) -> None:
-        """Each option has a help text: one sentence that fits the command line."""
+        """Each option has a help text of one sentence."""
         texts = help_texts()
         self.assertEqual(list(texts), [option.name for option in OPTIONS])
         for name, text in texts.items():
             self.assertTrue(text.endswith(".") and len(text) < 120, name)
 
     def test_defaults(self) -> None:
-        """The defaults are those of the contract, with the types that the fields promise."""
+        """The defaults have the documented values and the types of the fields."""
         config = load({}, {}, None)
         expected = {
             "clients": ("demo",),
@@ -105,7 +105,7 @@ class TableTests(Case):
             self.assertIs(type(getattr(config, name)), type(value), name)
 
     def test_environment_names(self) -> None:
-        """A variable is ROUTEMASTER_ and the name, but where the contract says otherwise."""
+        """The environment variable is ROUTEMASTER_ and the name, with a few exceptions."""
         others = {
             variable
             for option in OPTIONS
@@ -117,10 +117,10 @@ class TableTests(Case):
 
 
 class SourceTests(Case):
-    """Which source wins, and what each of them may hold."""
+    """The precedence of sources, and their validation."""
 
     def test_precedence(self) -> None:
-        """The command line beats the environment, which beats the file, which beats the default."""
+        """The command line overrides the environment, which overrides the file, which overrides the default."""
         file = self.ini("[delivery]\ntimeout = 3\n")
         environment, arguments = {"ROUTEMASTER_TIMEOUT": "4"}, {"timeout": "5"}
         table = [
@@ -134,19 +134,19 @@ class SourceTests(Case):
             self.assertEqual((config.timeout, config.origins["timeout"]), (value, origin))
 
     def test_dashes(self) -> None:
-        """On the command line an option has dashes or underscores."""
+        """On the command line the name of an option has dashes or underscores."""
         for name in ("redis-url", "redis_url"):
             self.assertEqual(load({name: "redis://h"}, {}, None).redis_url, "redis://h")
 
     def test_empty_is_none(self) -> None:
-        """An empty value takes back what a weaker source gave, where none is allowed."""
+        """An empty value overrides a source with lower precedence, for an option that may be unset."""
         file = self.ini("[server]\nhttp = tcp:80\n")
         self.assertEqual(load({}, {}, file).http, "tcp:80")
         self.assertIsNone(load({}, {"ROUTEMASTER_HTTP": ""}, file).http)
         self.refused("namespace", environment={"ROUTEMASTER_NAMESPACE": ""})
 
     def test_foreign_variables(self) -> None:
-        """Variables of others, and those which Kubernetes makes of a Service's name, are left alone."""
+        """Other variables, and those that Kubernetes sets for a Service, are ignored."""
         load(
             {},
             {
@@ -163,14 +163,14 @@ class SourceTests(Case):
         self.refused("ROUTEMASTER_PORT", environment={"ROUTEMASTER_PORT": "8080"})
 
     def test_aliases(self) -> None:
-        """Two variables of one option may both be there only if they say the same."""
+        """Two variables for one option are an error if their values differ."""
         alias, name = {"MAX_BACKOFF_MS": "5"}, {"ROUTEMASTER_MAX_BACKOFF_MS": "6"}
         self.assertEqual(load({}, alias, None).max_backoff_ms, 5)
         self.assertEqual(load({}, name, None).max_backoff_ms, 6)
         self.refused("ROUTEMASTER_MAX_BACKOFF_MS and MAX_BACKOFF_MS", environment=alias | name)
 
     def test_redis_env_key(self) -> None:
-        """REDIS_ENV_KEY names the variable that holds the Redis URL, and that variable has to be there."""
+        """REDIS_ENV_KEY is the name of the variable with the Redis URL, which must be set."""
         environment = {"REDIS_ENV_KEY": "REDISCLOUD_URL", "REDISCLOUD_URL": "redis://cloud:1"}
         config = load({}, environment, None)
         self.assertEqual(config.redis_url, "redis://cloud:1")
@@ -181,7 +181,7 @@ class SourceTests(Case):
         self.assertNotIn("canary", line)
 
     def test_unknown(self) -> None:
-        """What no option is called is refused in every source, with the nearest name."""
+        """An unknown option is an error in every source; the message suggests the most similar name."""
         self.refused("timout", "timeout", arguments={"timout": "1"})
         self.refused("ROUTEMASTER_TIMOUT", "ROUTEMASTER_TIMEOUT", environment={"ROUTEMASTER_TIMOUT": "1"})
         prefixed = {"ROUTEMASTER_EXCEPTION_SERVICE": "print"}
@@ -189,52 +189,53 @@ class SourceTests(Case):
         self.refused("'timout'", "mean timeout?", file="[delivery]\ntimout = 1\n")
         self.refused("'Timeout'", file="[delivery]\nTimeout = 1\n")
         self.refused("'delivry'", "mean delivery?", file="[delivry]\ntimeout = 1\n")
-        self.refused("belongs to [delivery]", file="[server]\ntimeout = 1\n")
+        self.refused("expected in [delivery]", file="[server]\ntimeout = 1\n")
         self.refused("'DEFAULT'", file="[DEFAULT]\ntimeout = 1\n")
 
     def test_losers_are_checked(self) -> None:
-        """An ill-formed value is refused even where a stronger source wins."""
+        """An invalid value is an error also if another source overrides it."""
         environment = {"ROUTEMASTER_TIMEOUT": "x"}
         self.refused("'x'", "ROUTEMASTER_TIMEOUT", arguments={"timeout": "1"}, environment=environment)
 
     def test_no_home(self) -> None:
-        """A default below a home directory that nobody knows is refused only if it wins."""
+        """A path in an unknown home directory is an error only if no source overrides it."""
         shipped = Path(self.mktemp())
         shipped.write_text(SHIPPED.read_text("utf-8").replace("= ~/", "= ~nobody-here/"), "utf-8")
         self.assertEqual(load({"state-dir": "/srv"}, {}, None, shipped=shipped).state_dir, Path("/srv"))
-        with self.assertRaisesRegex(ConfigError, r"^state_dir: '~nobody-here/.*' \(default\): there is no home"):
+        line = r"^state_dir is invalid: got '~nobody-here/.*' \(default\), but there is no home"
+        with self.assertRaisesRegex(ConfigError, line):
             load({}, {}, None, shipped=shipped)
 
     def test_broken_files(self) -> None:
-        """A file that is not an ini file is refused by line, without repeating what stands there."""
+        """The error for an invalid file has the number of the line, and not its text."""
         for text in ("root_key = canary\n", "[clients]\nroot_key canary\n", "[clients]\nroot_key: canary\n"):
             self.assertNotIn("canary", self.refused("line", file=text))
-        self.refused("line 3", "timeout", "twice", file="[delivery]\ntimeout = 1\ntimeout = 2\n")
-        self.refused("line 2", "[delivery]", "twice", file="[delivery]\n[delivery]\n")
+        self.refused("line 3", "duplicate timeout", file="[delivery]\ntimeout = 1\ntimeout = 2\n")
+        self.refused("line 2", "duplicate [delivery]", file="[delivery]\n[delivery]\n")
 
     def test_unreadable_files(self) -> None:
-        """A file that is missing or no UTF-8 is refused by name."""
+        """The error for a file that is missing or not UTF-8 has its name."""
         missing = Path(self.mktemp())
         self.assertIn(str(missing), str(self.assertRaises(ConfigError, load, {}, {}, missing)))
         missing.write_bytes(b"\xff")
         self.assertIn("UTF-8", str(self.assertRaises(ConfigError, load, {}, {}, missing)))
 
     def test_incomplete_defaults(self) -> None:
-        """A shipped file without a default for each option is refused."""
+        """A shipped file without a default for every option is an error."""
         shipped = self.ini("[clients]\nclients = demo\n")
         self.assertIn("root_key", str(self.assertRaises(ConfigError, load, {}, {}, None, shipped=shipped)))
 
     def test_characters_of_ini(self) -> None:
-        """Neither % nor = nor # within a value means anything in a file."""
+        """%, = and # in a value have no special meaning."""
         config = load({}, {}, self.ini("[clients]\nroot_key = a%(b)s=#;c\n"))
         self.assertEqual(config.root_key, "a%(b)s=#;c")
 
 
 class TogetherTests(Case):
-    """Options that need or exclude each other."""
+    """Combinations of options."""
 
     def test_contradictions(self) -> None:
-        """Options which contradict each other are refused, naming them."""
+        """The error for contradicting options has their names."""
         url = "exception_service_url"
         table: list[tuple[dict[str, str], list[str]]] = [
             ({"root_key": "demo"}, ["root_key", "client"]),
@@ -251,7 +252,7 @@ class TogetherTests(Case):
             self.refused(*words, arguments=arguments)
 
     def test_agreements(self) -> None:
-        """Options which are complete together are taken."""
+        """Complete combinations are valid."""
         load(
             {
                 "certificate": "/c",
@@ -282,7 +283,7 @@ class ShowTests(Case):
     """`describe` and `repr`."""
 
     def test_round_trip(self) -> None:
-        """What describe shows, fed back as a file, is the same configuration, if it holds no secret."""
+        """The output of `describe`, loaded as a file, is the same configuration, if it has no secrets."""
         arguments = {
             "http": "tcp6:80:interface=\\:\\:",
             "trusted_proxies": "10.0.0.0/8, ::1",
@@ -296,14 +297,14 @@ class ShowTests(Case):
         self.assertEqual(load({}, {}, self.ini(config.describe())), config)
 
     def test_origins(self) -> None:
-        """Above each option describe says where it came from."""
+        """`describe` shows the source of each option."""
         shown = load({"grace": "1"}, {"ROUTEMASTER_TIMEOUT": "2.50"}, None).describe()
         self.assertIn("# command line\ngrace = 1\n", shown)
         self.assertIn("# environment ROUTEMASTER_TIMEOUT\ntimeout = 2.5\n", shown)
         self.assertIn("# default\nclients = demo\n", shown)
 
     def test_secrets(self) -> None:
-        """Neither describe nor repr shows a secret; the public part of a token and the host of Redis they do."""
+        """`describe` and `repr` mask secrets, but show the public part of a token and the host of Redis."""
         self.assertEqual({option.name for option in OPTIONS if option.secret}, set(SECRETS))
         config = load(SECRETS, {}, None)
         for shown in (config.describe(), repr(config), repr(evolve(config, timeout=1.0)), f"{config}"):
@@ -312,7 +313,7 @@ class ShowTests(Case):
             self.assertIn(f"redis://{MASK}@h:6379/0?password={MASK}&db=1", shown)
 
     def test_refused_secrets(self) -> None:
-        """An ill-formed secret is refused without being shown."""
+        """The error for an invalid secret does not show it."""
         table = [
             ("clients", "demo;shop--canary"),
             ("root_key", "canary:x"),
@@ -324,7 +325,7 @@ class ShowTests(Case):
             self.assertNotIn("canary", self.refused(name, MASK, arguments={name: text}))
 
     def test_masked_is_no_value(self) -> None:
-        """A masked secret in a file is refused, unless a stronger source gives the secret."""
+        """A masked secret in a file is an error, unless another source overrides it."""
         file = self.ini(load({"root_key": "canary", "clients": "a--1"}, {}, None).describe())
         self.assertIn("masked", str(self.assertRaises(ConfigError, load, {}, {}, file)))
         config = load({}, {"ROUTEMASTER_ROOT_KEY": "k", "ROUTEMASTER_CLIENTS": "a--1"}, file)

@@ -1,4 +1,4 @@
-"""The kinds of options: which texts are allowed, and which values they are."""
+"""The types of options: valid texts, and their values."""
 
 from __future__ import annotations
 
@@ -89,36 +89,36 @@ REFUSED: list[tuple[str, str]] = [
 
 
 def value(name: str, text: str) -> Any:
-    """The value of the option, if the command line gives the text."""
+    """The value of the option with this text on the command line."""
     return getattr(load({name: text}, {}, None), name)
 
 
 class KindTests(SynchronousTestCase):
-    """What a value may be."""
+    """Parsing and writing of values."""
 
     def test_allowed(self) -> None:
-        """A well-formed text is the value that the table says."""
+        """Each valid text in the table has its value."""
         for name, text, expected in ALLOWED:
             self.assertEqual((name, value(name, text)), (name, expected))
 
     def test_refused(self) -> None:
-        """An ill-formed text is refused, naming option, source and what is allowed."""
+        """The error for an invalid text has the option, the source and what is expected."""
         for name, text in REFUSED:
             line = str(self.assertRaises(ConfigError, value, name, text))
             self.assertEqual(line.splitlines(), [line])
-            self.assertRegex(line, rf"^{name}: '.*' \(command line\) is not allowed; give .+")
+            self.assertRegex(line, rf"^{name} is invalid: got '.*' \(command line\), expected .+")
 
     def test_unknown_home(self) -> None:
-        """A path in the home of nobody is refused."""
+        """A path in the home directory of an unknown user is an error."""
         self.assertRaises(ConfigError, value, "state_dir", "~no-such-user-here/x")
 
     @settings(max_examples=300, deadline=None)
     @given(st.sampled_from(OPTIONS), st.text())
     def test_any_text(self, option: Any, text: str) -> None:
-        """Whatever the text, the answer is a value that is written back to itself, or a one-line refusal."""
+        """For any text the result is a value that is written and parsed to itself, or an error of one line."""
         try:
             taken = value(option.name, text)
         except ConfigError as error:
             self.assertEqual(len(str(error).splitlines()), 1)
         else:
-            self.assertEqual(option.kind.parse(option.kind.write(taken)), taken)
+            self.assertEqual(option.type.parse(option.type.write(taken)), taken)

@@ -1,4 +1,4 @@
-"""The log: one event is one line, and a log that cannot be written harms nobody."""
+"""The log: each event is one line, and an error while logging never raises."""
 
 from __future__ import annotations
 
@@ -52,60 +52,60 @@ def failure(sentence: str) -> Failure:
 
 
 class TextTests(SynchronousTestCase):
-    """The text form."""
+    """The text format."""
 
     def test_line(self) -> None:
-        """An event is time in UTC to the millisecond, level, namespace and message."""
+        """A line has the time in UTC to the millisecond, level, namespace and message."""
         self.assertEqual(as_text(event()), "2026-01-02T03:04:05.678Z INFO routemaster.web hello\n")
 
     def test_bare(self) -> None:
-        """An event that tells nothing of itself is a line all the same."""
+        """An event without any field is a line too."""
         self.assertEqual(as_text({}), "- INFO - \n")
         for when in ("soon", None, float("nan"), 1e300):
             self.assertEqual(as_text({"log_time": when, "log_format": "x"}), "- INFO - x\n")
 
     def test_escapes(self) -> None:
-        """What cannot be printed is escaped, in message and namespace; letters of any script stay."""
+        """Unprintable characters in message and namespace are escaped; letters of any script stay."""
         line = as_text(event(f"a{DANGEROUS}b é 猫", log_namespace=f"n{DANGEROUS}"))
         escaped = r"\n\r\t\x00\x1b[31m\x7f\x85\x9b\u2028\u2029\u202e\ud800"
         self.assertEqual(line, f"2026-01-02T03:04:05.678Z INFO n{escaped} a{escaped}b é 猫\n")
 
     def test_cap(self) -> None:
-        """A message is cut to its greatest length, before and after it is escaped."""
+        """A message is cut to LONGEST_FIELD characters, before and after escaping."""
         for text in ("x" * 10**6, "\x1b" * LONGEST_FIELD):
             line = as_text(event(text))
             self.assertTrue(line.endswith("…\n"))
             self.assertEqual(len(line), len(as_text(event(""))) + LONGEST_FIELD)
 
     def test_traceback(self) -> None:
-        """A failure's traceback follows in indented lines, whatever its message holds."""
+        """The traceback of a failure follows in indented lines, for any message."""
         lines = as_text(event(log_failure=failure("bad\n2026 INFO forged\r\x1b"))).splitlines()
         self.assertIn("INFO routemaster.web hello", lines[0])
         self.assertTrue(all(line.startswith("    ") for line in lines[1:]))
         self.assertIn("    2026 INFO forged\\r\\x1b", lines)
 
     def test_long_traceback(self) -> None:
-        """A long traceback loses its middle."""
+        """The middle of a long traceback is left out."""
         text = as_text(event(log_failure=failure("x\n" * LONGEST_TRACEBACK)))
         self.assertIn("\n    …\n", text)
         self.assertIn("Traceback", text)
 
     def test_broken_failure(self) -> None:
-        """A failure that cannot tell its traceback does not cost the message."""
+        """If formatting the traceback fails, the message is still logged."""
         self.assertIn("hello\n    no traceback: AttributeError", as_text(event(log_failure=object())))
 
     @given(st.text(), st.text())
     def test_any_text(self, message: str, cause: str) -> None:
-        """Whatever the texts, exactly one line is not indented."""
+        """For any texts, exactly one line is not indented."""
         lines = as_text(event(message, log_failure=failure(cause))).splitlines()
         self.assertEqual([line for line in lines if not line.startswith("    ")], lines[:1])
 
 
 class JsonTests(SynchronousTestCase):
-    """The json form."""
+    """The JSON format."""
 
     def test_object(self) -> None:
-        """An event is one object: what every event has, and its own scalars; nothing else."""
+        """An event is one object with the common fields and its own scalars."""
         line = as_json(
             event(
                 topic="cats", count=3, ratio=0.5, ok=True, none=None, log_source=self, thing=object(), names=["a"]
@@ -128,46 +128,46 @@ class JsonTests(SynchronousTestCase):
         )
 
     def test_time_unknown(self) -> None:
-        """An event without a time has null for it."""
+        """The time of an event without one is null."""
         self.assertIsNone(json.loads(as_json({}))["time"])
 
     def test_own_names_win(self) -> None:
-        """A field cannot pass for the level, the time or the message."""
+        """A field of the event cannot replace the level, the time or the message."""
         fields = json.loads(as_json(event() | dict.fromkeys(("level", "time", "message", "namespace"), "forged")))
         self.assertNotIn("forged", fields.values())
 
     def test_not_finite(self) -> None:
-        """NaN and infinity, which JSON does not have, are texts."""
+        """NaN and infinity are strings, because JSON has no numbers for them."""
         fields = json.loads(as_json(event(a=float("nan"), b=float("-inf"))))
         self.assertEqual((fields["a"], fields["b"]), ("nan", "-inf"))
 
     def test_traceback(self) -> None:
-        """A failure's traceback is one text."""
+        """The traceback of a failure is one string."""
         fields = json.loads(as_json(event(log_failure=failure("bad"))))
         self.assertIn("ValueError: bad", fields["traceback"])
 
     def test_cap(self) -> None:
-        """Each text is cut to its greatest length."""
+        """Each string is cut to its maximum length."""
         fields = json.loads(as_json(event("x" * 10**6)))
         self.assertEqual({len(fields["message"]), len(fields["text"])}, {LONGEST_FIELD})
 
     @given(st.text(), st.dictionaries(st.text(), st.text() | st.integers() | st.floats()))
     def test_any_text(self, message: str, fields: dict[str, Any]) -> None:
-        """Whatever the event, it is one line of printable ASCII, and one JSON object."""
+        """Any event is one line of printable ASCII, and one JSON object."""
         line = as_json(fields | event(message))
         self.assertTrue(line[:-1].isprintable() and line.isascii() and line.endswith("\n"))
         self.assertEqual(json.loads(line)["message"], message)
 
 
 class ObserverTests(SynchronousTestCase):
-    """The observer: levels, and its place in Twisted."""
+    """The observer: levels, and its interface to Twisted."""
 
     def test_interface(self) -> None:
-        """The observer is what Twisted calls one."""
+        """The observer implements ILogObserver."""
         verifyObject(ILogObserver, observer(StringIO(), "INFO", "text"))
 
     def test_levels(self) -> None:
-        """An event is written from its level on; an unknown level counts as INFO."""
+        """Events of the level and above are written; an unknown level is INFO."""
         for number, (wanted, _) in enumerate(LEVELS.items()):
             stream = StringIO()
             observe = observer(stream, wanted, "text")
@@ -179,7 +179,7 @@ class ObserverTests(SynchronousTestCase):
         self.assertIn(" INFO ", stream.getvalue())
 
     def test_logger(self) -> None:
-        """What a Logger and a legacy publisher emit is written, without the remains of the old interface."""
+        """Events of Logger and of the legacy API are written, without legacy fields."""
         for form in ("text", "json"):
             stream = StringIO()
             observe = observer(stream, "DEBUG", form)
@@ -194,7 +194,7 @@ class ObserverTests(SynchronousTestCase):
                 self.assertEqual(set(json.loads(first)), {"time", "level", "namespace", "message", "n"})
 
     def test_standard_error(self) -> None:
-        """Without a target the log goes to the true standard error, not to what has replaced it."""
+        """Without a target the log is written to the original standard error."""
         true, replaced = StringIO(), StringIO()
         self.patch(sys, "__stderr__", true)
         self.patch(sys, "stderr", replaced)
@@ -203,21 +203,21 @@ class ObserverTests(SynchronousTestCase):
         self.assertEqual(replaced.getvalue(), "")
 
     def test_no_standard_error(self) -> None:
-        """A process without standard error counts what it cannot write."""
+        """Without standard error events are counted as dropped."""
         self.patch(sys, "__stderr__", None)
         observe = observer(None, "INFO", "text")
         observe(event())
         self.assertEqual(observe.dropped, 1)
 
     def test_unrenderable(self) -> None:
-        """An event that cannot be rendered is told by its kind of trouble; nothing is raised."""
+        """If formatting an event fails, the type of the error is logged, and nothing is raised."""
         stream = StringIO()
         observe = observer(stream, "INFO", "json")
         observe(event(huge=10**5000))
-        self.assertIn("could not be written down: ValueError", json.loads(stream.getvalue())["message"])
+        self.assertIn("formatting an event failed: ValueError", json.loads(stream.getvalue())["message"])
 
     def test_closed_stream(self) -> None:
-        """A closed stream costs the events, and nothing else."""
+        """With a closed stream events are dropped, and nothing is raised."""
         stream = StringIO()
         stream.close()
         observe = observer(stream, "INFO", "text")
@@ -235,7 +235,7 @@ class FileTests(SynchronousTestCase):
         self.path = self.directory / "rm.log"
 
     def opened(self) -> LogObserver:
-        """An observer of the file."""
+        """An observer that writes to the file."""
         observe = observer(self.path, "INFO", "text")
         self.addCleanup(observe.close)
         return observe
@@ -245,17 +245,17 @@ class FileTests(SynchronousTestCase):
         return [line.split(" ", 3)[3] for line in (path or self.path).read_text().splitlines()]
 
     def test_appends(self) -> None:
-        """The file is appended to, and each event is there at once."""
+        """Each event is appended to the file at once."""
         self.opened()(event("one"))
         self.opened()(event("two é"))
         self.assertEqual(self.messages(), ["one", "two é"])
 
     def test_cannot_be_opened(self) -> None:
-        """A file that cannot be opened to begin with is an error."""
+        """A file that cannot be opened at the start is an error."""
         self.assertRaises(OSError, observer, self.directory / "none" / "rm.log", "INFO", "text")
 
     def test_reopen(self) -> None:
-        """After reopen the log goes to the file that has the name now."""
+        """After `reopen` events are written to the file that has the name now."""
         observe, moved = self.opened(), self.directory / "rm.log.1"
         observe(event("one"))
         self.path.rename(moved)
@@ -264,7 +264,7 @@ class FileTests(SynchronousTestCase):
         self.assertEqual((self.messages(moved), self.messages()), (["one"], ["two"]))
 
     def test_moved_and_removed(self) -> None:
-        """A file that was moved or removed is followed by name, looked at once in a second of the events."""
+        """A file that was renamed or deleted is opened again, checked at most once a second."""
         observe, moved = self.opened(), self.directory / "rm.log.1"
         observe(event("one"))
         self.path.rename(moved)
@@ -276,7 +276,7 @@ class FileTests(SynchronousTestCase):
         self.assertEqual(self.messages(), ["four"])
 
     def test_moved_for_good(self) -> None:
-        """While the name cannot be opened, the moved file is written on."""
+        """While the name cannot be opened, events are written to the renamed file."""
         observe, moved = self.opened(), Path(self.mktemp())
         self.path.rename(moved)
         self.directory.rmdir()
@@ -285,7 +285,7 @@ class FileTests(SynchronousTestCase):
         self.assertEqual((self.messages(moved), observe.dropped), (["one"], 0))
 
     def test_removed_for_good(self) -> None:
-        """Into a deleted file nothing is written: events are counted, until the name can be opened again."""
+        """If the file was deleted, events are counted as dropped until the name can be opened again."""
         observe = self.opened()
         self.path.unlink()
         self.directory.rmdir()
@@ -294,11 +294,11 @@ class FileTests(SynchronousTestCase):
         self.assertEqual(observe.dropped, 2)
         self.directory.mkdir()
         observe(event("three"))
-        lost = "2 log events were lost, for the log could not be written"
+        lost = "2 log events were lost: the log could not be written"
         self.assertEqual(self.messages(), [lost, "three"])
 
     def test_disk_full(self) -> None:
-        """A full disk costs events, which are counted, and told in one line when there is room again."""
+        """On a full disk events are dropped, and their number is logged when there is space again."""
         self.path.symlink_to("/dev/full")
         observe = self.opened()
         observe(event("one"))
@@ -307,11 +307,11 @@ class FileTests(SynchronousTestCase):
         observe.reopen()
         observe(event("three"))
         observe(event("four"))
-        self.assertEqual(self.messages()[0][:23], "2 log events were lost,")
+        self.assertEqual(self.messages()[0][:23], "2 log events were lost:")
         self.assertEqual((self.messages()[1:], observe.dropped), (["three", "four"], 2))
 
     def test_torn_line(self) -> None:
-        """What follows a line that was written in part begins on a line of its own."""
+        """The event after a partly written line starts on a new line."""
         sink = FileSink(self.path)
         self.addCleanup(sink.close)
         file, rooms = sink._file, [5, 0, 100, 100]

@@ -110,7 +110,7 @@ def _config(arguments: argparse.Namespace) -> Config:
     except OSError as error:
         raise ConfigError(f"--root-key-file {file}: cannot be read: {error.strerror}") from None
     except ValueError:  # a text that is not UTF-8 too
-        raise ConfigError(f"--root-key-file {file}: should hold {ROOT_KEY.allowed}") from None
+        raise ConfigError(f"--root-key-file {file}: should hold {ROOT_KEY.expected}") from None
 
 
 def _bus(arguments: argparse.Namespace, config: Config) -> Bus:
@@ -118,7 +118,7 @@ def _bus(arguments: argparse.Namespace, config: Config) -> Bus:
     try:
         url = ORIGIN.parse(url)
     except ValueError:
-        raise ConfigError(f"--url {shown(url)} is not allowed; give {ORIGIN.allowed}") from None
+        raise ConfigError(f"--url {shown(url)} is not allowed; give {ORIGIN.expected}") from None
     return Bus(url, trusting(getattr(arguments, "ca_file", None), config.state_dir))
 
 

@@ -17,7 +17,7 @@ import hiredis
 from attrs import evolve, field, frozen
 
 from routemaster.config import Config
-from routemaster.config_types import CLUSTERS, parse_places
+from routemaster.config_types import CLUSTERS, parse_hosts
 from routemaster.errors import RoutemasterError
 from routemaster.validation import shown
 
@@ -89,7 +89,7 @@ def primaries(config: Config) -> list[RedisPlace]:
     url = urlsplit(config.redis_url or "")
     single = url._replace(scheme=url.scheme.partition("+")[0])
     trouble: RedisError | None = None
-    for host, port in parse_places(url.netloc):
+    for host, port in parse_hosts(url.netloc):
         login = url.netloc.rpartition("@")[0]
         netloc = f"{login}@[{host}]:{port or 6379}" if ":" in host else f"{login}@{host}:{port or 6379}"
         where = parsed(single._replace(netloc=netloc, path="").geturl())

@@ -25,7 +25,7 @@ from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wra
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import Certificate, optionsForClientTLS, platformTrust, trustRootFromCertificates
 
-from routemaster.config_types import CLUSTERS, parse_places
+from routemaster.config_types import CLUSTERS, parse_hosts
 from routemaster.errors import ConfigError
 
 DEFAULT_PORT = 6379
@@ -170,7 +170,7 @@ class ClusterAddress:
         if parts.scheme not in CLUSTERS:
             raise _wrong("it names no cluster")
         try:
-            places = parse_places(parts.netloc)
+            places = parse_hosts(parts.netloc)
         except ValueError:
             raise _wrong("a host or a port is ill-formed") from None
         if parts.path not in ("", "/", "/0"):

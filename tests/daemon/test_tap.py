@@ -66,7 +66,7 @@ class OptionsTests(SynchronousTestCase):
         for arguments, named in {
             ("--no-such-option", "1"): "--no-such-option",
             ("--timeout",): "--timeout",
-            ("--timeout", "soon"): "timeout: 'soon'",
+            ("--timeout", "soon"): "timeout is invalid: got 'soon'",
             ("--role", "king"): "role is invalid: got 'king'",
             ("--processes", "0"): "processes is invalid: got '0'",
             ("--processes", "65"): "processes is invalid: got '65'",

@@ -339,7 +339,7 @@ class History(RuleBasedStateMachine):
             WORKERS[which],
             subscriber,
             grant.epoch,
-            tuple(Ack(topic, grant.memberships[topic].membership, entry_id) for topic, entry_id in last.items()),
+            tuple(Ack(topic, grant.memberships[topic].id, entry_id) for topic, entry_id in last.items()),
             tuple(owed[each] for each in last.items()),
         )
 

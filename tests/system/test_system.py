@@ -424,7 +424,7 @@ class CommandLineTests(SystemCase):
         ])
         self.assertIn(f"another routemaster (pid {first.pid}) uses the state directory", line)
         self.assertIn(f"cannot listen for HTTPS on tcp:{first.port}", port)
-        self.assertIn("lease_ttl: 'soon'", option)
+        self.assertIn("lease_ttl is invalid: got 'soon'", option)
         self.assertIn("systemd passed no such socket", unit)
         await self.ok(self.client(first).publish("cats", 1))
 
