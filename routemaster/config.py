@@ -18,13 +18,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from configparser import ConfigParser, DuplicateOptionError, DuplicateSectionError, ParsingError
-from contextlib import suppress
 from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network
 from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from attrs import field, fields, frozen
 
@@ -37,24 +36,24 @@ from routemaster.config_types import (
     NETWORKS,
     ORIGIN,
     PATH,
+    PREFIX,
     REDIS_URL,
     ROOT_KEY,
     SECRET,
     SECRET_URL,
     TOKENS,
     YES_OR_NO,
-    NoHomeDirectory,
+    Option,
     OptionType,
+    RawValue,
     integer,
     one_of,
     optional,
     seconds,
-    unmasked,
 )
 from routemaster.errors import ConfigError
 
 SHIPPED = Path(__file__).with_name("routemaster.ini")
-PREFIX = "ROUTEMASTER_"
 REDIS_ENV_KEY = "REDIS_ENV_KEY"
 # Kubernetes sets these variables in every pod of a namespace with a Service
 # called routemaster or routemaster-*: they are no options.
@@ -64,67 +63,6 @@ SERVICE_LINK = re.compile(
 
 LARGEST = 2**40
 HOUR = 3600
-
-
-class _NotUsable(ConfigError):
-    """A value is valid, but cannot be used on this machine."""
-
-
-class RawValue(NamedTuple):
-    """The text that a source has for an option."""
-
-    text: str
-    origin: str
-
-
-@frozen
-class Option:
-    """An option, without its default and its help text.
-
-    `variables`: environment variables other than ROUTEMASTER_ and the name.
-    """
-
-    name: str
-    section: str
-    type: OptionType
-    variables: tuple[str, ...]
-
-    @property
-    def environment(self) -> tuple[str, ...]:
-        """The environment variables for the option."""
-        return self.variables or (PREFIX + self.name.upper(),)
-
-    @property
-    def flag(self) -> str:
-        """The long option of the command line, without the leading dashes."""
-        return self.name.replace("_", "-")
-
-    @property
-    def secret(self) -> bool:
-        """Whether its value is masked, completely or partly, when it is shown."""
-        return self.type.mask is not unmasked
-
-    def check(self, raw: RawValue) -> None:
-        """Raise ConfigError if the text is invalid; unlike for `parse`, it need not be usable on this machine."""
-        with suppress(_NotUsable):
-            self.parse(raw)
-
-    def parse(self, raw: RawValue) -> Any:
-        """The value of the text; raises ConfigError, which shows nothing of a secret."""
-        text = raw.text.strip()
-        invalid = f"{self.name} is invalid: got {MASK if self.secret else text[:100]!r} ({raw.origin})"
-        if self.secret and MASK in text:
-            raise ConfigError(f"{invalid}, a masked secret; expected the secret itself")
-        try:
-            return self.type.parse(text)
-        except NoHomeDirectory:
-            raise _NotUsable(f"{invalid}, but there is no home directory for ~") from None
-        except ValueError:
-            raise ConfigError(f"{invalid}, expected {self.type.expected}") from None
-
-    def show(self, value: Any) -> str:
-        """The value in the syntax of the file, secrets masked."""
-        return self.type.mask(self.type.write(value))
 
 
 def option(section: str, type: OptionType, *variables: str) -> Any:
@@ -276,7 +214,7 @@ def _check_combinations(config: Config) -> None:
     served = not config.min_replicas or config.redis_url is not None
     need(served, "min_replicas", "requires redis_url, because the embedded Redis has no replicas")
     free, most = config.redis_min_free, config.redis_max_mem
-    need(2 * free < most, "redis_min_free", f"is invalid: got {free}, expected less than {most} / 2 (redis_max_mem)")
+    need(2 * free < most, "redis_min_free", f"is invalid: got {free}, expected less than half of {most}")
     if config.metric_collection_service == "datadog":
         for name in ("datadog_api_key", "datadog_app_key"):
             need(getattr(config, name) is not None, name, "is missing, but metric_collection_service is datadog")

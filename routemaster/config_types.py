@@ -1,4 +1,4 @@
-"""The types of options: how a text is parsed to a value, written back, and masked.
+"""Options and their types: how a text is parsed to a value, written back, and masked.
 
 `routemaster.config` gives each option one of these types. Every parser raises a
 ValueError without a message: the type describes what is expected, and the wrong
@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from attrs import frozen
 
+from routemaster.errors import ConfigError
+
 MASK = "********"
+PREFIX = "ROUTEMASTER_"  #: of environment variables
 CLUSTERS = ("redis+cluster", "rediss+cluster")  #: schemes of URLs that name nodes of a Redis Cluster
 
 
@@ -223,6 +227,67 @@ def parse_redis_url(text: str) -> str:
     if url.scheme not in ("redis", "rediss", "unix", *CLUSTERS) or not well_formed:
         raise ValueError
     return text
+
+
+class _NotUsable(ConfigError):
+    """A value is valid, but cannot be used on this machine."""
+
+
+class RawValue(NamedTuple):
+    """The text that a source has for an option."""
+
+    text: str
+    origin: str
+
+
+@frozen
+class Option:
+    """An option, without its default and its help text.
+
+    `variables`: environment variables other than ROUTEMASTER_ and the name.
+    """
+
+    name: str
+    section: str
+    type: OptionType
+    variables: tuple[str, ...]
+
+    @property
+    def environment(self) -> tuple[str, ...]:
+        """The environment variables for the option."""
+        return self.variables or (PREFIX + self.name.upper(),)
+
+    @property
+    def flag(self) -> str:
+        """The long option of the command line, without the leading dashes."""
+        return self.name.replace("_", "-")
+
+    @property
+    def secret(self) -> bool:
+        """Whether its value is masked, completely or partly, when it is shown."""
+        return self.type.mask is not unmasked
+
+    def check(self, raw: RawValue) -> None:
+        """Raise ConfigError if the text is invalid; unlike for `parse`, it need not be usable on this machine."""
+        with suppress(_NotUsable):
+            self.parse(raw)
+
+    def parse(self, raw: RawValue) -> Any:
+        """The value of the text; raises ConfigError, which shows nothing of a secret."""
+        text = raw.text.strip()
+        invalid = f"{self.name} is invalid: got {MASK if self.secret else text[:100]!r} ({raw.origin})"
+        if self.secret and MASK in text:
+            raise ConfigError(f"{invalid}, a masked secret; expected the secret itself")
+        try:
+            return self.type.parse(text)
+        except NoHomeDirectory:
+            raise _NotUsable(f"{invalid}, but there is no home directory for ~") from None
+        except ValueError:
+            raise ConfigError(f"{invalid}, expected {self.type.expected}") from None
+
+    def show(self, value: Any) -> str:
+        """The value in the syntax of the file, secrets masked."""
+        return self.type.mask(self.type.write(value))
 
 
 TOKENS = comma_separated(
