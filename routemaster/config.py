@@ -214,7 +214,7 @@ def _check_combinations(config: Config) -> None:
     served = not config.min_replicas or config.redis_url is not None
     need(served, "min_replicas", "requires redis_url, because the embedded Redis has no replicas")
     free, most = config.redis_min_free, config.redis_max_mem
-    need(2 * free < most, "redis_min_free", f"is invalid: got {free}, expected less than half of {most}")
+    need(2 * free < most, "redis_min_free", f"is invalid: got {free}, not below half of redis_max_mem, {most}")
     if config.metric_collection_service == "datadog":
         for name in ("datadog_api_key", "datadog_app_key"):
             need(getattr(config, name) is not None, name, "is missing, but metric_collection_service is datadog")

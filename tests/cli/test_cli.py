@@ -486,7 +486,7 @@ class OfflineTests(CommandCase):
         self.assertEqual((run.status, run.json["ok"]), (1, False))
         [check] = run.json["checks"]
         self.assertEqual((check["check"], check["verdict"]), ("configuration", "fail"))
-        self.assertIn("timeout: 'soon'", check["found"])
+        self.assertIn("timeout is invalid: got 'soon'", check["found"])
 
 
 async def no_exposition() -> bytes:
