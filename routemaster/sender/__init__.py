@@ -3,15 +3,16 @@
 Theory of operation
 ===================
 
-An attempt waits in the fair queue for its turn. Then an `Exchange` takes or
-opens a connection, posts, and reads the answer. The modules, in the order in
-which an attempt passes them:
+`TreqSender.turn` waits in the fair queue; `Turn.post` makes one attempt. An
+`Exchange` takes or opens a connection, posts, and reads the answer. The
+modules, in the order in which an attempt passes them:
 
 ===================  =========================================================
-`client`             the sender, its treq client, and the exchange: one POST
-                     and its answer
+`client`             the sender: turns, and one exchange for each attempt
 `target`             a callback and a uuid, parsed once: address, path, headers
 `fair_queue`         who may send now: limits, in total and for each server
+`exchange`           one POST and its answer, with one deadline
+`treq_agent`         what treq runs on: connections of the pool, no cookies
 `pool`               opens, keeps, reuses and closes connections
 `dns_cache`          host names to addresses: own threads, cache
 `tls`                certificates and host names are verified

@@ -9,8 +9,6 @@ treq always offers gzip and decodes answers without a limit. So the agent sends
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from http.cookiejar import Cookie
 from typing import Any, Protocol, cast
 
 from treq.client import HTTPClient
@@ -28,14 +26,8 @@ from routemaster.sender.target import Target
 class NoCookies(IndexableCookieJar):
     """A cookie jar that stays empty: subscribers share nothing."""
 
-    def __iter__(self) -> Iterator[Cookie]:
-        return iter(())
-
-    def add_cookie_header(self, request: object) -> None:
-        """Send no cookie."""
-
     def extract_cookies(self, response: object, request: object) -> None:
-        """Keep no cookie."""
+        """Keep no cookie, and do not parse Set-Cookie."""
 
 
 NO_COOKIES = NoCookies()

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from routemaster.interfaces import Verdict
 from routemaster.sender.dns_cache import NoAddress, look_up
 from routemaster.sender.failure_reasons import MAX_REASON, LocalFault, explain, one_line
-from tests.sender.test_sender import UUID, SenderCase
+from tests.sender.case import UUID, SenderCase
 
 
 class FaultTests(SenderCase):

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.task import Clock
+from twisted.internet import reactor
+from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
+from routemaster.sender import pool
+from routemaster.sender.dns_cache import NoAddress
 from routemaster.sender.pool import CLOSE_TIMEOUT, IDLE, Pool
+from tests.sender.case import UUID, SenderCase
 
 
 class FakeConnection:
@@ -75,3 +79,55 @@ class IdleTests(SynchronousTestCase):
             self.pool.closed(connection)
         self.assertEqual((self.pool.open, self.pool.idle, self.pool._idle), (0, 0, {}))
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class PoolTests(SenderCase):
+    """Idle connections, on real sockets."""
+
+    async def test_idle_makes_room(self) -> None:
+        """At `max_open`, an idle connection is closed for a new one."""
+        sinks, sender = [self.sink() for _ in range(4)], self.sender(max_open=2, max_per_server=2)
+        for sink in sinks:
+            self.assertAcknowledged(await sender.post(sink.url, UUID, b"[]"))
+            self.assertLessEqual(len([wire for each in sinks for wire in each.wires]), 3)
+        await self.gone(sinks[0])
+        self.assertLessEqual(sender.pool.open, 2)
+
+    async def test_idle_timeout(self) -> None:
+        """An idle connection is closed after `IDLE` seconds."""
+        self.patch(pool, "IDLE", 0.05)
+        sink, sender = self.sink(), self.sender()
+        await sender.post(sink.url, UUID, b"[]")
+        self.assertEqual(sender.pool.idle, 1)
+        await self.gone(sink)
+        await deferLater(reactor, 0.02)
+        self.assertEqual((sender.pool.open, sender.pool.idle), (0, 0))
+
+    async def test_peer_closes_idle(self) -> None:
+        """An idle connection that the server closes leaves the pool."""
+        sink, sender = self.sink(), self.sender()
+        await sender.post(sink.url, UUID, b"[]")
+        for wire in tuple(sink.wires):
+            wire.close()
+        await self.gone(sink)
+        await deferLater(reactor, 0.02)
+        self.assertEqual((sender.pool.open, sender.pool.idle), (0, 0))
+
+
+class AddressTests(SenderCase):
+    """Names with several addresses, or none."""
+
+    async def test_second_address(self) -> None:
+        """If the first address refuses, the second one is tried, and tried first afterwards."""
+        sink = self.sink()
+        sender = self.sender(resolve=lambda _: ["127.0.0.2", "127.0.0.1"])
+        self.assertAcknowledged(await sender.post(sink.url_for("localhost"), UUID, b"[]"))
+        self.assertEqual((await sender._dns.addresses("localhost", 1.0))[0], "127.0.0.1")
+
+    async def test_unknown_name(self) -> None:
+        """A name that does not resolve is reported as such."""
+        def ask(name: str) -> list[str]:
+            raise NoAddress(f"the name {name} does not resolve")
+
+        outcome = await self.sender(resolve=ask).post("https://no.example/", UUID, b"[]")
+        self.assertFailed(outcome, "does not resolve")

@@ -7,7 +7,7 @@ from base64 import b64encode
 from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.sender.target import BadCallback, Target
-from tests.sender.test_sender import UUID
+from tests.sender.case import UUID
 
 
 class TargetTests(SynchronousTestCase):

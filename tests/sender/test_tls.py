@@ -12,7 +12,7 @@ from routemaster.errors import ConfigError
 from routemaster.sender import TreqSender
 from routemaster.testing import zoo
 from routemaster.testing.zoo import Authority, HttpsSink
-from tests.sender.test_sender import AUTHORITY, UUID, SenderCase
+from tests.sender.case import AUTHORITY, UUID, SenderCase
 
 
 class TLSTests(SenderCase):

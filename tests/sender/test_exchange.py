@@ -1,99 +1,26 @@
-"""The sender against real TLS on loopback: which answers acknowledge, and that no connection stays open."""
+"""One POST and its answer, over real TLS on loopback."""
 
 from __future__ import annotations
 
 import os
 from base64 import b64encode
-from pathlib import Path
-from threading import Event
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, ensureDeferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.logger import globalLogPublisher
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
-from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Outcome, Verdict
-from routemaster.sender import TreqSender, exchange, pool
-from routemaster.sender import dns_cache as names_module
-from routemaster.sender.client import STOPPING
-from routemaster.sender.dns_cache import NoAddress
+from routemaster.sender import exchange, pool
 from routemaster.sender.exchange import retry_after
-from routemaster.sender.failure_reasons import MAX_REASON
 from routemaster.testing import zoo
-from routemaster.testing.zoo import MALFORMED, ZOO, Answer, Authority, Beast, HttpsSink
-
-AUTHORITY = Authority()
-SERVER = AUTHORITY.issue()
-UUID = "canary-8f14e45f"
-HEAD = b"HTTP/1.1 %b X\r\n"
+from routemaster.testing.zoo import MALFORMED, Answer
+from tests.sender.case import SERVER, UUID, SenderCase
 
 
-class PostingSender(TreqSender):
-    """A sender that posts a given body."""
-
-    async def post(self, callback: str, uuid: str | None, body: bytes) -> Outcome:
-        async with self.turn(callback, uuid) as turn:
-            return await turn.post(body)
-
-
-class SenderCase(TestCase):
-    """Makes senders and servers, and checks that each test leaves no connection open."""
-
-    timeout = 20
-
-    def setUp(self) -> None:
-        self.ca_file = AUTHORITY.write(Path(self.mktemp()))
-
-    def sender(self, **options: Any) -> PostingSender:
-        options = {"user_agent": "routemaster/9", "timeout": 5.0, "ca_files": [self.ca_file], **options}
-        sender = PostingSender(reactor, **options)
-
-        async def close() -> None:
-            await sender.close()
-            self.assertEqual((sender.pool.open, sender.queue.active, sender.queue.waiting), (0, 0, 0))
-
-        self.addCleanup(lambda: ensureDeferred(close()))
-        return sender
-
-    def sink(self, *script: Answer, **options: Any) -> HttpsSink:
-        return self._stopped(HttpsSink(reactor, SERVER, *script, **options))
-
-    def beast(self, behaviour: Any, options: Any = SERVER) -> Beast:
-        return self._stopped(Beast(reactor, options, ZOO.get(behaviour, behaviour)))
-
-    def saying(self, answer: bytes, close: bool = False) -> Beast:
-        async def say(wire: zoo.Wire) -> None:
-            while True:
-                await wire.request()
-                wire.write(answer)
-                if close:
-                    wire.close()
-
-        return self.beast(say)
-
-    def _stopped(self, beast: Any) -> Any:
-        self.addCleanup(lambda: ensureDeferred(beast.stop()))
-        return beast
-
-    async def gone(self, beast: Beast) -> None:
-        """Wait until the server has seen every connection close."""
-        await beast.empty()
-
-    def assertAcknowledged(self, outcome: Outcome) -> None:
-        self.assertEqual((outcome.verdict, outcome.error), (Verdict.ACKNOWLEDGED, ""), outcome)
-
-    def assertFailed(self, outcome: Outcome, error: str) -> None:
-        self.assertEqual(outcome.verdict, Verdict.FAILED, outcome)
-        self.assertIn(error, outcome.error)
-        self.assertLessEqual(len(outcome.error), MAX_REASON)
-        self.assertNotIn(UUID, outcome.error)
-
-
-class Request(SenderCase):
+class RequestTests(SenderCase):
     """What is sent."""
 
     async def test_request(self) -> None:
@@ -145,7 +72,7 @@ class Request(SenderCase):
         self.assertFailed(await self.sender().post("http://x/", None, b"[]"), "expected an https:// URL")
 
 
-class Answers(SenderCase):
+class AnswerTests(SenderCase):
     """Which answers acknowledge."""
 
     async def test_statuses(self) -> None:
@@ -232,7 +159,7 @@ class Answers(SenderCase):
             self.assertEqual(outcome.retry_after, expected)
 
 
-class Limits(SenderCase):
+class LimitTests(SenderCase):
     """Whatever the server does, an attempt ends, and its socket is closed."""
 
     async def late(self, behaviour: Any, error: str, options: Any = SERVER) -> Outcome:
@@ -249,7 +176,7 @@ class Limits(SenderCase):
         await self.late("silent", "no answer within 0.2 s")
 
     async def test_dripped_head(self) -> None:
-        """A dripped head ends at the deadline."""
+        """A head that arrives byte by byte ends at the deadline."""
         await self.late("dripped_head", "no complete answer within 0.2 s")
 
     async def test_dripped_body(self) -> None:
@@ -261,8 +188,8 @@ class Limits(SenderCase):
         """After an error status whose body does not end, the status is the reason."""
         await self.late("endless_refusal", "answered 500")
 
-    async def test_refusal_is_not_waited_for(self) -> None:
-        """The body of a refusal gets a short time of its own, not the rest of the deadline."""
+    async def test_error_body_timeout(self) -> None:
+        """The body of an error response has a short timeout of its own."""
         self.patch(exchange, "REFUSAL_BODY_TIMEOUT", 0.1)
         beast, start = self.beast("endless_refusal"), reactor.seconds()
         self.assertFailed(await self.sender(timeout=9.0).post(beast.url, UUID, b"[]"), "answered 500")
@@ -320,7 +247,7 @@ class Limits(SenderCase):
         self.assertEqual(beast.connections, 1)
 
 
-class Stale(SenderCase):
+class StaleTests(SenderCase):
     """A kept connection that the server closes while it is used."""
 
     def setUp(self) -> None:
@@ -364,175 +291,6 @@ class Stale(SenderCase):
         await sender.post(beast.url, UUID, b"[]")
         self.assertFailed(await sender.post(beast.url, UUID, b"[]"), "closed before the answer")
         self.assertEqual(beast.connections, 2)
-
-
-class Sharing(SenderCase):
-    """Many deliveries at once."""
-
-    async def test_limit_per_server(self) -> None:
-        """A server has at most `max_per_server` attempts; another port of its host is another server."""
-        hanging, sink = self.beast("silent"), self.sink()
-        sender = self.sender(max_per_server=2, max_open=8, timeout=5.0)
-        stuck = [ensureDeferred(sender.post(hanging.url, UUID, b"[]")) for _ in range(6)]
-        self.assertAcknowledged(await sender.post(sink.url, UUID, b"[]"))
-        self.assertEqual((sender.queue.active, sender.queue.waiting), (2, 4))
-        for each in reversed(stuck):
-            each.cancel()
-        for success, result in await DeferredList(stuck, consumeErrors=True):
-            self.assertFalse(success)
-            self.assertTrue(result.check(CancelledError))
-
-    async def test_turn_comes_before_the_body(self) -> None:
-        """A second turn at a full server waits until the first ends; a turn may end without a POST."""
-        sink, sender, ready = self.sink(), self.sender(max_per_server=1), Deferred[bytes]()
-        entered: list[str] = []
-
-        async def first() -> Outcome:
-            async with sender.turn(sink.url, UUID) as turn:
-                entered.append("first")
-                return await turn.post(await ready)
-
-        async def second() -> None:
-            async with sender.turn(sink.url, UUID):
-                entered.append("second")
-
-        posting, waiting = ensureDeferred(first()), ensureDeferred(second())
-        self.assertEqual((entered, sender.queue.active, sender.queue.waiting), (["first"], 1, 1))
-        ready.callback(b"[1]")
-        self.assertAcknowledged(await posting)
-        await waiting
-        self.assertEqual((entered, [request.body for request in sink.received]), (["first", "second"], [b"[1]"]))
-
-    async def test_error_inside_a_turn(self) -> None:
-        """An exception inside a turn is raised, and the turn is free again."""
-        sender, url = self.sender(), self.sink().url
-
-        async def fail() -> None:
-            async with sender.turn(url, UUID):
-                raise StoreUnavailable("the store is away")
-
-        await self.assertFailure(ensureDeferred(fail()), StoreUnavailable)
-        self.assertEqual((sender.queue.active, sender.pool.open), (0, 0))
-
-    async def test_closed_inside_a_turn(self) -> None:
-        """A sender that was closed during a turn opens no connection."""
-        sink, sender, ready = self.sink(), self.sender(), Deferred[bytes]()
-
-        async def post() -> Outcome:
-            async with sender.turn(sink.url, UUID) as turn:
-                return await turn.post(await ready)
-
-        posting = ensureDeferred(post())
-        await sender.close()
-        ready.callback(b"[1]")
-        self.assertEqual((await posting, sink.connections), (STOPPING, 0))
-
-    async def test_waiting_is_not_timed(self) -> None:
-        """Waiting in the queue is not part of the deadline."""
-        sink = self.sink(default=Answer(delay=0.25))
-        sender = self.sender(max_per_server=1, timeout=1.0)
-        outcomes = await gatherResults([ensureDeferred(sender.post(sink.url, UUID, b"[]")) for _ in range(6)])
-        for outcome in outcomes:
-            self.assertAcknowledged(outcome)
-        self.assertEqual(sink.connections, 1)
-
-    async def test_idle_makes_room(self) -> None:
-        """At `max_open`, an idle connection is closed for a new one."""
-        sinks, sender = [self.sink() for _ in range(4)], self.sender(max_open=2, max_per_server=2)
-        for sink in sinks:
-            self.assertAcknowledged(await sender.post(sink.url, UUID, b"[]"))
-            self.assertLessEqual(len([wire for each in sinks for wire in each.wires]), 3)
-        await self.gone(sinks[0])
-        self.assertLessEqual(sender.pool.open, 2)
-
-    async def test_cancel(self) -> None:
-        """Cancelling a delivery closes its socket in every phase, and raises only CancelledError."""
-        for behaviour, options in ((zoo.silent_port, None), ("silent", SERVER), ("dripped_body", SERVER)):
-            beast, sender = self.beast(behaviour, options), self.sender()
-            sending = ensureDeferred(sender.post(beast.url, UUID, b"[]"))
-            await deferLater(reactor, 0.05)
-            self.assertEqual(beast.connections, 1)
-            sending.cancel()
-            self.failureResultOf(sending, CancelledError)
-            await self.gone(beast)
-
-    async def test_cancel_connecting(self) -> None:
-        """Cancelling during the TCP connect frees the place in the queue."""
-        with zoo.black_hole() as port:
-            sender = self.sender()
-            sending = ensureDeferred(sender.post(f"https://127.0.0.1:{port}/", UUID, b"[]"))
-            sending.cancel()
-            self.failureResultOf(sending, CancelledError)
-            self.assertEqual(sender.queue.active, 0)
-
-    async def test_close(self) -> None:
-        """Closing ends active, waiting and later attempts with LOCAL."""
-        beast = self.beast("silent")
-        sender = self.sender(max_per_server=1)
-        sending = [ensureDeferred(sender.post(beast.url, UUID, b"[]")) for _ in range(2)]
-        await sender.close()
-        for outcome in [*(await gatherResults(sending)), await sender.post(beast.url, UUID, b"[]")]:
-            self.assertEqual((outcome.verdict, outcome.error), (Verdict.LOCAL, "the bus is stopping"))
-        await self.gone(beast)
-
-    async def test_idle_timeout(self) -> None:
-        """An idle connection is closed after `IDLE` seconds."""
-        self.patch(pool, "IDLE", 0.05)
-        sink, sender = self.sink(), self.sender()
-        await sender.post(sink.url, UUID, b"[]")
-        self.assertEqual(sender.pool.idle, 1)
-        await self.gone(sink)
-        await deferLater(reactor, 0.02)
-        self.assertEqual((sender.pool.open, sender.pool.idle), (0, 0))
-
-    async def test_peer_closes_idle(self) -> None:
-        """An idle connection that the server closes leaves the pool."""
-        sink, sender = self.sink(), self.sender()
-        await sender.post(sink.url, UUID, b"[]")
-        for wire in tuple(sink.wires):
-            wire.close()
-        await self.gone(sink)
-        await deferLater(reactor, 0.02)
-        self.assertEqual((sender.pool.open, sender.pool.idle), (0, 0))
-
-
-class Resolving(SenderCase):
-    """Host names."""
-
-    async def test_hanging_look_ups(self) -> None:
-        """While many look-ups hang, a cached name is still used; each hanging one ends at `connect_timeout`."""
-        dead = Event()
-        self.addCleanup(dead.set)
-        sink = self.sink()
-
-        def ask(name: str) -> list[str]:
-            if name != "localhost":
-                dead.wait(10)
-            return ["127.0.0.1"]
-
-        self.patch(names_module, "STALE", 0.0)
-        sender = self.sender(resolve=ask, connect_timeout=0.3)
-        self.assertAcknowledged(await sender.post(sink.url_for("localhost"), UUID, b"[]"))
-        stuck = [ensureDeferred(sender.post(f"https://dead{n}.example/", UUID, b"[]")) for n in range(40)]
-        self.assertAcknowledged(await sender.post(sink.url_for("localhost"), UUID, b"[]"))
-        self.assertFalse(any(each.called for each in stuck))
-        for outcome in await gatherResults(stuck):
-            self.assertFailed(outcome, "took over 0.3 s")
-
-    async def test_second_address(self) -> None:
-        """If the first address refuses, the second one is tried, and tried first afterwards."""
-        sink = self.sink()
-        sender = self.sender(resolve=lambda _: ["127.0.0.2", "127.0.0.1"])
-        self.assertAcknowledged(await sender.post(sink.url_for("localhost"), UUID, b"[]"))
-        self.assertEqual((await sender._dns.addresses("localhost", 1.0))[0], "127.0.0.1")
-
-    async def test_unknown_name(self) -> None:
-        """A name that does not resolve is reported as such."""
-        def ask(name: str) -> list[str]:
-            raise NoAddress(f"the name {name} does not resolve")
-
-        outcome = await self.sender(resolve=ask).post("https://no.example/", UUID, b"[]")
-        self.assertFailed(outcome, "does not resolve")
 
 
 class RetryAfterTests(SynchronousTestCase):

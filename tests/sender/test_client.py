@@ -1,0 +1,138 @@
+"""Many deliveries at once: turns, limits, cancelling and closing."""
+
+from __future__ import annotations
+
+from threading import Event
+
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, ensureDeferred, gatherResults
+from twisted.internet.task import deferLater
+
+from routemaster.errors import StoreUnavailable
+from routemaster.interfaces import Outcome, Verdict
+from routemaster.sender import dns_cache as names_module
+from routemaster.sender.client import STOPPING
+from routemaster.testing import zoo
+from routemaster.testing.zoo import Answer
+from tests.sender.case import SERVER, UUID, SenderCase
+
+
+class SharingTests(SenderCase):
+    """Attempts share the sender fairly."""
+
+    async def test_limit_per_server(self) -> None:
+        """A server has at most `max_per_server` attempts; another port of its host is another server."""
+        hanging, sink = self.beast("silent"), self.sink()
+        sender = self.sender(max_per_server=2, max_open=8, timeout=5.0)
+        stuck = [ensureDeferred(sender.post(hanging.url, UUID, b"[]")) for _ in range(6)]
+        self.assertAcknowledged(await sender.post(sink.url, UUID, b"[]"))
+        self.assertEqual((sender.queue.active, sender.queue.waiting), (2, 4))
+        for each in reversed(stuck):
+            each.cancel()
+        for success, result in await DeferredList(stuck, consumeErrors=True):
+            self.assertFalse(success)
+            self.assertTrue(result.check(CancelledError))
+
+    async def test_turn_comes_before_the_body(self) -> None:
+        """A second turn at a full server waits until the first ends; a turn may end without a POST."""
+        sink, sender, ready = self.sink(), self.sender(max_per_server=1), Deferred[bytes]()
+        entered: list[str] = []
+
+        async def first() -> Outcome:
+            async with sender.turn(sink.url, UUID) as turn:
+                entered.append("first")
+                return await turn.post(await ready)
+
+        async def second() -> None:
+            async with sender.turn(sink.url, UUID):
+                entered.append("second")
+
+        posting, waiting = ensureDeferred(first()), ensureDeferred(second())
+        self.assertEqual((entered, sender.queue.active, sender.queue.waiting), (["first"], 1, 1))
+        ready.callback(b"[1]")
+        self.assertAcknowledged(await posting)
+        await waiting
+        self.assertEqual((entered, [request.body for request in sink.received]), (["first", "second"], [b"[1]"]))
+
+    async def test_error_inside_a_turn(self) -> None:
+        """An exception inside a turn is raised, and the turn is free again."""
+        sender, url = self.sender(), self.sink().url
+
+        async def fail() -> None:
+            async with sender.turn(url, UUID):
+                raise StoreUnavailable("Redis is unavailable")
+
+        await self.assertFailure(ensureDeferred(fail()), StoreUnavailable)
+        self.assertEqual((sender.queue.active, sender.pool.open), (0, 0))
+
+    async def test_closed_inside_a_turn(self) -> None:
+        """A sender that was closed during a turn opens no connection."""
+        sink, sender, ready = self.sink(), self.sender(), Deferred[bytes]()
+
+        async def post() -> Outcome:
+            async with sender.turn(sink.url, UUID) as turn:
+                return await turn.post(await ready)
+
+        posting = ensureDeferred(post())
+        await sender.close()
+        ready.callback(b"[1]")
+        self.assertEqual((await posting, sink.connections), (STOPPING, 0))
+
+    async def test_waiting_is_not_timed(self) -> None:
+        """Waiting in the queue is not part of the deadline."""
+        sink = self.sink(default=Answer(delay=0.25))
+        sender = self.sender(max_per_server=1, timeout=1.0)
+        outcomes = await gatherResults([ensureDeferred(sender.post(sink.url, UUID, b"[]")) for _ in range(6)])
+        for outcome in outcomes:
+            self.assertAcknowledged(outcome)
+        self.assertEqual(sink.connections, 1)
+
+    async def test_cancel(self) -> None:
+        """Cancelling a delivery closes its socket in every phase, and raises only CancelledError."""
+        for behaviour, options in ((zoo.silent_port, None), ("silent", SERVER), ("dripped_body", SERVER)):
+            beast, sender = self.beast(behaviour, options), self.sender()
+            sending = ensureDeferred(sender.post(beast.url, UUID, b"[]"))
+            await deferLater(reactor, 0.05)
+            self.assertEqual(beast.connections, 1)
+            sending.cancel()
+            self.failureResultOf(sending, CancelledError)
+            await self.gone(beast)
+
+    async def test_cancel_connecting(self) -> None:
+        """Cancelling during the TCP connect frees the place in the queue."""
+        with zoo.black_hole() as port:
+            sender = self.sender()
+            sending = ensureDeferred(sender.post(f"https://127.0.0.1:{port}/", UUID, b"[]"))
+            sending.cancel()
+            self.failureResultOf(sending, CancelledError)
+            self.assertEqual(sender.queue.active, 0)
+
+    async def test_close(self) -> None:
+        """Closing ends active, waiting and later attempts with LOCAL."""
+        beast = self.beast("silent")
+        sender = self.sender(max_per_server=1)
+        sending = [ensureDeferred(sender.post(beast.url, UUID, b"[]")) for _ in range(2)]
+        await sender.close()
+        for outcome in [*(await gatherResults(sending)), await sender.post(beast.url, UUID, b"[]")]:
+            self.assertEqual((outcome.verdict, outcome.error), (Verdict.LOCAL, "the bus is stopping"))
+        await self.gone(beast)
+
+    async def test_hanging_look_ups(self) -> None:
+        """While many look-ups hang, a cached name is still used; each hanging one ends at `connect_timeout`."""
+        dead = Event()
+        self.addCleanup(dead.set)
+        sink = self.sink()
+
+        def ask(name: str) -> list[str]:
+            if name != "localhost":
+                dead.wait(10)
+            return ["127.0.0.1"]
+
+        self.patch(names_module, "STALE", 0.0)
+        sender = self.sender(resolve=ask, connect_timeout=0.3)
+        self.assertAcknowledged(await sender.post(sink.url_for("localhost"), UUID, b"[]"))
+        stuck = [ensureDeferred(sender.post(f"https://dead{n}.example/", UUID, b"[]")) for n in range(40)]
+        self.assertAcknowledged(await sender.post(sink.url_for("localhost"), UUID, b"[]"))
+        self.assertFalse(any(each.called for each in stuck))
+        for outcome in await gatherResults(stuck):
+            self.assertFailed(outcome, "took over 0.3 s")
