@@ -36,7 +36,7 @@ LAWS: dict[str, tuple[str, ...]] = {
         "error_reporting.", "logs",
     ),
     "tap": ("", "config", "errors", "daemon.", "logs"),
-    "cli.": VALUES,
+    "cli.": (*VALUES, "redis.address", "redis.server_info"),  # these two import no reactor
     "testing.": ("interfaces", "redis."),
 }  # fmt: skip
 #: what users of the bus and tests import, and programs; nothing of the bus itself imports it

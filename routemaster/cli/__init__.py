@@ -1,14 +1,13 @@
-"""`routemaster-admin`: what an operator asks of a running bus.
+"""`routemaster-admin`: administer a running bus.
 
     tokens list | add NAME [--token T] | delete TOKEN
     topics
     subscriptions
     doctor
 
-It is configured as the daemon is, by the same file and environment, and talks
-to it over HTTPS like anybody else. Secrets come from there too: the command
-line asks for none. An error is one line on standard error, exit status 1;
-2 if the command is not understood.
+It reads the daemon's configuration file and environment, secrets included, and
+calls the daemon's API over HTTPS. An error is one line on standard error with
+exit status 1; a usage error has exit status 2.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ PIPE_WIDTH = 120  #: characters of a line where there is no terminal
 
 
 class AdminError(RoutemasterError):
-    """The command cannot be carried out."""
+    """The command failed; the message says why."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # who read us has seen enough; without this Python would complain at its end
+    except BrokenPipeError:  # the reader of the output has exited; Python's flush at exit must not fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status
@@ -65,16 +64,16 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
     for flag, kind, metavar, text in (
         ("--config", Path, "FILE", "the daemon's configuration file"),
-        ("--url", str, "URL", "where the bus is; else public_url of the configuration"),
-        ("--ca-file", Path, "PEM", "the bus's authority, beside the system's; else its self-made certificate"),
-        ("--root-key-file", Path, "FILE", "file with the root key; else root_key of the configuration"),
+        ("--url", str, "URL", "URL of the daemon; default: public_url of the configuration"),
+        ("--ca-file", Path, "PEM", "CA to trust besides the system's; default: the daemon's self-signed one"),
+        ("--root-key-file", Path, "FILE", "file with the root key; default: root_key of the configuration"),
     ):
         common.add_argument(flag, type=kind, metavar=metavar, help=text)
-    common.add_argument("--json", action="store_true", help="answer in JSON, for programs")
+    common.add_argument("--json", action="store_true", help="print JSON")
 
     parser = argparse.ArgumentParser(
         PROGRAM, description="Administer a Routemaster.", parents=[common], allow_abbrev=False,
-        epilog="Configuration and secrets are read from where the daemon reads them: --config and environment.",
+        epilog="Configuration and secrets come from --config and the environment, as for the daemon.",
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"Routemaster {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -86,16 +85,16 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(run=run)
         return made
 
-    tokens = commands.add_parser("tokens", help="Let clients in and shut them out.", allow_abbrev=False)
+    tokens = commands.add_parser("tokens", help="List, add and delete tokens of clients.", allow_abbrev=False)
     actions = tokens.add_subparsers(required=True, metavar="ACTION")
-    command(actions, "list", list_tokens, "List the tokens made through the API.")
-    add = command(actions, "add", add_token, "Let a client in; prints its token.")
+    command(actions, "list", list_tokens, "List the tokens created through the API.")
+    add = command(actions, "add", add_token, "Add a client and print its token.")
     add.add_argument("name", metavar="NAME", help="public name of the client")
-    add.add_argument("--token", metavar="T", help="its token, - to read it from standard input; else one is made")
-    delete = command(actions, "delete", delete_token, "Shut a client out.")
+    add.add_argument("--token", metavar="T", help="its token, - to read standard input; default: a random one")
+    delete = command(actions, "delete", delete_token, "Delete the token of a client.")
     delete.add_argument("token", metavar="TOKEN", help="its token, - to read it from standard input")
     command(commands, "topics", list_topics, "List the topics.")
-    command(commands, "subscriptions", list_subscriptions, "Show who is owed what, and how deliveries go.")
+    command(commands, "subscriptions", list_subscriptions, "List backlogs and the state of deliveries.")
     command(commands, "doctor", examine, "Check everything from the configuration to a round trip.")
     return parser
 
@@ -108,9 +107,9 @@ def _config(arguments: argparse.Namespace) -> Config:
     try:
         return evolve(config, root_key=ROOT_KEY.parse(file.read_text("utf-8").strip()))
     except OSError as error:
-        raise ConfigError(f"--root-key-file {file}: cannot be read: {error.strerror}") from None
+        raise ConfigError(f"--root-key-file {file} cannot be read: {error.strerror}") from None
     except ValueError:  # a text that is not UTF-8 too
-        raise ConfigError(f"--root-key-file {file}: should hold {ROOT_KEY.expected}") from None
+        raise ConfigError(f"--root-key-file {file} is invalid: expected {ROOT_KEY.expected}") from None
 
 
 def _bus(arguments: argparse.Namespace, config: Config) -> Bus:
@@ -118,18 +117,18 @@ def _bus(arguments: argparse.Namespace, config: Config) -> Bus:
     try:
         url = ORIGIN.parse(url)
     except ValueError:
-        raise ConfigError(f"--url {shown(url)} is not allowed; give {ORIGIN.expected}") from None
+        raise ConfigError(f"--url is invalid: got {shown(url)}, expected {ORIGIN.expected}") from None
     return Bus(url, trusting(getattr(arguments, "ca_file", None), config.state_dir))
 
 
 def _as_root(arguments: argparse.Namespace) -> tuple[Bus, str]:
     config = _config(arguments)
     if config.root_key is None:
-        raise AdminError("tokens need the root key: give --root-key-file, or set ROUTEMASTER_ROOT_KEY")
+        raise AdminError("root key is missing: give --root-key-file, or set ROUTEMASTER_ROOT_KEY")
     return _bus(arguments, config), config.root_key
 
 
-def _as_anybody(arguments: argparse.Namespace) -> tuple[Bus, str]:
+def _as_any_client(arguments: argparse.Namespace) -> tuple[Bus, str]:
     config = _config(arguments)
     who = config.root_key or next(iter(config.clients), None)
     if who is None:
@@ -141,52 +140,52 @@ def _as_anybody(arguments: argparse.Namespace) -> tuple[Bus, str]:
 
 
 def list_tokens(arguments: argparse.Namespace) -> int:
-    """All tokens made through the API."""
+    """List all tokens created through the API."""
     bus, root = _as_root(arguments)
     facts = bus.want("GET", "/api_tokens", root).body or []
-    return _tell(arguments, facts, tables.tokens(facts))
+    return _print(arguments, facts, tables.tokens(facts))
 
 
 def add_token(arguments: argparse.Namespace) -> int:
-    """The token alone is printed, for a script to take."""
+    """Create a token and print nothing else, for use in scripts."""
     bus, root = _as_root(arguments)
-    wish = {"name": arguments.name}
+    body = {"name": arguments.name}
     if getattr(arguments, "token", None) is not None:
-        wish["token"] = _given(arguments.token)
-    made = bus.want("POST", "/api_tokens", root, wish, statuses=(201,)).body
-    return _tell(arguments, made, [tables.clean(made["token"])])
+        body["token"] = _given(arguments.token)
+    created = bus.want("POST", "/api_tokens", root, body, statuses=(201,)).body
+    return _print(arguments, created, [tables.clean(created["token"])])
 
 
 def delete_token(arguments: argparse.Namespace) -> int:
-    """The bus takes any token for deleted; a mistyped one that stays valid must not look so here."""
+    """Delete a token. The API accepts unknown tokens, so a mistyped one is rejected here."""
     bus, root = _as_root(arguments)
     token = _given(arguments.token)
     if token not in [each["token"] for each in bus.want("GET", "/api_tokens", root).body or []]:
         raise AdminError(
-            "no such token was made through the API: see tokens list; one in the configuration is taken out there"
+            "no such token was created through the API: see tokens list, and the configuration"
         )
     bus.want("DELETE", f"/api_tokens/{token}", root)
     name = token.partition("--")[0]
-    return _tell(arguments, {"deleted": token}, [f"{name} is shut out; its subscription, if any, stays"])
+    return _print(arguments, {"deleted": token}, [f"token of {name} deleted; its subscription, if any, remains"])
 
 
 def list_topics(arguments: argparse.Namespace) -> int:
-    """All topics."""
-    bus, who = _as_anybody(arguments)
+    """List all topics."""
+    bus, who = _as_any_client(arguments)
     facts = bus.want("GET", "/topics", who, statuses=(200,)).body
-    return _tell(arguments, facts, tables.topics(facts))
+    return _print(arguments, facts, tables.topics(facts))
 
 
 def list_subscriptions(arguments: argparse.Namespace) -> int:
-    """All subscriptions, as wide as the terminal."""
-    bus, who = _as_anybody(arguments)
+    """List all subscriptions, fitted to the width of the terminal."""
+    bus, who = _as_any_client(arguments)
     answer = bus.want("GET", "/subscriptions", who, statuses=(200,))
     width = shutil.get_terminal_size((PIPE_WIDTH, 0)).columns
-    return _tell(arguments, answer.body, tables.subscriptions(answer.body, answer.now, width))
+    return _print(arguments, answer.body, tables.subscriptions(answer.body, answer.now, width))
 
 
 def examine(arguments: argparse.Namespace) -> int:
-    """Each finding is printed as it is made; 1 if any is a failure."""
+    """Run all checks and print each result at once; 1 if any failed."""
     findings = []
     file = getattr(arguments, "config", None)
     try:
@@ -194,27 +193,27 @@ def examine(arguments: argparse.Namespace) -> int:
         bus = _bus(arguments, config)
         steps = examination(config, bus, file)
     except ConfigError as error:
-        steps = iter([Finding("configuration", Verdict.FAIL, str(error), "nothing else can be checked before")])
+        steps = iter([Finding("configuration", Verdict.FAIL, str(error), "fix this first: all checks need it")])
     for finding in steps:
         findings.append(finding)
         if not hasattr(arguments, "json"):
             sys.stdout.write(f"{finding.line}\n")
             sys.stdout.flush()
-    well = all(finding.verdict is not Verdict.FAIL for finding in findings)
+    passed = all(finding.verdict is not Verdict.FAIL for finding in findings)
     if hasattr(arguments, "json"):
         checks = [
             {"check": each.check, "verdict": each.verdict.value.lower(), "found": each.found, "todo": each.todo}
             for each in findings
         ]
-        _tell(arguments, {"ok": well, "checks": checks}, [])
-    return 0 if well else 1
+        _print(arguments, {"ok": passed, "checks": checks}, [])
+    return 0 if passed else 1
 
 
 def _given(text: str) -> str:
     return sys.stdin.readline().strip() if text == "-" else text
 
 
-def _tell(arguments: argparse.Namespace, facts: Any, lines: Sequence[str]) -> int:
+def _print(arguments: argparse.Namespace, facts: Any, lines: Sequence[str]) -> int:
     text = json.dumps(facts, indent=2) if hasattr(arguments, "json") else "\n".join(lines)
     sys.stdout.write(f"{text}\n")
     return 0

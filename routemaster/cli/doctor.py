@@ -1,8 +1,7 @@
-"""`routemaster-admin doctor`: each check is one line that says what was found, and what to do.
+"""`routemaster-admin doctor`: each check prints one line with its result and what to do.
 
-The judgements are functions of facts; `examination` asks for the facts, in the
-order in which one thing rests on the other, and leaves out what makes no sense
-after what it has found.
+The checks are functions of facts. `examination` collects the facts in the order
+of their dependencies, and skips a check whose precondition failed.
 """
 
 from __future__ import annotations
@@ -17,20 +16,32 @@ from attrs import frozen
 from cryptography import x509
 
 from routemaster.cli.api_client import SELF_MADE, Bus, BusError
-from routemaster.cli.redis import Redis, RedisError, RedisPlace, Server, examine, is_cluster, place, primaries
+from routemaster.cli.redis import (
+    Redis,
+    RedisError,
+    SentinelReply,
+    Server,
+    address,
+    examine,
+    is_cluster,
+    is_sentinel,
+    primaries,
+    query_sentinels,
+)
 from routemaster.cli.round_trip import round_trip
-from routemaster.cli.sentinels import Told, ask_all, is_sentinel
 from routemaster.cli.tables import clean, size, span
 from routemaster.config import Config
+from routemaster.errors import ConfigError
+from routemaster.redis.address import RedisAddress
 
 OLDEST_REDIS = (6, 2)
 MAX_SKEW = 1.0   #: seconds
-DAYS_LEFT = 14.0  #: of a certificate, from which on doctor warns
+DAYS_LEFT = 14.0  #: of a certificate, below which the check warns
 DAY = 86400
 
 
 class Verdict(Enum):
-    """How a check went; only `FAIL` makes the exit status 1."""
+    """The verdict of a check; only `FAIL` makes the exit status 1."""
 
     OK = "ok"
     WARN = "warn"
@@ -49,13 +60,13 @@ class Finding:
 
     @property
     def line(self) -> str:
-        """For people."""
+        """The line that is printed."""
         todo = f"; {self.todo}" if self.todo else ""
         return clean(f"{self.verdict.value:<4}  {self.check:<13}  {self.found}{todo}")
 
 
 def examination(config: Config, bus: Bus, file: Path | None) -> Iterator[Finding]:
-    """All checks; `file` is what --config named."""
+    """Run all checks; `file` is the argument of --config."""
     yield configuration(config, file)
     yield from redis_findings(config)
     presented: bytes | None = None
@@ -73,38 +84,36 @@ def examination(config: Config, bus: Bus, file: Path | None) -> Iterator[Finding
 
 
 def redis_findings(config: Config) -> Iterator[Finding]:
-    """What there is to say about Redis, its sentinels, or each primary of a Redis Cluster."""
+    """Check the server, the sentinels and their master, or each primary of a Redis Cluster."""
     url = config.redis_url or ""
-    if is_sentinel(url):
-        told = ask_all(url)
-        yield sentinels(told)
-        newest = max(told, key=lambda each: each.epoch)
-        if newest.master is not None:
-            yield from server_findings(config, newest.master)
-        return
-    if not is_cluster(config):
-        yield from server_findings(config, place(config))
-        return
     try:
-        nodes = primaries(config)
-    except RedisError as error:
-        yield Finding("redis", Verdict.FAIL, str(error), "see that the cluster is well, and check redis_url")
+        if is_sentinel(url):
+            replies = query_sentinels(url)
+            yield sentinels(replies)
+            newest = max(replies, key=lambda each: each.epoch).master
+            nodes = [] if newest is None else [newest]
+        elif is_cluster(config):
+            nodes = primaries(url)
+            yield Finding("redis", Verdict.OK, f"a cluster of {len(nodes)} primaries, all slots assigned")
+        else:
+            nodes = [address(config)]
+    except (RedisError, ConfigError) as error:
+        yield Finding("redis", Verdict.FAIL, str(error), "check the state of Redis, and redis_url")
         return
-    yield Finding("redis", Verdict.OK, f"a cluster of {len(nodes)} primaries, which have all slots")
     for node in nodes:
         yield from server_findings(config, node)
 
 
-def server_findings(config: Config, where: RedisPlace) -> Iterator[Finding]:
-    """What there is to say about one server."""
+def server_findings(config: Config, where: RedisAddress) -> Iterator[Finding]:
+    """Check one server."""
     began = time.monotonic()
     try:
         with Redis(where) as redis:
             server = examine(redis)
     except RedisError as error:
-        todo = "see that it runs, and check redis_url"
+        todo = "check that Redis runs, and redis_url"
         if config.redis_url is None:
-            todo = "the bus runs it: start the daemon, and run doctor as its user and with its state_dir"
+            todo = "the daemon runs this Redis: start the daemon, and run doctor as its user with its state_dir"
         yield Finding("redis", Verdict.FAIL, str(error), todo)
         return
     took = time.monotonic() - began
@@ -113,7 +122,7 @@ def server_findings(config: Config, where: RedisPlace) -> Iterator[Finding]:
             "redis", Verdict.FAIL, f"{where.label} is a read-only replica", "point redis_url to the primary"
         )
     else:
-        kind = "the daemon's own, at" if config.redis_url is None else "at"
+        kind = "embedded, at" if config.redis_url is None else "at"
         yield Finding("redis", Verdict.OK, f"{kind} {where.label}, {took * 1000:.1f} ms")
     yield version(server)
     yield policy(server)
@@ -123,32 +132,31 @@ def server_findings(config: Config, where: RedisPlace) -> Iterator[Finding]:
     yield clock(server)
 
 
-def sentinels(told: Sequence[Told]) -> Finding:
-    """What the sentinels say of the master; those that are silent are missed when they have to vote."""
-    silent = [each.trouble for each in told if each.master is None]
-    if len(silent) == len(told):
-        todo = "see that they run, and check redis_url: hosts, name of the service, sentinel_password"
-        return Finding("sentinels", Verdict.FAIL, f"none tells where the master is: {silent[0]}", todo)
-    newest = max(told, key=lambda each: each.epoch)
-    others = [each.label for each in told if each.master not in (None, newest.master)]
-    assert newest.master is not None  # noqa: S101  # for the type: not all are silent
-    found = f"{len(told) - len(silent)} of {len(told)} tell, the master is {newest.master.label}"
-    if silent:
-        return Finding("sentinels", Verdict.WARN, f"{found}; {silent[0]}", "see that all sentinels run")
+def sentinels(replies: Sequence[SentinelReply]) -> Finding:
+    """Which master the sentinels report; one that does not reply is missing from the quorum."""
+    failed = [each.error for each in replies if each.master is None]
+    newest = max(replies, key=lambda each: each.epoch)
+    if newest.master is None:
+        todo = "check that they run, and redis_url: hosts, name of the service, sentinel_password"
+        return Finding("sentinels", Verdict.FAIL, f"no sentinel reports a master: {failed[0]}", todo)
+    others = [each.label for each in replies if each.master not in (None, newest.master)]
+    found = f"{len(replies) - len(failed)} of {len(replies)} reply, the master is {newest.master.label}"
+    if failed:
+        return Finding("sentinels", Verdict.WARN, f"{found}; {failed[0]}", "check that all sentinels run")
     if others:
-        found += f"; {', '.join(others)} named another"
-        return Finding("sentinels", Verdict.WARN, found, "ask again in a moment: a failover may be under way")
+        found += f"; {', '.join(others)} reported another"
+        return Finding("sentinels", Verdict.WARN, found, "run doctor again: a failover may be in progress")
     return Finding("sentinels", Verdict.OK, found)
 
 
 def version(server: Server) -> Finding:
-    """Scripts are written for 6.2 and later."""
+    """The Lua scripts need Redis 6.2 or later."""
     oldest = ".".join(map(str, OLDEST_REDIS))
     if server.version is None:
-        return Finding("version", Verdict.WARN, "unknown", f"see to it that Redis is {oldest} or later")
+        return Finding("version", Verdict.WARN, "unknown", f"check that Redis is {oldest} or later")
     numbers = tuple(int(part) for part in server.version.split(".")[:2] if part.isdecimal())
     if numbers < OLDEST_REDIS:
-        return Finding("version", Verdict.FAIL, f"Redis {server.version}", f"{oldest} or later is needed")
+        return Finding("version", Verdict.FAIL, f"Redis {server.version}", f"{oldest} or later is required")
     return Finding("version", Verdict.OK, f"Redis {server.version}")
 
 
@@ -157,17 +165,17 @@ def policy(server: Server) -> Finding:
     if server.policy == "noeviction":
         return Finding("policy", Verdict.OK, "maxmemory-policy noeviction: a full Redis loses nothing")
     if server.policy is None:
-        return Finding("policy", Verdict.WARN, "maxmemory-policy unknown", "see to it that it is noeviction")
+        return Finding("policy", Verdict.WARN, "maxmemory-policy unknown", "check that it is noeviction")
     found = f"maxmemory-policy {server.policy}: a full Redis silently deletes events, subscriptions and tokens"
     return Finding("policy", Verdict.FAIL, found, "set it to noeviction")
 
 
 def durability(server: Server) -> Finding:
-    """What a crash may cost."""
+    """What a crash of Redis loses."""
     if server.appendonly is None:
-        return Finding("durability", Verdict.WARN, "unknown", "see to it that appendonly is yes")
+        return Finding("durability", Verdict.WARN, "unknown", "check that appendonly is yes")
     if server.appendonly != "yes":
-        found = "appendonly no: a crash of Redis loses what came after the last snapshot"
+        found = "appendonly no: a crash of Redis loses all writes since the last snapshot"
         return Finding("durability", Verdict.WARN, found, "set appendonly yes")
     found = f"appendonly yes, appendfsync {server.appendfsync or 'unknown'}"
     if server.appendfsync == "no":
@@ -176,18 +184,18 @@ def durability(server: Server) -> Finding:
 
 
 def memory(server: Server, most: int, free: int, given: bool) -> Finding:
-    """Memory in use against autodrop's marks; they follow Redis's own limit unless redis_max_mem is `given`."""
+    """Memory in use against autodrop's marks, which follow maxmemory unless redis_max_mem is `given`."""
     if server.used is None:
-        return Finding("memory", Verdict.WARN, "unknown", "watch by other means that Redis does not fill up")
+        return Finding("memory", Verdict.WARN, "unknown", "monitor the memory of Redis by other means")
     if server.limit and not given:
         most, free = server.limit, min(free, server.limit // 10)
     high, low = most - free, most - 2 * free
     found = f"{size(server.used)} in use, events are dropped above {size(high)}"
-    more = "find the subscriber that falls behind (routemaster-admin subscriptions), or give Redis more memory"
+    more = "find the subscriber with the largest backlog (routemaster-admin subscriptions), or add memory"
     if server.used > high:
         return Finding("memory", Verdict.FAIL, found, more)
     if server.limit and server.limit < high:
-        found += f", but Redis itself refuses them above its maxmemory of {size(server.limit)}"
+        found += f", but Redis refuses writes above its maxmemory of {size(server.limit)}"
         return Finding("memory", Verdict.WARN, found, "raise maxmemory, or lower redis_max_mem below it")
     if server.used > (low + high) // 2:
         return Finding("memory", Verdict.WARN, found, more)
@@ -195,7 +203,7 @@ def memory(server: Server, most: int, free: int, given: bool) -> Finding:
 
 
 def clock(server: Server) -> Finding:
-    """Ages and deadlines compare Redis's clock with that of this host."""
+    """Ages and deadlines compare the clocks of Redis and of this host."""
     found = f"Redis is {abs(server.skew):.3f} s {'ahead of' if server.skew > 0 else 'behind'} this host"
     if abs(server.skew) - server.took / 2 > MAX_SKEW:
         return Finding("clock", Verdict.WARN, found, "synchronise both clocks (NTP)")
@@ -206,7 +214,7 @@ def clock(server: Server) -> Finding:
 
 
 def configuration(config: Config, file: Path | None) -> Finding:
-    """It has been loaded; from where."""
+    """Where the configuration was loaded from."""
     origins = set(config.origins.values())
     variables = sorted(each.removeprefix("environment ") for each in origins if each.startswith("environment "))
     sources = ([str(file)] if file else []) + variables
@@ -215,7 +223,7 @@ def configuration(config: Config, file: Path | None) -> Finding:
 
 
 def daemon(bus: Bus) -> Finding:
-    """Whether it answers, over TLS, as one whom we trust."""
+    """Whether the daemon answers over TLS with a trusted certificate."""
     began = time.monotonic()
     try:
         bus.want("GET", "/health", statuses=(200,))
@@ -225,48 +233,48 @@ def daemon(bus: Bus) -> Finding:
 
 
 def pulse(bus: Bus, config: Config) -> Finding:
-    """Whether the daemon has its Redis."""
+    """Whether the daemon can use its Redis."""
     who = config.root_key or next(iter(config.clients), None)
     if who is None:
-        return Finding("pulse", Verdict.SKIP, "left out: neither a root key nor a client is configured")
+        return Finding("pulse", Verdict.SKIP, "skipped: neither a root key nor a client is configured")
     try:
         bus.want("GET", "/pulse", who, statuses=(204,))
     except BusError as error:
         return Finding("pulse", Verdict.FAIL, str(error))
-    return Finding("pulse", Verdict.OK, "the daemon has its Redis")
+    return Finding("pulse", Verdict.OK, "the daemon can use its Redis")
 
 
 def certificate(config: Config, presented: bytes | None, now: float) -> Finding:
-    """How long the certificate is good, and for which names.
+    """How long the certificate is valid, and for which names.
 
-    `presented` (DER) is what the daemon shows; None: it was not seen. Only
-    then does the file decide.
+    `presented` (DER) is the certificate that the daemon sends; without it the
+    one in the file is checked.
     """
     path = config.certificate or config.state_dir / SELF_MADE[0]
     own: x509.Certificate | None = None
-    trouble = ""
+    problem = ""
     try:
         own = x509.load_pem_x509_certificates(path.read_bytes())[0]
     except FileNotFoundError:
-        trouble = f"{path} is not there"
+        problem = f"{path} does not exist"
     except OSError as error:
-        trouble = f"{path} cannot be read: {error.strerror}"
+        problem = f"{path} cannot be read: {error.strerror}"
     except ValueError:
-        trouble = f"{path} holds no PEM certificate"
+        problem = f"{path} holds no PEM certificate"
     shown = x509.load_der_x509_certificate(presented) if presented else own
     if shown is None:
         if config.certificate is None:
-            return Finding("certificate", Verdict.WARN, trouble, "the daemon makes one when it starts")
-        return Finding("certificate", Verdict.FAIL, trouble, "check certificate, and run doctor as the bus's user")
+            return Finding("certificate", Verdict.WARN, problem, "the daemon makes one when it starts")
+        return Finding("certificate", Verdict.FAIL, problem, "check certificate, and run doctor as the bus's user")
     days = (shown.not_valid_after_utc.timestamp() - now) / DAY
     names = _names(shown)
     if days < 0:
         return Finding("certificate", Verdict.FAIL, f"expired {span(-days * DAY)} ago, {names}", _renewal(config))
-    found = f"good for {days:.0f} days, {names}"
+    found = f"valid for {days:.0f} days, {names}"
     if days < DAYS_LEFT:
         return Finding("certificate", Verdict.WARN, found, _renewal(config))
     if own is not None and own != shown:
-        todo = "send the daemon SIGHUP to have the file read again, unless a proxy answers there"
+        todo = "send the daemon SIGHUP to reload the file, unless a proxy terminates TLS"
         return Finding("certificate", Verdict.WARN, f"{found}, is not the one in {path}", todo)
     return Finding("certificate", Verdict.OK, found)
 
@@ -286,21 +294,21 @@ def _names(shown: x509.Certificate) -> str:
 
 
 def loopback(bus: Bus, config: Config, alive: Finding) -> Finding:
-    """An event through the bus and back to us, or why not."""
+    """Publish an event and receive it, or say why this is skipped."""
     why = ""
     if alive.verdict is not Verdict.OK:
         why = "the daemon does not answer"
     elif config.root_key is None:
-        why = "no root key is given (--root-key-file or ROUTEMASTER_ROOT_KEY), which a throw-away client needs"
+        why = "no root key is given (--root-key-file or ROUTEMASTER_ROOT_KEY), which a temporary client needs"
     elif config.certificate is not None:
-        why = "the bus has a configured certificate, so there is none that it would trust on a receiver here"
+        why = "the daemon has a configured certificate, and would not trust a receiver on this host"
     if why or config.root_key is None:
-        return Finding("round trip", Verdict.SKIP, f"left out: {why}")
+        return Finding("round trip", Verdict.SKIP, f"skipped: {why}")
     certificate, key = (config.state_dir / name for name in SELF_MADE)
     trip = round_trip(bus, config.root_key, certificate, key)
-    found = trip.problem or f"an event came back after {(trip.latency or 0) * 1000:.1f} ms"
+    found = trip.problem or f"an event was delivered after {(trip.latency or 0) * 1000:.1f} ms"
     if trip.left:
-        found += f"; left behind: {', '.join(trip.left)}"
-        todo = "run doctor again in 5 minutes, which then removes it"
+        found += f"; not removed: {', '.join(trip.left)}"
+        todo = "run doctor again in 5 minutes to remove it"
         return Finding("round trip", Verdict.FAIL, found, todo)
     return Finding("round trip", Verdict.FAIL if trip.problem else Verdict.OK, found)

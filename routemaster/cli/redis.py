@@ -1,7 +1,7 @@
-"""Redis as `doctor` asks it: one blocking connection, a handful of commands.
+"""A blocking Redis client for `doctor`: a server, the primaries of a cluster, the sentinels of a service.
 
-It shares nothing with the bus's own connection but the configured URL: a
-second opinion, and the command line stays clear of the bus's insides.
+URLs and INFO are parsed by `routemaster.redis`. The connection is this
+module's own: `doctor` runs without Twisted's reactor.
 """
 
 from __future__ import annotations
@@ -11,72 +11,32 @@ import ssl
 import time
 from collections.abc import Callable
 from typing import Any, Self
-from urllib.parse import parse_qs, unquote, unquote_to_bytes, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import hiredis
-from attrs import evolve, field, frozen
+from attrs import evolve, frozen
 
 from routemaster.config import Config
-from routemaster.config_types import CLUSTERS, parse_hosts
+from routemaster.config_types import CLUSTERS
 from routemaster.errors import RoutemasterError
+from routemaster.redis.address import ClusterAddress, RedisAddress, sentinel_options
+from routemaster.redis.server_info import parse_info
 from routemaster.validation import shown
 
-SLOTS = 16384   #: of a cluster
-PATIENCE = 3.0  #: seconds for Redis to say something
+SLOTS = 16384         #: of a cluster
+SENTINEL_PORT = 26379  #: of a sentinel whose URL names none
+TIMEOUT = 3.0         #: seconds to connect, and to wait for each reply
 
 
 class RedisError(RoutemasterError):
-    """Redis cannot be asked: one line, without secrets, that says what to do."""
+    """A connection or a command failed; the message is one line without secrets."""
 
 
-@frozen
-class RedisPlace:
-    """Where a Redis listens, and as whom to speak to it."""
-
-    host: str = ""
-    port: int = 6379
-    path: str = ""
-    db: int = 0
-    user: bytes | None = None
-    password: bytes | None = field(default=None, repr=False)
-    tls: bool = False
-    ca_file: str | None = None
-
-    @property
-    def label(self) -> str:
-        """For people, without user and password."""
-        if self.path:
-            return f"unix://{self.path}"
-        return f"{'rediss' if self.tls else 'redis'}://{self.host}:{self.port}"
-
-
-def place(config: Config) -> RedisPlace:
-    """Where the configured Redis is; the daemon's own is on a socket in its state directory."""
+def address(config: Config) -> RedisAddress:
+    """The address of the configured server; the embedded one listens on a socket in the state directory."""
     if config.redis_url is None:
-        return RedisPlace(path=str(config.state_dir.absolute() / "redis" / "redis.sock"))
-    return parsed(config.redis_url)
-
-
-def parsed(text: str) -> RedisPlace:
-    """The server that a URL names."""
-    url = urlsplit(text)
-    options = parse_qs(url.query)
-    user = unquote_to_bytes(url.username or "") or None
-    password = unquote_to_bytes(url.password or "") or None
-    if user and password is None:
-        password = b""
-    unix = url.scheme == "unix"
-    db = options.get("db", [""])[0] if unix else url.path.removeprefix("/")
-    return RedisPlace(
-        host=url.hostname or "",
-        port=url.port or 6379,
-        path=unquote(url.path) if unix else "",
-        db=int(db) if db.isdecimal() else 0,
-        user=user,
-        password=password,
-        tls=url.scheme == "rediss",
-        ca_file=options.get("ca_file", [None])[0],
-    )
+        return RedisAddress(path=str(config.state_dir.absolute() / "redis" / "redis.sock"))
+    return RedisAddress.parse(config.redis_url)
 
 
 def is_cluster(config: Config) -> bool:
@@ -84,42 +44,92 @@ def is_cluster(config: Config) -> bool:
     return config.redis_url is not None and urlsplit(config.redis_url).scheme in CLUSTERS
 
 
-def primaries(config: Config) -> list[RedisPlace]:
-    """The nodes of the configured cluster that have slots; RedisError if no node that is named tells them."""
-    url = urlsplit(config.redis_url or "")
-    single = url._replace(scheme=url.scheme.partition("+")[0])
-    trouble: RedisError | None = None
-    for host, port in parse_hosts(url.netloc):
-        login = url.netloc.rpartition("@")[0]
-        netloc = f"{login}@[{host}]:{port or 6379}" if ":" in host else f"{login}@{host}:{port or 6379}"
-        where = parsed(single._replace(netloc=netloc, path="").geturl())
+def primaries(url: str) -> list[RedisAddress]:
+    """The primaries of the cluster in `url`; RedisError if no seed answers or slots are not assigned."""
+    cluster = ClusterAddress.parse(url)
+    failure: RedisError | None = None
+    for seed in cluster.seeds:
         try:
-            with Redis(where) as redis:
+            with Redis(seed) as redis:
                 slots = redis.ask(b"CLUSTER", b"SLOTS")
         except RedisError as error:
-            trouble = error
+            failure = error
             continue
         nodes = [node for _first, _last, node, *_replicas in slots]
-        places = {(node[0].decode() if node[0] else host, int(node[1])) for node in nodes}
+        found = {(node[0].decode() if node[0] else seed.host, int(node[1])) for node in nodes}
         if sum(last + 1 - first for first, last, *_nodes in slots) < SLOTS:
-            raise RedisError(f"{where.label} knows of slots that no node has: the topics in them cannot be used")
-        return [evolve(where, host=node, port=number) for node, number in sorted(places)]
-    raise trouble or RedisError("no node is named")
+            raise RedisError(f"{seed.label} reports slots without a node: topics in these slots are unavailable")
+        return [cluster.node(host, port) for host, port in sorted(found)]
+    raise failure or RedisError("the cluster has no nodes")
+
+
+@frozen
+class SentinelReply:
+    """What one sentinel reports."""
+
+    label: str                   #: of the sentinel
+    master: RedisAddress | None  #: None: the query failed
+    epoch: int = -1              #: its configuration epoch; the highest is current
+    error: str = ""              #: why the query failed
+
+
+def is_sentinel(url: str) -> bool:
+    """Whether the URL names sentinels rather than a server."""
+    return "+sentinel://" in url
+
+
+def query_sentinels(url: str) -> list[SentinelReply]:
+    """The reply of each sentinel in `url`. ConfigError if the URL is ill-formed."""
+    sentinels, service, server = parse_sentinels(url)
+    return [_query(sentinel, service, server) for sentinel in sentinels]
+
+
+def parse_sentinels(url: str) -> tuple[list[RedisAddress], str, RedisAddress]:
+    """The sentinels, the service, and the address of its master except for host and port.
+
+    `routemaster.redis.sentinel` parses the same URL, but imports the reactor.
+    """
+    parts = urlsplit(url)
+    login, at, hosts = parts.netloc.rpartition("@")
+    service, slash, database = parts.path.strip("/").partition("/")
+    password, ca_file = sentinel_options(parts)
+    scheme = parts.scheme.removesuffix("+sentinel")
+    server = evolve(RedisAddress.parse(f"{scheme}://{login}{at}master{slash}{database}"), ca_file=ca_file)
+    sentinels = []
+    for host in hosts.split(","):
+        sentinel = RedisAddress.parse(f"{scheme}://{host}")
+        port = urlsplit(f"//{host}").port or SENTINEL_PORT
+        sentinels.append(evolve(sentinel, port=port, password=password, ca_file=ca_file))
+    return sentinels, unquote(service), server
+
+
+def _query(sentinel: RedisAddress, service: str, server: RedisAddress) -> SentinelReply:
+    try:
+        with Redis(sentinel) as redis:
+            reply: Any = redis.ask(b"SENTINEL", b"MASTER", service.encode())
+            host, port = redis.ask(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", service.encode())
+        fields = dict(zip(reply[::2], reply[1::2], strict=True))
+        master = evolve(server, host=host.decode(), port=int(port))
+        return SentinelReply(sentinel.label, master, int(fields[b"config-epoch"]))
+    except RedisError as error:
+        return SentinelReply(sentinel.label, None, error=str(error))
+    except (KeyError, ValueError, TypeError):
+        return SentinelReply(sentinel.label, None, error=f"{sentinel.label} sent an invalid reply")
 
 
 class Redis:
     """A connection; a context manager."""
 
-    def __init__(self, where: RedisPlace) -> None:
-        """Raises RedisError if there is no Redis that will have us."""
+    def __init__(self, where: RedisAddress) -> None:
+        """Connect and authenticate; RedisError if either fails."""
         self._where = where
         self._reader = hiredis.Reader()
         try:
-            self._socket = _connected(where)
+            self._socket = _connect(where)
         except (OSError, ssl.SSLError) as error:
             raise RedisError(f"no connection to {where.label}: {_reason(error)}") from None
         try:
-            self._greet()
+            self._authenticate()
         except BaseException:
             self._socket.close()
             raise
@@ -132,24 +142,24 @@ class Redis:
 
     def ask(self, *args: bytes) -> Any:
         """The reply to one command; RedisError for an error reply too."""
-        reply = self.attempt(*args)
+        reply = self.ask_or_error(*args)
         if isinstance(reply, hiredis.ReplyError):
-            raise RedisError(f"{self._where.label} answers {shown(str(reply), 200)}")
+            raise RedisError(f"{self._where.label} replied {shown(str(reply), 200)}")
         return reply
 
-    def attempt(self, *args: bytes) -> Any:
+    def ask_or_error(self, *args: bytes) -> Any:
         """The reply to one command; an error reply is a value."""
         try:
             self._socket.sendall(hiredis.pack_command(args))  # type: ignore[arg-type]  # its stub means a tuple of one
             while (reply := self._reader.gets()) is False:
                 if not (data := self._socket.recv(65536)):
-                    raise ConnectionResetError("it closed the connection")
+                    raise ConnectionResetError("the connection was closed")
                 self._reader.feed(data)
         except (OSError, hiredis.HiredisError) as error:
-            raise RedisError(f"{self._where.label} broke off: {_reason(error)}") from None
+            raise RedisError(f"{self._where.label}: connection lost: {_reason(error)}") from None
         return reply
 
-    def _greet(self) -> None:
+    def _authenticate(self) -> None:
         where = self._where
         if where.password is not None:
             self.ask(b"AUTH", *((where.user,) if where.user else ()), where.password)
@@ -157,21 +167,21 @@ class Redis:
             self.ask(b"SELECT", b"%d" % where.db)
 
 
-def _connected(where: RedisPlace) -> socket.socket:
+def _connect(where: RedisAddress) -> socket.socket:
     if where.path:
         plain = socket.socket(socket.AF_UNIX)
-        plain.settimeout(PATIENCE)
+        plain.settimeout(TIMEOUT)
         try:
             plain.connect(where.path)
         except BaseException:
             plain.close()
             raise
         return plain
-    plain = socket.create_connection((where.host, where.port), PATIENCE)
+    plain = socket.create_connection((where.host, where.port), TIMEOUT)
     if not where.tls:
         return plain
     try:
-        # like the bus: the roots of the file, if there is one, instead of the system's
+        # as in the bus: ca_file replaces the system's roots
         return ssl.create_default_context(cafile=where.ca_file).wrap_socket(plain, server_hostname=where.host)
     except BaseException:
         plain.close()
@@ -182,13 +192,13 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({error.verify_message})"
     if isinstance(error, TimeoutError):
-        return f"no answer within {PATIENCE:g} s"
+        return f"no answer within {TIMEOUT:g} s"
     return shown(getattr(error, "strerror", None) or str(error) or type(error).__name__, 200).strip("'")
 
 
 @frozen
 class Server:
-    """What a Redis told of itself; None where its ACL or its host hides it."""
+    """What a server reports of itself; None where its ACL or its host hides it."""
 
     version: str | None = None
     role: str | None = None
@@ -197,25 +207,24 @@ class Server:
     used: int | None = None         #: bytes
     appendonly: str | None = None   #: yes or no
     appendfsync: str | None = None  #: always, everysec or no
-    skew: float = 0.0               #: seconds by which its clock is ahead of ours
-    took: float = 0.0               #: seconds for one question: the skew is known no better than half of it
+    skew: float = 0.0               #: seconds by which its clock is ahead of this host's
+    took: float = 0.0               #: round-trip time in seconds; the skew is accurate to half of it
 
 
 def examine(redis: Redis, clock: Callable[[], float] = time.time) -> Server:
-    """All that doctor wants to know of a server."""
+    """Query all that `doctor` checks."""
     began = clock()
-    said = redis.attempt(b"TIME")
+    reply = redis.ask_or_error(b"TIME")
     ended = clock()
     skew = 0.0
-    if isinstance(said, list):
-        seconds, microseconds = map(int, said)
+    if isinstance(reply, list):
+        seconds, microseconds = map(int, reply)
         skew = seconds + microseconds / 1e6 - (began + ended) / 2
-    told = redis.attempt(b"INFO")
-    lines = told.decode("utf-8", "replace").splitlines() if isinstance(told, bytes) else []
-    info = {name: value for name, colon, value in (line.partition(":") for line in lines) if colon}
+    answer = redis.ask_or_error(b"INFO")
+    info = parse_info(answer) if isinstance(answer, bytes) else {}
 
     def setting(name: str, otherwise: str | None) -> str | None:
-        reply = redis.attempt(b"CONFIG", b"GET", name.encode())
+        reply = redis.ask_or_error(b"CONFIG", b"GET", name.encode())
         return reply[1].decode() if isinstance(reply, list) and len(reply) == 2 else otherwise
 
     return Server(

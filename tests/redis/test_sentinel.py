@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from chaos.fleet import stretched
 from routemaster.cli.doctor import redis_findings
-from routemaster.cli.sentinels import read
+from routemaster.cli.redis import parse_sentinels
 from routemaster.config import load
 from routemaster.errors import ConfigError, StoreUnavailable
 from routemaster.model import Published
@@ -56,7 +56,7 @@ class UrlTests(SynchronousTestCase):
             "redis+sentinel://h/s", "redis+sentinel://u:p%40ss@a:1,[::1]/s%20x/3?sentinel_password=p%26q",
             "rediss+sentinel://:p@a/s/?ca_file=/x/y%20z.pem", "redis+sentinel://u@a/s",
         ):  # fmt: skip
-            theirs, (sentinels, service, server) = SentinelAddress.parse(url), read(url)
+            theirs, (sentinels, service, server) = SentinelAddress.parse(url), parse_sentinels(url)
             self.assertEqual(service, theirs.service)
             for ours, bus in ((server, theirs.server), *zip(sentinels, theirs.sentinels, strict=True)):
                 for name in ("host", "port", "db", "user", "password", "tls", "ca_file"):
@@ -86,7 +86,7 @@ class GroupTests(TestCase):
 
         findings = examined()
         master = f"redis://127.0.0.1:{group.ports[0]}"
-        self.assertEqual(findings["sentinels"], ("ok", f"3 of 3 tell, the master is {master}"))
+        self.assertEqual(findings["sentinels"], ("ok", f"3 of 3 reply, the master is {master}"))
         self.assertIn(master, findings["redis"][1])
         group.sentinels[0].stop()
         self.assertEqual(examined()["sentinels"][0], "warn")
