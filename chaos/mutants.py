@@ -167,6 +167,8 @@ def false_refusal() -> None:
     wrap(f"{STORE}.publish", refuse)
 
 
+#: mutants that act only after a failed attempt: in their runs all receivers but one fail until the end
+NEED_FAILURES = {"lost-retry", "endless-pause"}
 #: by name, with the kinds of which at least one must be found
 MUTANTS = {
     "early-acknowledgement": (early_acknowledgement, {"lost"}),

@@ -23,6 +23,7 @@ from chaos.checker import Verdict, judge
 from chaos.faults import Scene, named
 from chaos.figures import Strike, figures
 from chaos.fleet import Fleet, RedisUnderTest, stretched
+from chaos.mutants import NEED_FAILURES
 from chaos.publishers import Churner, Publishers
 from chaos.receivers import Receivers
 from routemaster.testing.daemon import LOOPBACK, Client
@@ -132,6 +133,8 @@ class Run:
     def _habits(self, name: str) -> dict[str, float]:
         if self._plan.well_behaved or name == HEALTHY:
             return {}
+        if self._plan.mutant in NEED_FAILURES:
+            return {"fail": 1.0}
         return {"take": 80.0, **{habit: weight * self._chance.uniform(0, 2) for habit, weight in TROUBLE.items()}}
 
     def _client(self, token: str) -> Client:
