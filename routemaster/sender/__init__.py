@@ -63,7 +63,7 @@ own `IAgent`, not `Agent`   1.4   the exchange does not know its connection, so
                                   that the deadline cannot abort it
 `PreparedURL`, not          1.4
 hyperlink's conversion
-`NoCookies`, not            1.1   64 KiB of Set-Cookie take 50 ms to parse, and a
+`NoCookies`, not                  64 KiB of Set-Cookie take 50 ms to parse, and a
 `CookieJar`                       bad date writes a warning to standard error
 the exchange as producer,   1.1   the agent cannot report the connection
 not `FileBodyProducer`
