@@ -1,4 +1,4 @@
-"""What is shipped for operators agrees with the code; and a bus behind systemd's socket is restarted unnoticed."""
+"""Files for operators match the code, and a restart behind systemd's socket loses no connection."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PATIENCE = 30.0  #: seconds
 
 
 def directives(unit: Path, section: str) -> list[tuple[str, str]]:
-    """The directives of a unit's section, in order; a name may be there more than once."""
+    """The directives in a section of a unit, in order; names may repeat."""
     found, here = [], ""
     for line in unit.read_text("utf-8").splitlines():
         if line.startswith("["):
@@ -58,7 +58,7 @@ def modules() -> Iterator[ast.Module]:
 
 
 def metric_names() -> set[str]:
-    """Names of metrics that stand in the code."""
+    """The names of metrics in the code."""
     name = re.compile(r"(events|redis|jobs|subscriber|delivery|latency|metrics)\.[a-z0-9_.]+|process")
     files = {"redis.log", "redis.pid", "redis.sock"}
     return {
@@ -70,7 +70,7 @@ def metric_names() -> set[str]:
 
 
 def complaints() -> Iterator[str]:
-    """The formats of all log lines from warning upwards that stand in the code."""
+    """The formats of all log lines at level warning and above in the code."""
     for tree in modules():
         for node in ast.walk(tree):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
@@ -82,24 +82,24 @@ def complaints() -> Iterator[str]:
 
 
 class OperationsTests(SynchronousTestCase):
-    """The guide for operators against the code."""
+    """docs/operations.rst matches the code."""
 
     def setUp(self) -> None:
         self.text = " ".join(OPERATIONS.read_text("utf-8").split())
 
     def test_metrics(self) -> None:
-        """Every metric that is counted is explained."""
+        """Every metric is documented."""
         names = metric_names()
         self.assertGreater(len(names), 20)
         self.assertEqual({name for name in names if f"``{name}``" not in self.text}, set())
 
     def test_no_other_metrics(self) -> None:
-        """No metric is explained that nothing counts."""
+        """Every documented metric exists."""
         named = set(re.findall(r"``((?:events|redis|jobs|delivery|latency|metrics)\.[a-z0-9_.]+)``", self.text))
         self.assertEqual(named - metric_names() - {"redis.log", "events.oldest"}, set())
 
     def test_log_lines(self) -> None:
-        """Every line of the log that may ask for action is there, with what to do."""
+        """Every log line at level warning and above is documented."""
         formats = list(complaints())
         self.assertGreater(len(formats), 20)
         for each in formats:
@@ -107,12 +107,12 @@ class OperationsTests(SynchronousTestCase):
             self.assertIn(constant[:24].rstrip(), self.text, each)
 
     def test_options(self) -> None:
-        """Every variable named exists, and what looks like an option of the file too."""
+        """Every documented variable and option exists."""
         known = {variable for option in OPTIONS for variable in option.environment}
         self.assertEqual(set(VARIABLE.findall(self.text)) - known, set())
 
     def test_commands(self) -> None:
-        """The subcommands of routemaster-admin that are named exist."""
+        """Every documented subcommand of routemaster-admin exists."""
         from routemaster.cli import _parser
 
         help_text = _parser().format_help()
@@ -124,7 +124,7 @@ class UnitTests(SynchronousTestCase):
     """The units of systemd."""
 
     def test_options(self) -> None:
-        """What the units set are options of the bus, with values that it takes."""
+        """The units set existing options to valid values."""
         for unit in UNITS:
             given = [value for name, value in directives(unit, "Service") if name == "Environment"]
             environment = dict(each.partition("=")[::2] for each in given)
@@ -133,7 +133,7 @@ class UnitTests(SynchronousTestCase):
             self.assertEqual(str(config.state_dir), "/var/lib/routemaster")
 
     def test_command(self) -> None:
-        """The command line is one that twistd takes, in the foreground."""
+        """The command line is valid, and runs twistd in the foreground."""
         for unit, role in zip(UNITS, ("all", "worker"), strict=True):
             command = dict(directives(unit, "Service"))["ExecStart"].replace("${ROLE}", "all").split()
             self.assertEqual(command[1:3], ["-n", "routemaster"])
@@ -142,7 +142,7 @@ class UnitTests(SynchronousTestCase):
             self.assertEqual(options.role.value, role)
 
     def test_time_to_stop(self) -> None:
-        """systemd waits for longer than the deliveries under way, and the embedded Redis, may take."""
+        """systemd's stop timeout is longer than the shutdown may take."""
         grace = load({}, {}, None).grace
         for unit, redis in zip(UNITS, (30, 0), strict=True):
             service = dict(directives(unit, "Service"))
@@ -150,14 +150,14 @@ class UnitTests(SynchronousTestCase):
             self.assertEqual((service["KillMode"], service["Type"]), ("mixed", "notify"))
 
     def test_descriptors(self) -> None:
-        """There are descriptors for all connections that the options allow."""
+        """The limit of file descriptors is enough for all connections that the options allow."""
         config = load({}, {}, None)
         for unit in UNITS:
             limit = int(dict(directives(unit, "Service"))["LimitNOFILE"])
             self.assertGreater(limit, config.max_connections + config.max_open_deliveries + 1000)
 
     def test_same_sandbox(self) -> None:
-        """Workers live in the same sandbox."""
+        """The unit for workers has the same sandbox."""
         one, other = (
             [pair for pair in directives(unit, "Service") if not pair[0].startswith(("Exec", "Env", "Timeout"))]
             for unit in UNITS
@@ -170,7 +170,7 @@ class UnitTests(SynchronousTestCase):
             self.assertNotIn("MemoryDenyWriteExecute", dict(directives(unit, "Service")))
 
     def test_exposure(self) -> None:
-        """systemd finds at most 2.0 of 10 to object to."""
+        """systemd-analyze security rates the exposure at most 2.0 of 10."""
         program = shutil.which("systemd-analyze")
         if program is None:
             raise SkipTest("systemd-analyze is not here")
@@ -187,7 +187,7 @@ class ContainerTests(SynchronousTestCase):
     """Dockerfile, compose.yaml and Procfile."""
 
     def test_options(self) -> None:
-        """Every variable they name is an option's."""
+        """Every variable in them belongs to an option."""
         known = {variable for option in OPTIONS for variable in option.environment} | {REDIS_ENV_KEY}
         for file in [*CONTAINERS, ROOT / "Procfile"]:
             self.assertEqual(set(VARIABLE.findall(file.read_text("utf-8"))) - known, set(), file.name)
@@ -243,7 +243,7 @@ class ContainerTests(SynchronousTestCase):
             self.assertEqual(made["services"][role]["depends_on"], {"redis": {"condition": "service_healthy"}})
 
     def test_procfile(self) -> None:
-        """A line for each role, with options that exist."""
+        """There is a line for each role, with existing options."""
         processes = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text("utf-8").splitlines())
         self.assertEqual(list(processes), ["web", "worker"])
         for role, command in processes.items():
@@ -274,7 +274,7 @@ os.execv(sys.executable, [sys.executable, "-c", twistd, *sys.argv[2:]])
 
 
 class RestartTests(SynchronousTestCase):
-    """A bus started as by systemd: its port is inherited, and it says when it is ready."""
+    """A bus with an inherited port and a notify socket, as systemd starts it."""
 
     def setUp(self) -> None:
         self.place = Path(tempfile.mkdtemp(prefix="rm"))
@@ -287,7 +287,7 @@ class RestartTests(SynchronousTestCase):
         self.manager.settimeout(PATIENCE)
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start a bus; return when it says that it is ready."""
+        """Start a bus, and wait for READY=1."""
         environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.place),
@@ -313,14 +313,14 @@ class RestartTests(SynchronousTestCase):
         return child
 
     def hear(self, wanted: bytes) -> list[bytes]:
-        """All that is said up to a word."""
+        """All messages up to one that contains the word."""
         said = [self.manager.recv(100)]
         while said[-1] != wanted:
             said.append(self.manager.recv(100))
         return said
 
     def publish_until(self, enough: Event, statuses: list[Any]) -> None:
-        """Publish over and over, each time over a new connection; note what came of it."""
+        """Publish repeatedly, each time over a new connection; record the results."""
         trust = ssl.create_default_context(cafile=str(self.place / "state" / "localhost.crt"))
         body = json.dumps({"type": "noop", "url": "https://a.example/1"})
         while not enough.is_set():
@@ -335,7 +335,7 @@ class RestartTests(SynchronousTestCase):
                 connection.close()
 
     def test_restart_under_load(self) -> None:
-        """While the bus is restarted under load no connection is refused or reset: all answers are 204."""
+        """During a restart under load no connection is refused or reset: all responses are 204."""
         bus = self.start()
         self.assertIn(b"WATCHDOG=1", self.hear(b"WATCHDOG=1"))
         enough, statuses = Event(), []
@@ -359,7 +359,7 @@ class RestartTests(SynchronousTestCase):
         self.assertEqual([status for status in statuses if status != 204], [])
 
     def more_than(self, number: int, statuses: list[Any]) -> None:
-        """Return when there are as many answers."""
+        """Wait for this number of responses."""
         limit = time.monotonic() + PATIENCE
         while len(statuses) < number and time.monotonic() < limit:
             time.sleep(0.01)

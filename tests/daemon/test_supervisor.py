@@ -1,4 +1,4 @@
-"""Several processes behind one port: real ones, killed, replaced, and refused."""
+"""Several real processes behind one port: killed, replaced, or unable to start."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from tests.system.test_system import SystemCase, free_port, until
 
 
 class SupervisorTests(SystemCase):
-    """What `--processes` promises."""
+    """The option `--processes`."""
 
     async def several(self, *options: str, count: int = 2) -> Daemon:
-        """A bus of several processes that are all ready."""
+        """A bus with several processes, all ready."""
         daemon = self.daemon("--processes", str(count), "--log-level", "DEBUG", *options)
         await daemon.start()
         await daemon.line(f"all {count} processes are ready")
         return daemon
 
     def children(self, daemon: Daemon) -> set[int]:
-        """The processes of the bus that live, without the parent and its Redis."""
+        """The IDs of the running child processes, without Redis."""
         found = set()
         for each in Path("/proc").glob("[0-9]*/stat"):
             try:
@@ -34,7 +34,7 @@ class SupervisorTests(SystemCase):
         return found - {daemon.redis_pid}
 
     async def test_killed_under_load(self) -> None:
-        """Processes that die one after another are replaced; nothing is lost, and order is kept."""
+        """Killed processes are started again; no event is lost, and order is kept."""
         daemon = await self.several("--lease-ttl", "1", "--sweep-interval", "0.5")
         sink, load = await self.under_load(daemon)
         for _ in range(3):
@@ -49,7 +49,7 @@ class SupervisorTests(SystemCase):
         self.assertEqual(await daemon.stop(), 0)
 
     async def test_replaced_under_load(self) -> None:
-        """SIGUSR2 replaces all processes: no publication fails, nothing comes twice, nothing is lost."""
+        """SIGUSR2 replaces all processes: no publication fails, no event is lost or delivered twice."""
         daemon = await self.several()
         sink, load = await self.under_load(daemon)
         before = self.children(daemon)
@@ -62,7 +62,7 @@ class SupervisorTests(SystemCase):
         self.assertEqual((load.unknown, load.refused), (set(), set()))
 
     async def test_end(self) -> None:
-        """SIGTERM ends the processes, then their Redis, with status 0 and nothing left behind."""
+        """SIGTERM stops the processes and then Redis, with status 0, and no process remains."""
         daemon = await self.several()
         children, redis = self.children(daemon), daemon.redis_pid
         self.assertEqual(len(children), 2)
@@ -72,7 +72,7 @@ class SupervisorTests(SystemCase):
         self.assertEqual(daemon.log.count("Routemaster has stopped"), 3)
 
     async def test_parent_killed(self) -> None:
-        """No process outlives its parent."""
+        """Child processes end when the parent is killed."""
         daemon = await self.several()
         children = self.children(daemon)
         await daemon.kill()
@@ -80,7 +80,7 @@ class SupervisorTests(SystemCase):
         await until(lambda: not any(each.exists() for each in left), "the end of the children")
 
     async def test_never_ready(self) -> None:
-        """Processes that cannot start stop the parent, with status 1 and the reason that they gave."""
+        """If no process can start, the parent exits with status 1 and logs the reason."""
         certificate = self.place / "gone.crt"
         daemon = self.daemon("--processes", "2", "--ca-file", str(certificate))
         daemon.launch()
@@ -89,7 +89,7 @@ class SupervisorTests(SystemCase):
         self.assertIn("gone.crt", line)
 
     async def test_port_taken(self) -> None:
-        """A port that another has is told at once, and no process is begun."""
+        """If the port is in use, the parent fails at once and starts no process."""
         first = await self.several()
         second = self.daemon(
             "--processes", "2", "--https", f"tcp:{first.port}:interface={LOOPBACK}", name="other"
@@ -99,7 +99,7 @@ class SupervisorTests(SystemCase):
         self.assertIn("cannot listen for HTTPS", second.log)
 
     async def test_worker_without_port(self) -> None:
-        """Workers are several as well, and listen to nothing; a hang-up reaches each of them."""
+        """With the role worker several processes run and listen on no port."""
         redis = self.redis()
         daemon = self.daemon("--processes", "2", "--redis-url", f"unix://{redis.socket_path}", "--role", "worker")
         daemon.launch()
@@ -108,7 +108,7 @@ class SupervisorTests(SystemCase):
         self.assertEqual(await daemon.stop(), 0)
 
     async def test_hang_up(self) -> None:
-        """SIGHUP has every process read the certificate again and open its log anew."""
+        """After SIGHUP every process reloads the certificate and reopens its log."""
         log = self.place / "bus.log"
         port = free_port()
         daemon = self.daemon(

@@ -1,4 +1,4 @@
-"""The service manager is told, on a real socket; and a bus that cannot tell goes on."""
+"""Messages to the service manager, on a real socket, and errors while sending."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from routemaster.daemon.systemd_notify import SystemdNotifier
 
 
 class ManagerTests(SynchronousTestCase):
-    """A manager that listens."""
+    """With a manager that reads its socket."""
 
     def setUp(self) -> None:
         self.place = Path(tempfile.mkdtemp())
@@ -29,12 +29,12 @@ class ManagerTests(SynchronousTestCase):
         self.clock = Clock()
 
     def listen(self, name: str) -> None:
-        """Be the manager at that name."""
+        """Listen on a socket with this address."""
         self.manager.bind("\0" + name[1:] if name.startswith("@") else name)
         self.manager.setblocking(False)
 
     def heard(self) -> list[bytes]:
-        """What was said since the manager last listened."""
+        """The messages since the last call."""
         messages = []
         while True:
             try:
@@ -43,13 +43,13 @@ class ManagerTests(SynchronousTestCase):
                 return messages
 
     def notifier(self, **environment: str) -> SystemdNotifier:
-        """A notifier whose manager made this environment."""
+        """A notifier with this environment."""
         made = SystemdNotifier({"NOTIFY_SOCKET": self.path, **environment}, self.clock)
         self.addCleanup(made.stop_watchdog)
         return made
 
     def warnings(self) -> list[str]:
-        """Lines of the log, gathered from now on."""
+        """The log lines from now on."""
         lines: list[str] = []
 
         def gather(event: dict[str, object]) -> None:
@@ -61,7 +61,7 @@ class ManagerTests(SynchronousTestCase):
         return lines
 
     def test_ready_and_stopping(self) -> None:
-        """Each word is one datagram, said at once."""
+        """Each message is sent at once in a datagram of its own."""
         self.listen(self.path)
         notifier = self.notifier()
         self.assertEqual(self.heard(), [])
@@ -71,7 +71,7 @@ class ManagerTests(SynchronousTestCase):
         self.assertEqual(self.heard(), [b"STOPPING=1"])
 
     def test_abstract(self) -> None:
-        """A name that begins with @ is one that no file has."""
+        """An address that starts with @ is an abstract socket."""
         if sys.platform != "linux":
             return
         self.listen(f"@{self.path}")
@@ -80,7 +80,7 @@ class ManagerTests(SynchronousTestCase):
         self.assertFalse(os.path.exists(self.path))
 
     def test_watchdog(self) -> None:
-        """It is fed at once, then at half of its time, and no more after the stop."""
+        """Watchdog messages are sent at once, then after each half of the timeout, until the stop."""
         self.listen(self.path)
         notifier = self.notifier(WATCHDOG_USEC="30000000", WATCHDOG_PID=str(os.getpid()))
         notifier.start_watchdog()
@@ -98,7 +98,7 @@ class ManagerTests(SynchronousTestCase):
         self.assertEqual((self.heard(), self.clock.getDelayedCalls()), ([], []))
 
     def test_nobody_asked(self) -> None:
-        """Without a socket nothing is sent, nor is a timer set; the same for a socket of another host."""
+        """Without a Unix socket nothing is sent, and no timer runs."""
         for name in ("", "vsock:2:1234", "relative"):
             notifier = SystemdNotifier({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "1000000"}, self.clock)
             notifier.ready()
@@ -109,7 +109,7 @@ class ManagerTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_another_process_is_watched(self) -> None:
-        """A watchdog that waits for somebody else, or for nonsense, is not fed."""
+        """A watchdog of another process, or with an invalid timeout, gets no messages."""
         self.listen(self.path)
         for environment in (
             {"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"},
@@ -119,7 +119,7 @@ class ManagerTests(SynchronousTestCase):
         self.assertEqual((self.heard(), self.clock.getDelayedCalls()), ([], []))
 
     def test_manager_gone(self) -> None:
-        """It never raises; that the manager cannot be told is said once, and anew after it was back."""
+        """A failure to send does not raise, and is logged once until a message is sent again."""
         warnings = self.warnings()
         notifier = self.notifier(WATCHDOG_USEC="2000000")
         notifier.ready()
@@ -134,13 +134,13 @@ class ManagerTests(SynchronousTestCase):
         self.assertEqual(len(warnings), 2)
 
     def test_no_socket_to_be_had(self) -> None:
-        """Names that no socket can have, and a path that is too long, are survived too."""
+        """Invalid addresses, and too long ones, do not raise."""
         self.warnings()
         for name in ("/" + "x" * 200, "@" + "x" * 200, "/a\0b", "/", "@"):
             SystemdNotifier({"NOTIFY_SOCKET": name}, self.clock).ready()
 
     def test_manager_that_does_not_read(self) -> None:
-        """A full queue delays the bus by a moment and not by more; when it is read again, words arrive."""
+        """A full queue of the manager delays the bus by at most TIMEOUT; later messages arrive."""
         self.patch(systemd_notify, "TIMEOUT", 0.01)
         self.listen(self.path)
         warnings = self.warnings()

