@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from routemaster import __version__
 from routemaster.config import Config
-from routemaster.delivery.courier import Rules
+from routemaster.delivery.decision import Rules
 from routemaster.delivery.worker import Worker
 from routemaster.error_reporting import Reporter, make_reporter
 from routemaster.interfaces import Meter, MetricsService, Sender, Store

@@ -1,30 +1,26 @@
 """One subscriber's deliveries: gather the facts, decide, act, and start again.
 
 A courier exists while its worker holds the subscriber's lease. Its facts
-(positions in logs, failures, the pause) are corrected by each reply of the
-store; a wake-up only makes it look at them again. What it does follows from
+(positions, failures, the pause) are corrected by each reply of the store; a
+wake-up only makes it look at them again. What it does follows from
 `decision.decide`, so a successor that starts from the store continues the same.
 
 One attempt is two round trips to the store: read, then acknowledge or record
-the failure. An attempt waits for its turn at the sender, for long if many
-subscribers are down; its batch is read when the turn comes, so that only
-attempts under way hold one. While a batch is under way the next one is read.
-The next attempt starts only when the acknowledgement of the last is stored, so
-that a crash repeats one batch at most.
+the failure. The batch is read when the sender gives the turn, so that only
+attempts under way hold one, and the next batch is read meanwhile. The next
+attempt starts only when the last is settled: a crash repeats one batch at most.
 
-Each step of the loop waits for one thing at most; then the courier decides
-again. So a stop, a changed subscription or a lost lease takes effect before
-another attempt starts. If the store is unavailable, the courier pauses and
-tries again. Any other exception ends the courier, and the worker decides when
-deliveries are tried again.
+Each step of the loop waits for one thing at most, so that a stop, a changed
+subscription or a lost lease takes effect before another attempt. If the store
+is unavailable, the courier pauses and tries again; any other exception ends it,
+and the worker decides when deliveries are tried again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from enum import Enum
 
-from attrs import define, frozen
+from attrs import define
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
@@ -32,10 +28,11 @@ from routemaster.delivery.attempt_log import AttemptLog
 from routemaster.delivery.backlog import Backlog, Batch
 from routemaster.delivery.backoff import pause as backoff
 from routemaster.delivery.clock_offset import ClockOffset
-from routemaster.delivery.decision import Facts, State, Step, decide
+from routemaster.delivery.courier_state import Reason, Run, Wait
+from routemaster.delivery.decision import Facts, Rules, State, Step, decide
 from routemaster.delivery.lease import Lease
 from routemaster.errors import StoreUnavailable
-from routemaster.interfaces import Clock, LeaseGrant, Outcome, ReadResult, Sender, Store, Timer, Verdict
+from routemaster.interfaces import Clock, LeaseGrant, Outcome, ReadResult, Sender, Store, Verdict
 from routemaster.model import EventID, Subscription, public_name
 
 STORE_RETRY = 0.2          #: seconds before the first retry of a call to an unavailable store ...
@@ -43,35 +40,6 @@ STORE_RETRY_LONGEST = 2.0  #: ... and the longest such pause
 LEASE_POLL = 0.5      #: seconds between looks at a lease under which no attempt may start
 LOCAL_PAUSE = 1.0     #: seconds to wait after a fault of this machine, and up to half as long again
 MISSING_PAUSE = 5.0   #: seconds between reads of events that are missing in the store
-
-
-class Run(Enum):
-    """Whether a courier goes on."""
-
-    RUNNING = "running"
-    STOPPING = "stopping"  #: no further attempt starts
-    ABORTING = "aborting"  #: the attempt under way is cut, too
-
-
-class Wait(Enum):
-    """What a courier waits for."""
-
-    NOTHING = "nothing"
-    EVENTS = "events"  #: nothing is waiting to be delivered
-    TIME = "time"      #: until the batch is due, or the pause after a failure is over
-    STORE = "store"    #: until the store replies or the lease is renewed
-    TURN = "turn"      #: at the sender
-    ANSWER = "answer"  #: of the subscriber
-
-
-@frozen
-class Rules:
-    """How deliveries are made; times in seconds."""
-
-    lease_ttl: float = 10.0
-    retry_delay: float = 0.1
-    max_backoff: float = 60.0
-    max_batch_body: int = 8 * 1024 * 1024  #: bytes
 
 
 @define
@@ -98,20 +66,16 @@ class Courier:
         """`grant`: the lease as acquired, with a subscription; `chance` returns a number in [0, 1)."""
         self.lease, self.subscriber = lease, lease.subscriber
         self.name = public_name(lease.subscriber)  #: for logs
-        self.step = Step(State.IDLE)
         self._store, self._sender, self._backlog, self._attempts = store, sender, backlog, attempts
         self._rules, self._clock, self._offset, self._chance = rules, clock, offset, chance
-        self._run, self._waits_for = Run.RUNNING, Wait.NOTHING
+        self._run, self._wait = Run.RUNNING, Wait(clock)
+        self.version = grant.version  #: of the subscription
         self._grant: LeaseGrant | None = grant  #: not followed yet
         self._outdated = True       #: whether the subscription and the positions have to be read again
         self._repaired = 0          #: version of the subscription that was repaired last
         self._store_failures = 0    #: in a row
         self._missing_logged = False
-        self._wake: Deferred[None] | None = None
-        self._timer: Timer | None = None
         self._attempt: Deferred[Outcome | None] | None = None
-        if grant.subscription is not None:
-            self._follow(grant, grant.subscription)
 
     def _follow(self, grant: LeaseGrant, subscription: Subscription) -> None:
         self._subscription, self.version = subscription, grant.version
@@ -125,33 +89,32 @@ class Courier:
 
     def wake(self, topic: str, first: EventID | None) -> None:
         """A log has grown; see `wakeup_index.Waiter`."""
-        self._backlog.grown(topic, first, was_empty=self._waits_for is Wait.EVENTS)
-        self._look()
+        self._backlog.grown(topic, first, was_empty=self._wait.reason is Reason.EVENTS)
+        self._wait.end()
 
     def reload(self) -> None:
         """The subscription or its positions may have changed: read them before the next step."""
         self._outdated = True
-        self._look()
+        self._wait.end()
 
     def renewed(self) -> None:
         """The store is available and has renewed the lease: end a wait for that."""
-        if self._waits_for is Wait.STORE:
-            self._look()
+        if self._wait.reason is Reason.STORE:
+            self._wait.end()
 
     def stop(self) -> None:
         """Start no further attempt; the one under way goes on."""
-        if self._run is Run.RUNNING:
-            self._run = Run.STOPPING
-        if self._attempt is not None and self._waits_for is Wait.TURN:
+        self._end()
+        if self._attempt is not None and self._wait.reason is Reason.TURN:
             self._attempt.cancel()
-        self._look()
+        self._wait.end()
 
     def abort(self) -> None:
         """Stop at once: the attempt under way is cut, its events stay in the backlog."""
         self._run = Run.ABORTING
         if self._attempt is not None:
             self._attempt.cancel()
-        self._look()
+        self._wait.end()
 
     # -- the loop
 
@@ -165,7 +128,7 @@ class Courier:
                 except StoreUnavailable as error:
                     self._log.debug("deliveries to '{name}' paused: {error}", name=self.name, error=error)
                     if self._run is Run.RUNNING:
-                        await self._wait(Wait.STORE, self._store_pause())
+                        await self._wait.wait(Reason.STORE, self._store_pause())
         finally:
             self._backlog.unfollow()
 
@@ -178,17 +141,13 @@ class Courier:
             await self._wait_for_missing(now)
         elif (facts := self._facts(now)) is None:
             await self._read()
-        elif (step := self._decide(facts, now)).state is not State.DELIVERING:
+        elif (step := decide(facts, now)).state is not State.DELIVERING:
             await self._wait_for(step)
         elif not self.lease.holds():
-            await self._wait(Wait.STORE, LEASE_POLL)
+            await self._wait.wait(Reason.STORE, LEASE_POLL)
             self._backlog.outdate()
         else:
             await self._deliver()
-
-    def _decide(self, facts: Facts, now: float) -> Step:
-        self.step = decide(facts, now)
-        return self.step
 
     def _facts(self, now: float) -> Facts | None:
         """The facts, or None if the oldest event's age matters and is not known."""
@@ -240,8 +199,7 @@ class Courier:
         if not self._missing_logged:
             self._log.error("events for '{name}' are missing in Redis", name=self.name)
             self._missing_logged = True
-        self.step = Step(State.WAITING, now + MISSING_PAUSE)
-        await self._wait_for(self.step, missing=1)
+        await self._wait_for(Step(State.WAITING, now + MISSING_PAUSE), missing=1)
 
     # -- one attempt
 
@@ -249,9 +207,9 @@ class Courier:
         """Make one attempt, and settle it."""
         subscription = self._subscription
         attempt = _Attempt(self.lease.epoch, subscription.callback, subscription.uuid)
-        self._waits_for = Wait.TURN
+        self._wait.reason = Reason.TURN
         self._attempt = Deferred.fromCoroutine(self._send(attempt))
-        if self._waits_for is Wait.TURN:
+        if self._wait.reason is Reason.TURN:
             self._backlog.discard()  # read when the turn comes: a courier that waits for it holds no batch
         try:
             outcome = await self._attempt
@@ -259,7 +217,7 @@ class Courier:
             self._end()
             outcome = Outcome(Verdict.LOCAL, error="the attempt was aborted")
         finally:
-            self._attempt, self._waits_for = None, Wait.NOTHING
+            self._attempt, self._wait.reason = None, Reason.NOTHING
         if outcome is None:
             return
         if attempt.batch is not None:
@@ -277,7 +235,7 @@ class Courier:
     async def _send(self, attempt: _Attempt) -> Outcome | None:
         """Wait for the turn, take the batch and post it; None if there is nothing to send any more."""
         async with self._sender.turn(attempt.callback, attempt.uuid) as turn:
-            self._waits_for = Wait.ANSWER
+            self._wait.reason = Reason.ANSWER
             attempt.began = self._clock.seconds()
             batch = attempt.batch = await self._next_batch(attempt)
             if batch is None:
@@ -307,7 +265,7 @@ class Courier:
         """Whether a batch is due, by what was read last."""
         now = self._clock.seconds()
         facts = None if self._backlog.is_missing_events() else self._facts(now)
-        return facts is not None and self._decide(facts, now).state is State.DELIVERING
+        return facts is not None and decide(facts, now).state is State.DELIVERING
 
     async def _acknowledge(self, batch: Batch, behind: Deferred[ReadResult | None] | None) -> None:
         """Move the cursors over a delivered batch."""
@@ -364,7 +322,7 @@ class Courier:
             except StoreUnavailable:
                 if self._run is Run.ABORTING:
                     raise
-            await self._wait(Wait.STORE, self._store_pause())
+            await self._wait.wait(Reason.STORE, self._store_pause())
 
     # -- waiting
 
@@ -380,27 +338,9 @@ class Courier:
         if missing is not None:
             self._backlog.wake_when(missing)
         seconds = None if step.until is None else step.until - self._clock.seconds()
-        await self._wait(Wait.EVENTS if idle else Wait.TIME, seconds)
+        await self._wait.wait(Reason.EVENTS if idle else Reason.TIME, seconds)
         self._backlog.outdate()
 
     def _store_pause(self) -> float:
         self._store_failures += 1
         return backoff(self._store_failures, STORE_RETRY, STORE_RETRY_LONGEST, self._chance())
-
-    async def _wait(self, reason: Wait, seconds: float | None) -> None:
-        """Wait for at most `seconds` (None: without limit), or until `_look`."""
-        wake: Deferred[None] = Deferred()
-        self._wake, self._waits_for = wake, reason
-        if seconds is not None:
-            self._timer = self._clock.callLater(max(0.0, seconds), self._look)
-        await wake
-        self._waits_for = Wait.NOTHING
-
-    def _look(self) -> None:
-        """End the present wait: there is a reason to decide again."""
-        wake, self._wake = self._wake, None
-        timer, self._timer = self._timer, None
-        if timer is not None and timer.active():
-            timer.cancel()
-        if wake is not None:
-            wake.callback(None)

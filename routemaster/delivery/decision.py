@@ -1,17 +1,17 @@
-"""When a subscriber is to be sent a batch: the whole decision, as a function of facts.
+"""When a subscriber is to be sent a batch: the whole decision, as a pure function of facts.
 
-=========  =======================================  ==========================
-state      facts                                    until
-=========  =======================================  ==========================
-idle       no event waits                           an event is accepted
-backoff    the pause after a failure is not over    it is over
-delivering `max` events wait, or the oldest has     (now)
-           waited `timeout`
-waiting    neither                                  the oldest has, or `max` do
-=========  =======================================  ==========================
+=============  =======================================  ==========================
+state          facts                                    until
+=============  =======================================  ==========================
+`idle`         no event waits                           an event is accepted
+`backoff`      the pause after a failure is not over    it is over
+`delivering`   `max` events wait, or the oldest has     (now)
+               waited `timeout`
+`waiting`      neither                                  the oldest has, or `max` do
+=============  =======================================  ==========================
 
-The state is computed from what is stored, never stepped through by events:
-nothing can be missed, and whoever takes over goes on from the same place.
+The state is computed from what is stored, never stepped through by events: no
+transition can be missed, and another worker continues from the same point.
 """
 
 from __future__ import annotations
@@ -31,26 +31,36 @@ class State(Enum):
 
 
 @frozen
+class Rules:
+    """How deliveries are made; times in seconds."""
+
+    lease_ttl: float = 10.0
+    retry_delay: float = 0.1
+    max_backoff: float = 60.0
+    max_batch_body: int = 8 * 1024 * 1024  #: bytes
+
+
+@frozen
 class Facts:
-    """All that the decision rests on; moments in seconds by one clock."""
+    """What the decision depends on; times in seconds by one clock."""
 
     backlog: int    #: events waiting
-    oldest: float   #: when the oldest of them was accepted (of no meaning without backlog)
+    oldest: float   #: when the oldest of them was accepted (without meaning if there is none)
     max: int        #: events that make a batch full
-    timeout: float  #: seconds that an event may wait for company
+    timeout: float  #: seconds that an event may wait for the batch to fill
     retry_at: float = 0.0  #: no attempt before this
 
 
 @frozen
 class Step:
-    """What to do, and when to look again at the latest (None: only when woken)."""
+    """What to do, and when to decide again at the latest (None: only when woken)."""
 
     state: State
     until: float | None = None
 
 
 def decide(facts: Facts, now: float) -> Step:
-    """The step that the facts call for."""
+    """The step that follows from the facts."""
     if not facts.backlog:
         return Step(State.IDLE)
     if now < facts.retry_at:

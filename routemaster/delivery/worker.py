@@ -26,7 +26,8 @@ from twisted.logger import Logger
 from routemaster.delivery.attempt_log import Allowances, AttemptLog, log_suppressed
 from routemaster.delivery.backlog import Backlog
 from routemaster.delivery.clock_offset import ClockOffset
-from routemaster.delivery.courier import Courier, Rules
+from routemaster.delivery.courier import Courier
+from routemaster.delivery.decision import Rules
 from routemaster.delivery.lease import Lease
 from routemaster.delivery.leases import Leases
 from routemaster.delivery.wakeup_index import WakeupIndex

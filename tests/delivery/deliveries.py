@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.delivery.courier import Rules
+from routemaster.delivery.decision import Rules
 from routemaster.delivery.worker import Worker
 from routemaster.errors import StoreUnavailable
 from routemaster.hints import decode

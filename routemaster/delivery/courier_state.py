@@ -1,0 +1,56 @@
+"""A courier's state: whether it runs, and what it waits for."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from twisted.internet.defer import Deferred
+
+from routemaster.interfaces import Clock, Timer
+
+
+class Run(Enum):
+    """Whether a courier goes on."""
+
+    RUNNING = "running"
+    STOPPING = "stopping"  #: no further attempt starts
+    ABORTING = "aborting"  #: the attempt under way is cut, too
+
+
+class Reason(Enum):
+    """What a courier waits for."""
+
+    NOTHING = "nothing"
+    EVENTS = "events"  #: no event is waiting to be delivered
+    TIME = "time"      #: until the batch is due, or the pause after a failure is over
+    STORE = "store"    #: until the store replies or the lease is renewed
+    TURN = "turn"      #: at the sender
+    ANSWER = "answer"  #: of the subscriber
+
+
+class Wait:
+    """One wait at a time; `reason` says for what."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._over: Deferred[None] | None = None
+        self._timer: Timer | None = None
+        self.reason = Reason.NOTHING
+
+    async def wait(self, reason: Reason, seconds: float | None) -> None:
+        """Wait for at most `seconds` (None: without limit), or until `end`."""
+        over: Deferred[None] = Deferred()
+        self._over, self.reason = over, reason
+        if seconds is not None:
+            self._timer = self._clock.callLater(max(0.0, seconds), self.end)
+        await over
+        self.reason = Reason.NOTHING
+
+    def end(self) -> None:
+        """End the present wait, if there is one."""
+        over, self._over = self._over, None
+        timer, self._timer = self._timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
+        if over is not None:
+            over.callback(None)
