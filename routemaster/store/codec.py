@@ -1,18 +1,20 @@
-"""From what Redis answers to values, and back: pure, no call is made here."""
+"""Converts Redis's replies to values, and values to arguments. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from routemaster.interfaces import Membership
-from routemaster.model import StoreStats, Subscription
+from routemaster.interfaces import Membership, Position
+from routemaster.model import Cursor, EventID, StoreStats, Subscription
 
 
-def subscription(subscriber: str, meta: Mapping[bytes, bytes], stays: Mapping[str, Membership]) -> Subscription:
-    """The subscription that a subscriber's meta describes, to those topics in which it wants to be."""
+def subscription(
+    subscriber: str, meta: Mapping[bytes, bytes], memberships: Mapping[str, Membership]
+) -> Subscription:
+    """The subscription in a subscriber's `meta` hash, to the topics whose membership is `on`."""
     return Subscription(
         subscriber=subscriber,
-        topics=tuple(sorted(topic for topic, stay in stays.items() if stay.state == "on")),
+        topics=tuple(sorted(topic for topic, membership in memberships.items() if membership.state == "on")),
         callback=meta[b"callback"].decode(),
         uuid=meta[b"uuid"].decode() or None,
         timeout=int(meta[b"timeout"]),
@@ -33,29 +35,34 @@ def figures(info: bytes, node: str) -> StoreStats:
 
 
 def seconds(us: bytes | None) -> float | None:
-    """A moment in microseconds, as seconds."""
+    """A time in microseconds, in seconds."""
     return None if us is None else int(us) / 1e6
 
 
 def fields(flat: Sequence[bytes]) -> dict[bytes, bytes]:
-    """A hash, from the flat list as which Redis answers it."""
+    """A hash, from the flat list in a reply."""
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def pairs(counts: Mapping[str, int]) -> list[bytes]:
-    """A hash of counts, as the flat list of arguments that scripts take."""
+    """A hash of counts, as the flat list of arguments of a script."""
     return [part for name, count in counts.items() for part in (name.encode(), b"%d" % count)]
 
 
 def numbers(flat: Sequence[bytes]) -> dict[str, int]:
-    """A hash of counts, from Redis's flat list."""
+    """A hash of counts, from the flat list in a reply."""
     return {name.decode(): int(count) for name, count in fields(flat).items()}
 
 
-def stays(flat: Sequence[bytes]) -> dict[str, Membership]:
-    """The stays in topics that a subscriber's `topics` holds."""
+def memberships(flat: Sequence[bytes]) -> dict[str, Membership]:
+    """The memberships by topic, from a subscriber's `topics` hash."""
     found = {}
-    for topic, stay in fields(flat).items():
-        membership, version, state = stay.split()
+    for topic, text in fields(flat).items():
+        membership, version, state = text.split()
         found[topic.decode()] = Membership(int(membership), state.decode(), int(version))
     return found
+
+
+def position(cursor: bytes, tail: bytes) -> Position:
+    """A position in a topic, from a cursor and the log's tail; empty or None: absent."""
+    return Position(Cursor.parse(cursor) if cursor else None, EventID.parse(tail) if tail else None)

@@ -1,4 +1,4 @@
-"""How the store talks to Redis: scripts and commands by name."""
+"""Runs scripts and commands by name, under one namespace."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from routemaster.hints import Hint
 from routemaster.redis.cluster import Cluster
 from routemaster.redis.connection import Connection
 from routemaster.store.keys import Keys
 from routemaster.store.scripts import SCRIPTS
 from routemaster.util.chunks import chunks
 
-AT_ONCE = 50  #: names about which to ask together, so that neither Redis nor this process is held up for long
+AT_ONCE = 50  #: names in one round of calls, which bounds how long Redis and this process are busy
 
 
 class Commands:
-    """What may be asked of one Redis or one cluster, under one namespace."""
+    """The commands and scripts of one Redis or one cluster, under one namespace."""
 
     def __init__(self, connection: Connection | Cluster, namespace: str) -> None:
         self.keys = Keys(namespace)
@@ -27,13 +28,13 @@ class Commands:
 
     @property
     def nodes(self) -> Mapping[str, Connection]:
-        """The servers that keep the data, by name; that of a single one is empty."""
+        """The servers that hold the data, by name; the name of a single Redis is empty."""
         return self._connection.nodes
 
     def bundles(
         self, names: Iterable[str], key: Callable[[str], bytes], most: int | None = None
     ) -> list[list[str]]:
-        """The names in lists, so that the keys of a list may go in one call; `most` in a list."""
+        """The names, grouped by their key's slot so that one call may take a group; at most `most` in each."""
         slots: dict[int, list[str]] = {}
         for name in names:
             slots.setdefault(self._connection.slot(key(name)), []).append(name)
@@ -43,9 +44,9 @@ class Commands:
         """The reply of the script `lua/<name>.lua`."""
         return self._connection.script(SCRIPTS[name], keys, arguments)
 
-    def hint(self, message: str) -> Deferred[Any]:
-        """Send a hint out on the wake-up channel."""
-        return self.command(b"PUBLISH", self.keys.wakeups, message.encode())
+    def hint(self, hint: Hint) -> Deferred[Any]:
+        """Publish a hint on the wake-up channel."""
+        return self.command(b"PUBLISH", self.keys.wakeups, hint.encode())
 
     async def names(self, index: bytes) -> list[str]:
         """The names in an index, sorted."""

@@ -1,9 +1,8 @@
-"""The name of every key in Redis: the one place where names are made.
+"""The names of all keys in Redis; no other code makes one.
 
-A topic's keys carry the topic's hash tag, a subscriber's that of the
-subscriber, so that each lies in one slot of a Redis Cluster. DNSCache are built
-from checked parts only (`model.check_topic`, tokens); nothing else that a
-client sends ever becomes part of a key.
+The keys of one topic share a hash tag, and so do those of one subscriber: each
+group lies in one slot of a Redis Cluster. Names are built from checked topics
+and tokens only (`model.check_topic`), never from other input of a client.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ class Keys:
 
     def __init__(self, namespace: str) -> None:
         prefix = self._prefix = namespace.encode() + b":"
-        self.topics = prefix + b"topics"            #: set: names of topics, may lag
-        self.subscribers = prefix + b"subscribers"  #: set: tokens of subscribers, may lag
-        self.tokens = prefix + b"tokens"            #: hash: token -> name for people
+        self.topics = prefix + b"topics"            #: set: names of topics, may be stale
+        self.subscribers = prefix + b"subscribers"  #: set: tokens of subscribers, may be stale
+        self.tokens = prefix + b"tokens"            #: hash: token -> name
         self.tokens_version = prefix + b"tokens_version"  #: string: counts changes of `tokens`
         self.counters = prefix + b"counters"        #: hash: series -> total of all processes
-        self.reported = prefix + b"reported"        #: hash: series -> total as last told to the metrics service
-        self.workers = prefix + b"workers"          #: sorted set: live workers, by when that ends
+        self.reported = prefix + b"reported"        #: hash: series -> total as last sent to the metrics service
+        self.workers = prefix + b"workers"          #: sorted set: live workers, by expiry
         self.wakeups = prefix + b"wakeups"          #: channel: hints for workers
 
     def topic(self, name: str) -> tuple[bytes, bytes, bytes]:
@@ -28,8 +27,8 @@ class Keys:
         tag = b"%s{t:%s}:" % (self._prefix, name.encode())
         return tag + b"meta", tag + b"log", tag + b"cursors"
 
-    def office(self, name: str) -> bytes:
-        """Which process does something for all (string with a TTL)."""
+    def leader_lock(self, name: str) -> bytes:
+        """The lock of a task that one process does for all (string with a TTL: the process)."""
         return self._prefix + b"office:" + name.encode()
 
     def lease(self, subscriber: str) -> bytes:
@@ -37,6 +36,6 @@ class Keys:
         return b"%s{s:%s}:lease" % (self._prefix, subscriber.encode())
 
     def subscriber(self, token: str) -> tuple[bytes, bytes]:
-        """A subscriber's meta (hash) and topics (hash: topic -> its stay there)."""
+        """A subscriber's meta (hash) and topics (hash: topic -> membership)."""
         tag = b"%s{s:%s}:" % (self._prefix, token.encode())
         return tag + b"meta", tag + b"topics"

@@ -1,11 +1,11 @@
-"""How the cursors in the topics are made to follow what subscriptions want.
+"""Makes the cursors in the topics follow the memberships that subscriptions want.
 
-A subscription's own keys say what it wants: its *stays* in topics. A topic's
-cursors say what is so. The two lie in different keys, so no step changes both
-at once; instead each prefix of the steps is harmless, each step carries the
-version of the subscription for which it speaks, so that it changes nothing
-when it comes late, and whoever finds a difference may finish the work, at any
-time and any number of times.
+A subscriber's own keys hold the memberships it wants; each topic holds a
+cursor for each subscriber. These are different keys, so no script changes
+both at once. Instead every prefix of the steps is harmless, and every step
+carries the version of the subscription that it stands for, so that a late
+step changes nothing. Any process may finish the work, at any time and any
+number of times.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from routemaster.hints import SubscriptionChanged
 from routemaster.interfaces import Membership
 from routemaster.model import Cursor
 from routemaster.redis.connection import ScriptRefusal
@@ -25,32 +26,32 @@ from routemaster.util.gather import gather, gather_outcomes
 
 
 class MembershipSync:
-    """Begins, ends and repairs stays, and drops names that mean nothing any more."""
+    """Starts, ends and repairs memberships, and removes stale names from the indexes."""
 
     def __init__(self, redis: Commands) -> None:
         self._redis, self._keys = redis, redis.keys
 
-    async def follow(self, subscriber: str, stays: Mapping[str, Membership]) -> None:
-        """Make the topics' cursors follow the subscription.
+    async def follow(self, subscriber: str, memberships: Mapping[str, Membership]) -> None:
+        """Bring the topics' cursors in line with the subscription.
 
-        Each learns the version with which the client last spoke of the topic,
-        so that an older step that is still on its way changes nothing, and so
-        that a stay which the topic's deletion has ended since is not begun again.
+        Each cursor stores the version of the client's last change of the
+        topic, so that a late, older step changes nothing, and a membership
+        that the topic's deletion ended does not start again.
         """
         steps: list[Deferred[Any]] = []
-        for topic, cursor in (await self._cursors(subscriber, stays)).items():
-            stay = stays[topic]
-            if stay.state == "gone":
-                steps.append(self._forget(subscriber, topic, stay.id, stay.version, b"all"))
-            elif cursor is None or cursor.version < stay.version:
-                script = "join" if stay.state == "on" else "leave"
-                identity = (subscriber.encode(), b"%d" % stay.id, b"%d" % stay.version)
+        for topic, cursor in (await self._cursors(subscriber, memberships)).items():
+            membership = memberships[topic]
+            if membership.state == "gone":
+                steps.append(self._forget(subscriber, topic, membership.id, membership.version, b"all"))
+            elif cursor is None or cursor.version < membership.version:
+                script = "join" if membership.state == "on" else "leave"
+                identity = (subscriber.encode(), b"%d" % membership.id, b"%d" % membership.version)
                 steps.append(self._redis.run(script, self._keys.topic(topic), *identity))
         for outcome in await gather_outcomes(steps):
-            # a topic deleted in between: the subscription came first, and ended with it
+            # refused: the topic was deleted meanwhile, which ended the membership
             if isinstance(outcome, Exception) and not isinstance(outcome, ScriptRefusal):
                 raise outcome
-        await self.retire(subscriber, stays)
+        await self.retire(subscriber, memberships)
 
     async def _cursors(self, subscriber: str, topics: Iterable[str]) -> dict[str, Cursor | None]:
         names = list(topics)
@@ -61,13 +62,13 @@ class MembershipSync:
             topic: Cursor.parse(text) if text else None for topic, text in zip(names, texts, strict=True)
         }
 
-    async def retire(self, subscriber: str, stays: Mapping[str, Membership]) -> None:
-        """End the stays in which nothing is owed any more; then the subscriber, if none is left."""
+    async def retire(self, subscriber: str, memberships: Mapping[str, Membership]) -> None:
+        """End the memberships without backlog; remove a dissolved subscriber with its last membership."""
         arguments = []
-        for topic, cursor in (await self._cursors(subscriber, stays)).items():
-            stay = stays[topic]
-            if cursor is None or not cursor.spans or stay.state == "gone":
-                seen = f"{stay.id} {stay.version} {stay.state}"
+        for topic, cursor in (await self._cursors(subscriber, memberships)).items():
+            membership = memberships[topic]
+            if cursor is None or not cursor.spans or membership.state == "gone":
+                seen = f"{membership.id} {membership.version} {membership.state}"
                 sent, dropped = (cursor.sent, cursor.dropped) if cursor else (0, 0)
                 arguments += [topic.encode(), seen.encode(), b"%d" % sent, b"%d" % dropped]
         keys = (self._keys.lease(subscriber), *self._keys.subscriber(subscriber))
@@ -75,7 +76,7 @@ class MembershipSync:
         if gone:
             await self.drop_name(self._keys.subscribers, subscriber)
         await gather(
-            self._forget(subscriber, topic, stays[topic].id, stays[topic].version, b"settled")
+            self._forget(subscriber, topic, memberships[topic].id, memberships[topic].version, b"settled")
             for topic in (name.decode() for name in ended)
         )
 
@@ -85,7 +86,7 @@ class MembershipSync:
         )
 
     async def drop_name(self, index: bytes, name: str) -> None:
-        """Take a name out of an index, unless it has come to mean something again."""
+        """Remove a name from an index, unless its key exists again."""
         await self._redis.command(b"SREM", index, name.encode())
         is_topic = index == self._keys.topics
         meta = self._keys.topic(name)[0] if is_topic else self._keys.subscriber(name)[0]
@@ -93,26 +94,26 @@ class MembershipSync:
             await self._redis.command(b"SADD", index, name.encode())
 
     async def tidy_topic(self, topic: str) -> bool:
-        """Trim a log, end what is over in the topic, and forget what nobody knows of; whether it still exists."""
+        """Trim a log, end finished memberships, remove cursors without a subscriber; whether the topic exists."""
         exists, *pairs = await self._redis.run("trim", self._keys.topic(topic))
         if not exists:
             await self.drop_name(self._keys.topics, topic)
         for some in chunks(list(zip(pairs[::2], pairs[1::2], strict=True)), AT_ONCE):
             names = [name.decode() for name, _ in some]
-            stays = await gather(
+            memberships = await gather(
                 self._redis.command(b"HGET", self._keys.subscriber(name)[1], topic.encode()) for name in names
             )
-            for subscriber, (_, text), stay in zip(names, some, stays, strict=True):
+            for subscriber, (_, text), membership in zip(names, some, memberships, strict=True):
                 cursor = Cursor.parse(text)
-                if stay is None:
+                if membership is None:
                     await self._forget(subscriber, topic, cursor.membership, cursor.version, b"all")
                 elif not cursor.open:
                     await self.repair(subscriber)
-                    await self._redis.hint(f"s {subscriber}")
+                    await self._redis.hint(SubscriptionChanged(subscriber))
         return bool(exists)
 
     async def repair(self, subscriber: str) -> None:
         """`interfaces.Store.repair`."""
         meta, wanted = await self._redis.run("subscribers", self._keys.subscriber(subscriber))
         if meta:
-            await self.follow(subscriber, codec.stays(wanted))
+            await self.follow(subscriber, codec.memberships(wanted))

@@ -1,7 +1,8 @@
-"""The store in memory: the same promises as on Redis, for tests and for trying things out.
+"""The store in memory, with the behaviour of the Redis store, for tests and trials.
 
-It keeps nothing when the process ends. `tests/store/test_store.py` holds it and the
-Redis store to the same contract.
+Its data ends with the process. `tests/store/test_store.py` runs one suite of
+tests on both stores. Longer than 350 lines: it implements the whole `Store`
+protocol in one file, so that it can be compared with the scripts.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from attrs import define, evolve, field
 
 from routemaster.errors import NotSubscribed, NotYourTopic, UnknownTopic
+from routemaster.hints import SubscriptionChanged, TokensChanged, TopicGrew, WorkerJoined, WorkerLeft
 from routemaster.interfaces import Ack, Clock, LeaseGrant, LeaseHeld, Membership, Position, ReadResult
 from routemaster.model import (
     ApiToken,
@@ -53,7 +55,7 @@ class MemoryStore:
     """`interfaces.Store` without Redis."""
 
     def __init__(self, clock: Clock, lease_ttl: float, on_hint: Callable[[bytes], None] | None = None) -> None:
-        """`lease_ttl` in seconds; `on_hint` takes what would go out on the wake-up channel."""
+        """`lease_ttl` in seconds; `on_hint` receives each message of the wake-up channel."""
         self._clock, self._lease_ttl = clock, lease_ttl
         self._hint = on_hint or (lambda message: None)
         self._topics: dict[str, _Topic] = {}
@@ -63,7 +65,7 @@ class MemoryStore:
         self._tokens_version = 0
         self._counts: Counter[str] = Counter()
         self._reported: dict[str, int] = {}
-        self._offices: dict[str, tuple[str, float]] = {}
+        self._leader_locks: dict[str, tuple[str, float]] = {}
         self._workers: dict[str, float] = {}
         self._last_us = 0
 
@@ -91,7 +93,7 @@ class MemoryStore:
             if known.cursors:
                 known.log.append((known.tail, fragment))
         if known.cursors:
-            self._hint(f"t {topic} {first} {known.tail}".encode())
+            self._hint(TopicGrew(topic, first, known.tail).encode())
         return Published(first, known.tail)
 
     async def delete_topic(self, topic: str, publisher: str | None) -> None:
@@ -101,8 +103,8 @@ class MemoryStore:
         known.publisher = None
         for subscriber, cursor in list(known.cursors.items()):
             known.cursors[subscriber] = _closed(cursor, known.tail)
-            self._settle_stays(subscriber)
-            self._hint(f"s {subscriber}".encode())
+            self._end_memberships(subscriber)
+            self._hint(SubscriptionChanged(subscriber).encode())
         self._trim(topic)
 
     async def topics(self) -> list[TopicInfo]:
@@ -149,7 +151,7 @@ class MemoryStore:
             known.topics[topic] = evolve(stay, state="on")
             cursor = log.cursors.get(name) or Cursor(stay.id, version, 0, ())
             log.cursors[name] = _opened(cursor, log.tail)
-        self._settle_stays(name)
+        self._end_memberships(name)
         self._hint(f"s {name}".encode())
 
     async def unsubscribe(self, subscriber: str) -> None:
@@ -159,7 +161,7 @@ class MemoryStore:
             self._trim(topic)
         del self._subscribers[subscriber]
         self._leases.pop(subscriber, None)
-        self._hint(f"s {subscriber}".encode())
+        self._hint(SubscriptionChanged(subscriber).encode())
 
     async def leave(self, subscriber: str, topic: str) -> None:
         log = self._existing(topic)
@@ -170,8 +172,8 @@ class MemoryStore:
         known.version = self._now()
         known.topics[topic] = evolve(known.topics[topic], state="left")
         log.cursors[subscriber] = _closed(cursor, log.tail)
-        self._settle_stays(subscriber)
-        self._hint(f"s {subscriber}".encode())
+        self._end_memberships(subscriber)
+        self._hint(SubscriptionChanged(subscriber).encode())
 
     def _subscribed(self, subscriber: str) -> _Subscriber:
         known = self._subscribers.get(subscriber)
@@ -179,8 +181,8 @@ class MemoryStore:
             raise NotSubscribed("this client has no subscription")
         return known
 
-    def _settle_stays(self, subscriber: str) -> None:
-        """End the stays in which nothing is owed any more."""
+    def _end_memberships(self, subscriber: str) -> None:
+        """End the memberships without backlog."""
         known = self._subscribers[subscriber]
         for topic in list(known.topics):
             cursor = self._topics[topic].cursors[subscriber]
@@ -231,12 +233,12 @@ class MemoryStore:
     async def add_token(self, token: ApiToken) -> None:
         self._tokens[token.token] = token
         self._tokens_version += 1
-        self._hint(b"k")
+        self._hint(TokensChanged().encode())
 
     async def remove_token(self, token: str) -> None:
         self._tokens.pop(token, None)
         self._tokens_version += 1
-        self._hint(b"k")
+        self._hint(TokensChanged().encode())
 
     # -- metrics
 
@@ -254,13 +256,13 @@ class MemoryStore:
 
     async def elect_leader(self, office: str, process: str, seconds: float) -> bool:
         now = self._clock.seconds()
-        holder, until = self._offices.get(office, (process, 0.0))
+        holder, until = self._leader_locks.get(office, (process, 0.0))
         if holder != process and until > now:
             return False
-        self._offices[office] = process, now + seconds
+        self._leader_locks[office] = process, now + seconds
         return True
 
-    # -- the way out
+    # -- workers and leases
 
     async def subscribers(self) -> set[str]:
         return set(self._subscribers)
@@ -271,12 +273,12 @@ class MemoryStore:
         new = worker not in self._workers
         self._workers[worker] = now + seconds
         if new:
-            self._hint(f"w {worker} on".encode())
+            self._hint(WorkerJoined(worker).encode())
         return {name: until - now for name, until in self._workers.items()}
 
     async def withdraw(self, worker: str) -> None:
         if self._workers.pop(worker, None) is not None:
-            self._hint(f"w {worker} off".encode())
+            self._hint(WorkerLeft(worker).encode())
 
     def _lease(self, subscriber: str) -> tuple[str, int, float] | None:
         lease = self._leases.get(subscriber)
@@ -318,7 +320,7 @@ class MemoryStore:
     async def release(self, subscriber: str, worker: str, epoch: int) -> None:
         if self._holds(subscriber, worker, epoch):
             del self._leases[subscriber]
-            self._hint(f"s {subscriber}".encode())
+            self._hint(SubscriptionChanged(subscriber).encode())
 
     async def tails(self, topics: Sequence[str]) -> dict[str, EventID]:
         return {topic: self._topics[topic].tail for topic in topics if topic in self._topics}
@@ -343,9 +345,9 @@ class MemoryStore:
             if entries and most_bytes < 0:
                 break
             entries.append(entry)
-        return ReadResult(entries, {topic: self._place(topic, subscriber) for topic in after})
+        return ReadResult(entries, {topic: self._position(topic, subscriber) for topic in after})
 
-    def _place(self, topic: str, subscriber: str) -> Position:
+    def _position(self, topic: str, subscriber: str) -> Position:
         log = self._topics.get(topic)
         return Position(None, None) if log is None else Position(log.cursors.get(subscriber), log.tail)
 
@@ -365,7 +367,7 @@ class MemoryStore:
         if known is not None and self._holds(subscriber, worker, epoch):
             now = self._now() / 1e6
             known.health = evolve(known.health, failures=0, last_attempt=now, last_success=now, retry_at=None)
-        return {ack.topic: self._place(ack.topic, subscriber) for ack in acks}
+        return {ack.topic: self._position(ack.topic, subscriber) for ack in acks}
 
     async def fail(self, subscriber: str, worker: str, epoch: int, pause: float, error: str) -> int | None:
         known = self._subscribers.get(subscriber)
@@ -385,7 +387,7 @@ class MemoryStore:
 
     async def repair(self, subscriber: str) -> None:
         if subscriber in self._subscribers:
-            self._settle_stays(subscriber)
+            self._end_memberships(subscriber)
 
     async def stats(self) -> list[StoreStats]:
         used = sum(len(fragment) for topic in self._topics.values() for _, fragment in topic.log)
@@ -395,10 +397,10 @@ class MemoryStore:
         logs = {name: topic for name, topic in self._topics.items() if topic.log}
         if not logs:
             return Dropped(0, {})
-        moment = min(topic.log[:most][-1][0].us for topic in logs.values())
+        time = min(topic.log[:most][-1][0].us for topic in logs.values())
         events, lost = 0, Counter[str]()
         for name, topic in logs.items():
-            old = [entry_id for entry_id, _ in topic.log[:most] if entry_id.us <= moment]
+            old = [entry_id for entry_id, _ in topic.log[:most] if entry_id.us <= time]
             events += len(old)
             for subscriber, cursor in topic.cursors.items() if old else ():
                 passed, spans = _passed(cursor, old[-1])

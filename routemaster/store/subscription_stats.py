@@ -1,13 +1,13 @@
-"""What is owed to whom, brought together: the cursors lie in the topics, all else with the subscribers.
+"""Adds up each subscriber's counts and backlog, from its own keys and from the cursors in the topics.
 
-Nothing shows both in one view, so the order of reading makes them fit: the
-topics come first. When a stay ends, its sums move from the cursor to the
-subscriber's own; whoever reads the subscriber afterwards finds the sums there
-and the stay gone, and passes the cursor over. So nothing is counted twice or
-missed, and a sum never shrinks from one reading to the next.
+No call reads both as one snapshot, so the order of reading makes them fit:
+topics first. When a membership ends, its counts move from the cursor to the
+subscriber's own. A subscriber that is read afterwards has the counts and no
+membership, and the cursor is skipped. So nothing is counted twice or missed,
+and a sum never shrinks from one reading to the next.
 
-With thousands of subscribers this is long work. It is done some names at a
-time: Redis answers others in between, and so may this process.
+Thousands of subscribers are read in rounds of `AT_ONCE`, so that neither Redis
+nor this process is busy for long.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _Part = TypeVar("_Part")
 
 
 _Entry = tuple[str, bool, bytes, bytes, bytes]
-"""What one topic knows of one subscriber: its name, whether it exists (it may have been deleted while it owed
-events), its tail, the cursor, and the ID of the oldest event waiting, or nothing."""
+"""A subscriber's data in one topic: the topic's name, whether it exists (a deleted topic may still have a
+backlog), its tail, the cursor, and the ID of the oldest event of the backlog, or nothing."""
 
 
 async def subscriptions(redis: Commands) -> AsyncIterator[list[SubscriptionInfo]]:
@@ -45,15 +45,15 @@ async def subscriptions(redis: Commands) -> AsyncIterator[list[SubscriptionInfo]
         replies = await gather(redis.run("subscribers", each) for each in keys)
         facts = []
         for bundle, reply in zip(wave, replies, strict=True):
-            for name, fields, stays in zip(bundle, reply[::2], reply[1::2], strict=True):
+            for name, fields, memberships in zip(bundle, reply[::2], reply[1::2], strict=True):
                 meta = codec.fields(fields)
                 if b"callback" in meta:
-                    facts.append(_facts(name, meta, codec.stays(stays), owed.get(name.encode(), ())))
+                    facts.append(_facts(name, meta, codec.memberships(memberships), owed.get(name.encode(), ())))
         yield facts
 
 
 async def _owed(redis: Commands) -> AsyncIterator[list[tuple[bytes, _Entry]]]:
-    """What the topics know of each subscriber."""
+    """The entries of all topics, by subscriber."""
     for topics in chunks(await redis.names(redis.keys.topics), AT_ONCE):
         known = await gather(redis.command(b"HKEYS", redis.keys.topic(topic)[2]) for topic in topics)
         parts = [
@@ -69,7 +69,7 @@ async def _owed(redis: Commands) -> AsyncIterator[list[tuple[bytes, _Entry]]]:
 
 
 def _waves(parts: Iterable[tuple[_Part, int]]) -> Iterator[list[_Part]]:
-    """The parts in lists whose sizes add up to `AT_ONCE` or a little more."""
+    """The parts in lists, whose sizes add up to `AT_ONCE` or a little more."""
     wave, size = [], 0
     for part, more in parts:
         wave.append(part)
@@ -82,17 +82,17 @@ def _waves(parts: Iterable[tuple[_Part, int]]) -> Iterator[list[_Part]]:
 
 
 def _facts(
-    subscriber: str, meta: Mapping[bytes, bytes], stays: Mapping[str, Membership], entries: Iterable[_Entry]
+    subscriber: str, meta: Mapping[bytes, bytes], memberships: Mapping[str, Membership], entries: Iterable[_Entry]
 ) -> SubscriptionInfo:
-    """Add up what the subscriber's own keys and the topics say."""
+    """The sum of the subscriber's own keys and its entries in the topics."""
     sent, dropped, queued = int(meta.get(b"sent", 0)), int(meta.get(b"dropped", 0)), 0
     oldest, subscribed = [], {}
     for topic, exists, tail, text, first in entries:
-        stay, cursor = stays.get(topic), Cursor.parse(text)
-        if stay is None or stay.id != cursor.membership:
-            continue  # a stay that is over and about to be forgotten
+        membership, cursor = memberships.get(topic), Cursor.parse(text)
+        if membership is None or membership.id != cursor.membership:
+            continue  # an ended membership, counted in `meta` already
         if exists and cursor.open:
-            subscribed[topic] = stay
+            subscribed[topic] = membership
         sent += cursor.sent
         dropped += cursor.dropped
         queued += cursor.backlog(EventID.parse(tail))

@@ -8,7 +8,7 @@ from routemaster.errors import StoreBroken, StoreUnavailable
 from routemaster.model import EventID
 from routemaster.redis.cluster_slots import SLOTS, SlotMap, owners, slot_of
 from routemaster.redis.errors import NotNow, Redirected, dissect, named_error
-from routemaster.store.batch_merge import Entry, Part, merged, share
+from routemaster.store.batch_read import Entry, Part, merged, share
 
 
 class SlotTests(SynchronousTestCase):

@@ -819,7 +819,7 @@ class ClusterStoreContract(RedisStoreContract):
         await self.store.announce("w1", 60)
         await self.store.elect_leader("monitor", "p1", 60)
         cats, dogs, keys = self.keys.topic("cats"), self.keys.topic("dogs"), self.keys
-        moving = (cats[0], dogs[0], keys.lease("sub"), keys.workers, keys.office("monitor"))
+        moving = (cats[0], dogs[0], keys.lease("sub"), keys.workers, keys.leader_lock("monitor"))
         self.move(*moving)
         reading = await self.read("cats", most=2)
         membership = reading.positions["cats"].cursor.membership

@@ -1,0 +1,105 @@
+"""The store's upkeep: counters, leader locks, statistics, dropping events, clean-up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
+
+from routemaster.errors import StoreUnavailable
+from routemaster.model import Dropped, EventID, StoreStats
+from routemaster.store import codec
+from routemaster.store.commands import AT_ONCE, Commands
+from routemaster.store.membership_sync import MembershipSync
+from routemaster.util.chunks import chunks
+from routemaster.util.gather import gather, gather_available
+
+HEADS = 8  #: topics in one call that walks their first events
+
+
+class Upkeep:
+    """The calls of `interfaces.Store` that no publisher, subscriber or worker depends on to make progress."""
+
+    def __init__(self, redis: Commands) -> None:
+        self._redis, self._keys = redis, redis.keys
+        self._memberships = MembershipSync(redis)
+        self._indexed: set[str] = set()  #: topics whose names this process has written to the index
+
+    def _meta(self, topic: str) -> bytes:
+        return self._keys.topic(topic)[0]
+
+    async def add_counts(self, counts: Mapping[str, int]) -> None:
+        await self._redis.run("count", (self._keys.counters,), *codec.pairs(counts))
+
+    async def counts(self) -> dict[str, int]:
+        return codec.numbers(await self._redis.command(b"HGETALL", self._keys.counters))
+
+    async def reported(self) -> dict[str, int]:
+        return codec.numbers(await self._redis.command(b"HGETALL", self._keys.reported))
+
+    async def set_reported(self, counts: Mapping[str, int]) -> None:
+        await self._redis.run("report", (self._keys.reported,), *codec.pairs(counts))
+
+    async def elect_leader(self, office: str, process: str, seconds: float) -> bool:
+        life = b"%d" % round(seconds * 1000)
+        return bool(await self._redis.run("elect", (self._keys.leader_lock(office),), process.encode(), life))
+
+    async def repair(self, subscriber: str) -> None:
+        await self._memberships.repair(subscriber)
+
+    async def stats(self) -> list[StoreStats]:
+        nodes = self._redis.nodes
+        replies = await gather_available(
+            gather(node.command(b"INFO", section) for section in (b"memory", b"cpu")) for node in nodes.values()
+        )
+        return [
+            codec.figures(b"".join(reply), node) for node, reply in zip(nodes, replies, strict=True) if reply
+        ]
+
+    async def drop_oldest(self, most: int, node: str = "") -> Dropped:
+        topics = await self._redis.names(self._keys.topics)
+        if node:
+            topics = [topic for topic in topics if self._redis.place(self._meta(topic)) == node]
+        bundles = self._redis.bundles(topics, self._meta, HEADS)
+        replies = await gather(
+            self._redis.run("heads", [self._keys.topic(topic)[1] for topic in bundle], b"%d" % most)
+            for bundle in bundles
+        )
+        ends = {
+            topic: ends
+            for bundle, reply in zip(bundles, replies, strict=True)
+            for topic, ends in zip(bundle, reply, strict=True)
+            if ends
+        }
+        if not ends:
+            return Dropped(0, {})
+        # up to this time no log holds more than `most` events
+        time = min(EventID.parse(last).us for _first, last in ends.values())
+        events, lost = 0, Counter[str]()
+        for topic in ends:
+            gone, losses = await self._redis.run("drop", self._keys.topic(topic), b"%d" % time, b"%d" % most)
+            events += gone
+            for subscriber, count in zip(losses[::2], losses[1::2], strict=True):
+                lost[subscriber.decode()] += count
+        return Dropped(events, lost)
+
+    async def clean_up(self) -> None:
+        for topic in await self._redis.names(self._keys.topics):
+            with self._skip_unavailable():
+                await self._tidy_topic(topic)
+        for some in chunks(await self._redis.names(self._keys.subscribers), AT_ONCE):
+            with self._skip_unavailable():
+                known = await gather_available(
+                    self._redis.command(b"EXISTS", self._keys.subscriber(subscriber)[0]) for subscriber in some
+                )
+                for subscriber, exists in zip(some, known, strict=True):
+                    if exists == 0:
+                        await self._memberships.drop_name(self._keys.subscribers, subscriber)
+
+    def _skip_unavailable(self) -> AbstractContextManager[None]:
+        """On a cluster the nodes that answer are cleaned up; on a single Redis the error is raised."""
+        return suppress(*((StoreUnavailable,) if len(self._redis.nodes) > 1 else ()))
+
+    async def _tidy_topic(self, topic: str) -> None:
+        if not await self._memberships.tidy_topic(topic):
+            self._indexed.discard(topic)
