@@ -12,16 +12,15 @@ from __future__ import annotations
 import base64
 import http.client
 import json
-import socket
 import time
 from statistics import median
-from typing import Any
 
-import hiredis
 from bus import URL, Bus, cpu_seconds, play, resident_mb, seen, unverified
 from http_layer import measure as measure_bare
 from load import run
 
+from routemaster.cli.redis import Redis
+from routemaster.redis.address import RedisAddress
 from routemaster.testing.redis_server import servers
 from routemaster.testing.sentinels import SentinelGroup
 
@@ -146,18 +145,8 @@ def memory(quick: bool) -> None:
 
 def used_memory(bus: Bus) -> int:
     """Bytes that all keys of the bus take, names and overhead included."""
-
-    def redis(*words: bytes) -> Any:
-        command = b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
-        connection.sendall(command)
-        while (reply := reader.gets()) is False:
-            reader.feed(connection.recv(65536))
-        return reply
-
-    reader = hiredis.Reader()
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(str(bus.state / "redis" / "redis.sock"))
-        return sum(redis(b"MEMORY", b"USAGE", key, b"SAMPLES", b"0") for key in redis(b"KEYS", b"*"))
+    with Redis(RedisAddress(path=str(bus.state / "redis" / "redis.sock"))) as redis:
+        return sum(redis.ask(b"MEMORY", b"USAGE", key, b"SAMPLES", b"0") for key in redis.ask(b"KEYS", b"*"))
 
 
 def idle(quick: bool) -> None:

@@ -1,22 +1,21 @@
-"""Runs the bus under faults, and judges it by what publishers and subscribers saw.
+"""Runs the bus under injected faults, and checks it by the records of publishers and subscribers.
 
-A run is real processes, TLS and Redis, and three accounts that are kept apart:
+A run is real processes, TLS and Redis, and three independent records:
 
 - `publishers` number the events of each lane (one of a topic's publishers, one
-  request under way) and write down each answer: ok, refused, unknown. Nothing
+  request under way) and record each answer: ok, refused, unknown. Nothing
   is ever sent again;
-- `receivers` are HTTPS servers in a process of their own, which write down
-  each arrival, in order, and what they said to it, and misbehave by script;
-- the `churner` writes down when it asked to be subscribed, and was.
+- `receivers` are HTTPS servers in a process of their own, which record
+  each delivery and their answer, in order, and fail at random;
+- the `churner` records when it requested each subscription, and when it was granted.
 
-Meanwhile `faults` kill, stop and restart the `fleet` and its Redis. In the end
-`checker`, which is pure and knows nothing of all this, compares the accounts.
+Meanwhile `faults` kill, stop and restart the `fleet` and its Redis. At the end
+`checker`, a pure function of the records, compares them.
 
 All times are by the machine's monotonic clock, which processes share. The same
-seed gives the same faults, victims, pauses, requests and misbehaviour; the
-scheduling of processes is not in anybody's hand.
+seed gives the same faults, processes, pauses, requests and failures; the
+scheduling of processes is not controlled.
 
-What the bus does not offer for tests is done to it from outside: `launch` runs
-the daemon with `failpoints` at which it kills or stops itself, and with
-`mutants`, known faults, by which the checker is proved.
+`launch` patches the daemon from outside: with `failpoints`, at which it kills or
+stops itself, and with `mutants`, known bugs that the checker must detect.
 """

@@ -1,14 +1,14 @@
-"""The bus under faults: events flow, processes and Redis are killed, stopped and restarted, a checker judges.
+"""Publish and deliver while processes and Redis are killed, stopped and restarted; then check the records.
 
-    python -m chaos                              # every fault by itself, a few strikes of each
+    python -m chaos                              # every fault by itself, a few injections of each
     python -m chaos --fault worker-kill --events 20000 --kills 20
     python -m chaos --fault web-kill+worker-kill+redis-kill --events 100000 --kills 50
     python -m chaos --fault mixed --at-once 2    # all faults in one run, two at a time
-    python -m chaos --mutant cursor-too-far      # a known fault in the bus: the checker must see it
+    python -m chaos --mutant cursor-too-far      # a known bug in the bus: the checker must detect it
 
 A line for each run goes to the table, and as JSON to the ledger. The status is
-1 if anything was lost, invented, reordered, stuck, or repeated beyond what the
-faults excuse. `chaos` says how it is done.
+1 if anything was lost, invented, reordered, stuck, or repeated more often than
+the faults allow. The package `chaos` describes the method.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from chaos.faults import FAULTS, named
 from chaos.mutants import MUTANTS
 from chaos.run import Plan, Report, run
 
-COLUMNS = ("strikes", "accepted", "refused", "unknown", "deliveries", "repeats", "overlaps", "leases_lost",
+COLUMNS = ("injections", "accepted", "refused", "unknown", "deliveries", "repeats", "overlaps", "leases_lost",
            "publish_recovery", "delivery_recovery", "latency_p99_ms")  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def row(report: Report) -> str:
     name = report.plan.faults[0] if len(report.plan.faults) == 1 else f"{len(report.plan.faults)} faults"
     facts = {**report.figures, "repeats": report.verdict.repeats, "overlaps": report.verdict.overlaps}
     cells = "".join(f"{facts[column]!s:>{len(column) + 2}}" for column in COLUMNS)
-    return f"{name:<28}{cells}  " + ("good" if report.good else f"WRONG {report.told()}")
+    return f"{name:<28}{cells}  " + ("good" if report.good else f"WRONG {report.summary()}")
 
 
 async def main(reactor: Any, given: Any) -> None:
@@ -75,30 +75,30 @@ async def main(reactor: Any, given: Any) -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """What was asked for."""
+    """The parsed command line."""
     default = Plan(seed=0)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--fault", action="append", help="may be repeated: a run for each; several in one run are joined by +, "
         f"all of them are mixed; default: a run for each of {', '.join(FAULTS)}")  # fmt: skip
     add("--events", type=int, default=default.events, help="to be accepted at least (default %(default)s)")
-    add("--kills", type=int, default=default.kills, help="strikes of the fault (default %(default)s)")
+    add("--kills", type=int, default=default.kills, help="faults injected (default %(default)s)")
     add("--seed", type=int, help="default: a new one, which is printed")
     add("--rate", type=float, default=default.rate, help="events in a second (default %(default)s)")
     add("--roles", default=",".join(default.roles),
         help="one for each daemon; `web*2` is one with two processes (default %(default)s)")  # fmt: skip
     add("--subscribers", type=int, default=default.subscribers, help="(default %(default)s)")
     add("--topics", type=int, default=default.topics, help="(default %(default)s)")
-    add("--at-once", type=int, default=default.at_once, help="strikes under way together (default %(default)s)")
+    add("--at-once", type=int, default=default.at_once, help="faults under way together (default %(default)s)")
     add("--lease-ttl", type=float, default=default.lease_ttl, help="seconds (default %(default)s)")
     add("--patience", type=float, default=default.patience,
-        help="seconds without a delivery until what is owed counts as stuck (default %(default)s)")  # fmt: skip
+        help="seconds without a delivery until a backlog counts as stuck (default %(default)s)")  # fmt: skip
     add("--fsync", choices=("always", "everysec", "no"), default=default.fsync,
         help="of Redis's append-only file (default %(default)s)")  # fmt: skip
     add("--shared", action="store_true", help="publishers' processes share one listening socket")
-    add("--mutant", choices=("", *MUTANTS), default="", help="a known fault to be put into the bus")
+    add("--mutant", choices=("", *MUTANTS), default="", help="a known bug to put into the bus")
     add("--ledger", type=Path, help="file to which a line of JSON is added for each run")
-    add("--keep", type=Path, help="folder for the logs and accounts of a run that is not good")
+    add("--keep", type=Path, help="folder for the logs and records of a failed run")
     return parser.parse_args()
 
 

@@ -1,14 +1,14 @@
-"""The judge: compares what was accepted with what arrived, and tells the kinds of wrong apart.
+"""Compares the accepted events with the deliveries, and classifies every violation.
 
-    lost        accepted, owed, never arrived and acknowledged, and not going to
-    stuck       accepted, owed, not arrived and acknowledged, still waiting when patience ended
-    invented    arrived, and nobody published it, or not like that
-    refused     arrived although its publisher was told that it was not stored
-    uninvited   arrived although the subscriber was not subscribed when it was accepted
-    doubled     stored, and neither accepted nor delivered: a second time, mostly
-    reordered   came to a subscriber after an event that the topic has behind it
-    repeated    came again after it was acknowledged, more often than faults excuse
-    overlapped  was under way still when the next came, likewise
+    lost        accepted for a subscriber, never acknowledged, and no longer in its backlog
+    stuck       accepted for a subscriber, and still in its backlog when patience ended
+    invented    delivered, but never published in this form
+    refused     delivered although the publisher was answered that it was not stored
+    unsubscribed   delivered although the subscriber was not subscribed when it was accepted
+    doubled     stored, but neither accepted nor delivered: usually a second copy
+    reordered   delivered to a subscriber after an event that follows it in the topic
+    repeated    delivered again after it was acknowledged, more often than the faults allow
+    overlapped  delivered while the previous delivery was under way, more often than the faults allow
 
 Order: a lane's accepted events are in the order of their numbers, for each was
 published after the answer to the last. That says nothing about events whose
@@ -25,20 +25,20 @@ from math import inf
 
 from attrs import field, fields, frozen
 
-from chaos.account import Allowed, Arrival, Evidence, Mark, Outcome, Sent, Window
+from chaos.records import Allowed, Arrival, Evidence, Mark, Outcome, Sent, Window
 
 Whose = tuple[str, Mark]  #: subscriber, event
 
 
 @frozen
 class Verdict:
-    """What is wrong, by kind; nothing if the bus kept its promises."""
+    """The violations by kind; empty if the bus kept its guarantees."""
 
     lost: list[Whose] = field(factory=list)
     stuck: list[Whose] = field(factory=list)
     invented: list[str] = field(factory=list)
     refused: list[Whose] = field(factory=list)
-    uninvited: list[Whose] = field(factory=list)
+    unsubscribed: list[Whose] = field(factory=list)
     doubled: list[str] = field(factory=list)
     reordered: list[Whose] = field(factory=list)
     repeated: list[Whose] = field(factory=list)
@@ -47,7 +47,7 @@ class Verdict:
     overlaps: int = 0  #: overlapping ones, likewise
 
     def wrong(self) -> dict[str, int]:
-        """How much of each kind, without those of which there is nothing."""
+        """The number of violations of each kind that occurred."""
         return {kind: len(found) for kind in KINDS if (found := getattr(self, kind))}
 
     def examples(self) -> str:
@@ -59,7 +59,7 @@ KINDS = tuple(each.name for each in fields(Verdict) if each.name not in ("repeat
 
 
 def judge(evidence: Evidence, allowed: Allowed) -> Verdict:
-    """Compare the accounts."""
+    """Compare the records."""
     published = {mark: sent for sent in evidence.sent for mark in sent.marks()}
     seen = {name: _Seen(name, arrivals) for name, arrivals in _by_subscriber(evidence.arrivals).items()}
     lost, stuck = _missing(evidence, seen)
@@ -74,7 +74,7 @@ def judge(evidence: Evidence, allowed: Allowed) -> Verdict:
             (name, mark) for name, mark in arrived
             if mark in published and published[mark].outcome is Outcome.REFUSED
         ],
-        uninvited=_uninvited(evidence.windows, arrived, published),
+        unsubscribed=_unsubscribed(evidence.windows, arrived, published),
         doubled=_doubled(evidence, {mark for _, mark in arrived}),
         reordered=[*_out_of_lane(seen.values(), published), *_out_of_line(seen.values())],
         repeated=[whose for found in repeats for whose in found[allowed.repeats :]],
@@ -85,7 +85,7 @@ def judge(evidence: Evidence, allowed: Allowed) -> Verdict:
 
 
 class _Seen:
-    """What one subscriber got."""
+    """The deliveries to one subscriber."""
 
     def __init__(self, name: str, arrivals: list[Arrival]) -> None:
         self.name, self.arrivals = name, arrivals
@@ -160,7 +160,7 @@ def _invented(seen: Iterable[_Seen], published: Mapping[Mark, Sent]) -> Iterable
         yield from ((each.name, mark) for mark in each.first if mark not in published)
 
 
-def _uninvited(
+def _unsubscribed(
     windows: Iterable[Window], arrived: Iterable[Whose], published: Mapping[Mark, Sent]
 ) -> list[Whose]:
     """An event may come only if it may have been accepted in one of the windows."""
@@ -170,7 +170,7 @@ def _uninvited(
 
     def may_come(name: str, mark: Mark) -> bool:
         sent = published[mark]
-        # whatever became of an unknown one may have become of it late
+        # a publication with unknown outcome may be stored late
         ended = inf if sent.outcome is Outcome.UNKNOWN else sent.ended
         return any(window.asked <= ended and sent.began <= window.left for window in open_to[name, mark[0]])
 
@@ -180,7 +180,7 @@ def _uninvited(
 def _doubled(evidence: Evidence, arrived: set[Mark]) -> list[str]:
     """A topic holds its accepted events, and those of unknown outcome that came; each once.
 
-    What it holds beyond that was stored twice, or is kept from everybody.
+    What it holds beyond that was stored twice, or is delivered to no subscriber.
     """
     certain: dict[str, set[Mark]] = defaultdict(set)
     for sent in evidence.sent:
@@ -209,7 +209,7 @@ def _out_of_lane(seen: Iterable[_Seen], published: Mapping[Mark, Sent]) -> list[
 
 
 def _out_of_line(seen: Iterable[_Seen]) -> list[Whose]:
-    """Events that a subscriber saw in another order than the one who saw most of the topic; batches too."""
+    """Events delivered in another order than to the subscriber with most events of the topic; batches too."""
     everybody = list(seen)
     orders: dict[str, list[list[Mark]]] = defaultdict(list)
     for each in everybody:

@@ -1,8 +1,8 @@
-"""What is done to the bus, by name.
+"""The faults that are injected, by name.
 
-Each fault is a coroutine that does harm and returns when it is over and its
-victims are up again. With it stands what it excuses: how often, for each
-subscriber, a delivery may be repeated, or begin while another is under way.
+Each fault is a coroutine that returns when the fault has ended and the affected
+processes run again. Its entry says how many repeated and how many overlapping
+deliveries it allows for each subscriber.
 """
 
 # mypy: allow-untyped-calls
@@ -17,17 +17,17 @@ from attrs import frozen
 from twisted.internet.defer import Deferred, DeferredLock, gatherResults
 from twisted.internet.task import deferLater
 
-from chaos.account import Allowed
 from chaos.failpoints import PLACES, Failpoint
 from chaos.fleet import Fleet, Member, RedisUnderTest, stretched
 from chaos.publishers import Churner, Publishers
+from chaos.records import Allowed
 
 REACHED = 10.0  #: seconds for a failpoint to be reached, before its process is started anew
 
 
 @frozen
 class Scene:
-    """What a fault may lay hands on."""
+    """The parts of a run that a fault can act on."""
 
     reactor: Any
     fleet: Fleet
@@ -44,15 +44,15 @@ class Scene:
 
 @frozen
 class Fault:
-    """One kind of harm; `strike` may take an argument from the name, behind a colon."""
+    """One kind of fault; `inject` takes the argument that follows a colon in the name."""
 
     what: str
-    strike: Callable[[Scene, random.Random, str], Awaitable[None]]
+    inject: Callable[[Scene, random.Random, str], Awaitable[None]]
     repeats: int
     overlaps: int
 
     def excuses(self, times: int) -> Allowed:
-        """What so many of them excuse."""
+        """The repeats and overlaps that so many injections allow."""
         return Allowed(self.repeats * times, self.overlaps * times)
 
 
@@ -60,11 +60,11 @@ FAULTS: dict[str, Fault] = {}
 
 
 def fault(name: str, repeats: int = 0, overlaps: int = 0) -> Callable[[Any], Any]:
-    """Enter it in the table; the docstring tells the reader of a report what it is."""
+    """Register a fault; its docstring is the description in reports."""
 
-    def enter(strike: Any) -> Any:
-        FAULTS[name] = Fault(strike.__doc__, strike, repeats, overlaps)
-        return strike
+    def enter(inject: Any) -> Any:
+        FAULTS[name] = Fault(inject.__doc__, inject, repeats, overlaps)
+        return inject
 
     return enter
 
@@ -79,12 +79,12 @@ def named(name: str) -> Fault:
 
 @fault("none")
 async def nothing(scene: Scene, chance: random.Random, _: str) -> None:
-    """Nothing at all: the control."""
+    """No fault: the control."""
     await scene.rest(0.1)
 
 
 async def _kill(scene: Scene, chance: random.Random, member: Member) -> None:
-    async def strike() -> None:
+    async def inject() -> None:
         if member.processes > 1:
             await member.kill_child(scene.reactor, chance)
         else:
@@ -92,7 +92,7 @@ async def _kill(scene: Scene, chance: random.Random, member: Member) -> None:
             await scene.rest(chance.uniform(0, 0.3))
             await member.start()
 
-    await member.lock.run(lambda: Deferred.fromCoroutine(strike()))
+    await member.lock.run(lambda: Deferred.fromCoroutine(inject()))
 
 
 @fault("web-kill")
@@ -111,12 +111,12 @@ async def worker_kill(scene: Scene, chance: random.Random, _: str) -> None:
 async def redis_kill(scene: Scene, chance: random.Random, _: str) -> None:
     """SIGKILL to Redis."""
 
-    async def strike() -> None:
+    async def inject() -> None:
         scene.redis.kill()
         await scene.rest(chance.uniform(0, 0.6))
         scene.redis.start()
 
-    await scene.redis_lock.run(lambda: Deferred.fromCoroutine(strike()))
+    await scene.redis_lock.run(lambda: Deferred.fromCoroutine(inject()))
 
 
 @fault("all-kill", repeats=1)
@@ -137,14 +137,14 @@ async def all_kill(scene: Scene, chance: random.Random, _: str) -> None:
 
 
 async def _stall(scene: Scene, member: Member, seconds: float) -> None:
-    async def strike() -> None:
+    async def inject() -> None:
         member.signal("STOP")
         try:
             await scene.rest(seconds)
         finally:
             member.signal("CONT")
 
-    await member.lock.run(lambda: Deferred.fromCoroutine(strike()))
+    await member.lock.run(lambda: Deferred.fromCoroutine(inject()))
 
 
 @fault("worker-stall", repeats=1, overlaps=1)
@@ -163,18 +163,18 @@ async def web_stall(scene: Scene, chance: random.Random, _: str) -> None:
 async def redis_pause(scene: Scene, chance: random.Random, _: str) -> None:
     """SIGSTOP to Redis, for less or for longer than the bus waits for an answer; then SIGCONT."""
 
-    async def strike() -> None:
+    async def inject() -> None:
         scene.redis.pause()
         try:
             await scene.rest(chance.uniform(0.2, 2.5))
         finally:
             scene.redis.resume()
 
-    await scene.redis_lock.run(lambda: Deferred.fromCoroutine(strike()))
+    await scene.redis_lock.run(lambda: Deferred.fromCoroutine(inject()))
 
 
-async def _ask_redis(scene: Scene, *commands: tuple[bytes, ...]) -> None:
-    """To be asked only while no other fault is about Redis."""
+async def _send_to_redis(scene: Scene, *commands: tuple[bytes, ...]) -> None:
+    """Send commands while no other fault acts on Redis."""
 
     async def ask() -> None:
         for command in commands:
@@ -185,15 +185,15 @@ async def _ask_redis(scene: Scene, *commands: tuple[bytes, ...]) -> None:
 
 @fault("connections-cut")
 async def connections_cut(scene: Scene, chance: random.Random, _: str) -> None:
-    """CLIENT KILL to the connections by which the bus asks Redis."""
-    await _ask_redis(scene, (b"CLIENT", b"KILL", b"TYPE", b"normal"))
+    """CLIENT KILL to the connections by which the bus sends commands to Redis."""
+    await _send_to_redis(scene, (b"CLIENT", b"KILL", b"TYPE", b"normal"))
     await scene.rest(chance.uniform(0, 0.3))
 
 
 @fault("pubsub-cut")
 async def pubsub_cut(scene: Scene, chance: random.Random, _: str) -> None:
-    """CLIENT KILL to the connections by which wake-ups come."""
-    await _ask_redis(scene, (b"CLIENT", b"KILL", b"TYPE", b"pubsub"))
+    """CLIENT KILL to the connections by which the bus receives wake-ups."""
+    await _send_to_redis(scene, (b"CLIENT", b"KILL", b"TYPE", b"pubsub"))
     await scene.rest(chance.uniform(0, 0.3))
 
 
@@ -201,25 +201,25 @@ async def pubsub_cut(scene: Scene, chance: random.Random, _: str) -> None:
 async def script_flush(scene: Scene, chance: random.Random, _: str) -> None:
     """SCRIPT FLUSH, a few times in a row."""
     for _again in range(5):
-        await _ask_redis(scene, (b"SCRIPT", b"FLUSH"))
+        await _send_to_redis(scene, (b"SCRIPT", b"FLUSH"))
         await scene.rest(chance.uniform(0, 0.05))
 
 
 @fault("redis-full")
 async def redis_full(scene: Scene, chance: random.Random, _: str) -> None:
-    """Redis has no memory left, for a while."""
+    """Redis is out of memory for a while."""
 
-    async def strike() -> None:
+    async def inject() -> None:
         scene.redis.call(b"CONFIG", b"SET", b"maxmemory", b"1")
         await scene.rest(chance.uniform(0.2, 1))
         scene.redis.call(b"CONFIG", b"SET", b"maxmemory", b"0")
 
-    await scene.redis_lock.run(lambda: Deferred.fromCoroutine(strike()))
+    await scene.redis_lock.run(lambda: Deferred.fromCoroutine(inject()))
 
 
 @fault("publisher-cut")
 async def publisher_cut(scene: Scene, chance: random.Random, _: str) -> None:
-    """Publishers break off the requests which they have under way."""
+    """Publishers abort their requests under way."""
     for _again in range(5):
         scene.publishers.hang_up()
         await scene.rest(chance.uniform(0, 0.05))
@@ -227,7 +227,7 @@ async def publisher_cut(scene: Scene, chance: random.Random, _: str) -> None:
 
 @fault("subscribe-churn")
 async def subscribe_churn(scene: Scene, chance: random.Random, _: str) -> None:
-    """A client subscribes, changes its mind, leaves topics, and leaves altogether."""
+    """A client subscribes, changes its topics, unsubscribes from topics and from all."""
     for _again in range(5):
         await scene.churner.turn()
         await scene.rest(chance.uniform(0, 0.05))
@@ -238,19 +238,19 @@ async def clean_restart(scene: Scene, chance: random.Random, _: str) -> None:
     """SIGTERM to a process, and a new one in its place."""
     member = chance.choice(scene.fleet.members)
 
-    async def strike() -> None:
+    async def inject() -> None:
         await member.stop()
         await member.start()
 
-    await member.lock.run(lambda: Deferred.fromCoroutine(strike()))
+    await member.lock.run(lambda: Deferred.fromCoroutine(inject()))
 
 
 @fault("failpoint", repeats=1, overlaps=1)
 async def failpoint(scene: Scene, chance: random.Random, name: str) -> None:
-    """A process kills or stops itself, stands still, or breaks down, at a place in its own work."""
+    """A process kills or stops itself, blocks, or raises an exception, at a failpoint in its code."""
     name = name or chance.choice(list(PLACES))
     actions = [("kill", 0.0), ("kill", 0.0), ("stop", 0.0), ("sleep", 1.5 * scene.lease_ttl)]
-    if PLACES[name].role == "worker":  # what publishers are told of errors that nobody foresaw is no matter here
+    if PLACES[name].role == "worker":  # how the API answers unexpected errors is not tested here
         actions.append(("raise", 0.0))
     action, seconds = chance.choice(actions)
     point = Failpoint(name, chance.randint(1, 3), action, seconds)
@@ -259,7 +259,7 @@ async def failpoint(scene: Scene, chance: random.Random, name: str) -> None:
 
 
 async def _arm(scene: Scene, member: Member, point: Failpoint) -> None:
-    """Have the member reach the point. A worker may happen to have nobody to deliver to: then again."""
+    """Run the member until it reaches the point; retry if a worker has no subscriber to deliver to."""
     for _again in range(5):
         await member.stop()
         await member.start(str(point))
@@ -277,7 +277,7 @@ async def _arm(scene: Scene, member: Member, point: Failpoint) -> None:
 
 
 async def _reached(scene: Scene, member: Member, point: Failpoint) -> bool:
-    """Wait until it is; the churner makes work for the steps of subscribing meanwhile."""
+    """Wait until the point is reached; the churner triggers the failpoints of subscribing."""
     limit = scene.reactor.seconds() + stretched(REACHED)
     sought = f"failpoint {point} is reached"
     while sought not in member.daemon.log:

@@ -1,4 +1,4 @@
-"""What a run shows beyond right and wrong: how much, how late, how long without."""
+"""The figures of a run: counts, latencies, and the longest interruptions."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 
 from attrs import frozen
 
-from chaos.account import Evidence, Mark, Outcome
+from chaos.records import Evidence, Mark, Outcome
 
 
 @frozen
-class Strike:
-    """One fault that was done, and when; times in seconds."""
+class Injection:
+    """One injected fault; times in seconds."""
 
     name: str
     began: float
-    over: float  #: when its victims were up again
+    over: float  #: when the affected processes ran again
 
 
-def figures(evidence: Evidence, strikes: Sequence[Strike], healthy: str) -> dict[str, Any]:
-    """The figures of a run; seconds, milliseconds where they say so. `healthy` is a subscriber that takes all."""
+def figures(evidence: Evidence, injections: Sequence[Injection], healthy: str) -> dict[str, Any]:
+    """Figures of a run; seconds, or milliseconds in `_ms`. `healthy`: a subscriber without failures."""
     counts: Counter[str] = Counter()
     answered = {Outcome.OK: [0.0][:0]}
     for sent in evidence.sent:
@@ -39,8 +39,8 @@ def figures(evidence: Evidence, strikes: Sequence[Strike], healthy: str) -> dict
         "acknowledged": sum(each.acknowledged for each in evidence.arrivals),
         "publish_silence": round(longest_gap(accepted), 2),
         "delivery_silence": round(longest_gap(came), 2),
-        "publish_recovery": _recovery(strikes, accepted),
-        "delivery_recovery": _recovery(strikes, came),
+        "publish_recovery": _recovery(injections, accepted),
+        "delivery_recovery": _recovery(injections, came),
         "latency_p50_ms": _percentile(latencies, 50),
         "latency_p99_ms": _percentile(latencies, 99),
     }
@@ -52,19 +52,19 @@ def longest_gap(moments: Iterable[float]) -> float:
     return max((later - earlier for earlier, later in pairwise(ordered)), default=0.0)
 
 
-def _recovery(strikes: Sequence[Strike], moments: Iterable[float]) -> float:
-    """The longest time from the begin of a fault to the next of the moments; 0 without either."""
+def _recovery(injections: Sequence[Injection], moments: Iterable[float]) -> float:
+    """The longest time from the start of a fault to the next of the moments; 0 without either."""
     ordered = sorted(moments)
     longest = 0.0
-    for strike in strikes:
-        following = next((moment for moment in ordered if moment > strike.began), None)
+    for injection in injections:
+        following = next((moment for moment in ordered if moment > injection.began), None)
         if following is not None:
-            longest = max(longest, following - strike.began)
+            longest = max(longest, following - injection.began)
     return round(longest, 2)
 
 
 def _latencies(evidence: Evidence, subscriber: str) -> list[float]:
-    """Milliseconds from the begin of a publication to its first arrival at a subscriber."""
+    """Milliseconds from the start of a publication to its first arrival at a subscriber."""
     began = {mark: sent.began for sent in evidence.sent for mark in sent.marks()}
     seen: set[Mark] = set()
     found = []

@@ -1,4 +1,4 @@
-"""The processes of a bus under test: which there are, and what is done to them."""
+"""The processes of the bus under test, and how to start, stop, stall and kill them."""
 
 # mypy: allow-untyped-calls
 
@@ -22,13 +22,13 @@ from chaos.launch import PROGRAM
 from chaos.mutants import VARIABLE as MUTANT
 from routemaster.testing.daemon import LOOPBACK, Daemon
 
-#: what a log must not hold, whatever happens to the bus, but what a failpoint says
-AMISS = re.compile(r"Traceback|Unhandled|CRITICAL|autodrop removed")
+#: text that no log may hold, except in the line of a failpoint
+LOG_ERROR = re.compile(r"Traceback|Unhandled|CRITICAL|autodrop removed")
 ENTRY = re.compile(r"^(?=\d{4}-\d\d-\d\dT)", re.MULTILINE)
 
 
 def stretched(seconds: float) -> float:
-    """How long that is on a machine which others keep busy as well."""
+    """A time-out of so many seconds, extended by the load of the machine."""
     return seconds * max(1.0, 1.5 * os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
@@ -42,7 +42,7 @@ async def until(reactor: Any, condition: Callable[[], object], what: str, second
 
 
 class RedisUnderTest(Protocol):
-    """A thing that keeps the data, and can be hurt: `PrivateRedis`, or a group of them."""
+    """A Redis that faults can act on: `PrivateRedis`, or a group of them."""
 
     @property
     def url(self) -> str:
@@ -68,7 +68,7 @@ class RedisUnderTest(Protocol):
 
 
 class Member:
-    """One daemon, through all its lives: one process of the bus, or the parent of several.
+    """One daemon through all its restarts: one process of the bus, or the parent of several.
 
     With `listening` it inherits a socket.
     """
@@ -78,17 +78,17 @@ class Member:
     ) -> None:
         self.daemon, self.name, self.role, self.processes = daemon, name, role, processes
         self._mutant, self._listening = mutant, listening
-        self.lock = DeferredLock()  #: held by the fault that is about it
+        self.lock = DeferredLock()  #: held by the fault that acts on it
         self.ready = False
-        self.past = ""              #: the logs of the lives that are over
+        self.past = ""              #: the logs before the last start
 
     @property
     def log(self) -> str:
-        """All that it has logged."""
+        """Its log since the first start."""
         return self.past + self.daemon.log
 
     async def start(self, failpoint: str = "") -> None:
-        """Begin a life, and return when it is ready."""
+        """Start it, and return when it is ready."""
         self.past = self.log
         given = {VARIABLE: failpoint, MUTANT: self._mutant, "LISTEN_FDS": "1" if self._listening else ""}
         self.daemon.environment = {name: value for name, value in given.items() if value}
@@ -117,7 +117,7 @@ class Member:
         await until(reactor, whole, f"{self.name} starts another process", 10)
 
     async def stop(self) -> None:
-        """SIGTERM; RuntimeError if it does not end well."""
+        """SIGTERM; RuntimeError if the exit status is not 0."""
         self.ready = False
         status = await self.daemon.stop()
         if status:
@@ -130,7 +130,7 @@ class Member:
 
 
 def children(process: int) -> list[int]:
-    """The processes that it has started, which run still."""
+    """The running child processes of a process."""
     return [int(each) for each in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
@@ -177,21 +177,21 @@ class Fleet:
         await gatherResults([Deferred.fromCoroutine(member.start()) for member in self.members])
 
     async def stop(self) -> None:
-        """Stop all in good order, at once."""
+        """Stop all with SIGTERM, at once."""
         await gatherResults([Deferred.fromCoroutine(member.stop()) for member in self.members])
 
     async def end(self) -> None:
-        """Be gone, whatever state they are in."""
+        """Kill all that still run."""
         for member in self.members:
             await member.kill()
         if self._listener is not None:
             self._listener.close()
 
-    def amiss(self) -> list[str]:
-        """Entries that no log should hold."""
+    def log_errors(self) -> list[str]:
+        """Log entries that no daemon may write."""
         return [f"{member.name}: {entry}" for member in self.members for entry in ENTRY.split(member.log)
-                if AMISS.search(entry) and "failpoint" not in entry]  # fmt: skip
+                if LOG_ERROR.search(entry) and "failpoint" not in entry]  # fmt: skip
 
     def leases_lost(self, subscriber: str) -> int:
-        """How often a worker could not renew its lease on a subscriber in time, and knew it."""
+        """How many times a worker logged that it lost its lease on the subscriber."""
         return sum(member.log.count(f"lost the lease on '{subscriber}'") for member in self.members)

@@ -12,7 +12,7 @@ PROGRAM = f"from {__name__} import run; run()"  #: for `python -c`
 
 
 def run() -> None:
-    """Patch this process, then be twistd. The bus refuses variables that it does not know, so ours go."""
+    """Patch this process, then be twistd. The bus rejects unknown variables, so these two are removed."""
     failpoint, mutant = os.environ.pop(VARIABLE, ""), os.environ.pop(MUTANT, "")
     if failpoint:
         Failpoint.parse(failpoint).install()

@@ -1,9 +1,8 @@
-"""The publishers, and the client who comes and goes: whatever they ask and are answered is on account.
+"""The publishers and the churner, a client that subscribes and unsubscribes; both record all answers.
 
 A *lane* is one of a topic's publishers: it has one request under way, numbers
 its events, and never sends one twice. The *churner* is a subscriber that
-changes its mind; it repeats what was not answered until it is, as a client
-must who wants to know where it stands.
+changes its subscription; it repeats a request until it is answered.
 """
 
 # mypy: allow-untyped-calls
@@ -21,7 +20,7 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.error import ConnectError
 from twisted.internet.task import deferLater
 
-from chaos.account import Mark, Outcome, Sent, Window, event
+from chaos.records import Mark, Outcome, Sent, Window, event
 from routemaster.testing.daemon import Answer, Client
 
 PATIENCE = 20.0    #: seconds for an answer
@@ -30,7 +29,7 @@ STAY = 50          #: requests over one connection, until a lane goes to another
 
 
 def outcome_of(answer: Answer) -> Outcome | None:
-    """What an answer to a publication means; None if it is none that the contract knows."""
+    """What an answer to a publication means; None if the API does not define it."""
     if answer.status == 204:
         return Outcome.OK
     if answer.status == 503 and answer.headers.hasHeader("Retry-After"):
@@ -45,7 +44,7 @@ def _reason(error: Exception) -> str:
 
 
 class Publishers:
-    """All lanes, and their account.
+    """All lanes, and their records.
 
     `choose` names the daemon to which a client is to go next; `rate` is how
     many events all lanes together publish in a second, as long as they are
@@ -60,7 +59,7 @@ class Publishers:
         self._pause = len(lanes) / rate  #: seconds for each event of a lane
         self._bulk = bulk
         self.sent: list[Sent] = []
-        self.strange: list[str] = []  #: answers that the contract does not know
+        self.strange: list[str] = []  #: answers that the API does not define
         self.accepted: dict[str, set[Mark]] = defaultdict(set)
         self.count = 0                #: events accepted
         self.reasons: Counter[str] = Counter()  #: why requests failed
@@ -101,7 +100,7 @@ class Publishers:
         except ConnectError as error:
             outcome = Outcome.REFUSED  # nothing was sent
             self.reasons[type(error).__name__] += 1
-        except Exception as error:  # the connection broke, or the answer was late: nobody knows
+        except Exception as error:  # connection lost or time-out: stored or not
             outcome = Outcome.UNKNOWN
             self.reasons[_reason(error)] += 1
         else:
@@ -120,20 +119,20 @@ class Publishers:
         return outcome
 
     def hang_up(self) -> None:
-        """Break some of the connections on which an answer is awaited."""
+        """Abort some of the requests under way."""
         for asking in sorted(self._under_way, key=id):
             if self._chance.random() < 0.5:
                 asking.cancel()
 
     async def stop(self) -> None:
-        """Let what is under way be answered, and begin no more."""
+        """Wait for the requests under way, and send no more."""
         self._going = False
         for lane in self._lanes:
             await lane
 
 
 class Churner:
-    """A subscriber that changes what it wants, again and again."""
+    """A subscriber that changes its subscription repeatedly."""
 
     def __init__(
         self, reactor: Any, chance: random.Random, client: Client, choose: Callable[[], Any],
@@ -144,22 +143,22 @@ class Churner:
         self._open: dict[str, Window] = {}
         self._over: list[Window] = []
         self._lock = DeferredLock()
-        self.troubles: list[str] = []
+        self.problems: list[str] = []
 
     @property
     def windows(self) -> list[Window]:
-        """All times of being subscribed."""
+        """All periods of subscription."""
         return [*self._over, *self._open.values()]
 
     async def turn(self) -> None:
-        """Change something, by chance, and return when that is certain."""
+        """Make a random change, and return when it is confirmed."""
         await self._lock.run(lambda: Deferred.fromCoroutine(self._turn()))
 
     def keep_turning(self) -> None:
         """Begin a turn in the background, unless one is under way."""
         if not self._lock.locked:
             turning = Deferred.fromCoroutine(self.turn())
-            turning.addErrback(lambda failure: self.troubles.append(str(failure.value)))
+            turning.addErrback(lambda failure: self.problems.append(str(failure.value)))
 
     async def finish(self) -> None:
         """Return when no turn is under way."""
@@ -176,7 +175,7 @@ class Churner:
             await self.subscribe(self._chance.sample(list(self._topics), number))
 
     async def subscribe(self, topics: Sequence[str]) -> None:
-        """Want these, and no others."""
+        """Subscribe to exactly these topics."""
         body = {"topics": topics, "callback": self._callback, "uuid": "u", "timeout": self._chance.choice((0, 50)),
                 "max": self._chance.choice((5, 20))}  # fmt: skip
         asked, given = await self._insist("POST", "/subscription", body)
@@ -186,15 +185,15 @@ class Churner:
             self._open.setdefault(topic, Window(self._name, topic, asked, given))
 
     async def leave(self, topic: str) -> None:
-        """Want this one no more."""
+        """Unsubscribe from one topic."""
         self._close(topic, *await self._insist("DELETE", f"/subscriber/topics/{topic}"))
 
     async def dissolve(self) -> None:
-        """Want nothing more, not even what is owed."""
+        """Remove the subscriber with its backlog."""
         asked, given = await self._insist("DELETE", "/subscriber")
         for topic in list(self._open):
             self._close(topic, asked, given, dissolved=True)
-        # what a stay that is over was owed goes as well
+        # the backlog of earlier memberships is dropped too
         self._over = [evolve(window, dissolved=True) for window in self._over]
 
     def _close(self, topic: str, leaving: float, left: float, dissolved: bool = False) -> None:
@@ -202,15 +201,15 @@ class Churner:
         self._over.append(evolve(window, leaving=leaving, left=left, dissolved=dissolved))
 
     async def _insist(self, method: str, path: str, body: Any = None) -> tuple[float, float]:
-        """Ask until it is answered that it is so; when that was begun, and when it was certain."""
+        """Repeat a request until it is confirmed; when it was first sent, and when it was confirmed."""
         asked, again = time.monotonic(), False
         while True:
             self._client.daemon = self._choose()
             try:
                 answer = await self._client.ask(method, path, body, PATIENCE)
-            except Exception:  # nobody knows: ask again
+            except Exception:  # outcome unknown: repeat
                 answer = None
-            # what was done by a try that was not answered is there, or gone, at the next
+            # an unanswered attempt may have succeeded
             if answer is not None and (answer.status == 204 or (again and answer.status == 404)):
                 return asked, time.monotonic()
             if answer is not None and answer.status != 503:

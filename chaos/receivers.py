@@ -1,4 +1,4 @@
-"""The receivers' process, from the side of who started it: its account of arrivals, as it grows."""
+"""Starts the receivers' process, and collects its records of deliveries."""
 
 # mypy: allow-untyped-calls
 
@@ -17,23 +17,23 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
-from chaos.account import Arrival, Mark
+from chaos.records import Arrival, Mark
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 60.0  #: seconds for the process to come up
 
 
 class Receivers(ProcessProtocol):
-    """Starts the process, and keeps what it tells.
+    """Starts the process, and keeps its records.
 
-    `habits` are by subscriber; none means that it takes everything.
+    `behaviours` are by subscriber; none means that it acknowledges everything.
     """
 
     transport: Any = None
 
-    def __init__(self, reactor: Any, pem: Path, seed: str, habits: Mapping[str, Mapping[str, float]]) -> None:
+    def __init__(self, reactor: Any, pem: Path, seed: str, behaviours: Mapping[str, Mapping[str, float]]) -> None:
         self._reactor = reactor
-        self._wanted = json.dumps({"pem": str(pem), "seed": seed, "habits": habits})
+        self._wanted = json.dumps({"pem": str(pem), "seed": seed, "behaviours": behaviours})
         self._up: Deferred[None] = Deferred()
         self._ended: Deferred[None] = Deferred()
         self._rest = b""
@@ -47,17 +47,17 @@ class Receivers(ProcessProtocol):
 
     async def start(self) -> None:
         """Return when all receivers listen."""
-        command = [sys.executable, "-m", "chaos.sinks", self._wanted]
+        command = [sys.executable, "-m", "chaos.receiver_process", self._wanted]
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
         self._reactor.spawnProcess(self, sys.executable, command, environment, childFDs={0: "w", 1: "r", 2: "r"})
         await self._up.addTimeout(PATIENCE, self._reactor)
 
     def calm(self) -> None:
-        """Have everybody behave from now on."""
+        """Make all receivers acknowledge everything from now on."""
         self.transport.write(b"calm\n")
 
     async def stop(self) -> None:
-        """End the process, if it was ever started."""
+        """End the process, if it was started."""
         if self.transport is not None and not self._ended.called:
             self.transport.closeStdin()
             await self._ended
@@ -65,7 +65,7 @@ class Receivers(ProcessProtocol):
     def outReceived(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            self._hear(json.loads(line))
+            self._record(json.loads(line))
 
     def errReceived(self, data: bytes) -> None:
         self.log += data.decode("utf-8", "replace")
@@ -75,7 +75,7 @@ class Receivers(ProcessProtocol):
             self._up.errback(RuntimeError(f"the receivers did not start:\n{self.log}"))
         self._ended.callback(None)
 
-    def _hear(self, fact: Any) -> None:
+    def _record(self, fact: Any) -> None:
         if isinstance(fact, dict):
             self.urls = fact["urls"]
             self._up.callback(None)
@@ -85,9 +85,9 @@ class Receivers(ProcessProtocol):
             self._places[number] = len(self.arrivals)
             self.arrivals.append(Arrival(name, marks, moment, strange=tuple(strange)))
         else:
-            _, number, moment, said = fact
+            _, number, moment, status = fact
             place = self._places.pop(number)
-            ended = self.arrivals[place] = evolve(self.arrivals[place], ended=moment, said=said)
+            ended = self.arrivals[place] = evolve(self.arrivals[place], ended=moment, status=status)
             if ended.acknowledged:
                 for mark in ended.marks:
                     taken = self.taken[ended.subscriber, mark[0]]

@@ -1,4 +1,4 @@
-"""One run: everything is started, hurt while events flow, left in peace, asked, stopped, and judged."""
+"""One run: start all parts, inject faults under load, drain the backlogs, stop, and check the records."""
 
 # mypy: allow-untyped-calls
 
@@ -18,34 +18,34 @@ from attrs import asdict, field, frozen
 from twisted.internet.defer import Deferred, DeferredLock, gatherResults
 from twisted.internet.task import deferLater
 
-from chaos.account import Allowed, Evidence, Outcome, Sent, Window, event
 from chaos.checker import Verdict, judge
 from chaos.faults import Scene, named
-from chaos.figures import Strike, figures
+from chaos.figures import Injection, figures
 from chaos.fleet import Fleet, RedisUnderTest, stretched
 from chaos.mutants import NEED_FAILURES
 from chaos.publishers import Churner, Publishers
 from chaos.receivers import Receivers
+from chaos.records import Allowed, Evidence, Outcome, Sent, Window, event
 from routemaster.testing.daemon import LOOPBACK, Client
 from routemaster.testing.redis_server import PrivateRedis, servers
 
 BATCH = 20        #: the most events in one delivery
-LOOK = 0.2        #: seconds between looks at what is still owed
-CERTAIN = 1.0     #: seconds for an arrival to be on account after the bus says that nothing is owed
+POLL = 0.2        #: seconds between two queries of the backlogs
+SETTLE_TIME = 1.0     #: seconds for the last record to arrive after the bus reports empty backlogs
 HEALTHY = "sub0"  #: the subscriber that never misbehaves, and is subscribed to all topics
 CHURNER = "churner"
-#: habits of receivers, and how often of some hundred times they are met, more or less
-TROUBLE = {"slow": 5.0, "fail": 6.0, "wait": 2.0, "redirect": 1.0, "cut": 3.0, "half": 2.0, "refuse": 0.5,
+#: behaviours of receivers, by their approximate percentage of requests
+FAILURES = {"slow": 5.0, "fail": 6.0, "wait": 2.0, "redirect": 1.0, "cut": 3.0, "half": 2.0, "refuse": 0.5,
            "hang": 0.2}  # fmt: skip
 
 
 @frozen
 class Plan:
-    """What a run is to be; times in seconds."""
+    """The parameters of a run; times in seconds."""
 
     seed: int
-    faults: tuple[str, ...] = ("none",)  #: they strike in turn
-    kills: int = 3          #: strikes in all
+    faults: tuple[str, ...] = ("none",)  #: injected in turn
+    kills: int = 3          #: faults injected in all
     events: int = 2000      #: to be accepted at least
     rate: float = 600.0     #: events in a second, all lanes together
     roles: tuple[str, ...] = ("web", "web", "worker", "worker", "worker")
@@ -53,38 +53,38 @@ class Plan:
     lanes: int = 2          #: of each topic
     subscribers: int = 6
     bulk: int = 20          #: the most events in one request
-    at_once: int = 1        #: strikes that may be under way together
+    at_once: int = 1        #: faults under way at the same time
     lease_ttl: float = 2.0
-    patience: float = 30.0  #: without a new arrival, while something is owed, until it counts as stuck
+    patience: float = 30.0  #: without a delivery until the remaining backlog counts as stuck
     fsync: str = "always"   #: of Redis's append-only file
     shared: bool = False    #: whether publishers' processes share a listening socket
     mutant: str = ""
-    well_behaved: bool = False  #: whether receivers take everything
+    well_behaved: bool = False  #: whether receivers acknowledge everything
 
 
 @frozen
 class Report:
-    """What came of a run."""
+    """The result of a run."""
 
     plan: Plan
     verdict: Verdict = field(repr=False)
     allowed: Allowed
     figures: Mapping[str, Any]
-    troubles: list[str]  #: beyond the checker's: an exit status, a traceback, an answer out of the contract
+    problems: list[str]  #: beyond the checker's: exit status, traceback, an undefined answer of the API
 
     @property
     def good(self) -> bool:
-        """Whether every promise was kept."""
-        return not self.verdict.wrong() and not self.troubles
+        """Whether every guarantee was kept."""
+        return not self.verdict.wrong() and not self.problems
 
-    def told(self) -> str:
-        """What is wrong, in words, with the seed."""
-        return f"seed {self.plan.seed}: {self.verdict.wrong()} {self.verdict.examples()} {self.troubles[:5]}"
+    def summary(self) -> str:
+        """The violations, with the seed."""
+        return f"seed {self.plan.seed}: {self.verdict.wrong()} {self.verdict.examples()} {self.problems[:5]}"
 
     def line(self) -> str:
-        """For the ledger."""
+        """The line of JSON for the ledger."""
         facts = {
-            "good": self.good, **asdict(self.plan), "wrong": self.verdict.wrong(), "troubles": self.troubles[:20],
+            "good": self.good, **asdict(self.plan), "wrong": self.verdict.wrong(), "problems": self.problems[:20],
             "repeats": self.verdict.repeats, "overlaps": self.verdict.overlaps, "allowed": asdict(self.allowed),
             **self.figures,
         }  # fmt: skip
@@ -92,7 +92,7 @@ class Report:
 
 
 class Run:
-    """The parts of one run, and their order. `redis` is started and stopped by whoever gives it."""
+    """The parts of one run, and their order. The caller starts and stops `redis`."""
 
     def __init__(self, reactor: Any, plan: Plan, redis: RedisUnderTest, place: Path) -> None:
         self._reactor, self._plan, self._redis = reactor, plan, redis
@@ -100,8 +100,8 @@ class Run:
         self._clients: list[Client] = []
         self._windows: list[Window] = []
         self._primed: list[Sent] = []
-        self._strikes: list[Strike] = []
-        self._troubles: list[str] = []
+        self._injections: list[Injection] = []
+        self._problems: list[str] = []
         self._queued: dict[str, int] = {}
         self._stored: dict[str, int] = {}
         self._topics = [f"topic_{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"[: plan.topics]]
@@ -116,8 +116,8 @@ class Run:
         self.fleet = Fleet(
             reactor, place, plan.roles, self._options(pem, key), shared=plan.shared, mutant=plan.mutant
         )
-        habits = {name: self._habits(name) for name in (*self._names, CHURNER)}
-        self.receivers = Receivers(reactor, pem, str(plan.seed), habits)
+        behaviours = {name: self._behaviours(name) for name in (*self._names, CHURNER)}
+        self.receivers = Receivers(reactor, pem, str(plan.seed), behaviours)
 
     def _options(self, pem: Path, key: Path) -> list[str]:
         tokens = ["publisher", *self._names, CHURNER]
@@ -126,16 +126,16 @@ class Run:
             "--private-key", str(key), "--ca-file", str(self._roots), "--lease-ttl", f"{self._plan.lease_ttl:g}",
             "--timeout", "5", "--retry-delay", "20", "--max-backoff-ms", "500", "--grace", "10",
             "--metric-collection-service", "none",
-            # without it a Redis that is full for a moment has autodrop take away what is owed, rightly
+            # otherwise autodrop removes events while Redis is out of memory
             "--redis-max-mem", "4000000000",
         ]  # fmt: skip
 
-    def _habits(self, name: str) -> dict[str, float]:
+    def _behaviours(self, name: str) -> dict[str, float]:
         if self._plan.well_behaved or name == HEALTHY:
             return {}
         if self._plan.mutant in NEED_FAILURES:
             return {"fail": 1.0}
-        return {"take": 80.0, **{habit: weight * self._chance.uniform(0, 2) for habit, weight in TROUBLE.items()}}
+        return {"take": 80.0, **{name: weight * self._chance.uniform(0, 2) for name, weight in FAILURES.items()}}
 
     def _client(self, token: str) -> Client:
         client = Client(self._reactor, self._choose(), token, self._roots)
@@ -148,14 +148,14 @@ class Run:
     # -- the order of things
 
     async def play(self) -> Report:
-        """Do it all; whatever happens, nothing is left running."""
+        """Run all steps; no process is left running, whatever happens."""
         try:
             starting = (self.fleet.start(), self.receivers.start())
             await gatherResults([Deferred.fromCoroutine(each) for each in starting])
             await self._prime()
             publishers, churner = self._begin()
             try:
-                await self._hurt(publishers, churner)
+                await self._inject_faults(publishers, churner)
             finally:
                 await publishers.stop()
                 await churner.finish()
@@ -163,7 +163,7 @@ class Run:
             try:
                 await self.fleet.stop()
             except RuntimeError as error:
-                self._troubles.append(str(error))
+                self._problems.append(str(error))
             return self._report(publishers, churner)
         finally:
             await self.fleet.end()
@@ -179,7 +179,7 @@ class Run:
             await self._ok(client, "POST", f"/topics/{topic}", event((topic, 0, 1)))
             self._primed.append(Sent(topic, 0, 1, 1, Outcome.OK, began, time.monotonic()))
         while len((await client.ask("GET", "/topics")).json) < len(self._topics):
-            await deferLater(self._reactor, 0.02)  # one of the mutants answers before it has stored
+            await deferLater(self._reactor, 0.02)  # the mutant early-answer answers before it has stored
         for name in self._names:
             number = len(self._topics) if name == HEALTHY else self._chance.randint(1, len(self._topics))
             topics = sorted(self._chance.sample(self._topics, number))
@@ -204,8 +204,8 @@ class Run:
         churner = Churner(self._reactor, own[1], client, self._choose, CHURNER, callback, self._topics)
         return publishers, churner
 
-    async def _hurt(self, publishers: Publishers, churner: Churner) -> None:
-        """Strike at even shares of the events, until all are accepted and all is whole again."""
+    async def _inject_faults(self, publishers: Publishers, churner: Churner) -> None:
+        """Inject the faults at even shares of the events, until all events are accepted."""
         plan = self._plan
         scene = Scene(
             self._reactor, self.fleet, self._redis, DeferredLock(), publishers, churner, plan.lease_ttl
@@ -214,29 +214,29 @@ class Run:
         self._chance.shuffle(order)
         coming = iter([(number, name, random.Random(self._chance.random())) for number, name in enumerate(order)])
 
-        async def strike_on() -> None:
+        async def inject_next() -> None:
             for number, name, chance in coming:
                 await self._accepted(publishers, plan.events * (number + 1) / (plan.kills + 1))
                 began = time.monotonic()
-                await named(name).strike(scene, chance, name.partition(":")[2])
-                self._strikes.append(Strike(name, began, time.monotonic()))
+                await named(name).inject(scene, chance, name.partition(":")[2])
+                self._injections.append(Injection(name, began, time.monotonic()))
                 await scene.rest(chance.uniform(0, 0.3))
 
-        await gatherResults([Deferred.fromCoroutine(strike_on()) for _ in range(plan.at_once)])
+        await gatherResults([Deferred.fromCoroutine(inject_next()) for _ in range(plan.at_once)])
         await self._accepted(publishers, plan.events)
 
     async def _accepted(self, publishers: Publishers, count: float) -> None:
-        """Wait for so many; RuntimeError if publishing stands still for too long."""
+        """Wait for so many accepted events; RuntimeError if none is accepted for too long."""
         last, since = -1, time.monotonic()
         while publishers.count < count:
             if publishers.count > last:
                 last, since = publishers.count, time.monotonic()
             elif time.monotonic() - since > stretched(self._plan.patience):
-                raise RuntimeError(f"nothing is accepted any more, after {last} events")
+                raise RuntimeError(f"no event is accepted any more, after {last} events")
             await deferLater(self._reactor, 0.01)
 
     async def _drain(self, publishers: Publishers) -> None:
-        """Wait until nothing is owed, or nothing comes any more."""
+        """Wait until all backlogs are empty, or no delivery arrives for `patience`."""
         self.receivers.calm()
         fresh, since, certain = -1, time.monotonic(), None
         while True:
@@ -247,14 +247,14 @@ class Run:
                           for window in self._windows)  # fmt: skip
             settled = await self._ask_bus()
             certain = (certain or now) if settled else None
-            if settled and (not missing or now - (certain or now) > CERTAIN):
+            if settled and (not missing or now - (certain or now) > SETTLE_TIME):
                 return
             if now - since > stretched(self._plan.patience):
                 return
-            await deferLater(self._reactor, LOOK)
+            await deferLater(self._reactor, POLL)
 
     async def _ask_bus(self) -> bool:
-        """Learn what it says is stored and queued; whether it says that nothing waits."""
+        """Query what is stored and queued; whether all backlogs are empty."""
         client = self._clients[0]
         client.daemon = self._choose()
         try:
@@ -269,12 +269,12 @@ class Run:
         return not any(self._queued.values())
 
     def keep(self, folder: Path) -> None:
-        """Write down what may explain a verdict: logs, strikes, arrivals."""
+        """Write logs, injected faults and deliveries to files."""
         folder.mkdir(parents=True, exist_ok=True)
         for member in self.fleet.members:
             (folder / f"{member.name}.log").write_text(member.log)
         (folder / "redis.log").write_text(getattr(self._redis, "log", ""))
-        (folder / "strikes").write_text("\n".join(map(str, self._strikes)))
+        (folder / "injections").write_text("\n".join(map(str, self._injections)))
         (folder / "arrivals").write_text("\n".join(map(str, self.receivers.arrivals)))
         (folder / "receivers.log").write_text(self.receivers.log)
 
@@ -283,25 +283,25 @@ class Run:
         windows = [*self._windows, *churner.windows]
         evidence = Evidence(sent, self.receivers.arrivals, windows, self._queued, self._stored)
         lost = max((self.fleet.leases_lost(name) for name in (*self._names, CHURNER)), default=0)
-        excused = [named(strike.name).excuses(1) for strike in self._strikes]
-        # a worker that the machine keeps from renewing its lease in time is a fault like any other
+        excused = [named(injection.name).excuses(1) for injection in self._injections]
+        # a lease that is lost because the machine is busy counts as a fault
         allowed = Allowed(
             lost + sum(each.repeats for each in excused), lost + sum(each.overlaps for each in excused)
         )
-        shown = figures(evidence, self._strikes, HEALTHY) | {
-            "strikes": len(self._strikes), "leases_lost": lost, "reasons": dict(publishers.reasons),
+        shown = figures(evidence, self._injections, HEALTHY) | {
+            "injections": len(self._injections), "leases_lost": lost, "reasons": dict(publishers.reasons),
             "queued": sum(self._queued.values()), "stored": self._stored,
         }  # fmt: skip
-        troubles = [*self._troubles, *publishers.strange, *churner.troubles, *self.fleet.amiss()]
-        return Report(self._plan, judge(evidence, allowed), allowed, shown, troubles)
+        problems = [*self._problems, *publishers.strange, *churner.problems, *self.fleet.log_errors()]
+        return Report(self._plan, judge(evidence, allowed), allowed, shown, problems)
 
 
 async def run(
     reactor: Any, plan: Plan, redis: Callable[[], RedisUnderTest] | None = None, keep: Path | None = None
 ) -> Report:
-    """Play a plan in a folder of its own, on a Redis of its own, and leave nothing behind.
+    """Run a plan in a temporary folder, on a private Redis, and remove both.
 
-    In the folder `keep` the logs and accounts of a run that is not good are left.
+    The logs and records of a failed run are kept in the folder `keep`.
     """
     place = Path(tempfile.mkdtemp(prefix="rm-"))
     under_test = redis() if redis else private_redis(plan.fsync)

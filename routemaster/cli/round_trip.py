@@ -1,17 +1,16 @@
-"""A round trip through the bus: a throw-away client is told of an event on a throw-away topic.
+"""A round trip through the bus: a temporary client receives an event on a temporary topic.
 
-Nothing of it stays, however it ends:
+Everything is removed at the end, however it ends:
 
-- What would undo a step is noted before the step is taken, for a step whose
-  answer got lost may have been done. Only a refusal strikes it out.
-- A signal does not break in. It is noted, the step under way ends (the bus has
-  seconds to answer), no other is begun, and then everything is undone.
-- A doctor that was killed outright leaves a token which tells its own age: the
-  next one clears it away. The same goes for what a bus that went away
-  meanwhile could not be asked to undo.
+- The undo of a step is registered before the step, because a step without an
+  answer may have succeeded. Only a refusal unregisters it.
+- A signal sets a flag: the request under way ends, no further step starts, and
+  all steps are undone.
+- What a killed `doctor`, or an unavailable bus, leaves behind is removed by a
+  later `doctor`: the token contains its time of creation.
 
-The topic and the public name of the client are always the same, so that a
-doctor who comes every minute leaves no trace in the names of metrics either.
+The topic and the client's public name are constant, so that a `doctor` that
+runs every minute adds no names of metrics.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ from routemaster.cli.api_client import Answer, Bus, BusError
 
 TOPIC = "routemaster_doctor"
 NAME = "routemaster-doctor"
-PATIENCE = 10.0   #: seconds for the event to arrive, and for all of the tidying up
-PERSISTENCE = 5.0  #: seconds to try again: each web process learns of a new token within one
-PAUSE = 0.1       #: seconds between two tries
-OLD = 300.0       #: seconds after which a doctor is gone: no step takes so long
-LARGEST = 65536   #: bytes of a delivery to us
+PATIENCE = 10.0   #: seconds for the event to arrive, and for all of the cleanup
+RETRY_TIME = 5.0  #: seconds of retries: each web process reads new tokens within one second
+PAUSE = 0.1       #: seconds between two attempts
+OLD = 300.0       #: seconds after which a doctor has ended: no step takes so long
+LARGEST = 65536   #: bytes of a delivery
 _TOKEN = re.compile(rf"{NAME}--([0-9a-f]{{8}})-[0-9a-f]{{20}}")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -51,7 +50,7 @@ Undo = Callable[[float], None]  #: what undoes a step, given the time to give up
 
 @frozen
 class Trip:
-    """How it went: seconds from publishing to arrival, or what was wrong; and what could not be undone."""
+    """The result: seconds from publishing to arrival, or the problem; and what could not be removed."""
 
     latency: float | None = None
     problem: str = ""
@@ -59,23 +58,23 @@ class Trip:
 
 
 class _Stopped(BusError):
-    """A signal came."""
+    """A signal was received."""
 
 
 def round_trip(bus: Bus, root_key: str, certificate: Path, private_key: Path) -> Trip:
-    """Make the trip; the receiver shows a certificate which the bus trusts, made for 127.0.0.1."""
+    """Run it; the receiver's certificate is one for 127.0.0.1 that the bus trusts."""
     inbox: SimpleQueue[str] = SimpleQueue()
     uuid = secrets.token_hex(16)
-    traveller = _Traveller(bus, root_key, inbox)
+    client = _TemporaryClient(bus, root_key, inbox)
     try:
-        with _signals_noted(traveller), _receiver(certificate, private_key, uuid, inbox) as port:
-            return traveller.go(f"https://127.0.0.1:{port}/", uuid)
+        with _signals_stop(client), _receiver(certificate, private_key, uuid, inbox) as port:
+            return client.run(f"https://127.0.0.1:{port}/", uuid)
     except OSError as error:
-        return Trip(problem=f"no receiver on loopback: {error.strerror or error}: run doctor as the bus's user")
+        return Trip(problem=f"no receiver on loopback: {error.strerror or error}: run doctor as the daemon's user")
 
 
-class _Traveller:
-    """The throw-away client."""
+class _TemporaryClient:
+    """Publishes, subscribes and cleans up."""
 
     def __init__(self, bus: Bus, root_key: str, inbox: SimpleQueue[str]) -> None:
         self._bus, self._root, self._inbox = bus, root_key, inbox
@@ -84,25 +83,25 @@ class _Traveller:
         self._stopped = False
 
     def stop(self) -> None:
-        """Begin no further step. Safe in a signal handler."""
+        """Start no further step. Safe in a signal handler."""
         self._stopped = True
         self._inbox.put("")
 
-    def go(self, callback: str, uuid: str) -> Trip:
-        """There and back again; whatever happens, what was made is removed."""
+    def run(self, callback: str, uuid: str) -> Trip:
+        """Run all steps, and undo them whatever happens."""
         latency: float | None = None
         problem = ""
         left: tuple[str, ...] = ()
         try:
-            self._sweep()
-            latency = self._travel(callback, uuid)
+            self._remove_old()
+            latency = self._deliver_one(callback, uuid)
         except BusError as error:
             problem = str(error)
         finally:
-            left = self._leave()
+            left = self._undo_all()
         return Trip(latency, problem, left)
 
-    def _travel(self, callback: str, uuid: str) -> float:
+    def _deliver_one(self, callback: str, uuid: str) -> float:
         """Seconds from publishing to arrival."""
         token, topic = self._token, f"/topics/{TOPIC}"
         self._step(
@@ -112,7 +111,7 @@ class _Traveller:
         self._step(
             ("POST", topic, token, _event("first")),
             (f"topic {TOPIC}", ("DELETE", topic, token), (204, 404)),
-            {403: f"topic {TOPIC} is taken: another doctor is at work; try again in a minute"},
+            {403: f"topic {TOPIC} is in use: another doctor is running; try again in a minute"},
         )
         subscription = {"topics": [TOPIC], "callback": callback, "uuid": uuid, "timeout": 0, "max": 1}
         self._step(
@@ -132,13 +131,13 @@ class _Traveller:
                 return time.monotonic() - began
 
     def _diagnosis(self) -> str:
-        """Why nothing came, by the bus's own account."""
-        late = f"the bus took the event and did not deliver it within {PATIENCE:g} s"
+        """Why no event arrived, by `GET /subscriptions`."""
+        late = f"the bus accepted the event and did not deliver it within {PATIENCE:g} s"
         facts = self._ask("GET", "/subscriptions", self._token).body or []
         for each in facts:
             if each["subscriber"] == self._token and (reason := each["health"]["last_error"]):
                 return f"{late}: {reason}"
-        return f"{late}, nor try to: see that a worker runs (twistd routemaster --role worker), and its log"
+        return f"{late}, and did not try: check that a worker runs (twistd routemaster --role worker), and its log"
 
     # -- steps
 
@@ -152,10 +151,10 @@ class _Traveller:
         undo: tuple[str, tuple[str, str, str], Collection[int]] | None = None,
         sentences: dict[int, str] | None = None,
     ) -> None:
-        """Take one step; `sentences` say what some refusals mean."""
+        """Run one step; `sentences` are the messages for some statuses."""
         self._check()
         if undo is not None:
-            self._undo.append((undo[0], self._undoing(undo[1], undo[2])))
+            self._undo.append((undo[0], self._retrying(undo[1], undo[2])))
         answer = self._ask(*request)
         if answer.status >= 400:
             if undo is not None and answer.status < 500:
@@ -163,8 +162,8 @@ class _Traveller:
             raise BusError((sentences or {}).get(answer.status, self._bus.refusal(answer)))
 
     def _ask(self, method: str, path: str, who: str, body: object = None) -> Answer:
-        """An answer, given time for all processes to learn of the token, and for the store to come back."""
-        limit = time.monotonic() + PERSISTENCE
+        """An answer; retried until all processes accept the token, and while the store is unavailable."""
+        limit = time.monotonic() + RETRY_TIME
         while True:
             self._check()
             answer = self._bus.ask(method, path, who, body)
@@ -173,10 +172,10 @@ class _Traveller:
                 return answer
             time.sleep(PAUSE)
 
-    # -- tidying up
+    # -- cleanup
 
-    def _leave(self) -> tuple[str, ...]:
-        """Undo all steps, the last first; what could not be undone."""
+    def _undo_all(self) -> tuple[str, ...]:
+        """Undo all steps, the last first; returns what could not be undone."""
         limit = time.monotonic() + PATIENCE
         left = []
         while self._undo:
@@ -187,7 +186,7 @@ class _Traveller:
                 left.append(what)
         return tuple(left)
 
-    def _undoing(self, request: tuple[str, str, str], done: Collection[int]) -> Undo:
+    def _retrying(self, request: tuple[str, str, str], done: Collection[int]) -> Undo:
         def undo(limit: float) -> None:
             while True:
                 try:
@@ -201,27 +200,27 @@ class _Traveller:
 
         return undo
 
-    def _sweep(self) -> None:
-        """Remove what earlier doctors had to leave behind."""
+    def _remove_old(self) -> None:
+        """Remove what earlier runs could not remove."""
         bus, now = self._bus, time.time()
         for each in bus.want("GET", "/api_tokens", self._root).body or []:
             if _is_old(each["token"], now):
-                # only its own token can end a subscription: it goes last
+                # only the token itself can delete its subscription: delete the token last
                 answer = self._ask("DELETE", "/subscriber", each["token"])
                 if answer.status not in (204, 404):
                     raise BusError(bus.refusal(answer))
-                self._sweep_topic(now)
+                self._remove_old_topic(now)
                 bus.want("DELETE", f"/api_tokens/{each['token']}", self._root)
-        self._sweep_topic(now)
+        self._remove_old_topic(now)
 
-    def _sweep_topic(self, now: float) -> None:
+    def _remove_old_topic(self, now: float) -> None:
         for each in self._bus.want("GET", "/topics", self._root).body or []:
             if each["name"] == TOPIC and _is_old(each["publisher"], now):
                 self._bus.want("DELETE", f"/topics/{TOPIC}", self._root, statuses=(204, 404))
 
 
 def _is_old(token: str, now: float) -> bool:
-    """Whether a token belongs to a doctor who is gone; a clock that was put back makes it old too."""
+    """Whether the token's doctor has ended; a token from the future is old too."""
     made = _TOKEN.fullmatch(token)
     return made is not None and abs(now - int(made[1], 16)) > OLD
 
@@ -231,10 +230,10 @@ def _event(word: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _signals_noted(traveller: _Traveller) -> Iterator[None]:
-    """Signals that would end the process only stop the traveller; what is ignored (nohup) stays so."""
-    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, lambda *_: traveller.stop()) for number in heard}
+def _signals_stop(client: _TemporaryClient) -> Iterator[None]:
+    """Signals that would end the process stop the client instead; ignored ones (nohup) stay ignored."""
+    handled = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda *_: client.stop()) for number in handled}
     try:
         yield
     finally:
@@ -254,7 +253,7 @@ class _Server(ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Whoever fails to speak TLS or HTTP is none of ours; the bus itself tells what it met."""
+        """Ignore errors of TLS and HTTP: the bus reports them as the reason of the failed delivery."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -272,8 +271,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
-        ours = self.headers.get("Authorization") == self.server.login
-        if not ours or not length.isdecimal() or int(length) > LARGEST:
+        authorized = self.headers.get("Authorization") == self.server.login
+        if not authorized or not length.isdecimal() or int(length) > LARGEST:
             self.send_error(403)
             return
         events = json.loads(self.rfile.read(int(length)))
@@ -283,7 +282,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.inbox.put(event["url"])
 
     def log_message(self, format: str, *args: object) -> None:
-        """The report is doctor's."""
+        """Log nothing: `doctor` prints the result."""
 
 
 @contextmanager

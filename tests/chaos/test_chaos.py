@@ -1,7 +1,7 @@
-"""The bus under faults, for a few seconds each; and proof that whoever judges it there would see what is wrong.
+"""The bus under faults, for a few seconds each, and the checker against known violations.
 
-`python -m chaos` plays the same for as long as one likes. A test that fails
-tells the seed; ROUTEMASTER_TEST_SEED plays it again.
+`python -m chaos` runs the same for longer. A test that fails prints its seed;
+ROUTEMASTER_TEST_SEED repeats it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from chaos import account
-from chaos.account import Allowed, Arrival, Evidence, Mark, Outcome, Sent, Window
+from chaos import records
 from chaos.checker import KINDS, judge
 from chaos.failpoints import PLACES, Failpoint
 from chaos.faults import FAULTS, named
-from chaos.figures import Strike, figures
+from chaos.figures import Injection, figures
 from chaos.mutants import MUTANTS
+from chaos.records import Allowed, Arrival, Evidence, Mark, Outcome, Sent, Window
 from chaos.run import Plan, Report, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,9 +44,11 @@ def sent(number: int, last: int = 0, outcome: Outcome = Outcome.OK, lane: int = 
     return Sent(topic, lane, number, last or number, outcome, number, number + 0.5)
 
 
-def came(began: float, *marks: Mark, said: int | None = 204, ended: float | None = None, to: str = "s") -> Arrival:
+def came(
+    began: float, *marks: Mark, status: int | None = 204, ended: float | None = None, to: str = "s"
+) -> Arrival:
     """Came, and was answered a tenth of a second later."""
-    return Arrival(to, marks, began, began + 0.1 if ended is None else ended, said)
+    return Arrival(to, marks, began, began + 0.1 if ended is None else ended, status)
 
 
 EVER = Window("s", "a", -2, -1)
@@ -56,7 +58,7 @@ UNKNOWN, REFUSED = Outcome.UNKNOWN, Outcome.REFUSED
 
 
 class CheckerTests(SynchronousTestCase):
-    """The judge tells the kinds of wrong apart, and calls nothing wrong that is right."""
+    """The checker classifies violations, and reports none where there is none."""
 
     def table(self, rows: dict[str, tuple[Evidence, dict[str, int]]], allowed: Allowed = NOTHING) -> None:
         for what, (evidence, wrong) in rows.items():
@@ -72,7 +74,7 @@ class CheckerTests(SynchronousTestCase):
             "one that others passed is lost though something waits": (
                 evolve(GOOD, arrivals=[came(4, a(1)), came(5, a(3))], queued={"s": 1}), {"lost": 1}),
             "what was not acknowledged is not delivered": (
-                evolve(GOOD, arrivals=[came(4, a(1), a(2)), came(5, a(3), said=500)]), {"lost": 1}),
+                evolve(GOOD, arrivals=[came(4, a(1), a(2)), came(5, a(3), status=500)]), {"lost": 1}),
             "nothing came at all": (evolve(GOOD, arrivals=[]), {"lost": 3}),
             "a bulk counts each event": (
                 evolve(GOOD, sent=[sent(1, 9)], arrivals=[came(10, a(1), a(9))], stored={}), {"lost": 7}),
@@ -98,8 +100,8 @@ class CheckerTests(SynchronousTestCase):
         some = evolve(GOOD, arrivals=[came(4, a(2))])
         self.table({
             "subscribed between the first and the second": (evolve(some, windows=[at(1.6, 1.9, 2.6, 2.9)]), {}),
-            "the first came though it was before": (evolve(GOOD, windows=[at(1.6, 1.9)]), {"uninvited": 1}),
-            "the last came though it was after": (evolve(GOOD, windows=[at(0, 0, 2.6, 2.9)]), {"uninvited": 1}),
+            "the first came though it was before": (evolve(GOOD, windows=[at(1.6, 1.9)]), {"unsubscribed": 1}),
+            "the last came though it was after": (evolve(GOOD, windows=[at(0, 0, 2.6, 2.9)]), {"unsubscribed": 1}),
             "at the edges both may come": (evolve(GOOD, windows=[at(1.2, 1.3, 3.1, 3.2)]), {}),
             "or not": (evolve(some, windows=[at(1.2, 1.3, 3.1, 3.2)]), {}),
             "unknown may have been accepted later": (
@@ -123,7 +125,7 @@ class CheckerTests(SynchronousTestCase):
             "within a batch": (evolve(GOOD, arrivals=[came(4, a(1), a(3), a(2))]), {"reordered": 1}),
             "twice in a batch": (evolve(GOOD, arrivals=[came(4, a(1), a(2), a(2), a(3))]), {"reordered": 1}),
             "the redelivered batch": (
-                evolve(GOOD, arrivals=[came(4, a(1), a(2), said=500), came(5, a(2), a(1), a(3))]),
+                evolve(GOOD, arrivals=[came(4, a(1), a(2), status=500), came(5, a(2), a(1), a(3))]),
                 {"reordered": 1}),
             "unknown has no place in its lane": (
                 evolve(GOOD, sent=[sent(1, outcome=UNKNOWN), sent(2), sent(3)],
@@ -140,7 +142,7 @@ class CheckerTests(SynchronousTestCase):
     def test_repeated(self) -> None:
         """What was acknowledged comes again only as often as faults excuse, for each subscriber."""
         again = evolve(GOOD, arrivals=[*GOOD.arrivals, came(6, a(3))])
-        failed = [came(4, a(1), said=500), came(5, a(1), said=None), came(6, a(1), a(2)), came(7, a(3))]
+        failed = [came(4, a(1), status=500), came(5, a(1), status=None), came(6, a(1), a(2)), came(7, a(3))]
         rows = {
             "after failures": (evolve(GOOD, arrivals=failed), {}),
             "after a success": (again, {"repeated": 1}),
@@ -155,7 +157,7 @@ class CheckerTests(SynchronousTestCase):
 
     def test_overlapped(self) -> None:
         """One delivery at a time: one that is under way still when the next comes needs an excuse."""
-        over = [came(4, a(1), a(2), said=None, ended=6), came(5, a(1), a(2)), came(5.5, a(3))]
+        over = [came(4, a(1), a(2), status=None, ended=6), came(5, a(1), a(2)), came(5.5, a(3))]
         rows = {
             "side by side": (evolve(GOOD, arrivals=over), {"overlapped": 1}),
             "never ended": (evolve(GOOD, arrivals=[evolve(over[0], ended=inf), *over[1:]]), {"overlapped": 1}),
@@ -174,23 +176,23 @@ class CheckerTests(SynchronousTestCase):
         """What comes is compared with what was published in all its parts."""
         for number in (1, 2, 3, 4):
             mark = ("cats", 3, number)
-            delivered = {"topic": "cats", "t": 5, **account.event(mark)}
+            delivered = {"topic": "cats", "t": 5, **records.event(mark)}
             delivered["t"] = delivered.pop("timestamp", 5)
-            self.assertEqual(account.mark_of(delivered), mark)
+            self.assertEqual(records.mark_of(delivered), mark)
             for part in ("topic", "type", "url", "data"):
-                self.assertIsNone(account.mark_of({**delivered, part: "else"}), part)
+                self.assertIsNone(records.mark_of({**delivered, part: "else"}), part)
                 rest = {name: value for name, value in delivered.items() if name != part}
-                self.assertIsNone(account.mark_of(rest), part)
-            self.assertIsNone(account.mark_of({**delivered, "more": 1}))
-        self.assertIsNone(account.mark_of({"topic": "cats", **account.event(("cats", 3, 1)), "t": 2}))
-        self.assertIsNone(account.mark_of([]))
+                self.assertIsNone(records.mark_of(rest), part)
+            self.assertIsNone(records.mark_of({**delivered, "more": 1}))
+        self.assertIsNone(records.mark_of({"topic": "cats", **records.event(("cats", 3, 1)), "t": 2}))
+        self.assertIsNone(records.mark_of([]))
 
     def test_figures(self) -> None:
         """Figures are what can be counted by hand."""
         published = [sent(1), sent(2), sent(5, 6), sent(7, 8, REFUSED), sent(9, outcome=UNKNOWN)]
-        arrivals = [came(4, a(1), a(2), said=500), came(5, a(1), a(2)), came(8, a(5))]
+        arrivals = [came(4, a(1), a(2), status=500), came(5, a(1), a(2)), came(8, a(5))]
         evidence = evolve(GOOD, sent=published, arrivals=arrivals)
-        shown = figures(evidence, [Strike("x", 5.5, 6), Strike("y", 2.5, 3)], "s")
+        shown = figures(evidence, [Injection("x", 5.5, 6), Injection("y", 2.5, 3)], "s")
         expected = {
             "accepted": 4, "refused": 2, "unknown": 1, "deliveries": 3, "acknowledged": 2, "publish_silence": 3.0,
             "delivery_silence": 3.0, "publish_recovery": 3.0, "delivery_recovery": 2.5, "latency_p50_ms": 3000.0,
@@ -223,11 +225,11 @@ class NamesTests(SynchronousTestCase):
     def test_kinds(self) -> None:
         """Each kind of wrong but those that need no bus is proved by a mutant."""
         proved = set().union(*(kinds for _, kinds in MUTANTS.values()))
-        self.assertEqual(set(KINDS) - proved, {"invented", "uninvited"})
+        self.assertEqual(set(KINDS) - proved, {"invented", "unsubscribed"})
 
 
 class RunCase(TestCase):
-    """Runs with a seed that is told."""
+    """Runs with a random or a given seed."""
 
     timeout = 240
 
@@ -237,16 +239,16 @@ class RunCase(TestCase):
 
     async def survive(self, **changes: Any) -> Report:
         report = await self.play(evolve(SMALL, **changes))
-        self.assertTrue(report.good, report.told())
-        self.assertEqual(report.figures["strikes"], report.plan.kills)
+        self.assertTrue(report.good, report.summary())
+        self.assertEqual(report.figures["injections"], report.plan.kills)
         return report
 
 
 class FaultTests(RunCase):
-    """Whatever happens to the bus: nothing lost, invented or out of order, little repeated."""
+    """Under every fault no event is lost, invented or reordered, and repeats are bounded."""
 
     async def test_strict(self) -> None:
-        """Nothing is repeated when no process dies that delivers, and Redis lives."""
+        """No delivery is repeated while workers and Redis run."""
         report = await self.survive(faults=tuple(STRICT), kills=len(STRICT))
         if not report.figures["leases_lost"]:  # as they may be where other programs take the machine
             self.assertEqual((report.verdict.repeats, report.verdict.overlaps), (0, 0))
@@ -262,10 +264,10 @@ class FaultTests(RunCase):
 
 
 class MutantTests(RunCase):
-    """A bus with a known fault in it is found out."""
+    """The checker detects a known bug in the bus."""
 
     async def test_each_is_caught(self) -> None:
-        """Each mutant makes something go wrong that the checker calls by its name."""
+        """Each mutant causes a violation of a kind that the checker reports."""
         turns = DeferredSemaphore(3)  # most of each is waiting
 
         async def wrong_with(name: str) -> dict[str, int]:

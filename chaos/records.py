@@ -1,4 +1,4 @@
-"""What publishers, receivers and the churner saw, as values, and the events that are published."""
+"""The records of publishers, receivers and the churner as values, and the events that are published."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Mark = tuple[str, int, int]  #: topic, lane, number of the event in the lane, fr
 
 
 class Outcome(Enum):
-    """What a publisher knows about its request."""
+    """The outcome of a request, as the publisher knows it."""
 
     OK = "ok"            #: accepted
     REFUSED = "refused"  #: definitely not stored
-    UNKNOWN = "unknown"  #: nobody knows
+    UNKNOWN = "unknown"  #: stored or not
 
 
 @frozen
@@ -39,24 +39,24 @@ class Sent:
 
 @frozen
 class Arrival:
-    """One delivery, as the receiver saw it."""
+    """One delivery, as the receiver recorded it."""
 
     subscriber: str
     marks: tuple[Mark, ...]
-    began: float             #: when the request had come whole
-    ended: float = inf       #: when it was answered, or the connection was gone
-    said: int | None = None  #: the status that was said in full
-    strange: tuple[str, ...] = ()  #: events that nobody publishes, or not like that
+    began: float             #: when the request was received in full
+    ended: float = inf       #: when it was answered, or the connection was lost
+    status: int | None = None  #: the status that was sent in full
+    strange: tuple[str, ...] = ()  #: events that no publisher sent in this form
 
     @property
     def acknowledged(self) -> bool:
-        """Whether the receiver took it."""
-        return self.said in (200, 204)
+        """Whether the receiver acknowledged it."""
+        return self.status in (200, 204)
 
 
 @frozen
 class Window:
-    """A time of being subscribed to a topic: asked for, granted; given up, gone."""
+    """A period of subscription to a topic: requested, granted; unsubscribing, unsubscribed."""
 
     subscriber: str
     topic: str
@@ -64,25 +64,25 @@ class Window:
     granted: float
     leaving: float = inf
     left: float = inf
-    dissolved: bool = False  #: with it went what was owed
+    dissolved: bool = False  #: its backlog was dropped with it
 
 
 @frozen
 class Allowed:
-    """What the faults of a run excuse, for each subscriber."""
+    """How many repeats and overlaps the faults of a run allow for each subscriber."""
 
-    repeats: int = 0   #: deliveries of what was acknowledged already
+    repeats: int = 0   #: deliveries of events that were acknowledged before
     overlaps: int = 0  #: deliveries that are under way still when the next begins
 
 
 @frozen
 class Evidence:
-    """All accounts of a run."""
+    """All records of a run."""
 
     sent: Sequence[Sent] = field(repr=False)
     arrivals: Sequence[Arrival] = field(repr=False)  #: each subscriber's in the order in which they came
     windows: Sequence[Window] = field(repr=False)
-    queued: Mapping[str, int] = field(factory=dict)  #: by subscriber, as the bus says in the end
+    queued: Mapping[str, int] = field(factory=dict)  #: by subscriber, as the bus reports at the end
     stored: Mapping[str, int] = field(factory=dict)  #: events by topic, likewise
 
 

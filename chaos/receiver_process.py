@@ -1,11 +1,11 @@
-"""The receivers' process: HTTPS servers that write down what comes, and misbehave by script.
+"""The receivers' process: HTTPS servers that record deliveries, and fail at random.
 
-    python -m chaos.sinks '{"pem": FILE, "seed": 1, "habits": {NAME: {HABIT: WEIGHT}}}'
+    python -m chaos.receiver_process '{"pem": FILE, "seed": 1, "behaviours": {NAME: {HABIT: WEIGHT}}}'
 
 It prints one line of JSON for each fact: `{"urls": {NAME: URL}}` first, then
-`["+", NUMBER, NAME, TIME, MARKS, STRANGE]` for a request that came whole and
+`["+", NUMBER, NAME, TIME, MARKS, STRANGE]` for a request that was received in full and
 `["-", NUMBER, TIME, STATUS or null]` for its end. A line `calm` on its input
-makes everybody behave from then on; when the input ends, so does the process.
+makes all receivers acknowledge everything; the process ends with its input.
 """
 
 # mypy: allow-untyped-calls
@@ -28,28 +28,28 @@ from twisted.internet.task import react
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
-from chaos.account import mark_of
+from chaos.records import mark_of
 from routemaster.testing.zoo import LOOPBACK, Answer, Beast, Wire
 
-CLOSED = 0.3  #: seconds for which the one who refuses connections does so
-SLOW = 0.2    #: seconds for which the slow one takes at most
+CLOSED = 0.3  #: seconds for which `refuse` accepts no connection
+SLOW = 0.2    #: seconds that `slow` takes at most
 
 
 class Receiver(Beast):
-    """One subscriber's server; each request is met by one of its habits, by chance."""
+    """One subscriber's server; each request gets one of its behaviours at random."""
 
     def __init__(
-        self, reactor: Any, options: CertificateOptions, name: str, habits: Mapping[str, float], seed: str,
-        tell: Callable[[list[Any]], None],
+        self, reactor: Any, options: CertificateOptions, name: str, behaviours: Mapping[str, float], seed: str,
+        report: Callable[[list[Any]], None],
     ) -> None:  # fmt: skip
         self.name, self.chance = name, random.Random(f"{seed} {name}")  # must be repeatable
-        self._options, self._habits, self._tell = options, dict(habits) or {"take": 1.0}, tell
+        self._options, self._behaviours, self._report = options, dict(behaviours) or {"take": 1.0}, report
         self._requests = 0
         super().__init__(reactor, options, self._serve)
 
     def calm(self) -> None:
-        """Behave from now on; who hangs is let go."""
-        self._habits = {"take": 1.0}
+        """Acknowledge everything from now on; connections that hang are reset."""
+        self._behaviours = {"take": 1.0}
         for wire in tuple(self.wires):
             if getattr(wire, "hangs", False):
                 wire.reset()
@@ -59,13 +59,13 @@ class Receiver(Beast):
             request = await wire.request()
             self.received.clear()
             self._requests += 1
-            number, said = f"{self.name}/{self._requests}", None
-            self._tell(["+", number, self.name, time.monotonic(), *_read(request.line, request.body)])
-            (habit,) = self.chance.choices(list(self._habits), list(self._habits.values()))
+            number, status = f"{self.name}/{self._requests}", None
+            self._report(["+", number, self.name, time.monotonic(), *_read(request.line, request.body)])
+            (behaviour,) = self.chance.choices(list(self._behaviours), list(self._behaviours.values()))
             try:
-                said = await HABITS[habit](self, wire)
+                status = await BEHAVIOURS[behaviour](self, wire)
             finally:
-                self._tell(["-", number, time.monotonic(), said])
+                self._report(["-", number, time.monotonic(), status])
 
     async def close_for(self, seconds: float) -> None:
         """Refuse connections for a while, on the same port."""
@@ -78,7 +78,7 @@ class Receiver(Beast):
 
 
 def _read(line: bytes, body: bytes) -> tuple[list[Any], list[str]]:
-    """The marks in a request, and what is strange about it."""
+    """The marks in a request, and what does not match any publication."""
     strange = [] if line == b"POST /callback HTTP/1.1" else [repr(line)]
     marks = []
     for event in json.loads(body):
@@ -90,13 +90,13 @@ def _read(line: bytes, body: bytes) -> tuple[list[Any], list[str]]:
     return marks, strange
 
 
-Habit = Callable[[Receiver, Wire], Coroutine[Deferred[Any], Any, int | None]]
-HABITS: dict[str, Habit] = {}
+Behaviour = Callable[[Receiver, Wire], Coroutine[Deferred[Any], Any, int | None]]
+BEHAVIOURS: dict[str, Behaviour] = {}
 
 
-def habit(function: Habit) -> Habit:
-    """Enter it in the table; it answers with the status that it said in full, or None."""
-    HABITS[function.__name__] = function
+def behaviour(function: Behaviour) -> Behaviour:
+    """Register it; it returns the status that it sent in full, or None."""
+    BEHAVIOURS[function.__name__] = function
     return function
 
 
@@ -105,68 +105,68 @@ def _say(wire: Wire, answer: Answer) -> int:
     return answer.status
 
 
-@habit
+@behaviour
 async def take(receiver: Receiver, wire: Wire) -> int:
-    """Takes it."""
+    """Acknowledges."""
     return _say(wire, Answer(204))
 
 
-@habit
+@behaviour
 async def slow(receiver: Receiver, wire: Wire) -> int:
-    """Takes it, after a while, and says so at length."""
+    """Acknowledges after a delay, with a long body."""
     await wire.sleep(receiver.chance.uniform(0.02, SLOW))
     return _say(wire, Answer(200, b"thank you " * 100))
 
 
-@habit
+@behaviour
 async def fail(receiver: Receiver, wire: Wire) -> int:
-    """Breaks down."""
+    """Answers with an error."""
     return _say(wire, Answer(receiver.chance.choice((500, 502, 404, 400)), b"no"))
 
 
-@habit
+@behaviour
 async def wait(receiver: Receiver, wire: Wire) -> int:
-    """Asks for a pause."""
+    """Answers 429 or 503 with Retry-After."""
     pause = str(receiver.chance.choice((0, 1)))
     return _say(wire, Answer(receiver.chance.choice((429, 503)), b"later", (("Retry-After", pause),)))
 
 
-@habit
+@behaviour
 async def redirect(receiver: Receiver, wire: Wire) -> int:
-    """Sends the bus somewhere else; who follows is found out by the request line."""
+    """Redirects; a client that follows is detected by its request line."""
     place = (("Location", f"https://{LOOPBACK}:{receiver.port}/elsewhere"),)
     return _say(wire, Answer(receiver.chance.choice((301, 302, 303, 307, 308)), b"there", place))
 
 
-@habit
+@behaviour
 async def cut(receiver: Receiver, wire: Wire) -> None:
-    """Reads everything, and is gone."""
+    """Reads the request, and resets the connection."""
     wire.reset()
 
 
-@habit
+@behaviour
 async def half(receiver: Receiver, wire: Wire) -> None:
-    """Is gone in the middle of a 200."""
+    """Closes the connection in the middle of a 200."""
     wire.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
     wire.cut()
 
 
-@habit
+@behaviour
 async def refuse(receiver: Receiver, wire: Wire) -> None:
-    """Is gone, and takes no connection for a while."""
+    """Resets the connection, and refuses others for a while."""
     await receiver.close_for(CLOSED)
     wire.reset()
 
 
-@habit
+@behaviour
 async def hang(receiver: Receiver, wire: Wire) -> None:
-    """Says nothing until the bus has had enough."""
+    """Sends nothing until the bus closes the connection."""
     wire.hangs = True  # type: ignore[attr-defined]
     await wire.hang()
 
 
 class _Control(LineOnlyReceiver):
-    """The parent's words, and its end."""
+    """Reads commands from the parent, and writes records to it."""
 
     delimiter = b"\n"
 
@@ -174,7 +174,7 @@ class _Control(LineOnlyReceiver):
         self.receivers: list[Receiver] = []
         self.over: Deferred[None] = Deferred()
 
-    def tell(self, fact: Any) -> None:
+    def report(self, fact: Any) -> None:
         if self.transport is not None:
             self.sendLine(json.dumps(fact, separators=(",", ":")).encode())
 
@@ -198,11 +198,11 @@ async def main(reactor: Any, arguments: str) -> None:
     options = _own_certificate(wanted["pem"])
     control = _Control()
     control.receivers = [
-        Receiver(reactor, options, name, habits, str(wanted["seed"]), control.tell)
-        for name, habits in wanted["habits"].items()
+        Receiver(reactor, options, name, behaviours, str(wanted["seed"]), control.report)
+        for name, behaviours in wanted["behaviours"].items()
     ]
     StandardIO(control)
-    control.tell({"urls": {receiver.name: receiver.url for receiver in control.receivers}})
+    control.report({"urls": {receiver.name: receiver.url for receiver in control.receivers}})
     await control.over
 
 
