@@ -1,7 +1,7 @@
-"""What the running parts may expect of the store and the sender, whoever plays them.
+"""The interfaces between the parts: store, sender, metrics, clock.
 
-Each contract has more than one player (Redis and memory; treq and a script of
-outcomes), and the tests hold them to the same promises.
+Each has more than one implementation (Redis and memory; treq and scripted
+outcomes), and the same tests run on all of them.
 """
 
 from __future__ import annotations
@@ -26,39 +26,39 @@ from routemaster.model import (
 
 
 class Timer(Protocol):
-    """A call to come."""
+    """A delayed call."""
 
     def active(self) -> bool:
-        """Whether it is still to come."""
+        """Whether the call is still pending."""
 
     def cancel(self) -> None:
-        """Call it off."""
+        """Cancel the call."""
 
 
 class Clock(Protocol):
     """Time as an argument: a reactor, or `twisted.internet.task.Clock`."""
 
     def seconds(self) -> float:
-        """Now."""
+        """The time."""
 
     def callLater(self, delay: float, callable: Callable[..., object], *args: object) -> Timer:
         """Call after `delay` seconds."""
 
 
 class Verdict(Enum):
-    """What one attempt says about the subscriber."""
+    """What one attempt means for the subscriber."""
 
-    ACKNOWLEDGED = "acknowledged"  #: 200 or 204, answer complete: the batch is done
-    FAILED = "failed"              #: anything else that the subscriber or the way to it did
-    LOCAL = "local"                #: this machine's own fault (no descriptors, no memory): says nothing
+    ACKNOWLEDGED = "acknowledged"  #: 200 or 204, and the answer is complete
+    FAILED = "failed"              #: anything else that the subscriber or the network did
+    LOCAL = "local"                #: a fault of this machine (no descriptors, no memory)
 
 
 @frozen
 class Outcome:
-    """The end of one attempt to deliver a batch."""
+    """The result of one attempt to deliver a batch."""
 
     verdict: Verdict
-    status: int | None = None         #: HTTP status, if a whole head arrived
+    status: int | None = None         #: HTTP status, if a complete head arrived
     error: str = ""                   #: one line for logs and `health`, empty when acknowledged; no secret
     retry_after: float | None = None  #: seconds asked for by 429 or 503
     reused: bool = False              #: the connection had carried a request before
@@ -93,21 +93,21 @@ class Sender(Protocol):
 
 @frozen
 class Membership:
-    """A subscriber's stay in a topic, as its subscription wants it."""
+    """A subscriber's membership in a topic, as its subscription demands it."""
 
     id: int           #: grows with each new membership; the topic's cursor carries the same
-    state: str       #: `on`; `left`: deliver what is owed, then end it; `gone`: end it at once
-    version: int = 0  #: of the subscription when it came to want that
+    state: str       #: `on`; `left`: deliver the backlog, then end it; `gone`: end it at once
+    version: int = 0  #: of the subscription that demanded it first
 
 
 @frozen
 class LeaseGrant:
-    """A lease, and all that is known of its subscriber."""
+    """A lease, and what is stored about its subscriber."""
 
     epoch: int
     now: int                           #: microseconds since the epoch, by the store's clock
     version: int                       #: of the subscription; grows with every change
-    subscription: Subscription | None  #: None: it was dissolved, and `repair` has to finish that
+    subscription: Subscription | None  #: None: it was removed, and `repair` has to finish that
     memberships: Mapping[str, Membership]  #: by topic
     failures: int                      #: in a row
     retry_at: int                      #: not before this, microseconds since the epoch; 0: now
@@ -122,9 +122,9 @@ class LeaseHeld:
 
 @frozen
 class Position:
-    """Where a subscriber stands in one topic."""
+    """A subscriber's position in one topic."""
 
-    cursor: Cursor | None  #: None: the topic does not know it
+    cursor: Cursor | None  #: None: the topic has none for it
     tail: EventID | None   #: the log's last ID; None: the topic does not exist
 
     def owes(self, event: EventID) -> bool:
@@ -134,7 +134,7 @@ class Position:
 
 @frozen
 class ReadResult:
-    """The oldest events that a subscriber is owed, as one snapshot."""
+    """The oldest events of a subscriber's backlog, as one snapshot."""
 
     entries: Sequence[tuple[str, EventID, bytes]]  #: topic, ID, fragment, in order of acceptance
     positions: Mapping[str, Position]                    #: for each topic that was asked for
@@ -142,7 +142,7 @@ class ReadResult:
 
 @frozen
 class Ack:
-    """All events of a topic up to one are delivered."""
+    """All events of a topic up to `last` are delivered."""
 
     topic: str
     membership: int
@@ -150,10 +150,10 @@ class Ack:
 
 
 class Meter(Protocol):
-    """Counts, at the cost of a look-up; what it has counted is told elsewhere (`routemaster.metrics`)."""
+    """Counters and histograms in memory; `routemaster.metrics` exports them."""
 
     def count(self, name: str, by: int = 1, **tags: str) -> None:
-        """Add to a counter; tag values are for everybody's eyes (`model.public_name`)."""
+        """Add to a counter; tag values are public (`model.public_name`)."""
 
     def observe(self, name: str, milliseconds: float) -> None:
         """Add an observation to a histogram."""
@@ -170,19 +170,19 @@ class Sample:
 
 @frozen
 class Snapshot:
-    """All that was measured, at one time; counters are totals, or what they grew by."""
+    """All values at one time; counters are totals, or their growth since the last snapshot."""
 
     gauges: Sequence[Sample]
     counters: Sequence[Sample]
 
 
 class MetricsService(Protocol):
-    """Tells a metrics service."""
+    """A metrics service."""
 
     async def send(self, snapshot: Snapshot) -> None:
-        """Tell what is measured now, and what counters have grown by since it was last told.
+        """Send the gauges as they are now, and what the counters have grown by since the last call.
 
-        Raises an exception if that did not arrive; the counts are then told again.
+        Raises an exception if that failed; the same counts are then sent again.
         """
 
     async def close(self) -> None:
@@ -192,10 +192,9 @@ class MetricsService(Protocol):
 class Store(Protocol):
     """Keeps topics, subscriptions, tokens and leases.
 
-    Every call either does the whole of what it promises or raises;
-    `StoreUnavailable` tells whether the outcome is known. Hints about changes
-    go out on the wake-up channel: `t TOPIC FIRST LAST` (events accepted),
-    `s SUBSCRIBER` (look again), `w WORKER on|off` (a worker came or went), `k` (tokens changed).
+    Each call does all that it promises, or raises an error; `StoreUnavailable`
+    says whether the outcome is known. Changes are announced by `hints` on the
+    wake-up channel.
     """
 
     async def ping(self) -> None:
@@ -207,7 +206,7 @@ class Store(Protocol):
         """Append all fragments, in order and at once; raises NotYourTopic."""
 
     async def delete_topic(self, topic: str, publisher: str | None) -> None:
-        """Free the name and end all subscriptions to it; what is owed stays owed.
+        """Free the name and end all subscriptions to it; the backlogs are still delivered.
 
         `publisher` None stands for root. Raises UnknownTopic, NotYourTopic.
         """
@@ -221,30 +220,33 @@ class Store(Protocol):
         """Create or replace the client's one subscription; raises UnknownTopic, with nothing changed."""
 
     async def unsubscribe(self, subscriber: str) -> None:
-        """Remove the subscription and what it was owed; raises NotSubscribed."""
+        """Remove the subscription and its backlog; raises NotSubscribed."""
 
     async def leave(self, subscriber: str, topic: str) -> None:
-        """End the subscription to one topic; what is owed stays owed. Raises UnknownTopic, NotSubscribed."""
+        """End the subscription to one topic; its backlog is still delivered.
+
+        Raises UnknownTopic, NotSubscribed.
+        """
 
     async def subscriptions(self) -> list[SubscriptionInfo]:
         """All subscriptions, by subscriber, exact, without reading events."""
 
     def each_subscription(self) -> AsyncIterator[Sequence[SubscriptionInfo]]:
-        """The same, some at a time (or none), in no order: whoever asks may rest in between."""
+        """The same in chunks (some may be empty), in no order; the caller may pause between them."""
 
     # tokens
 
     async def tokens(self) -> list[ApiToken]:
-        """All tokens that root has made, by name."""
+        """All tokens created by root, by name."""
 
     async def tokens_version(self) -> int:
         """A number that every change of the tokens changes."""
 
     async def add_token(self, token: ApiToken) -> None:
-        """Let a client in, or rename it."""
+        """Add a token, or rename it."""
 
     async def remove_token(self, token: str) -> None:
-        """Shut a client out; nothing happens if it is not in."""
+        """Remove a token, if it exists."""
 
     # metrics
 
@@ -255,75 +257,82 @@ class Store(Protocol):
         """The totals of all processes since the beginning."""
 
     async def reported(self) -> dict[str, int]:
-        """The totals as they were last told to the metrics service."""
+        """The totals that were last sent to the metrics service."""
 
     async def set_reported(self, counts: Mapping[str, int]) -> None:
-        """Remember that these were told."""
+        """Note that these totals were sent."""
 
-    async def elect_leader(self, office: str, process: str, seconds: float) -> bool:
-        """Whether this process holds an office, now and for so long, that only one can hold."""
+    async def elect_leader(self, task: str, process: str, seconds: float) -> bool:
+        """Whether this process has the leader lock for a task, from now on for so many seconds."""
 
     # upkeep
 
     async def stats(self) -> list[StoreStats]:
-        """What each node of the store says of itself: one, or as many as can be reached of a cluster."""
+        """Memory and processor time of each node: one, or as many of a cluster as can be reached."""
 
     async def drop_oldest(self, most: int, node: str = "") -> Dropped:
-        """Drop the oldest events over all topics, owed or not: at least one, at most `most` of each topic.
+        """Drop the oldest events over all topics: at least one, at most `most` of each topic.
 
-        With the name of a `node` only its topics count.
-
-        Afterwards nothing is left that is older than anything that was dropped.
+        Afterwards no event is left that is older than one that was dropped.
+        With the name of a `node`, only its topics count.
         """
 
-    # the way out
+    # deliveries
 
     async def subscribers(self) -> set[str]:
-        """Who may have something to be delivered."""
+        """All subscribers, those included that only have a backlog left."""
 
     async def announce(self, worker: str, seconds: float) -> dict[str, float]:
-        """A worker lives for so many seconds more; each that does, with the seconds that are left to it."""
+        """Announce a worker for so many seconds; returns all live workers with the seconds left to each."""
 
     async def withdraw(self, worker: str) -> None:
-        """A worker lives no more."""
+        """Remove a worker that stops."""
 
     async def acquire(self, subscriber: str, worker: str) -> LeaseGrant | LeaseHeld | None:
-        """Take the lease, or keep it if it is ours; None: there is no such subscriber."""
+        """Acquire the lease, or keep it if the worker has it; None: there is no such subscriber."""
 
     async def renew(self, worker: str, epochs: Mapping[str, int]) -> tuple[int, dict[str, int | None]]:
-        """Keep leases alive: the store's time in microseconds, and for each subscriber
-        the version of its subscription, or None if the lease is lost; nothing
-        for those that could not be asked about."""
+        """Renew leases, given with their epochs.
+
+        Returns the store's time in microseconds, and for each subscriber the
+        version of its subscription, or None if the lease is lost; subscribers
+        on a node that is unavailable are left out.
+        """
 
     async def release(self, subscriber: str, worker: str, epoch: int) -> None:
-        """Give a lease back, if it is ours."""
+        """Release a lease, if the worker has it under this epoch."""
 
     async def tails(self, topics: Sequence[str]) -> dict[str, EventID]:
-        """Where logs end now, of topics that exist and could be asked about."""
+        """The last IDs of logs; topics that do not exist, or whose node is unavailable, are left out."""
 
     async def read(
         self, subscriber: str, after: Mapping[str, EventID | None], most: int, most_bytes: int
     ) -> ReadResult:
-        """The oldest events owed from the topics that are the keys of `after`.
+        """Read the oldest events of the backlog, from the topics that are the keys of `after`.
 
-        An ID there skips what is not behind it. At most `most` events and,
-        after the first, `most_bytes` of fragments.
+        An ID there skips the events up to it. At most `most` events and, after
+        the first, at most `most_bytes` of fragments.
         """
 
     async def acknowledge(
         self, subscriber: str, worker: str, epoch: int, acks: Sequence[Ack]
     ) -> dict[str, Position]:
-        """Move cursors forward over what was delivered, and record the success.
+        """Move cursors over delivered events, and record the success; returns the new positions.
 
-        Moving needs no lease, for it can harm nothing; recording does. An event that the log does not hold
-        moves nothing: a store that lost its last writes has given its number to another.
+        Cursors move without a lease, because they only move over events that
+        were delivered; recording needs the lease. An ID that the log does not
+        hold moves nothing: a store that lost its last writes has given the
+        number to another event.
         """
 
     async def fail(self, subscriber: str, worker: str, epoch: int, pause: float, error: str) -> int | None:
-        """Record a failed attempt and the seconds to wait; failures in a row, None if the lease is lost."""
+        """Record a failed attempt and the seconds to the next.
+
+        Returns the failures in a row; None if the lease is lost.
+        """
 
     async def repair(self, subscriber: str) -> None:
-        """Finish what an interrupted call left half done, and end stays that are over."""
+        """Finish what an interrupted call left half done, and end memberships that are over."""
 
     async def clean_up(self) -> None:
-        """Trim logs, drop names that no longer mean anything, repair: cost is per topic and subscriber."""
+        """Trim logs, remove names without meaning, repair; costs some calls for each topic and subscriber."""

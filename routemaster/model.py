@@ -1,6 +1,6 @@
-"""The words of the bus: its values, and nothing else.
+"""The values of the bus.
 
-A value that exists has been checked: `rules` does that for what clients send.
+A value that exists is valid: `validation` checks what clients send before it makes one.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ DEFAULT_MAX: Final = 100
 def public_name(token: str) -> str:
     """The part of a token that logs and metrics may show: what stands before `--`.
 
-    A token without that mark is a name through and through (`demo`).
+    A token without that mark is shown whole (`demo`).
     """
     return token.partition("--")[0] or "unnamed"
 
 
 class EventID(tuple[int, int]):
-    """Where an event stands in its topic's log: (microseconds of acceptance, running number).
+    """An event's place in its topic's log: (microseconds of acceptance, running number).
 
     The first part is Redis's clock and orders events across topics; the
     second is dense within a topic, so that the difference of two IDs counts
@@ -62,13 +62,13 @@ class EventID(tuple[int, int]):
 
 @frozen
 class Subscription:
-    """All that a client says when it subscribes."""
+    """What a client sends when it subscribes."""
 
     subscriber: str           #: the client's token
     topics: tuple[str, ...]   #: each once, in the order given
     callback: str             #: where batches are POSTed
-    uuid: str | None = None   #: the credential shown to the callback; a secret
-    timeout: int = DEFAULT_TIMEOUT  #: milliseconds an event may wait for company
+    uuid: str | None = None   #: the credential presented to the callback; a secret
+    timeout: int = DEFAULT_TIMEOUT  #: milliseconds that an event may wait for the batch to fill
     max: int = DEFAULT_MAX    #: the most events in one batch
 
     def __repr__(self) -> str:
@@ -77,7 +77,7 @@ class Subscription:
 
 @frozen(repr=False)
 class ApiToken:
-    """A client's token that root has made, with the name it was given for people."""
+    """A client's token created by root, with a name for people."""
 
     name: str
     token: str
@@ -85,7 +85,7 @@ class ApiToken:
 
 @frozen
 class Span:
-    """A stretch of a log owed to a subscriber: after one ID, up to and with another (None: no end yet)."""
+    """A part of a log that a subscriber is to get: after one ID, up to and including another (None: no end)."""
 
     after: EventID
     until: EventID | None = None
@@ -95,19 +95,19 @@ class Span:
 class Cursor:
     """How far a subscriber has come in one topic.
 
-    More than one span means that it left the topic and came back while it
-    was still owed events of before: those in between are not for it.
+    More than one span means that it left the topic and subscribed again with
+    a backlog from before: the events between the spans are not for it.
     """
 
-    membership: int           #: which stay in the topic this is; grows with each new one
+    membership: int           #: ID of the membership; grows with each new one
     version: int              #: of the subscription that last joined or left
-    sent: int                 #: events delivered in this stay
-    spans: tuple[Span, ...]   #: in order; empty: left, and nothing is owed
-    dropped: int = 0          #: events of this stay that autodrop took away
+    sent: int                 #: events delivered in this membership
+    spans: tuple[Span, ...]   #: in order; empty: left, and no backlog
+    dropped: int = 0          #: events of this membership that autodrop removed
 
     @property
     def open(self) -> bool:
-        """Whether events accepted from now on belong to the subscriber."""
+        """Whether the subscriber gets the events accepted from now on."""
         return bool(self.spans) and self.spans[-1].until is None
 
     def backlog(self, tail: EventID) -> int:
@@ -128,7 +128,7 @@ def _parse_span(text: bytes) -> Span:
 
 @frozen
 class Published:
-    """What an accepted publication became."""
+    """The IDs of published events."""
 
     first: EventID
     last: EventID
@@ -145,7 +145,7 @@ class TopicInfo:
 
 @frozen
 class Health:
-    """How a subscriber has fared; times in seconds since the epoch, by Redis's clock."""
+    """The state of the deliveries to a subscriber; times in seconds since the epoch, by Redis's clock."""
 
     failures: int = 0
     last_attempt: float | None = None
@@ -163,20 +163,20 @@ class SubscriptionInfo:
     queued: int
     oldest: float | None        #: when the oldest waiting event was accepted, seconds since the epoch
     health: Health
-    dropped: int = 0            #: events that autodrop took away
+    dropped: int = 0            #: events that autodrop removed
 
 
 @frozen
 class Dropped:
-    """What one step of autodrop took away."""
+    """What one step of autodrop removed."""
 
-    events: int              #: gone from the logs; 0: there was nothing left
+    events: int              #: removed from the logs; 0: none was left
     lost: Mapping[str, int]  #: events lost, by subscriber
 
 
 @frozen
 class StoreStats:
-    """What a node of the store says of itself."""
+    """Memory and processor time of a node of the store."""
 
     bytes_used: int
     max_memory: int     #: bytes; 0: no limit of its own

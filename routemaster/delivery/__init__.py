@@ -1,1 +1,1 @@
-"""The way out: from a subscriber's backlog to its callback."""
+"""Deliveries: from a subscriber's backlog to its callback."""

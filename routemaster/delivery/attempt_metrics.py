@@ -1,4 +1,4 @@
-"""What the deliveries to one subscriber are measured by (contract section 6)."""
+"""The metrics of the deliveries to one subscriber."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from routemaster.interfaces import Meter
 
 
 class AttemptMetrics:
-    """Counts attempts, and how long events waited for them; moments in seconds by one clock."""
+    """Counts attempts, and measures how long events waited for them; times in seconds by one clock."""
 
     def __init__(self, meter: Meter, queue: str) -> None:
         """`queue` is the subscriber's public name."""
@@ -14,7 +14,7 @@ class AttemptMetrics:
         self._first: float | None = None
 
     def attempt(self, events: int, oldest: float, began: float, ended: float, acknowledged: bool) -> None:
-        """An attempt ended; `oldest` is when the first of its events was accepted."""
+        """Count an attempt that has ended; `oldest` is when the first of its events was accepted."""
         count, elapsed = self._meter.count, round((ended - began) * 1000)
         tags = {"queue": self._queue, "status": "success" if acknowledged else "failure"}
         count("delivery.events", events, **tags)
@@ -34,5 +34,5 @@ class AttemptMetrics:
 
 
 def _ms(since: float, until: float) -> int:
-    """Milliseconds; the two moments may come from two clocks, and none is negative."""
+    """Milliseconds, at least 0: the two times may come from different clocks."""
     return max(0, round((until - since) * 1000))

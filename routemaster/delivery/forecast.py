@@ -1,4 +1,4 @@
-"""What a subscription will do next, told from what is stored of it, by any process."""
+"""What a subscription's deliveries do next, computed from what is stored, by any process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def facts_of(fact: SubscriptionInfo) -> Facts:
 
 
 def step_of(fact: SubscriptionInfo, now: float) -> Step:
-    """What its courier does at `now`, in seconds since the epoch, as far as the store knows."""
+    """What its courier does at `now`, in seconds since the epoch."""
     return decide(facts_of(fact), now)
 
 
