@@ -1,4 +1,4 @@
-"""A bus as an operator starts it, for benchmarks: what they do to it, and what they read off it."""
+"""A bus started as in operation, for benchmarks: starting, loading and measuring it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ URL = "https://www.example.com/things/%07d"
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """An unused port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
@@ -56,7 +56,7 @@ class Bus:
         )  # fmt: skip
 
     def stop(self) -> None:
-        """End the daemon in good order."""
+        """Stop the daemon with SIGTERM."""
         self.process.terminate()
         self.process.wait()
 
@@ -135,7 +135,7 @@ def unverified() -> ssl.SSLContext:
 
 
 def seen(port: int) -> dict[str, Any]:
-    """What a sink has seen."""
+    """The counts of a sink."""
     connection = http.client.HTTPSConnection("127.0.0.1", port, context=unverified())
     connection.request("GET", "/")
     answer: dict[str, Any] = json.loads(connection.getresponse().read())

@@ -1,12 +1,12 @@
-"""How topics spread over the nodes of a Redis Cluster, and what a node more takes off the others.
+"""How topics spread over the nodes of a Redis Cluster, and how much load an added node takes over.
 
     PYTHONPATH=. python bench/cluster.py [--topics 60] [--seconds 4]
 
 One process publishes to all topics through the store (no HTTP, a call for
 each event) to a cluster of three primaries on loopback, then a fourth is
 added and a quarter of the slots that hold topics is moved there under load.
-On one machine the nodes share its processors: what can be seen is where the
-load goes, not how much more a further machine could carry.
+On one machine the nodes share its processors: the figures show where the load
+goes, not what a further machine adds.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def names(count: int) -> Iterator[str]:
 
 
 def calls(cluster: PrivateCluster) -> Counter[str]:
-    """Script calls that each node has answered."""
+    """Script calls executed by each node."""
     found: Counter[str] = Counter()
     for node in cluster.nodes:
         for line in node.ask("INFO", "commandstats").decode().splitlines():

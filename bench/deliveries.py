@@ -1,11 +1,11 @@
-"""How fast deliveries leave: `TreqSender.send` against a bare loop over treq, in the same run.
+"""Deliveries per second: `TreqSender` against a bare loop over treq, in the same run.
 
     python bench/deliveries.py [--quick] [--concurrency N] [--seconds S] [--rounds R]
 
 A sink in another process answers 204 over TLS. The bare loop is
 `treq.client.HTTPClient.post` on an Agent with a keep-alive pool, its answer's
-body read: no deadline, no checks, no cap. The two take turns, so that a slow
-moment hits both. The last line: `ratio <median> ...`.
+body read: no deadline, no checks, no cap. The two alternate, so that other load
+on the machine affects both. The last line: `ratio <median> ...`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BODY = b'[{"topic":"cats","type":"update","url":"https://app.example.com/cats/42
 
 
 async def serve(wire: Wire) -> None:
-    """As cheap as a server can be: the client is what is measured."""
+    """A minimal server, because the client is measured."""
     while True:
         await wire.more()
         while b"}]" in wire._buffer:

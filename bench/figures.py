@@ -1,10 +1,10 @@
-"""The figures of the bus, each against something bare or against itself in the same run.
+"""The figures of the bus, each against a bare server or against itself in the same run.
 
     python bench/figures.py [--quick] ingest fanout bulk latency drain memory idle
 
 Every figure starts a bus of its own, as an operator would: `twistd routemaster`
 with its embedded Redis (append-only file on), TLS, publishers and subscribers
-in other processes. Ratios are what counts; rates depend on the machine.
+in other processes. Compare the ratios; rates depend on the machine.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def ingest(quick: bool) -> None:
 
 
 def fanout(quick: bool) -> None:
-    """Single events, 100 subscribers of the topic against one; they wait, so that only the way in is measured."""
+    """Single events, 100 subscribers of the topic against one; they wait, so that only ingest is measured."""
     ratios = []
     for _ in range(2 if quick else 5):
         rates = {}

@@ -1,4 +1,4 @@
-"""What the HTTP layer costs: Klein on Twisted's own Site against the bus's, the same handler, both over TLS.
+"""The cost of the HTTP layer: Klein on Twisted's own Site against the bus's, the same handler, both over TLS.
 
     PYTHONPATH=. python bench/http_layer.py [ROUNDS [SECONDS]]
 

@@ -1,8 +1,8 @@
 """A load generator in plain sockets: closed loop, kept-alive connections, requests built beforehand.
 
 Each connection sends a request, reads its whole answer, and sends the next; one
-thread watches all of them. It knows just enough HTTP to find where an answer
-ends (`Content-Length`, or a status without a body), and costs several times
+thread watches all of them. It parses just enough HTTP to find the end of an
+answer (`Content-Length`, or a status without a body), and costs several times
 less than the server that it measures. Run it in another process than that.
 
     from load import run

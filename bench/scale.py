@@ -1,4 +1,4 @@
-"""How the bus bears numbers: processes, subscribers, a long backlog, a steady stream, the dead beside the living.
+"""How the bus scales: processes, subscribers, a long backlog, a steady stream, unreachable subscribers.
 
     python bench/scale.py [--quick] processes thousand backlog steady dead
 
@@ -98,7 +98,7 @@ def loaded(bus: Bus, seconds: float, connections: int = 32) -> float:
 
 
 def thousand(quick: bool) -> None:
-    """Single events, 1,000 subscribers of the topic against one; they wait: only the way in is measured."""
+    """Single events, 1,000 subscribers of the topic against one; they wait: only ingest is measured."""
     ratios = []
     for _ in range(2 if quick else 5):
         rates = {}
@@ -157,7 +157,7 @@ def drained(bus: Bus, port: int, events: int) -> float:
 
 
 def first_delivery(bus: Bus, port: int) -> None:
-    """Start the bus anew; how long until the backlog begins to go out."""
+    """Restart the bus; seconds until the first delivery of the backlog."""
     bus.subscribe(port, 0, timeout=3_600_000, max=100)
     bus.stop()
     before, started = seen(port)["events"], time.monotonic()
@@ -212,13 +212,13 @@ def streamed(bus: Bus, port: int, rate: int, seconds: int, subscribers: int) -> 
 
 
 def spread(times: Sequence[float]) -> str:
-    """The middle, the 99th of a hundred and the longest."""
+    """The median, the 99th percentile and the maximum."""
     middle, late = times[len(times) // 2], times[int(len(times) * 0.99)]
     return f"p50 {middle:.1f} ms, p99 {late:.1f} ms, longest {times[-1]:.1f} ms"
 
 
 def black_hole() -> tuple[int, list[socket.socket]]:
-    """A port at which connecting hangs: what listens there has its queue full, and never accepts."""
+    """A port at which connecting hangs: its listen queue is full, and nothing accepts."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(0)

@@ -1,8 +1,8 @@
-"""A subscriber for benchmarks: takes batches over TLS, answers 204, counts; as cheap as Python allows.
+"""A subscriber for benchmarks: takes batches over TLS, answers 204, counts; as fast as Python allows.
 
     python bench/sink.py CERTIFICATE KEY
 
-prints its port. `GET /` on it answers what it has seen, as JSON: events,
+prints its port. `GET /` on it returns its counts as JSON: events,
 batches, connections, and in `latencies` the milliseconds since the time that
 an event's data carries as `{"sent": <nanoseconds by the monotonic clock>}`.
 """

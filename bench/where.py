@@ -1,10 +1,10 @@
-"""Where the processor's time goes, in one publication and in one delivery, seen from outside.
+"""The CPU time of one publication and of one delivery, by part of the code, sampled from outside.
 
     pip install py-spy; python bench/where.py [SECONDS]
 
-py-spy samples the running daemon, on the processor only; a sample counts for
-the innermost frame that says what it is about. Times are the daemon's seconds
-of processor time for each publication or delivery, parted by those samples.
+py-spy samples the running daemon while it uses the CPU; a sample counts for the
+innermost frame that is assigned to a part. Times are the daemon's CPU seconds
+for each publication or delivery, divided by those samples.
 """
 
 from __future__ import annotations

@@ -1,10 +1,13 @@
-"""HTTPS servers for tests of whoever delivers: one that records, and a cage of those that misbehave.
+"""HTTPS servers for tests of HTTP clients: one that records requests, and many that violate HTTP or TLS.
 
-`HttpsSink` answers by script and remembers what it got. `Beast` runs one of
-the behaviours in `ZOO`, a table by name: each is a coroutine over a `Wire`,
-one for each connection, and reads like the fault that it plays. A few faults
+`HttpsSink` answers by script and records its requests. `Beast` runs one of the
+behaviours in `ZOO`, a table by name: each is a coroutine over a `Wire`, one for
+each connection. A few faults
 lie below TLS (`silent_port`, `black_hole`) or in the certificate
 (`Authority.issue`). All listen on 127.0.0.1, on a port of the system's choice.
+
+The module is longer than 350 lines because it is a table: most of it is one
+short entry for each behaviour.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ _log = Logger()
 
 
 class Authority:
-    """A certificate authority of our own."""
+    """A certificate authority for tests."""
 
     def __init__(self) -> None:
         import trustme
@@ -68,17 +71,17 @@ class Gone(Exception):
 
 @frozen
 class Received:
-    """One request, as it came."""
+    """One request, as received."""
 
     connection: int              #: number of the connection, from 1
     line: bytes                  #: the request line
     headers: dict[bytes, bytes]  #: names in lower case
     body: bytes
-    raw: bytes = field(repr=False)  #: the head to the letter
+    raw: bytes = field(repr=False)  #: the head, byte for byte
 
 
 class Wire(Protocol):
-    """One connection, from the side of the server, for a behaviour to write as it likes."""
+    """One connection on the server's side; a behaviour writes any bytes to it."""
 
     transport: Any
 
