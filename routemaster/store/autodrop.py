@@ -1,20 +1,18 @@
-"""Dropping the oldest events before Redis is full: an exception, never business as usual.
+"""Autodrop: drops the oldest events before Redis is out of memory.
 
-Without it a subscriber that is dead and was never unsubscribed fills Redis
-until nothing can be published. Two marks, from the memory that Redis may use
-and the part of it to be kept free:
+Otherwise the backlog of one dead subscriber fills Redis until no event can be
+published. Two marks follow from Redis's memory limit and the part to keep free:
 
 - above the high mark (`max - min_free`) the oldest events over all topics are
-  dropped, in bounded steps, whoever they are owed to,
-- until the low mark (`max - 2 * min_free`) is reached, or nothing is left.
+  dropped, in bounded steps, whichever subscribers have them in their backlog,
+- until the low mark (`max - 2 * min_free`) is reached, or no event is left.
 
-On a cluster each node is full by itself: the marks hold for each, and what is
-dropped are the oldest events of the topics that lie there.
+On a cluster the marks apply to each node, and to the topics stored there.
 
-Past half of the way from the low to the high mark it warns; the gauge
-`redis.autodrop_nearness` tells how far it is. It may run in several processes
-at once: each event is dropped and counted once, and at most a step too much
-goes. Design section 6.
+Halfway between the marks it logs a warning; the gauge
+`redis.autodrop_nearness` reports the position between them. Several processes
+may run it at once: each event is dropped and counted once, and at most one
+step too many is dropped.
 """
 
 from __future__ import annotations
@@ -28,19 +26,19 @@ from routemaster.interfaces import Store
 from routemaster.model import StoreStats, public_name
 
 STEP = 500     #: events dropped from a log at once
-WARNING = 0.5  #: nearness from which on an operator should look
+WARNING = 0.5  #: nearness above which a warning is logged
 
 
 @frozen
 class Marks:
-    """Bytes of Redis's memory in use at which something happens."""
+    """The limit of Redis's memory, and the marks, in bytes."""
 
     max_mem: int
     low: int
     high: int
 
     def nearness(self, used: int) -> float:
-        """How far it is from the low mark (0, and below it) to the high one (1): above 1 events are dropped."""
+        """The position between the low mark (0, or below) and the high one (1): above 1 events are dropped."""
         between = self.high - self.low
         return max(0.0, (used - self.low) / between) if between > 0 else float(used > self.high)
 
@@ -49,7 +47,7 @@ def marks(max_mem: int, min_free: int, configured: bool, own_limit: int) -> Mark
     """The marks in force.
 
     `own_limit` is Redis's maxmemory (0: none); it replaces `max_mem` unless
-    that was `configured`. What is kept free is then at most a tenth of it.
+    that was `configured`. `min_free` is then at most a tenth of it.
     """
     if own_limit and not configured:
         max_mem, min_free = own_limit, min(min_free, own_limit // 10)
@@ -57,7 +55,7 @@ def marks(max_mem: int, min_free: int, configured: bool, own_limit: int) -> Mark
 
 
 class Autodrop:
-    """Looks, and drops if it must; `run` is for every 30 seconds or so."""
+    """Checks the memory of each node, and drops events above the high mark; call `run` periodically."""
 
     _log = Logger()
 
@@ -72,7 +70,7 @@ class Autodrop:
         return marks(*self._limits, figures.max_memory)
 
     async def run(self) -> None:
-        """One look at each node. Raises StoreUnavailable; what was dropped until then is logged all the same."""
+        """Check each node once. Raises StoreUnavailable, after logging the events dropped until then."""
         for figures in await self._store.stats():
             limits = self.marks(figures)
             self._warn(figures, limits)
@@ -94,10 +92,10 @@ class Autodrop:
                     break
                 events += dropped.events
                 lost.update(dropped.lost)
-                # a node that cannot be asked any more is left alone
+                # 0 ends the loop: the node is unavailable
                 used = next((each.bytes_used for each in await self._store.stats() if each.node == node), 0)
         finally:
-            self._tell(events, lost)
+            self._log_losses(events, lost)
 
     def _warn(self, figures: StoreStats, limits: Marks) -> None:
         node, near = figures.node, limits.nearness(figures.bytes_used) > WARNING
@@ -109,7 +107,7 @@ class Autodrop:
             )  # fmt: skip
         (self._warned.add if near else self._warned.discard)(node)
 
-    def _tell(self, events: int, lost: Counter[str]) -> None:
+    def _log_losses(self, events: int, lost: Counter[str]) -> None:
         if events:
             self._log.error("autodrop removed {events} events from the logs", events=events)
         for subscriber, count in sorted(lost.items()):

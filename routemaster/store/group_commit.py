@@ -1,8 +1,8 @@
-"""Group commit: events that come while a publication of their topic is under way go together in the next.
+"""Group commit: events that arrive while a call to the store is under way for their topic share the next call.
 
-An idle topic pays no delay, a busy one gets fewer and larger calls, by
-itself. What waits here has not been sent to the store: when the store fails a
-call, those behind it are refused at once, with nothing stored.
+An idle topic has no delay; a busy one makes fewer and larger calls. Waiting
+events are not yet sent to the store: when a call fails with StoreUnavailable,
+the publications that wait behind it fail at once, with nothing stored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from routemaster.model import Published, public_name
 
 GROUP_EVENTS = 1000            #: events in one call, unless one publication alone has more
 GROUP_BYTES = 1024 * 1024      #: bytes of fragments in one call, likewise
-HELD_BYTES = 64 * 1024 * 1024  #: bytes of fragments that this process holds for the store, sent or not
+HELD_BYTES = 64 * 1024 * 1024  #: bytes of fragments in this process, waiting or in a call
 
 
 @frozen(eq=False)
@@ -29,7 +29,7 @@ class _Publication:
     done: Deferred[None] = field(factory=Deferred)
 
     def end(self, error: Exception | None) -> None:
-        """Tell who waits, if anybody still does: it may have been cancelled."""
+        """Fire `done`, unless it was cancelled."""
         if not self.done.called:
             if error is None:
                 self.done.callback(None)
@@ -44,7 +44,7 @@ class _Lane:
     waiting: list[_Publication] = field(factory=list)
 
     def take(self) -> list[_Publication]:
-        """Remove the oldest publications that fit into one call: at least one, if there is any."""
+        """Remove the oldest publications that fit into one call: at least one, if any waits."""
         events = size = 0
         for count, publication in enumerate(self.waiting):
             events += len(publication.fragments)
@@ -70,7 +70,7 @@ class GroupCommit:
     def publish(self, topic: str, publisher: str, fragments: Sequence[bytes]) -> Deferred[None]:
         """Fires when the fragments are stored; fails as the store's call does (NotYourTopic, StoreUnavailable).
 
-        Cancelling it only stops the waiting: what was handed over is stored all the same.
+        Cancelling it does not withdraw the fragments: they are stored all the same.
         """
         size = sum(map(len, fragments))
         if self._held + size > HELD_BYTES:
@@ -86,15 +86,15 @@ class GroupCommit:
         return publication.done
 
     async def _commit(self, topic: str, publisher: str, lane: _Lane) -> None:
-        """Empty a lane, call by call. The next call is under way before those of the last are told."""
-        told: list[_Publication] = []
+        """Empty a lane, call by call. The next call starts before the Deferreds of the last fire."""
+        done: list[_Publication] = []
         refused: list[_Publication] = []
         error: Exception | None = None
         while group := lane.take():
             fragments = _fragments(group)
             call = Deferred.fromCoroutine(self._store.publish(topic, publisher, fragments))
-            self._tell(told, error)
-            told, error = group, None
+            self._finish(done, error)
+            done, error = group, None
             try:
                 self._record(topic, publisher, group, await call)
             except Exception as raised:
@@ -102,8 +102,8 @@ class GroupCommit:
                 if isinstance(raised, StoreUnavailable):
                     refused, lane.waiting = lane.waiting, []
         del self._lanes[topic, publisher]
-        self._tell(told, error)
-        self._tell(refused, StoreUnavailable("the store failed while this waited its turn; nothing was stored"))
+        self._finish(done, error)
+        self._finish(refused, StoreUnavailable("the store failed while this waited its turn; nothing was stored"))
 
     def _record(self, topic: str, publisher: str, group: list[_Publication], stored: Published) -> None:
         events = sum(len(publication.fragments) for publication in group)
@@ -116,7 +116,7 @@ class GroupCommit:
             last=str(stored.last), bytes=size, publications=len(group),
         )  # fmt: skip
 
-    def _tell(self, publications: list[_Publication], error: Exception | None) -> None:
+    def _finish(self, publications: list[_Publication], error: Exception | None) -> None:
         for publication in publications:
             self._held -= publication.size
             publication.end(error)

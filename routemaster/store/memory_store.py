@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from attrs import define, evolve, field
 
-from routemaster.errors import NotSubscribed, NotYourTopic, UnknownTopic
 from routemaster.hints import SubscriptionChanged, TokensChanged, TopicGrew, WorkerJoined, WorkerLeft
 from routemaster.interfaces import Ack, Clock, LeaseGrant, LeaseHeld, Membership, Position, ReadResult
 from routemaster.model import (
@@ -28,6 +27,7 @@ from routemaster.model import (
     SubscriptionInfo,
     TopicInfo,
 )
+from routemaster.store import refusals
 from routemaster.util.chunks import chunks
 
 
@@ -81,7 +81,7 @@ class MemoryStore:
     async def publish(self, topic: str, publisher: str, fragments: Sequence[bytes]) -> Published:
         known = self._topics.get(topic)
         if known is not None and known.publisher not in (None, publisher):
-            raise NotYourTopic(f"another client publishes topic {topic}; only it may")
+            raise refusals.not_yours(topic)
         us = self._now()
         if known is None:
             known = self._topics[topic] = _Topic(EventID(us, 0))
@@ -99,7 +99,7 @@ class MemoryStore:
     async def delete_topic(self, topic: str, publisher: str | None) -> None:
         known = self._existing(topic)
         if publisher is not None and known.publisher != publisher:
-            raise NotYourTopic(f"another client publishes topic {topic}; only it may")
+            raise refusals.not_yours(topic)
         known.publisher = None
         for subscriber, cursor in list(known.cursors.items()):
             known.cursors[subscriber] = _closed(cursor, known.tail)
@@ -117,7 +117,7 @@ class MemoryStore:
     def _existing(self, topic: str) -> _Topic:
         known = self._topics.get(topic)
         if known is None or known.publisher is None:
-            raise UnknownTopic(f"no topic {topic} exists")
+            raise refusals.no_topic(topic)
         return known
 
     def _trim(self, topic: str) -> None:
@@ -168,7 +168,7 @@ class MemoryStore:
         known = self._subscribers.get(subscriber)
         cursor = log.cursors.get(subscriber)
         if known is None or cursor is None or not cursor.open:
-            raise NotSubscribed(f"this client is not subscribed to {topic}")
+            raise refusals.not_subscribed(topic)
         known.version = self._now()
         known.topics[topic] = evolve(known.topics[topic], state="left")
         log.cursors[subscriber] = _closed(cursor, log.tail)
@@ -178,7 +178,7 @@ class MemoryStore:
     def _subscribed(self, subscriber: str) -> _Subscriber:
         known = self._subscribers.get(subscriber)
         if known is None:
-            raise NotSubscribed("this client has no subscription")
+            raise refusals.not_subscribed()
         return known
 
     def _end_memberships(self, subscriber: str) -> None:

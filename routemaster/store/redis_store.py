@@ -16,11 +16,11 @@ is awaited, because on a cluster the next may go to another node:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from routemaster.errors import NotSubscribed, NotYourTopic, RoutemasterError, StoreUnavailable, UnknownTopic
+from routemaster.errors import StoreUnavailable, UnknownTopic
 from routemaster.hints import SubscriptionChanged, TokensChanged
 from routemaster.interfaces import Ack, LeaseGrant, LeaseHeld, Membership, Position, ReadResult
 from routemaster.model import (
@@ -34,7 +34,7 @@ from routemaster.model import (
 from routemaster.redis.cluster import Cluster
 from routemaster.redis.connection import Connection, ScriptRefusal
 from routemaster.redis.wait_replicas import Replication
-from routemaster.store import codec, subscription_stats
+from routemaster.store import codec, refusals, subscription_stats
 from routemaster.store.batch_read import BatchReader
 from routemaster.store.commands import Commands
 from routemaster.store.upkeep import Upkeep
@@ -73,7 +73,7 @@ class RedisStore(Upkeep):
         try:
             first, last, created = await self._out.run("publish", keys, *arguments, *fragments)
         except ScriptRefusal as refusal:
-            _refuse(refusal, topic)
+            raise refusals.named(refusal.code, topic) from None
         except StoreUnavailable:
             # the script may have created the topic again after `clean_up` removed its name
             self._indexed.discard(topic)
@@ -91,7 +91,7 @@ class RedisStore(Upkeep):
         try:
             await self._redis.run("delete_topic", self._keys.topic(topic), (publisher or "").encode())
         except ScriptRefusal as refusal:
-            _refuse(refusal, topic)
+            raise refusals.named(refusal.code, topic) from None
         await self._tidy_topic(topic)
 
     async def topics(self) -> list[TopicInfo]:
@@ -135,14 +135,14 @@ class RedisStore(Upkeep):
             _version, memberships = await self._redis.run("dissolve", self._keys.subscriber(subscriber))
         except ScriptRefusal as refusal:
             await self._memberships.repair(subscriber)  # see `leave`
-            _refuse(refusal)
+            raise refusals.named(refusal.code) from None
         await self._memberships.follow(subscriber, codec.memberships(memberships))
         await self._redis.hint(SubscriptionChanged(subscriber))
 
     async def leave(self, subscriber: str, topic: str) -> None:
         keys = self._keys.topic(topic)
         if not await self._redis.command(b"HEXISTS", keys[0], b"publisher"):
-            raise UnknownTopic(f"no topic {topic} exists")
+            raise refusals.no_topic(topic)
         try:
             version, membership, wanted = await self._redis.run(
                 "quit", self._keys.subscriber(subscriber), topic.encode()
@@ -150,12 +150,12 @@ class RedisStore(Upkeep):
         except ScriptRefusal as refusal:
             # an earlier call may have ended half way; after this answer the topic must send no new event
             await self._memberships.repair(subscriber)
-            _refuse(refusal, topic)
+            raise refusals.named(refusal.code, topic) from None
         was_subscribed = await self._redis.run("leave", keys, subscriber.encode(), membership, version, wanted)
         await self._memberships.retire(subscriber, {topic: Membership(int(membership), "left", int(version))})
         await self._redis.hint(SubscriptionChanged(subscriber))
         if not was_subscribed:
-            raise NotSubscribed(f"this client is not subscribed to {topic}")
+            raise refusals.not_subscribed(topic)
 
     async def subscriptions(self) -> list[SubscriptionInfo]:
         facts = [fact async for some in self.each_subscription() for fact in some]
@@ -290,15 +290,3 @@ class RedisStore(Upkeep):
     def _settle(self, subscriber: str, worker: str, epoch: int, pause: bytes, error: str) -> Deferred[Any]:
         keys = (self._keys.lease(subscriber), self._keys.subscriber(subscriber)[0])
         return self._redis.run("settle", keys, worker.encode(), b"%d" % epoch, pause, error.encode())
-
-
-def _refuse(refusal: ScriptRefusal, topic: str = "") -> NoReturn:
-    """The named error behind a script's code."""
-    errors: dict[str, RoutemasterError] = {
-        "NOTYOURS": NotYourTopic(f"another client publishes topic {topic}; only it may"),
-        "NOTOPIC": UnknownTopic(f"no topic {topic} exists"),
-        "NOTSUBSCRIBED": NotSubscribed(
-            f"this client is not subscribed to {topic}" if topic else "this client has no subscription"
-        ),
-    }
-    raise errors[refusal.code] from None

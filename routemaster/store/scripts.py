@@ -1,4 +1,4 @@
-"""The Lua scripts, ready to be sent: each file of `lua/` behind the shared `_cursor.lua`."""
+"""The Lua scripts: `_cursor.lua` and one file of `lua/` each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 from routemaster.redis.connection import Script
 
-_WRITES_WHILE_FULL: Final = frozenset({
+_WRITES_WITHOUT_MEMORY: Final = frozenset({
     "acknowledge", "acquire", "announce", "count", "delete_topic", "dissolve", "drop", "elect", "fold", "forget",
     "join", "leave", "quit", "release", "renew", "report", "settle", "trim", "withdraw",
 })
@@ -17,9 +17,9 @@ _TAKES_MEMORY: Final = frozenset({"configure", "publish"})
 
 def _load(name: str) -> Script:
     folder = files(__package__) / "lua"
-    flags = "allow-oom" if name in _WRITES_WHILE_FULL else "no-writes" if name in _READS else ""
+    flags = "allow-oom" if name in _WRITES_WITHOUT_MEMORY else "no-writes" if name in _READS else ""
     body = (folder / "_cursor.lua").read_bytes() + (folder / f"{name}.lua").read_bytes()
     return Script(name, body, flags)
 
 
-SCRIPTS: Final = {name: _load(name) for name in sorted(_WRITES_WHILE_FULL | _READS | _TAKES_MEMORY)}
+SCRIPTS: Final = {name: _load(name) for name in sorted(_WRITES_WITHOUT_MEMORY | _READS | _TAKES_MEMORY)}

@@ -4,7 +4,7 @@
 --   ID      <us>-<n>: microseconds by Redis's clock, running number in the log
 --   cursor  "<membership> <version> <sent> <dropped> <after>/<until> <after>/"
 --
--- Refusals are error replies "RM:<CODE> ..." (routemaster.store.redis names them).
+-- Refusals are error replies "RM:<CODE> ..." (routemaster.store.redis_store maps them to errors).
 
 local function clock()
   local now = redis.call('TIME')
@@ -53,7 +53,7 @@ local function open_span(cursor)
   return last and not last.till and last or nil
 end
 
--- Ends the open span at tail; a span in which nothing is owed goes.
+-- Closes the open span at tail; removes it if it holds no event.
 local function close(cursor, tail)
   local last = open_span(cursor)
   if last then
@@ -62,8 +62,7 @@ local function close(cursor, tail)
   end
 end
 
--- Moves the cursor past an ID and all before it; how many events it passed that
--- way. It never moves back.
+-- Moves the cursor past an ID, never back; returns the number of events passed.
 local function pass(cursor, id)
   local n, passed, left = n_of(id), 0, {}
   for _, span in ipairs(cursor.spans) do
@@ -82,20 +81,20 @@ local function pass(cursor, id)
   return passed
 end
 
--- HDEL of nothing first: Redis 6.2 refuses a script for want of memory only at its
--- first write, and only if that write could take memory. So a cursor moves, and the
--- backlog can be trimmed, while Redis is full; on 7 `allow-oom` says the same.
--- Of nothing, for a key that is deleted must not be touched again: while a cluster
--- moves its slot to another node the script would end there, half done.
+-- HDEL first: Redis 6.2 refuses a script when out of memory only at its first write,
+-- and only if that command may take memory. So a cursor moves and the log is trimmed
+-- while Redis is out of memory; Redis 7 has the flag `allow-oom` for this.
+-- HDEL of an empty field, because a deleted key must not be used again: while a
+-- cluster moves its slot to another node, the script would end there half done.
 local function store(cursors, subscriber, cursor)
   redis.call('HDEL', cursors, '')
   redis.call('HSET', cursors, subscriber, format(cursor))
 end
 
--- Removes from the log what every cursor has passed; `how` is '~' (whole nodes
--- only, cheap) or '='. A topic that was deleted goes with its last cursor. `texts` are
--- all cursors, for whoever has just deleted one: see store().
--- IDs are given, never made by Redis, so a log may be deleted and begun again.
+-- Removes the events that every cursor has passed; `how` is '~' (whole stream nodes
+-- only, cheap) or '='. A deleted topic's meta is removed with its last cursor. `texts`:
+-- all cursors, if the caller has just deleted one, see store().
+-- Scripts set the IDs, not Redis, so a deleted log continues with the next number.
 local function trim(meta, log, cursors, how, texts)
   local lowest, lowest_n
   texts = texts or redis.call('HVALS', cursors)

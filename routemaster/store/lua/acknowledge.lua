@@ -1,10 +1,10 @@
--- Promise: the cursor moves forward over events that were delivered, each
--- counted once however often this is repeated; it never moves back, and never
--- by an event that the log does not hold: if Redis lost its last writes others
--- have that event's number, and who was sent the lost ones was not sent these.
--- Runs while Redis is full.
+-- Promise: the cursor moves forward over delivered events; each is counted once,
+-- however often the call is repeated. It never moves back, and never to an event
+-- that the log does not hold: if Redis lost its last writes, other events have
+-- the lost IDs, and the subscriber has not received those.
+-- Runs while Redis is out of memory.
 -- KEYS  meta, log, cursors of one topic
--- ARGV  subscriber, membership, ID of the last event delivered
+-- ARGV  subscriber, membership, ID of the last delivered event
 -- Reply {events passed, cursor or false, tail}
 local tail = redis.call('HGET', KEYS[1], 'tail')
 local text = redis.call('HGET', KEYS[3], ARGV[1])
@@ -17,7 +17,7 @@ local passed = pass(cursor, ARGV[3])
 if passed > 0 then
   cursor.sent = cursor.sent + passed
   store(KEYS[3], ARGV[1], cursor)
-  -- with many subscribers finding the lowest cursor is left to the sweep
+  -- with more subscribers the clean-up trims: finding the lowest cursor takes longer
   if redis.call('HLEN', KEYS[3]) <= 8 then trim(KEYS[1], KEYS[2], KEYS[3], '~') end
 end
 return {passed, format(cursor), tail}

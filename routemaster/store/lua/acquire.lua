@@ -1,10 +1,11 @@
--- Promise: one worker at a time may deliver to a subscriber; each new lease has a
--- higher epoch than all before. Runs while Redis is full.
+-- Promise: one worker at a time delivers to a subscriber; the epoch of each new
+-- lease is higher than all before.
+-- Runs while Redis is out of memory.
 -- KEYS  lease, meta, topics of one subscriber
 -- ARGV  worker, milliseconds to live
--- Reply {now, epoch, {field, value, ... of meta}, {topic, stay, ...}} if the lease is ours;
---       {now, 0, milliseconds that another worker's lease has left};
---       {now, -1} if there is nothing to deliver for
+-- Reply {now, epoch, {field, value, ... of meta}, {topic, membership, ...}} if the worker holds the lease;
+--       {now, 0, milliseconds to live of another worker's lease};
+--       {now, -1} if the subscriber does not exist
 local now = digits(clock())
 local epoch = redis.call('HGET', KEYS[2], 'epoch')
 if not epoch and redis.call('EXISTS', KEYS[2]) == 0 then return {now, -1} end

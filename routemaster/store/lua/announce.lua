@@ -1,8 +1,9 @@
--- Promise: a worker counts as live until its time is over; who lives is told. All
--- workers hear of one that is new. Runs while Redis is full.
+-- Promise: the worker is registered until its time to live ends; a hint goes out
+-- if it is new.
+-- Runs while Redis is out of memory.
 -- KEYS  workers
 -- ARGV  worker, milliseconds to live, wake-up channel
--- Reply {worker, milliseconds left, ...}
+-- Reply {worker, milliseconds left, ...} for each registered worker
 local now = clock()
 redis.call('ZREM', KEYS[1], '') -- see store() for why first
 if redis.call('ZADD', KEYS[1], digits(now + ARGV[2] * 1000), ARGV[1]) == 1 then

@@ -1,7 +1,7 @@
--- Promise: what one topic owes to some subscribers, in one view.
+-- Promise: the backlog of some subscribers in one topic, as one snapshot.
 -- KEYS  meta, log, cursors of one topic
 -- ARGV  subscribers
--- Reply {publisher or '', tail or '', {subscriber, cursor, ID of the oldest event waiting or '', ...}}
+-- Reply {publisher or '', tail or '', {subscriber, cursor, ID of the oldest event of the backlog or '', ...}}
 local known = redis.call('HMGET', KEYS[1], 'publisher', 'tail')
 local tail_n = known[2] and n_of(known[2]) or 0
 local owed, cursors = {}, redis.call('HMGET', KEYS[3], unpack(ARGV))

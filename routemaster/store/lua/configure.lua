@@ -1,16 +1,16 @@
--- Promise: the subscription is as described; what must be joined and left follows
--- from the reply.
+-- Promise: the subscription is stored as given; its memberships are in the reply,
+-- for `join`, `leave` and `forget` to follow.
 -- KEYS  meta, topics of one subscriber
 -- ARGV  callback, uuid ('' for none), timeout, max, topic...
--- Reply {version, {topic, "<membership> <version> on|left|gone", ...}}; a stay's version is
--- that with which the client last spoke of it
+-- Reply {version, {topic, "<membership> <version> on|left|gone", ...}}; the version of a
+--       membership is that of the client's last change of it
 local meta = redis.call('HMGET', KEYS[1], 'version', 'callback', 'uuid')
 local version = math.max(clock(), (tonumber(meta[1] or '0')) + 1)
 if not meta[2] then
   redis.call('HSET', KEYS[1], 'version', digits(version), 'created', digits(version), 'sent', '0', 'failures', '0')
 end
 if meta[2] and (meta[2] ~= ARGV[1] or meta[3] ~= ARGV[2]) then
-  -- whoever can be reached in another way deserves an attempt at once
+  -- the callback or uuid changed: end the backoff
   redis.call('HSET', KEYS[1], 'failures', '0')
   redis.call('HDEL', KEYS[1], 'retry_at')
 end

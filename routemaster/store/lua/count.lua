@@ -1,6 +1,7 @@
--- Promise: all counters grow together. Runs while Redis is full.
+-- Promise: all counters are incremented together.
+-- Runs while Redis is out of memory.
 -- KEYS  a hash of counters
--- ARGV  counter, by how much, ...
+-- ARGV  counter, increment, ...
 -- Reply 1
 redis.call('HDEL', KEYS[1], '') -- see store() for why first
 for index = 1, #ARGV, 2 do

@@ -1,5 +1,5 @@
--- Promise: the topic is gone, its name is free, nobody is subscribed to it, and
--- what was owed still is.
+-- Promise: the topic's name is free and no subscription to it is left; the
+-- backlog remains.
 -- KEYS  meta, log, cursors of one topic
 -- ARGV  publisher ('' for root, who may delete any topic)
 -- Reply 1

@@ -1,5 +1,5 @@
--- Promise: the client has no subscription; what its topics know of it is to be
--- forgotten, as the reply tells.
+-- Promise: the client has no subscription; all its memberships are `gone`, for
+-- `forget` to remove their cursors.
 -- KEYS  meta, topics of one subscriber
 -- ARGV  none
 -- Reply {version, {topic, "<membership> <version> gone", ...}}

@@ -1,9 +1,9 @@
--- Promise: of what was accepted up to a moment, the oldest events are gone from the
--- log, at most so many; each subscriber that was owed one has it counted as
--- dropped. Runs while Redis is full.
+-- Promise: the oldest events up to a time are removed from the log, at most so
+-- many; each is counted as dropped for every subscriber that had it in its backlog.
+-- Runs while Redis is out of memory.
 -- KEYS  meta, log, cursors of one topic
 -- ARGV  microseconds since the epoch, most events
--- Reply {events gone from the log, {subscriber, events lost, ...}}
+-- Reply {events removed from the log, {subscriber, events lost, ...}}
 local cut, count
 for index, entry in ipairs(redis.call('XRANGE', KEYS[2], '-', ARGV[1], 'COUNT', ARGV[2])) do
   cut, count = entry[1], index

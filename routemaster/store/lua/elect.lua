@@ -1,8 +1,8 @@
--- Promise: one process at a time does what needs doing once for all. Runs while
--- Redis is full.
--- KEYS  the office
+-- Promise: at most one process at a time holds the leader lock.
+-- Runs while Redis is out of memory.
+-- KEYS  the leader lock
 -- ARGV  process, milliseconds to live
--- Reply 1 if the process holds the office now, else 0
+-- Reply 1 if the process holds the lock now, else 0
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2]) -- see store() for why first

@@ -1,16 +1,16 @@
--- Promise: a stay that is over leaves nothing but its count, and is counted once; a
--- subscriber that is gone and has no stay left leaves nothing at all. A stay of which
--- the client has spoken since the caller judged it is left alone.
+-- Promise: an ended membership is removed, and its counts are added to the
+-- subscriber's once; a subscriber without subscription and memberships is removed.
+-- A membership that has changed since the caller read it stays as it is.
 -- KEYS  lease, meta, topics of one subscriber
--- ARGV  for each stay in turn: topic, stay as the caller saw it, events sent in it,
---       events dropped
--- Reply {1 if nothing is left of the subscriber, else 0; topics whose stay was ended...}
+-- ARGV  for each membership in turn: topic, the membership as the caller read it,
+--       its events sent, its events dropped
+-- Reply {1 if the subscriber was removed, else 0; topics whose membership was removed...}
 local sent, dropped, reply, left = 0, 0, {0}, redis.call('HLEN', KEYS[3])
 for index = 1, #ARGV, 4 do
-  local topic, stay = ARGV[index], ARGV[index + 1]
-  if redis.call('HGET', KEYS[3], topic) == stay then
+  local topic, membership = ARGV[index], ARGV[index + 1]
+  if redis.call('HGET', KEYS[3], topic) == membership then
     reply[#reply + 1] = topic
-    if string.match(stay, '%a+$') ~= 'gone' then
+    if string.match(membership, '%a+$') ~= 'gone' then
       sent, dropped = sent + tonumber(ARGV[index + 2]), dropped + tonumber(ARGV[index + 3])
     end
   end

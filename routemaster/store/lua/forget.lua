@@ -1,7 +1,7 @@
--- Promise: the topic knows nothing more of a stay that is over.
+-- Promise: the cursor of an ended membership is removed.
 -- KEYS  meta, log, cursors of one topic
--- ARGV  subscriber, membership, version, 'settled' (only if nothing is owed) or 'all'
--- Reply 1 if the topic knows nothing of it (any more), 0 if it is still needed
+-- ARGV  subscriber, membership, version, 'settled' (only without backlog) or 'all'
+-- Reply 1 if the topic has no cursor of this membership, 0 if the cursor is still needed
 local text, others, all = nil, {}, redis.call('HGETALL', KEYS[3])
 for index = 1, #all, 2 do
   if all[index] == ARGV[1] then text = all[index + 1] else others[#others + 1] = all[index + 1] end

@@ -1,4 +1,4 @@
--- Promise: where each log begins, and where its first so many events end.
+-- Promise: the first event of each log, and the last of its first so many.
 -- KEYS  log of each topic in turn
 -- ARGV  how many
 -- Reply for each log in turn {ID of its first event, ID of the last of that many} or {} if it is empty

@@ -1,10 +1,10 @@
--- Promise: the subscriber gets every event accepted from now on; what it is
--- already owed stays. Repeating it, or doing it late, changes nothing: a stay that
--- was closed since by the topic's deletion is not opened again. Runs while Redis is
--- full: that the subscription is taken was decided by `configure`.
+-- Promise: the subscriber receives every event accepted from now on; its backlog
+-- remains. A repeated or late call changes nothing: it does not reopen a membership
+-- that the topic's deletion has ended.
+-- Runs while Redis is out of memory: `configure` has accepted the subscription.
 -- KEYS  meta, log, cursors of one topic
 -- ARGV  subscriber, membership, version
--- Reply 1 if joined, 0 if this version or a later one has spoken already
+-- Reply 1 if joined, 0 if the cursor has this version or a later one
 -- Codes NOTOPIC
 local known = redis.call('HMGET', KEYS[1], 'publisher', 'tail')
 if not known[1] then

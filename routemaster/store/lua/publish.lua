@@ -1,5 +1,5 @@
--- Promise: all the events are appended, in order, or none; the first publisher
--- of a topic owns it.
+-- Promise: all events are appended, in order, or none; the first publisher of a
+-- topic owns it.
 -- KEYS  meta, log, cursors of one topic
 -- ARGV  publisher, wake-up channel, topic, fragment...
 -- Reply {first ID, last ID, 1 if the topic was created}
@@ -14,14 +14,14 @@ if known[2] then
 end
 local stamp = digits(us) .. '-'
 local base, count = n, #ARGV - 3
-local awaited = redis.call('EXISTS', KEYS[3]) == 1
-if awaited then
+local has_cursors = redis.call('EXISTS', KEYS[3]) == 1
+if has_cursors then
   for index = 4, #ARGV do
     n = n + 1
     redis.call('XADD', KEYS[2], stamp .. digits(n), 'e', ARGV[index])
   end
 else
-  n = n + count -- nobody is subscribed: the events are counted, and that is all
+  n = n + count -- without subscribers events are counted, not stored
 end
 local first, last = stamp .. digits(base + 1), stamp .. digits(n)
 if known[1] then
@@ -29,7 +29,7 @@ if known[1] then
 else
   redis.call('HSET', KEYS[1], 'tail', last, 'publisher', ARGV[1], 'base', digits(base))
 end
-if awaited then
+if has_cursors then
   redis.call('PUBLISH', ARGV[2], 't ' .. ARGV[3] .. ' ' .. first .. ' ' .. last)
 end
 return {first, last, known[1] and 0 or 1}

@@ -1,9 +1,9 @@
--- Promise: the oldest events that a subscriber is owed, over several topics, in
--- the order in which they were accepted, as one snapshot.
+-- Promise: the oldest events of a subscriber's backlog in several topics, in the
+-- order of acceptance, as one snapshot.
 -- KEYS  meta, log, cursors of each topic in turn
 -- ARGV  subscriber, most events, most bytes, then for each topic an ID to start after ('' for none)
--- Reply {{cursor or '', tail or ''} for each topic..., {topic's place from 0, ID, fragment, ...},
---        1 if it ended because of ARGV, now}
+-- Reply {{cursor or '', tail or ''} for each topic..., {topic's index from 0, ID, fragment, ...},
+--        1 if a limit of ARGV ended it, now}
 local most, room, topics = tonumber(ARGV[2]), tonumber(ARGV[3]), #KEYS / 3
 local chunk = topics == 1 and most or math.min(most, math.ceil(2 * most / topics) + 8)
 local reply, sources = {}, {}

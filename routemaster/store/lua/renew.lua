@@ -1,7 +1,7 @@
--- Promise: leases that are still ours live on; those that are not are told.
--- Runs while Redis is full.
+-- Promise: the leases that this worker still holds are extended.
+-- Runs while Redis is out of memory.
 -- KEYS  lease, meta of each subscriber in turn
--- ARGV  worker, milliseconds to live, then for each subscriber the epoch of our lease
+-- ARGV  worker, milliseconds to live, then for each subscriber the epoch of the lease
 -- Reply {now, version of the subscription or -1 if the lease is lost, ...}
 local reply = {digits(clock())}
 for index = 1, #KEYS / 2 do

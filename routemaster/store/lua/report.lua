@@ -1,5 +1,6 @@
--- Promise: what was reported is on record. Runs while Redis is full.
--- KEYS  a hash of counters as last reported
+-- Promise: the counters last sent to the metrics service are stored.
+-- Runs while Redis is out of memory.
+-- KEYS  a hash of counters
 -- ARGV  counter, value, ...
 -- Reply 1
 redis.call('HDEL', KEYS[1], '') -- see store() for why first

@@ -1,5 +1,6 @@
--- Promise: the end of an attempt is on record, if the lease under which it was
--- made still stands. Runs while Redis is full.
+-- Promise: the outcome of an attempt is stored if the worker still holds the
+-- lease under which it was made.
+-- Runs while Redis is out of memory.
 -- KEYS  lease, meta of one subscriber
 -- ARGV  worker, epoch, pause in microseconds ('' after a success), error
 -- Reply failures in a row, or -1 if the lease is lost

@@ -1,7 +1,7 @@
--- Promise: what each of some subscribers has and wants, in one view.
+-- Promise: the state and memberships of some subscribers, as one snapshot.
 -- KEYS  meta, topics of each subscriber in turn
 -- ARGV  none
--- Reply {fields of meta, stays by topic, ...}
+-- Reply {fields of meta, memberships by topic, ...}
 local reply = {}
 for index, key in ipairs(KEYS) do
   reply[index] = redis.call('HGETALL', key)

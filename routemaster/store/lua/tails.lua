@@ -1,4 +1,4 @@
--- Promise: where each log ends now.
+-- Promise: the last ID of each log.
 -- KEYS  meta of each topic in turn
 -- ARGV  none
 -- Reply {tail or '', ...}

@@ -1,7 +1,7 @@
--- Promise: the log holds nothing that every subscriber has passed.
+-- Promise: the log holds no event that every cursor has passed.
 -- KEYS  meta, log, cursors of one topic
 -- ARGV  none
--- Reply {1 if the topic exists, in this life or an earlier one; subscriber, cursor, ...}
+-- Reply {1 if meta exists, else 0; subscriber, cursor, ...}
 trim(KEYS[1], KEYS[2], KEYS[3], '=')
 local reply = redis.call('HGETALL', KEYS[3])
 table.insert(reply, 1, redis.call('EXISTS', KEYS[1]))

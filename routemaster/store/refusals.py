@@ -1,0 +1,28 @@
+"""The errors with which a store refuses a call, and the scripts' codes for them."""
+
+from __future__ import annotations
+
+from routemaster.errors import NotSubscribed, NotYourTopic, RoutemasterError, UnknownTopic
+
+
+def not_yours(topic: str) -> NotYourTopic:
+    """The topic belongs to another publisher."""
+    return NotYourTopic(f"another client publishes topic {topic}; only it may")
+
+
+def no_topic(topic: str) -> UnknownTopic:
+    """The topic does not exist."""
+    return UnknownTopic(f"no topic {topic} exists")
+
+
+def not_subscribed(topic: str = "") -> NotSubscribed:
+    """The client has no subscription, or none to the topic."""
+    return NotSubscribed(
+        f"this client is not subscribed to {topic}" if topic else "this client has no subscription"
+    )
+
+
+def named(code: str, topic: str = "") -> RoutemasterError:
+    """The error for a script's error reply `RM:CODE`."""
+    errors = {"NOTYOURS": not_yours, "NOTOPIC": no_topic, "NOTSUBSCRIBED": not_subscribed}
+    return errors[code](topic)
