@@ -1,7 +1,8 @@
-"""The documents tell what is there: what the code has and they do not name fails here."""
+"""The documents are complete and true: what the code has and they do not name fails here."""
 
 from __future__ import annotations
 
+import ast
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -44,8 +45,57 @@ def endpoints() -> set[str]:
     }
 
 
+def way(title: str) -> list[tuple[str, str]]:
+    """The steps that the architecture lists under a title: path and name of a function or class (Lua: none)."""
+    section = ARCHITECTURE.read_text("utf-8").partition(f"\n{title}\n===")[2].partition("\n\n\n")[0]
+    return re.findall(r"^\d+\. ``([a-z_/]+\.(?:py|lua))``:(?: ``([A-Za-z_.]+)``)?", section, re.MULTILINE)
+
+
+def definitions(path: str) -> set[str]:
+    """Functions, classes and methods (`Class.method`) of a file."""
+    found = set()
+    for node in ast.parse((ROOT / path).read_text("utf-8")).body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{each.name}" for each in node.body
+                      if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef))}  # fmt: skip
+    return found
+
+
+class WayTests(SynchronousTestCase):
+    """The ways of an event through the source, as the architecture lists them."""
+
+    def test_steps_exist(self) -> None:
+        """Each step names a file and a function that exist."""
+        for title in ("The way in", "The way out"):
+            steps = way(title)
+            self.assertGreater(len(steps), 7, title)
+            for path, name in steps:
+                self.assertTrue((ROOT / path).exists(), path)
+                if path.endswith(".py"):
+                    self.assertIn(name, definitions(path), path)
+
+    def test_steps_follow_each_other(self) -> None:
+        """Each step is used by a file of the steps before it, or registered in its own file (an API handler)."""
+        for title in ("The way in", "The way out"):
+            before = ""
+            for number, (path, name) in enumerate(way(title)):
+                source = (ROOT / path).read_text("utf-8")
+                used = re.compile(rf"\b{name.rpartition('.')[2] if name else Path(path).stem}\b")
+                registered = len(used.findall(source)) > 1
+                self.assertTrue(number == 0 or registered or used.search(before), f"{path} {name} is not used")
+                before += source
+
+    def test_the_way_out_is_short(self) -> None:
+        """A batch takes at most 9 hops through at most 10 files."""
+        steps = way("The way out")
+        self.assertLessEqual(len(steps) - 1, 9)
+        self.assertLessEqual(len({path for path, _ in steps}), 10)
+
+
 class DocumentsTests(SynchronousTestCase):
-    """A document that fell behind the code."""
+    """The documents against the code."""
 
     def test_scripts(self) -> None:
         """The architecture names every Lua script."""
