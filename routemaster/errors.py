@@ -1,53 +1,53 @@
-"""Every way in which the bus says no, each an exception with one sentence for the person who gets it.
+"""The bus's exceptions, each with a message of one sentence for users.
 
-The web floor turns them into statuses in one place (`routemaster.web.responses`).
-The sentence says what was wrong, with which value, and what is allowed; it
-never holds a secret.
+The message names what is invalid, the value, and what is expected; it never
+contains a secret. `routemaster.web.responses` maps the exceptions to HTTP
+statuses.
 """
 
 from __future__ import annotations
 
 
 class RoutemasterError(Exception):
-    """The common ancestor: `str(error)` is a sentence that can be shown."""
+    """The base class; `str(error)` is the message."""
 
 
 class ConfigError(RoutemasterError):
-    """An option is unknown or ill-formed: names option, value and what is allowed."""
+    """An option of the configuration is unknown or invalid."""
 
 
 class Invalid(RoutemasterError):
-    """What a client sent breaks a rule of the contract; nothing was written (400)."""
+    """A client's request is invalid; nothing was stored (400)."""
 
 
 class TooLarge(Invalid):
-    """A body is over its limit; nothing was written (413)."""
+    """A body exceeds its limit; nothing was stored (413)."""
 
 
 class NotYourTopic(RoutemasterError):
-    """Another client publishes this topic (403)."""
+    """The topic is owned by another client (403)."""
 
 
 class UnknownTopic(RoutemasterError):
-    """No topic of that name exists (404)."""
+    """The topic does not exist (404)."""
 
 
 class NotSubscribed(RoutemasterError):
-    """The client has no subscription, or none to that topic (404)."""
+    """The client has no subscription, or none to this topic (404)."""
 
 
 class StoreUnavailable(RoutemasterError):
-    """Redis cannot serve now: away, loading, full or refusing writes (503).
+    """Redis is unavailable, loading, out of memory, or refuses writes (503).
 
-    `outcome_unknown` is true when a command had been sent before the
-    connection broke or the answer was too late: it may have been executed.
-    False promises that it was not.
+    `outcome_unknown` is true if the command was sent, and then the connection
+    was lost or the reply was late: Redis may have executed it. If it is false,
+    Redis did not execute the command.
     """
 
-    def __init__(self, sentence: str, outcome_unknown: bool = False) -> None:
-        super().__init__(sentence)
+    def __init__(self, message: str, outcome_unknown: bool = False) -> None:
+        super().__init__(message)
         self.outcome_unknown = outcome_unknown
 
 
 class StoreBroken(RoutemasterError):
-    """Redis answered what no healthy store answers: a bug or foreign data (500, reported)."""
+    """Redis returned an unexpected reply: a bug, or data of another application (500, reported)."""

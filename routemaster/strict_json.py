@@ -1,64 +1,65 @@
-"""JSON as RFC 8259 means it: one reading for every body, or a refusal.
+"""A JSON codec that accepts exactly what all JSON parsers read alike (RFC 8259).
 
-Python's decoder is lenient where clients are careless: it guesses UTF-16,
-takes NaN, lets the last of two equal keys win, turns 1e999 into infinity and
-passes lone surrogates on. Each of these would reach subscribers as something
-that their own parser refuses, so each is refused here, before anything is
-written (contract section 1, "Bodies").
+Python's decoder accepts more: it detects UTF-16, accepts NaN, keeps the last
+of two equal keys, converts 1e999 to infinity and accepts lone surrogates.
+A subscriber's parser would reject these, so this codec rejects them before
+anything is stored.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from math import isfinite
 from typing import Any
 
 from routemaster.errors import Invalid
 
-MAX_DEPTH = 32  #: arrays and objects inside one another
+MAX_DEPTH = 32  #: nested arrays and objects
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise Invalid("the body repeats a key inside one JSON object; every key may stand once")
+        raise Invalid("body is invalid: got a repeated key in a JSON object, expected unique keys")
     return members
 
 
 def _finite(digits: str) -> float:
     number = float(digits)
     if not isfinite(number):
-        raise Invalid("the body holds a number beyond what a 64-bit float can tell")
+        raise Invalid("body is invalid: got a number beyond the range of a 64-bit float")
     return number
 
 
 def _no_constant(name: str) -> None:
-    raise Invalid(f"the body holds {name}, which is not JSON")
+    raise Invalid(f"body is invalid: got {name}, expected JSON")
 
 
 _decode = json.JSONDecoder(
     object_pairs_hook=_no_repeats, parse_float=_finite, parse_constant=_no_constant
 ).decode
-# No value here can hold itself: what is encoded was decoded, or was built by a handler.
+# Circular values cannot occur: each value was decoded before, or is built by a handler.
 _encode = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
 ).encode
 
 
 def decode(body: bytes) -> Any:
-    """The value of a JSON text; raises Invalid with the reason in one sentence."""
+    """The value of a JSON text in UTF-8; raises Invalid."""
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise Invalid(f"the body is not UTF-8: byte {error.start} is out of place") from None
+        raise Invalid(f"body is invalid: byte {error.start} is not UTF-8") from None
     try:
         value = _decode(text)
     except json.JSONDecodeError as error:
-        raise Invalid(f"the body is not JSON, see character {error.pos}: {error.msg}") from None
+        raise Invalid(f"body is invalid: expected JSON, failed at character {error.pos}: {error.msg}") from None
     except RecursionError:
         raise _too_deep() from None
-    except ValueError:  # int() refuses more digits than sys.get_int_max_str_digits()
-        raise Invalid("the body holds an integer of more digits than anything needs") from None
+    except ValueError:  # raised by int()
+        most = sys.get_int_max_str_digits()
+        raise Invalid(f"body is invalid: got an integer of more than {most} digits") from None
     if text.count("[") + text.count("{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
         raise _too_deep()
     return value
@@ -69,11 +70,11 @@ def encode(value: Any) -> bytes:
     try:
         return _encode(value).encode()
     except UnicodeEncodeError:
-        raise Invalid("the body holds half of a surrogate pair, which is no Unicode text") from None
+        raise Invalid("body is invalid: got half of a surrogate pair, expected Unicode text") from None
 
 
 def _too_deep() -> Invalid:
-    return Invalid(f"the body nests deeper than {MAX_DEPTH} arrays and objects")
+    return Invalid(f"body is invalid: expected at most {MAX_DEPTH} nested arrays and objects")
 
 
 def _depth(value: Any) -> int:

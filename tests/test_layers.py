@@ -14,14 +14,15 @@ import routemaster
 HOME = Path(routemaster.__file__).parent
 
 #: the rooms that hold values and rules alone
-VALUES = ("", "model", "errors", "hints", "interfaces", "validation", "strict_json", "config", "config_types")
+VALUES = ("", "model", "errors", "hints", "interfaces", "callback_url", "validation", "strict_json",
+          "config", "config_types")  # fmt: skip
 #: what each wing may import besides itself, by the closest name: "x" is the module x, "x." all of the package x
 LAWS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(VALUES, VALUES),
     "util.": ("errors", "interfaces", "model"),
     "redis.": ("errors", "config_types", "util."),
     "store.": (*VALUES, "util.", "redis."),
-    "sender.": ("errors", "interfaces", "util."),
+    "sender.": ("callback_url", "errors", "interfaces", "util."),
     "delivery.": ("errors", "hints", "interfaces", "model", "util."),
     "web.http_server.": ("errors", "util."),
     "web.": (

@@ -1,4 +1,4 @@
-"""JSON: what has one reading comes through unchanged, everything else is refused in one sentence."""
+"""The JSON codec: valid JSON is decoded and encoded unchanged, everything else is rejected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from routemaster import strict_json
 from routemaster.errors import Invalid
 
-#: what nobody may send -> a body
+#: name of a case -> an invalid body
 REFUSED: dict[str, bytes] = {
     "nothing": b"",
     "white space": b" \r\n\t ",
@@ -81,7 +81,7 @@ REFUSED: dict[str, bytes] = {
     "100,000 arrays that do not end": b"[" * 100_000,
 }
 
-#: what anybody may send -> its value
+#: valid bodies with their values
 TAKEN: list[tuple[bytes, Any]] = [
     (b"null", None),
     (b" \t\r\n{ } \n", {}),
@@ -130,25 +130,25 @@ def same(left: Any, right: Any) -> bool:
 
 
 class DecodeTests(SynchronousTestCase):
-    """Reading bodies."""
+    """Decoding."""
 
     def test_refused(self) -> None:
-        """Whatever two parsers could read differently is refused in one line."""
+        """Any text that two parsers could read differently is rejected with a one-line message."""
         for name, body in REFUSED.items():
             with self.subTest(name):
                 sentence = str(self.assertRaises(Invalid, strict_json.decode, body))
-                self.assertTrue(sentence.startswith("the body "), sentence)
+                self.assertTrue(sentence.startswith("body is invalid: "), sentence)
                 self.assertTrue(sentence.isprintable(), sentence)
                 self.assertLess(len(sentence), 120)
 
     def test_taken(self) -> None:
-        """All that RFC 8259 allows is read as what it says."""
+        """A JSON text of RFC 8259 is decoded to its value."""
         for body, value in TAKEN:
             with self.subTest(body[:40]):
                 self.assertTrue(same(strict_json.decode(body), value))
 
     def test_depth_is_refused_quickly(self) -> None:
-        """However deep a body nests, the refusal costs next to nothing."""
+        """Rejecting a deeply nested body takes little time."""
         began = time.process_time()
         for body in (b"[" * 1_000_000, b'{"a":' * 200_000, b"[" * 900 + b"]" * 900):
             self.assertRaises(Invalid, strict_json.decode, body)
@@ -156,7 +156,7 @@ class DecodeTests(SynchronousTestCase):
 
     @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")))
     def test_any_bytes(self, body: bytes) -> None:
-        """Any bytes at all are a value or `Invalid`, never another exception."""
+        """Any bytes are decoded or raise `Invalid`, never another exception."""
         try:
             value = strict_json.decode(body)
         except Invalid:
@@ -165,21 +165,21 @@ class DecodeTests(SynchronousTestCase):
 
 
 class EncodeTests(SynchronousTestCase):
-    """Writing what was read."""
+    """Encoding."""
 
     @given(JSON)
     def test_round_trip(self, value: Any) -> None:
-        """Any value read, written and read again is the same in value and type."""
+        """A value that is decoded, encoded and decoded again has the same value and type."""
         sent = strict_json.decode(json.dumps(value).encode())
         self.assertTrue(same(sent, value))
         self.assertTrue(same(strict_json.decode(strict_json.encode(sent)), value))
 
     def test_compact(self) -> None:
-        """The text is as short as JSON can be, in UTF-8."""
+        """The text is compact JSON in UTF-8."""
         self.assertEqual(strict_json.encode({"a": [1, 2.5, None, True], "é": "\"\n"}),
                          '{"a":[1,2.5,null,true],"é":"\\"\\n"}'.encode())  # fmt: skip
 
     def test_half_a_surrogate_pair(self) -> None:
-        """Half a surrogate pair, in a string or a key, is refused where it would be passed on."""
+        """Encoding rejects half a surrogate pair in a string or a key."""
         for body in (rb'"\ud800"', rb'["\udc00\ud800"]', rb'{"\ud83d":1}', rb'{"a":[{"b":"x\udfff"}]}'):
             self.assertRaises(Invalid, strict_json.encode, strict_json.decode(body))

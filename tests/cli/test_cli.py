@@ -610,7 +610,7 @@ class CommandTests(ApiCase):
     async def test_refusals(self) -> None:
         """What the bus refuses is one line with what to do, no secret in it, in JSON mode too."""
         self.assertIn("401", await self.refused("topics", ROUTEMASTER_ROOT_KEY="wrong-canary"))
-        self.assertIn("name 'B' is not allowed", await self.refused("tokens", "add", "B", "--json"))
+        self.assertIn("name is invalid: got 'B'", await self.refused("tokens", "add", "B", "--json"))
         self.tampered.errors["topics"] = StoreUnavailable("Redis at test is away")
         self.assertIn("503: Redis at test is away", await self.refused("topics"))
         self.tampered.errors["add_token"] = StoreUnavailable("it broke off", outcome_unknown=True)

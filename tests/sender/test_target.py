@@ -17,7 +17,7 @@ class TargetTests(SynchronousTestCase):
         """Host, port and path of a callback."""
         for callback, expected in {
             "https://a.example": ("a.example", 443, b"/"),
-            "https://A.Example./x//y?"[:-1]: ("a.example", 443, b"/x//y"),
+            "https://A.Example/x//y": ("a.example", 443, b"/x//y"),
             "https://127.0.0.1:8443/": ("127.0.0.1", 8443, b"/"),
             "https://[::1]:1/%41": ("::1", 1, b"/%41"),
             "https://xn--bcher-kva.example:65535/": ("xn--bcher-kva.example", 65535, b"/"),
@@ -34,6 +34,7 @@ class TargetTests(SynchronousTestCase):
             "https://127.1/", "https://1.2.3.04/", "https://a.example/?q", "https://a.example/#f", "https://[::1/",
             "https://a.example/ x", "https://a.example/\n", "https://a.example\n", "https://[fe80::1%25lo]/", "",
             "https://bücher.example/", "https://a.example/\x00", "https://[1]/", "https://a.0x/",
+            "https://a.example./", "https://a.example:0443/", "https://a.example/a\\b",
         ):
             self.assertRaises(BadCallback, Target.parse, callback, None, "x")
 

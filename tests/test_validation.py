@@ -1,0 +1,388 @@
+"""The rules for the bodies and names that clients send, each as a table."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from twisted.trial.unittest import SynchronousTestCase
+
+from routemaster import strict_json
+from routemaster.errors import Invalid
+from routemaster.model import ApiToken, Subscription
+from routemaster.validation import (
+    check_api_token,
+    check_callback,
+    check_subscription,
+    check_topic,
+    event_fragment,
+    event_fragments,
+    is_token,
+    shown,
+)
+from tests.test_callback_url import BAD_CALLBACKS, GOOD_CALLBACKS, NO_TEXT
+from tests.test_strict_json import JSON, same
+
+NOW = 1_700_000_000_000
+URL = "https://example.com/cats/1"
+
+
+def event(**changes: Any) -> dict[str, Any]:
+    return {"type": "update", "url": URL, **changes}
+
+
+def delivered(**changes: Any) -> Any:
+    """The event as a subscriber receives it."""
+    return json.loads(event_fragment("cats", event(**changes), NOW, 4096))
+
+
+class Case(SynchronousTestCase):
+    """Adds `refused`."""
+
+    def refused(self, *words: str, of: Any, when: str = "") -> None:
+        """The call raises Invalid with one printable line that contains the words."""
+        try:
+            got = of()
+        except Invalid as error:
+            sentence = str(error)
+        else:
+            self.fail(f"{when} was taken, as {got!r}")
+        self.assertTrue(sentence.isprintable(), sentence)
+        self.assertLess(len(sentence), 300)
+        for word in words:
+            self.assertIn(word, sentence)
+
+
+class NameTests(Case):
+    """Topics and tokens."""
+
+    def test_topics(self) -> None:
+        """A topic's name is 1 to 32 of a-z and underscore, matched in full."""
+        for name in ("a", "_", "cats", "a_b", "a" * 32, "_" * 32):
+            self.assertEqual(check_topic(name), name)
+        for name in (
+            *NO_TEXT, "", "a" * 33, "Cats", "CATS", "cat1", "cat-s", "cat s", " cats", "cats ", "cats\n",
+            "\ncats", "cats\0", "cats\r", "caté", "\uff43ats", "\u212aats", "cat\u017f", "{cats}", "cats:x",
+            "c*", "c?", "[a]", "../a", "a.b", "a/b", "\ud800",
+        ):  # fmt: skip
+            self.refused("topic name", of=lambda name=name: check_topic(name), when=repr(name))
+
+    def test_tokens(self) -> None:
+        """A token is 1 to 64 of a-z, 0-9, colon, underscore and hyphen, matched in full."""
+        for token in ("a", "0", ":", "demo", "a" * 64, "my-service--6f1d6311-98a9", "a:b_c-d"):
+            self.assertTrue(is_token(token), token)
+        for token in ("", "a" * 65, "A", "a\n", "a b", "é", "٣", "a,b", "a\0", "{a}", "*", "\u212a"):
+            self.assertFalse(is_token(token), token)
+
+    def test_shown(self) -> None:
+        """A value in a message is short, printable and on one line."""
+        for value in ("a\nb\x1b[2J", "é" * 100, "\ud800", {"a": ["\r\n"] * 100}, 10**4000, None):
+            self.assertTrue(shown(value).isprintable())
+            self.assertLessEqual(len(shown(value)), 61)
+
+
+GOOD_URLS = [
+    "https://a",
+    "https://example.com",
+    "https://example.com/",
+    "https://example.com:8443/a/b",
+    "https://example.com:/a",
+    "HTTPS://EXAMPLE.com/A",
+    "hTTps://example.com",
+    "https://example.com/a?b=c&d=%20#e",
+    "https://example.com?b",
+    "https://example.com#c",
+    "https://127.0.0.1/",
+    "https://[::1]:443/",
+    "https://user:password@example.com/",
+    "https://user@example.com",
+    "https://bücher.example/ä",
+    "https://xn--bcher-kva.example",
+    "https://example.com/" + "a" * 1004,
+    "https://example.com/" + "é" * 1004,
+    'https://example.com/"<>{}|^`\\',
+    "https://example.com/a@b:c//d",
+]
+
+BAD_URLS = [
+    *NO_TEXT,
+    "",
+    "https",
+    "https:",
+    "https:/",
+    "https://",
+    "https:///a",
+    "https://?a",
+    "https://#a",
+    "https://:443/",
+    "https://@/",
+    "https://user@/a",
+    "https:example.com",
+    "https:/example.com",
+    "https:\\\\example.com",
+    "https://\\example.com",
+    "//example.com/a",
+    "/a",
+    "example.com",
+    "http://example.com",
+    "ftp://example.com",
+    "httpss://example.com",
+    "xhttps://example.com",
+    "javascript:alert(1)//https://example.com",
+    " https://example.com",
+    "https://example.com ",
+    "https://example.com\n",
+    "https://example.com/a b",
+    "https://exam ple.com/",
+    "https://exam\tple.com/",
+    "https://example.com/a\r\nX: y",
+    "https://example.com/\0",
+    "https://example.com/\x7f",
+    "https://example.com/\x1b[2J",
+    "https://example.com/\u2028",
+    "https://example.com:x/",
+    "https://example.com:123456/",
+    "https://a:b:c/",
+    "https://[::1/",
+    "https://::1/",
+    "https://[x]/",
+    "http\u017f://example.com",
+    "https://example.com/\ud800",
+    "https://example.com/" + "a" * 1005,
+    "https://example.com/" + "é" * 1005,
+]
+
+
+class EventTests(Case):
+    """Published events and their fragments."""
+
+    def refused_event(self, value: Any, *words: str) -> None:
+        self.refused(*words, of=lambda: event_fragment("cats", value, NOW, 4096), when=repr(value)[:200])
+
+    def test_fragment(self) -> None:
+        """A fragment holds topic, type, url and t in this order, then data if there is any."""
+        self.assertEqual(
+            event_fragment("cats", event(timestamp=5, data={"a": [1, "é"]}), NOW, 4096),
+            '{"topic":"cats","type":"update","url":"https://example.com/cats/1","t":5,"data":{"a":[1,"é"]}}'.encode(),
+        )
+        self.assertEqual(
+            event_fragment("cats", event(), NOW, 4096),
+            b'{"topic":"cats","type":"update","url":"https://example.com/cats/1","t":1700000000000}',
+        )
+
+    def test_types(self) -> None:
+        """The type is create, update, delete or noop."""
+        for kind in ("create", "update", "delete", "noop"):
+            self.assertEqual(delivered(type=kind)["type"], kind)
+        for kind in (*NO_TEXT, "", "CREATE", "create ", "create\n", "ping", "creat\u0435"):
+            self.refused_event(
+                event(type=kind), "type is missing" if kind is None else "create, update, delete or noop",
+            )  # fmt: skip
+        self.refused_event({"url": URL}, "type")
+
+    def test_urls(self) -> None:
+        """An event's url is an https:// URL with a host, of at most 1,024 characters; it is stored unchanged."""
+        for url in GOOD_URLS:
+            self.assertEqual(delivered(url=url)["url"], url)
+        for url in BAD_URLS:
+            self.refused_event(event(url=url), "url")
+        self.refused_event({"type": "noop"}, "url")
+
+    def test_timestamps(self) -> None:
+        """A timestamp is an integer from 0 to 2^53 - 1; absent and null mean the time of reception."""
+        for timestamp in (0, 1, NOW, 2**53 - 1):
+            self.assertEqual(delivered(timestamp=timestamp)["t"], timestamp)
+        self.assertEqual(delivered(timestamp=None)["t"], NOW)
+        self.assertEqual(delivered()["t"], NOW)
+        for timestamp in (-1, 2**53, 2**63, 10**4000, True, False, 1.0, 0.0, 1e3, "0", "", [], [1], {}):
+            self.refused_event(event(timestamp=timestamp), "timestamp", "2^53")
+
+    def test_no_data(self) -> None:
+        """Null data is the same as no data."""
+        self.assertNotIn("data", delivered())
+        self.assertNotIn("data", delivered(data=None))
+        for falsy in (False, 0, "", [], {}, 0.0):
+            self.assertTrue(same(delivered(data=falsy)["data"], falsy))
+
+    def test_size_of_data(self) -> None:
+        """The limit of data counts bytes of compact JSON in UTF-8, not the bytes received."""
+        def sized(text: str, most: int) -> Any:
+            return event_fragment("cats", event(data=strict_json.decode(text.encode())), NOW, most)
+
+        for text, size in {
+            '"' + "a" * 62 + '"': 64,
+            '"' + "é" * 31 + '"': 64,
+            '"' + "\\u00e9" * 31 + '"': 64,
+            '"' + "😀" * 15 + '12"': 64,
+            '[ 1 ,\n 2 ,    "' + "a" * 56 + '" ]': 64,
+            '{ "a" : ' + "1" * 58 + " }": 64,
+            "1.0000000000": 3,
+            "0": 1,
+        }.items():
+            sized(text, size)
+            sized(text, size + 1)
+            self.refused(f"{size} bytes", f"at most {size - 1}", of=lambda t=text, s=size: sized(t, s - 1))
+
+    @given(JSON)
+    def test_any_data(self, value: Any) -> None:
+        """A subscriber receives data with the same value and type."""
+        text = json.dumps({"type": "noop", "url": URL, "data": value}).encode()
+        [fragment] = event_fragments("cats", strict_json.decode(text), NOW, 1 << 20)
+        self.assertNotIn(b"\n", fragment)
+        self.assertTrue(same(json.loads(fragment).get("data"), value))
+
+    def test_half_a_surrogate_pair(self) -> None:
+        """Data with half a surrogate pair is invalid."""
+        for data in ("\ud800", {"\udc00": 1}, [["\ud83d"]]):
+            self.refused_event(event(data=data), "surrogate")
+
+    def test_unknown_fields(self) -> None:
+        """An unknown field is invalid, and the message names it."""
+        for name in ("t", "topic", "Type", "type ", "", "\ud800", "id", "x" * 1000):
+            self.refused_event(event(**{name: None}), "unknown field", shown(name))
+
+    def test_no_event(self) -> None:
+        """An event is a JSON object."""
+        for value in (None, 0, True, "x", "x" * 100_000, 10**4000, [[]]):
+            self.refused_event(value, "event")
+
+    def test_bulk(self) -> None:
+        """An array holds 1 to 1,000 events, in order; the message names the index of the first invalid one."""
+        for count in (1, 2, 1000):
+            fragments = event_fragments("cats", [event(timestamp=n) for n in range(count)], NOW, 4096)
+            self.assertEqual([json.loads(each)["t"] for each in fragments], list(range(count)))
+        for count in (0, 1001):
+            body = [event()] * count
+            self.refused(f"{count} events", of=lambda b=body: event_fragments("cats", b, NOW, 4096))
+        for index in (0, 1, 998, 999):
+            body = [event()] * 1000
+            body[index:] = [event(type="x")] * (1000 - index)
+            self.refused(f"event {index}:", "type", of=lambda b=body: event_fragments("cats", b, NOW, 4096))
+        for value in ([None], [[event()]], [[]], ["x"]):
+            self.refused("event 0:", of=lambda v=value: event_fragments("cats", v, NOW, 4096))
+
+
+def subscription(**changes: Any) -> dict[str, Any]:
+    return {"topics": ["cats"], "callback": "https://localhost/events", **changes}
+
+
+class MessageTests(Case):
+    """Error messages."""
+
+    def test_pattern(self) -> None:
+        """A message names the invalid field, its value and what is expected; a required field can be missing."""
+        for body, message in {
+            '{"type":"noop"}': "url is missing",
+            '{"type":"noop","url":null}': "url is missing",
+            '{"type":"noop","url":5}':
+                "url is invalid: got 5, expected an https:// URL of at most 1,024 characters",
+            '{"type":"ping"}': "type is invalid: got 'ping', expected create, update, delete or noop",
+            '{"kind":"noop"}': "unknown field 'kind': expected type, url, timestamp, data",
+        }.items():
+            error = self.assertRaises(Invalid, event_fragment, "cats", json.loads(body), NOW, 4096)
+            self.assertEqual(str(error), message)
+
+
+class SubscriptionTests(Case):
+    """Bodies of subscriptions."""
+
+    def refused_subscription(self, value: Any, *words: str) -> None:
+        self.refused(*words, of=lambda: check_subscription("sub", value), when=repr(value)[:200])
+
+    def test_defaults(self) -> None:
+        """An absent or null field has its default: no uuid, 500 ms, 100 events."""
+        plain = Subscription("sub", ("cats",), "https://localhost/events", None, 500, 100)
+        self.assertEqual(check_subscription("sub", subscription()), plain)
+        self.assertEqual(check_subscription("sub", subscription(uuid=None, timeout=None, max=None)), plain)
+
+    def test_all_given(self) -> None:
+        """Given fields are kept; of repeated topics the first stays."""
+        self.assertEqual(
+            check_subscription("sub", subscription(topics=["b", "a", "b"], uuid="u", timeout=0, max=1)),
+            Subscription("sub", ("b", "a"), "https://localhost/events", "u", 0, 1),
+        )
+        self.assertEqual(check_subscription("sub", subscription(topics=[])).topics, ())
+
+    def test_callbacks(self) -> None:
+        """A valid callback is kept unchanged, an invalid one is rejected."""
+        for url in GOOD_CALLBACKS:
+            self.assertEqual(check_callback(url), url)
+        for url in BAD_CALLBACKS:
+            self.refused("callback", of=lambda url=url: check_callback(url), when=repr(url))
+        self.refused_subscription({"topics": []}, "callback")
+
+    def test_uuids(self) -> None:
+        """A uuid is 1 to 128 printable ASCII characters without colon; the message does not contain it."""
+        for uuid in ("a", " ", "~", "a" * 128, "6f1d6311-98a9-42ab-8da4-ed2d7d5b86c4", "a\"b'c\\d"):
+            self.assertEqual(check_subscription("sub", subscription(uuid=uuid)).uuid, uuid)
+        for uuid in (
+            *NO_TEXT[1:], "", "a" * 129, "a:b", ":", "a\n", "a\r\nX: y", "a\0", "\x7f", "é", "\u212a", "\ud800",
+        ):  # fmt: skip
+            self.refused_subscription(subscription(uuid=uuid), "uuid")
+        error = self.assertRaises(Invalid, check_subscription, "sub", subscription(uuid="secret:"))
+        self.assertNotIn("secret", str(error))
+
+    def test_timeout_and_max(self) -> None:
+        """`timeout` is an integer from 0 to 3,600,000 and `max` one from 1 to 10,000."""
+        for name, least, most in (("timeout", 0, 3_600_000), ("max", 1, 10_000)):
+            for value in (least, least + 1, most - 1, most):
+                self.assertEqual(getattr(check_subscription("sub", subscription(**{name: value})), name), value)
+            for value in (least - 1, most + 1, 10**9, 2**63, True, False, 5.0, "5", "", [], {}, [5]):
+                self.refused_subscription(subscription(**{name: value}), name, f"from {least} to {most}")
+
+    def test_topics(self) -> None:
+        """`topics` is an array of valid names."""
+        for topics in (None, "cats", 0, True, {}, {"cats": 1}, [None], [["cats"]], [1], ["cats", "Cats"],
+                       ["cats\n"], ["cats", ""], ["a" * 33]):  # fmt: skip
+            self.refused_subscription(subscription(topics=topics), "topic")
+        self.refused_subscription({"callback": "https://localhost"}, "topics")
+
+    def test_unknown_fields(self) -> None:
+        """An unknown field is invalid, and the message names it."""
+        for name in ("topic", "max_events", "Timeout", "", "\ud800"):
+            self.refused_subscription(subscription(**{name: None}), "unknown field", shown(name))
+
+    def test_no_subscription(self) -> None:
+        """A subscription is a JSON object."""
+        for value in (None, [], [subscription()], "x", 0, True):
+            self.refused_subscription(value, "subscription")
+
+    def test_repr_holds_no_secret(self) -> None:
+        """The repr of a subscription contains neither uuid nor token nor callback."""
+        text = repr(check_subscription("svc--secret", subscription(uuid="secret", callback="https://secret/")))
+        self.assertNotIn("secret", text)
+
+
+class TokenTests(Case):
+    """Bodies that create API tokens."""
+
+    SECRET = "0123456789abcdef" * 2
+
+    def test_made(self) -> None:
+        """An absent or null token becomes the name, two hyphens and the digits."""
+        for body in ({"name": "svc"}, {"name": "svc", "token": None}):
+            self.assertEqual(check_api_token(body, self.SECRET), ApiToken("svc", f"svc--{self.SECRET}"))
+        made = check_api_token({"name": "n" * 30}, self.SECRET)
+        self.assertTrue(is_token(made.token))
+        self.assertEqual(len(made.token), 64)
+
+    def test_given(self) -> None:
+        """A given token is kept."""
+        body = {"name": "svc", "token": "a:b_c-1"}
+        self.assertEqual(check_api_token(body, self.SECRET), ApiToken("svc", "a:b_c-1"))
+
+    def test_refused(self) -> None:
+        """An invalid name, token or field is rejected; the message does not contain the token."""
+        for name in (*NO_TEXT, "", "a" * 31, "Svc", "a b", "a\n", "é", "{a}", "*", "a\0", "\ud800"):
+            self.refused("name", of=lambda n=name: check_api_token({"name": n}, self.SECRET), when=repr(name))
+        for token in (*NO_TEXT[1:], "", "a" * 65, "SECRET", "secret ", "secret\n", "é", "\ud800"):
+            body = {"name": "svc", "token": token}
+            self.refused("token", of=lambda b=body: check_api_token(b, self.SECRET), when=repr(token))
+            self.assertNotIn("ecret", str(self.assertRaises(Invalid, check_api_token, body, self.SECRET)))
+        for body in (None, [], "svc", 0, {}, {"token": "a"}, {"name": "a", "x": 1}, {"name": "a", "\ud800": 1}):
+            self.refused("name", of=lambda body=body: check_api_token(body, self.SECRET), when=repr(body))
+
+    def test_repr_holds_no_secret(self) -> None:
+        """The repr of a token does not contain it."""
+        self.assertNotIn("hush", repr(ApiToken("svc", "svc--hush")))
