@@ -45,8 +45,8 @@ from routemaster.daemon.child_process import ChildProcess, ChildSettings
 from routemaster.daemon.lifecycle import DaemonService
 from routemaster.daemon.listeners import DRAIN, bind, stop_listening
 from routemaster.daemon.service import Role
-from routemaster.delivery.backoff import pause
 from routemaster.redis.embedded import EmbeddedRedis
+from routemaster.util.backoff import backoff
 
 MAX_FAILED_STARTS = 5  #: of a process in a row, before the parent stops
 STEADY = 10.0          #: seconds of running after which a process that ends is started again at once
@@ -157,7 +157,7 @@ class Supervisor(DaemonService):
                 return self._fail(reason)
             steady = child.ready and self._reactor.seconds() - child.started > STEADY
             failures = 0 if steady else failures + 1
-            wait = pause(failures, FIRST_PAUSE, LONGEST_PAUSE, 0.5) if failures else 0.0
+            wait = backoff(failures, FIRST_PAUSE, LONGEST_PAUSE, 0.5) if failures else 0.0
             log = self._log.info if child.ending == "status 0" else self._log.error
             log(
                 "process {number} ({pid}) ended with {ending}; restart in {wait} s",

@@ -26,7 +26,6 @@ from twisted.logger import Logger
 
 from routemaster.delivery.attempt_log import AttemptLog
 from routemaster.delivery.backlog import Backlog, Batch
-from routemaster.delivery.backoff import pause as backoff
 from routemaster.delivery.clock_offset import ClockOffset
 from routemaster.delivery.courier_state import Reason, Run, Wait
 from routemaster.delivery.decision import Facts, Rules, State, Step, decide
@@ -34,6 +33,7 @@ from routemaster.delivery.lease import Lease
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Clock, LeaseGrant, Outcome, ReadResult, Sender, Store, Verdict
 from routemaster.model import EventID, Subscription, public_name
+from routemaster.util.backoff import backoff
 
 STORE_RETRY = 0.2          #: seconds before the first retry of a call to an unavailable store ...
 STORE_RETRY_LONGEST = 2.0  #: ... and the longest such pause

@@ -29,8 +29,8 @@ from math import inf
 
 from attrs import define, frozen
 
-from routemaster.delivery.backoff import pause as backoff
 from routemaster.delivery.worker_membership import WorkerMembership
+from routemaster.util.backoff import backoff
 
 MARGIN = 0.1   #: share of a lease's life before its end in which it counts as lost
 NEGLECT = 3    #: lives of a lease after which a subscriber that no worker took is neglected

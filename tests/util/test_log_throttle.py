@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from attrs import evolve
-from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.delivery.attempt_log import Allowances, AttemptLog, sum_up
-from routemaster.delivery.backlog import Batch
-from routemaster.interfaces import Outcome, Verdict
-from routemaster.metrics.meter import Meter
-from routemaster.model import EventID
-from routemaster.testing.script_sender import ACKNOWLEDGED
-from routemaster.util.log_throttle import MAX_ALL, MAX_EACH, PERIOD, Allowance, LogThrottle, Since, Summary
+from routemaster.util.log_throttle import MAX_EACH, PERIOD, Allowance, Allowances, LogThrottle, Since, Summary
 
 # The outcomes of one target, and what is logged: (time, reason or "" for a success, what was before or None)
 HISTORIES = {
@@ -120,68 +112,3 @@ class AllowanceTests(SynchronousTestCase):
         self.assertEqual([each.succeeded(2) for each in (first, second, third)], [Since(1, 2), None, None])
         self.assertEqual(allowances.failures.sum_up(60), Summary(2, 1, "x"))
         self.assertEqual(allowances.successes.sum_up(60), Summary(1, 1, ""))
-
-
-class TellingTests(SynchronousTestCase):
-    """The lines themselves."""
-
-    batch = Batch.of((("cats", EventID(7, 1), b"1"), ("cats", EventID(8, 2), b"2")))
-    failed = Outcome(Verdict.FAILED, 503, "answered 503", reused=True)
-
-    def tell(self, telling: AttemptLog, outcome: Outcome, at: float) -> None:
-        telling.ended(self.batch, outcome, 1, at - 1, at - 0.25, at)
-
-    def test_each_attempt(self) -> None:
-        """Each attempt is a debug line with all that there is to know of it."""
-        telling = AttemptLog(Meter(), "svc", Allowances())
-        with capturedLogs() as events:
-            self.tell(telling, ACKNOWLEDGED, 10)
-            for at in range(20, 25):
-                self.tell(telling, self.failed, at)
-        debug = [event for event in events if event["log_level"] is LogLevel.debug]
-        self.assertEqual(len(debug), 6)
-        told = {"name": "svc", "events": 2, "first": "7-1", "last": "8-2", "attempt": 1, "status": 503,
-                "ms": 250.0, "bytes": 5, "reused": True, "error": "answered 503"}  # fmt: skip
-        self.assertEqual({name: debug[-1][name] for name in told}, told)
-
-    def test_lines(self) -> None:
-        """A failure, its repeats and the success after them are a line each."""
-        telling = AttemptLog(Meter(), "svc", Allowances())
-        with capturedLogs() as events:
-            for at in range(200):
-                self.tell(telling, self.failed, at)
-            self.tell(telling, evolve(self.failed, status=500, error="answered 500"), 200)
-            self.tell(telling, ACKNOWLEDGED, 201)
-        lines = [(event["log_level"].name, event["log_format"].format(**event))
-                 for event in events if event["log_level"] is not LogLevel.debug]  # fmt: skip
-        began = "failed to deliver 2 events to 'svc'"
-        self.assertEqual(lines, [
-            ("warn", f"{began}: answered 503"),
-            ("warn", f"{began}, 60 failures since the last line, failing for 60 s: answered 503"),
-            ("warn", f"{began}, 60 failures since the last line, failing for 120 s: answered 503"),
-            ("warn", f"{began}, 60 failures since the last line, failing for 180 s: answered 503"),
-            ("warn", f"{began}, 20 failures since the last line, failing for 200 s: answered 500"),
-            ("info", "deliveries to 'svc' succeed again, after 201 failures in 201 s"),
-        ])  # fmt: skip
-
-    def test_thousands(self) -> None:
-        """Thousands that fail for minutes and come back together are a few dozen lines a minute and a sum."""
-        allowances = Allowances()
-        tellings = [AttemptLog(Meter(), f"svc{number}", allowances) for number in range(2000)]
-        with capturedLogs() as events:
-            for second in range(0, 360, 30):
-                sum_up(allowances, second)
-                for telling in tellings:
-                    self.tell(telling, self.failed, second)
-            sum_up(allowances, 360)
-            for telling in tellings:
-                self.tell(telling, ACKNOWLEDGED, 361)
-            sum_up(allowances, 420)
-        lines = [event["log_format"].format(**event)
-                 for event in events if event["log_level"] is not LogLevel.debug]  # fmt: skip
-        sums = [line for line in lines if "further" in line]
-        self.assertEqual(len(sums), 7)
-        self.assertRegex(sums[0], r"^3\d{3} further deliveries failed in the last minute, to 1940 subscribers, "
-                                  r"most often: answered 503$")  # fmt: skip
-        self.assertRegex(sums[-1], r"^deliveries to 1\d{3} further subscribers succeed again$")
-        self.assertLessEqual(len(lines) - len(sums), 7 * MAX_ALL)

@@ -1,12 +1,12 @@
-"""How long a subscriber rests after failures."""
+"""The pause after failures."""
 
 from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.delivery.backoff import pause
+from routemaster.util.backoff import backoff
 
-# failures, chance, asked -> seconds, with a shortest pause of 0.1 and a longest of 60
+# failures, chance, Retry-After -> seconds, with a shortest pause of 0.1 and a longest of 60
 TABLE = [
     (1, 0.0, None, 0.1),
     (2, 0.0, None, 0.2),
@@ -21,7 +21,7 @@ TABLE = [
     (4, 1.0, None, 1.2),
     (10, 1.0, None, 60.0),     # never longer than the longest
     (11, 1.0, None, 45.0),     # a quarter less at the most at the end
-    (1, 0.0, 7.0, 7.0),        # what was asked for
+    (1, 0.0, 7.0, 7.0),        # Retry-After
     (10, 0.0, 7.0, 51.2),      # but not less than without
     (1, 0.0, 3600.0, 60.0),    # and not more than the longest
     (11, 1.0, 50.0, 50.0),
@@ -30,29 +30,29 @@ TABLE = [
 ]
 
 
-class PauseTests(SynchronousTestCase):
-    """`pause` against its table."""
+class BackoffTests(SynchronousTestCase):
+    """`backoff` as a table."""
 
     def test_table(self) -> None:
         """Pauses double up to the longest, jitter spreads them, Retry-After lengthens them up to the longest."""
         for failures, chance, asked, seconds in TABLE:
             self.assertAlmostEqual(
-                pause(failures, 0.1, 60.0, chance, asked), seconds, 9, f"{failures} {chance} {asked}"
+                backoff(failures, 0.1, 60.0, chance, asked), seconds, 9, f"{failures} {chance} {asked}"
             )
 
     def test_bounds(self) -> None:
-        """Whatever chance says, a pause is never under the shortest nor over the longest."""
+        """With any jitter, a pause is at least the shortest and at most the longest."""
         for failures in range(1, 80):
             for chance in (0.0, 0.3, 0.999999):
-                self.assertGreaterEqual(pause(failures, 0.1, 60.0, chance), 0.1)
-                self.assertLessEqual(pause(failures, 0.1, 60.0, chance), 60.0)
+                self.assertGreaterEqual(backoff(failures, 0.1, 60.0, chance), 0.1)
+                self.assertLessEqual(backoff(failures, 0.1, 60.0, chance), 60.0)
 
     def test_jitter_spreads(self) -> None:
-        """Subscribers that failed together come back apart, however often they failed."""
+        """What failed at the same time is retried at different times, however often it failed."""
         for failures in (1, 5, 10, 11, 50):
-            pauses = [pause(failures, 0.1, 60.0, chance / 10) for chance in range(10)]
+            pauses = [backoff(failures, 0.1, 60.0, chance / 10) for chance in range(10)]
             self.assertGreater(len(set(pauses)), 1, failures)
 
     def test_shortest_over_longest(self) -> None:
-        """Rules that contradict each other give the longest."""
-        self.assertEqual(pause(1, 5.0, 2.0, 0.0), 2.0)
+        """A longest pause below the shortest wins."""
+        self.assertEqual(backoff(1, 5.0, 2.0, 0.0), 2.0)
