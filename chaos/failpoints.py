@@ -1,13 +1,12 @@
-"""Places in the bus at which it is killed, stopped, stalled or broken, patched in from outside.
+"""Failpoints: methods of the bus at which a process is killed, stopped, delayed or fails.
 
     ROUTEMASTER_FAILPOINT=after-post:3:kill     the third time that a delivery was acknowledged
     ROUTEMASTER_FAILPOINT=before-renew:1:sleep=3
 
-The bus itself knows nothing of this: `launch` wraps the one method that the
-point names, in its own process, before the daemon starts. When the point is
-reached for the nth time a line on standard error says so, and then it happens;
-whoever armed the point waits for that line, so that a point which is never
-reached fails the run.
+The bus has no code for this: `launch` wraps the method that the failpoint names,
+before the daemon starts in the same process. When the failpoint is reached for
+the nth time, a line on standard error says so, and then the action happens. The
+run waits for that line, so that a failpoint which is never reached fails it.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ from attrs import field, frozen
 
 VARIABLE = "ROUTEMASTER_FAILPOINT"
 ACTIONS = ("kill", "stop", "sleep", "raise")
-LATER = 0.05  #: seconds for what was written to the store to be executed there
+DELAY = 0.05  #: seconds for the store to execute what was sent to it before
 
 
 @frozen
-class Place:
-    """A method, and whether the point lies before it or after it has succeeded."""
+class Location:
+    """A method, and whether the failpoint is before its call or after its success."""
 
     method: str  #: module:Class.method
     after: bool = False
-    late: bool = False  #: whether what was issued before is to reach the store first
-    role: str = "worker"  #: the kind of process that gets there
+    delayed: bool = False  #: whether calls sent before it reach the store first
+    role: str = "worker"  #: the kind of process that calls it
     counts: Callable[[Any], bool] = field(default=lambda _result: True)  #: which results count as success
 
 
@@ -44,26 +43,27 @@ def _acknowledged(outcome: Any) -> bool:
 
 
 STORE = "routemaster.store.redis_store:RedisStore"
-STAYS = "routemaster.store.membership_sync:MembershipSync"
+MEMBERSHIPS = "routemaster.store.membership_sync:MembershipSync"
 TURN = "routemaster.sender.client:Turn"
-PLACES = {
-    "before-post": Place(f"{TURN}.post"),
-    "after-post": Place(f"{TURN}.post", after=True, counts=_acknowledged),
-    "before-settle": Place(f"{STORE}._settle", late=True),  # cursors have moved, the success is not on record
-    "after-acknowledge": Place(f"{STORE}.acknowledge", after=True),
-    "after-acquire": Place(f"{STORE}.acquire", after=True),
-    "before-renew": Place(f"{STORE}.renew"),
-    "after-renew": Place(f"{STORE}.renew", after=True),
-    "before-publish": Place(f"{STORE}.publish", role="web"),
-    "after-publish": Place(f"{STORE}.publish", after=True, role="web"),
-    "before-follow": Place(f"{STAYS}.follow", role="web"),  # the subscription is as wished, its cursors are not
-    "after-follow": Place(f"{STAYS}.follow", after=True, role="web"),
+LOCATIONS = {
+    "before-post": Location(f"{TURN}.post"),
+    "after-post": Location(f"{TURN}.post", after=True, counts=_acknowledged),
+    "before-settle": Location(f"{STORE}._settle", delayed=True),  # cursors have moved, the success is not recorded
+    "after-acknowledge": Location(f"{STORE}.acknowledge", after=True),
+    "after-acquire": Location(f"{STORE}.acquire", after=True),
+    "before-renew": Location(f"{STORE}.renew"),
+    "after-renew": Location(f"{STORE}.renew", after=True),
+    "before-publish": Location(f"{STORE}.publish", role="web"),
+    "after-publish": Location(f"{STORE}.publish", after=True, role="web"),
+    # the subscription has changed, its cursors have not
+    "before-follow": Location(f"{MEMBERSHIPS}.follow", role="web"),
+    "after-follow": Location(f"{MEMBERSHIPS}.follow", after=True, role="web"),
 }
 
 
 @frozen
 class Failpoint:
-    """What is to happen, where, and at which time of getting there."""
+    """An action at the nth time that a location is reached."""
 
     name: str
     nth: int
@@ -72,23 +72,24 @@ class Failpoint:
 
     @classmethod
     def parse(cls, text: str) -> Failpoint:
-        """Read `name:nth:action`, with `=seconds` behind a sleep; ValueError says what is wrong."""
+        """Parse `name:nth:action`, with `=seconds` after `sleep`. Raises ValueError."""
         try:
             name, nth, action = text.split(":")
             action, _, seconds = action.partition("=")
             point = cls(name, int(nth), action, float(seconds or 0))
         except ValueError:
-            raise ValueError(f"failpoint {text!r} is not of the form name:nth:action") from None
-        if name not in PLACES or action not in ACTIONS or point.nth < 1:
-            raise ValueError(f"failpoint {text!r}: names are {', '.join(PLACES)}; actions {', '.join(ACTIONS)}")
+            raise ValueError(f"failpoint is invalid: got {text!r}, expected name:nth:action") from None
+        if name not in LOCATIONS or action not in ACTIONS or point.nth < 1:
+            expected = f"a name of {', '.join(LOCATIONS)} and an action of {', '.join(ACTIONS)}"
+            raise ValueError(f"failpoint is invalid: got {text!r}, expected {expected}")
         return point
 
     def __str__(self) -> str:
         return f"{self.name}:{self.nth}:{self.action}" + (f"={self.seconds:g}" if self.seconds else "")
 
     def install(self) -> None:
-        """Wrap the method of this process's bus."""
-        place, left = PLACES[self.name], self.nth
+        """Wrap the method in this process."""
+        location, left = LOCATIONS[self.name], self.nth
 
         def reached() -> None:
             nonlocal left
@@ -96,7 +97,7 @@ class Failpoint:
             if left == 0:
                 self._act()
 
-        wrap(place.method, lambda original: _wrapped(original, place, reached))
+        wrap(location.method, lambda original: _wrapped(original, location, reached))
 
     def _act(self) -> None:
         os.write(2, f"failpoint {self} is reached\n".encode())
@@ -111,7 +112,7 @@ class Failpoint:
 
 
 def wrap(method: str, wrapper: Callable[[Any], Any]) -> None:
-    """Replace `module:Class.method`, or `module:function`, by what `wrapper` makes of it."""
+    """Replace `module:Class.method`, or `module:function`, by what `wrapper` returns for it."""
     module, _, path = method.partition(":")
     *owners, name = path.split(".")
     owner: Any = import_module(module)
@@ -120,34 +121,34 @@ def wrap(method: str, wrapper: Callable[[Any], Any]) -> None:
     setattr(owner, name, wrapper(getattr(owner, name)))
 
 
-def _wrapped(original: Any, place: Place, reached: Callable[[], None]) -> Any:
-    if place.late:
-        return _late(original, reached)
+def _wrapped(original: Any, location: Location, reached: Callable[[], None]) -> Any:
+    if location.delayed:
+        return _delayed(original, reached)
 
     @wraps(original)
     async def wrapped(*args: Any, **options: Any) -> Any:
-        if not place.after:
+        if not location.after:
             reached()
         result = await original(*args, **options)
-        if place.after and place.counts(result):
+        if location.after and location.counts(result):
             reached()
         return result
 
     return wrapped
 
 
-def _late(original: Any, reached: Callable[[], None]) -> Any:
-    """For a method that answers with a Deferred: what was issued before it goes out first."""
+def _delayed(original: Any, reached: Callable[[], None]) -> Any:
+    """For a method that returns a Deferred: calls made before it are sent first."""
     from twisted.internet.task import deferLater
 
     @wraps(original)
     def wrapped(*args: Any) -> Any:
         reactor: Any = sys.modules["twisted.internet.reactor"]
 
-        def go_on() -> Any:
+        def call() -> Any:
             reached()
             return original(*args)
 
-        return deferLater(reactor, LATER, go_on)
+        return deferLater(reactor, DELAY, call)
 
     return wrapped

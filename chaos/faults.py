@@ -17,7 +17,7 @@ from attrs import frozen
 from twisted.internet.defer import Deferred, DeferredLock, gatherResults
 from twisted.internet.task import deferLater
 
-from chaos.failpoints import PLACES, Failpoint
+from chaos.failpoints import LOCATIONS, Failpoint
 from chaos.fleet import Fleet, Member, RedisUnderTest, stretched
 from chaos.publishers import Churner, Publishers
 from chaos.records import Allowed
@@ -72,8 +72,8 @@ def fault(name: str, repeats: int = 0, overlaps: int = 0) -> Callable[[Any], Any
 def named(name: str) -> Fault:
     """The fault of that name; ValueError if there is none."""
     kind, _, argument = name.partition(":")
-    if kind not in FAULTS or (argument and (kind != "failpoint" or argument not in PLACES)):
-        raise ValueError(f"no fault {name!r}: there are {', '.join(FAULTS)}, failpoint:{'|'.join(PLACES)}")
+    if kind not in FAULTS or (argument and (kind != "failpoint" or argument not in LOCATIONS)):
+        raise ValueError(f"no fault {name!r}: there are {', '.join(FAULTS)}, failpoint:{'|'.join(LOCATIONS)}")
     return FAULTS[kind]
 
 
@@ -248,13 +248,13 @@ async def clean_restart(scene: Scene, chance: random.Random, _: str) -> None:
 @fault("failpoint", repeats=1, overlaps=1)
 async def failpoint(scene: Scene, chance: random.Random, name: str) -> None:
     """A process kills or stops itself, blocks, or raises an exception, at a failpoint in its code."""
-    name = name or chance.choice(list(PLACES))
+    name = name or chance.choice(list(LOCATIONS))
     actions = [("kill", 0.0), ("kill", 0.0), ("stop", 0.0), ("sleep", 1.5 * scene.lease_ttl)]
-    if PLACES[name].role == "worker":  # how the API answers unexpected errors is not tested here
+    if LOCATIONS[name].role == "worker":  # how the API answers unexpected errors is not tested here
         actions.append(("raise", 0.0))
     action, seconds = chance.choice(actions)
     point = Failpoint(name, chance.randint(1, 3), action, seconds)
-    member = chance.choice([each for each in scene.fleet.of(PLACES[name].role) if each.processes == 1])
+    member = chance.choice([each for each in scene.fleet.of(LOCATIONS[name].role) if each.processes == 1])
     await member.lock.run(lambda: Deferred.fromCoroutine(_arm(scene, member, point)))
 
 
@@ -283,7 +283,7 @@ async def _reached(scene: Scene, member: Member, point: Failpoint) -> bool:
     while sought not in member.daemon.log:
         if scene.reactor.seconds() > limit:
             return False
-        if PLACES[point.name].role == "web":
+        if LOCATIONS[point.name].role == "web":
             scene.churner.keep_turning()
         await scene.rest(0.02)
     return True

@@ -1,4 +1,4 @@
-"""Known faults, patched into a bus from outside: a run that passes one of them is no proof of anything.
+"""Mutants: known faults, patched into a bus. The checker has to detect each one.
 
     ROUTEMASTER_MUTANT=cursor-too-far
 
@@ -23,11 +23,11 @@ VARIABLE = "ROUTEMASTER_MUTANT"
 COURIER = "routemaster.delivery.courier:Courier"
 WORKER = "routemaster.delivery.worker:Worker"
 MEMBERSHIP = "routemaster.delivery.worker_membership:WorkerMembership.is_preferred"
-OFTEN = 7  #: one call in so many is spoilt where a fault strikes now and then
+EVERY = 7  #: one call in so many, for faults that happen sometimes
 
 
 def early_acknowledgement() -> None:
-    """The cursor moves before the subscriber has answered."""
+    """The cursor moves before the subscriber has acknowledged."""
 
     def early(deliver):
         async def mutant(self):
@@ -43,7 +43,7 @@ def early_acknowledgement() -> None:
 
 
 def no_lease() -> None:
-    """Every worker gets a lease whenever it asks, believes in it for ever, and asks for all of them."""
+    """Every worker gets each lease that it requests, never loses it, and requests all of them."""
 
     def steal(acquire):
         async def mutant(self, subscriber, worker):
@@ -62,7 +62,7 @@ def no_lease() -> None:
 
 
 def cursor_too_far() -> None:
-    """An acknowledgement takes the next event with it."""
+    """An acknowledgement moves the cursor over one event too many."""
 
     def further(acknowledge):
         async def mutant(self, subscriber, worker, epoch, acks):
@@ -80,7 +80,7 @@ def cursor_too_far() -> None:
 
 
 def unordered_read() -> None:
-    """The events of a batch change places."""
+    """The events of a batch are delivered in reverse order."""
 
     def reverse(read):
         async def mutant(self, *args):
@@ -98,7 +98,7 @@ def unordered_read() -> None:
 
 
 def lost_retry() -> None:
-    """A failed attempt counts as a delivery."""
+    """A failed attempt is acknowledged."""
 
     def forgive(send):
         async def mutant(self, *args):
@@ -111,12 +111,12 @@ def lost_retry() -> None:
 
 
 def endless_pause() -> None:
-    """After a failure nobody comes back."""
+    """After a failure the pause does not end."""
     wrap("routemaster.delivery.courier:backoff", lambda _: lambda *args: 3600.0)
 
 
 def early_answer() -> None:
-    """The publisher is told of success before the store has answered, whatever that says."""
+    """The publisher gets 204 before the store has replied, whatever it replies."""
 
     def early(publish):
         def mutant(self, *args):
@@ -130,12 +130,12 @@ def early_answer() -> None:
     wrap("routemaster.store.group_commit:GroupCommit.publish", early)
 
 
-def _now_and_then():
-    return cycle([*[False] * (OFTEN - 1), True])
+def _sometimes():
+    return cycle([*[False] * (EVERY - 1), True])
 
 
 def double_append() -> None:
-    """Now and then a group of events is stored twice."""
+    """Some groups of events are stored twice."""
 
     def twice(publish):
         async def mutant(self, *args):
@@ -145,13 +145,13 @@ def double_append() -> None:
 
         return mutant
 
-    turns = _now_and_then()
+    turns = _sometimes()
 
     wrap(f"{STORE}.publish", twice)
 
 
 def false_refusal() -> None:
-    """Now and then events are stored, and their publisher is told that they are not."""
+    """Some events are stored although their publisher gets a definite refusal."""
 
     def refuse(publish):
         async def mutant(self, *args):
@@ -162,7 +162,7 @@ def false_refusal() -> None:
 
         return mutant
 
-    turns = _now_and_then()
+    turns = _sometimes()
 
     wrap(f"{STORE}.publish", refuse)
 

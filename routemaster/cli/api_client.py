@@ -1,8 +1,8 @@
-"""The bus as an administrator's program sees it: HTTPS, one request for each question.
+"""A blocking client of the bus's API.
 
-Everything that can go wrong on the way is a `BusError`: one line that says
-what was found and what to do. An answer of the bus, even a refusal, is an
-`Answer`; `want` makes refusals errors too.
+Network and TLS errors are raised as `BusError`: one line that says what is wrong
+and what to do. An answer of the bus, refusals included, is an `Answer`; `want`
+raises refusals as well.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from attrs import frozen
 from routemaster.errors import ConfigError, RoutemasterError
 from routemaster.validation import shown
 
-PATIENCE = 10.0  #: seconds for the bus to say something
+TIMEOUT = 10.0  #: seconds for an answer
 SELF_MADE = ("localhost.crt", "localhost.key")  #: in the state directory, made by a daemon without a certificate
 
 
 class BusError(RoutemasterError):
-    """The bus cannot be asked, or says no."""
+    """The bus cannot be reached, or refuses the request."""
 
 
 @frozen
 class Answer:
-    """What the bus said; `body` is None where it said nothing, `now` is its own time."""
+    """An answer; `body` is None if it is empty, `now` is the time of the bus."""
 
     status: int
     body: Any
@@ -45,12 +45,12 @@ class Answer:
 class Bus:
     """One bus at one URL."""
 
-    def __init__(self, url: str, trust: ssl.SSLContext, patience: float = PATIENCE) -> None:
+    def __init__(self, url: str, trust: ssl.SSLContext, timeout: float = TIMEOUT) -> None:
         """`url` is an https:// origin."""
         parts = urlsplit(url)
         self.url = url
         self._host, self._port = parts.hostname or "", parts.port or 443
-        self._trust, self._patience = trust, patience
+        self._trust, self._timeout = trust, timeout
 
     def ask(self, method: str, path: str, who: str | None = None, body: object = None) -> Answer:
         """The answer to one request, whatever its status; `who` is a token or the root key."""
@@ -80,21 +80,21 @@ class Bus:
         return answer
 
     def refusal(self, answer: Answer) -> str:
-        """What the bus said instead, in one line."""
+        """A refusal as one line."""
         if answer.status == 401:
             return (
-                "the bus answered 401, it does not let this credential in: "
-                "give the one that it was started with (--config, --root-key-file, environment)"
+                "the bus answered 401, the credential is unknown: "
+                "use the one from the bus's configuration (--config, --root-key-file, environment)"
             )
         said = answer.body.get("error") if isinstance(answer.body, dict) else None
         if not isinstance(said, str):
-            said = f"an answer that Routemaster does not give there; is {self.url} the right --url?"
+            said = f"an unexpected answer; is {self.url} the right --url?"
         unknown = isinstance(answer.body, dict) and answer.body.get("outcome") == "unknown"
-        end = " (it may have been done all the same: look before you repeat it)" if unknown else ""
+        end = " (the outcome is unknown: check before you repeat the request)" if unknown else ""
         return f"the bus answered {answer.status}: {said}{end}"
 
     def certificate(self) -> bytes:
-        """The certificate that is presented there, DER."""
+        """The certificate of the bus, DER."""
         with closing(self._connection()) as connection:
             try:
                 connection.connect()
@@ -104,7 +104,7 @@ class Bus:
         return presented or b""
 
     def _connection(self) -> http.client.HTTPSConnection:
-        return http.client.HTTPSConnection(self._host, self._port, context=self._trust, timeout=self._patience)
+        return http.client.HTTPSConnection(self._host, self._port, context=self._trust, timeout=self._timeout)
 
     def _parsed(self, status: int, content: bytes) -> Any:
         if not content:
@@ -113,29 +113,29 @@ class Bus:
             return json.loads(content)
         except ValueError:
             raise BusError(
-                f"{self.url} answered {status} and no JSON: is a Routemaster there? (--url)"
+                f"{self.url} answered {status} without JSON; is it the right --url?"
             ) from None
 
     def _why(self, error: Exception) -> str:
         if isinstance(error, ssl.SSLCertVerificationError):
             return (
                 f"the certificate of {self.url} is not trusted ({error.verify_message}): "
-                "name its authority with --ca-file"
+                "pass its authority with --ca-file"
             )
         if isinstance(error, ssl.SSLError):
-            return f"{self.url} does not speak TLS ({error.reason}): is it the right --url?"
+            return f"TLS with {self.url} failed ({error.reason}); is it the right --url?"
         if isinstance(error, socket.gaierror):
-            return f"the host of {self.url} is not known: check --url"
+            return f"the host of {self.url} does not resolve: check --url"
         if isinstance(error, TimeoutError):
-            return f"{self.url} did not answer within {self._patience:g} s: see the log of the daemon"
+            return f"{self.url} did not answer within {self._timeout:g} s: see the daemon's log"
         if isinstance(error, ConnectionRefusedError):
-            return f"nobody listens at {self.url}: start the daemon, or say with --url where it is"
+            return f"{self.url} refused the connection: start the daemon, or pass its address with --url"
         detail = shown(str(error) or type(error).__name__)
-        return f"{self.url} broke off ({detail}): see the log of the daemon"
+        return f"the connection to {self.url} broke ({detail}): see the daemon's log"
 
 
 def trusting(ca_file: Path | None, state_dir: Path) -> ssl.SSLContext:
-    """Whom to believe: the system's roots, and `ca_file`, or else the certificate that the bus made itself."""
+    """A TLS context that trusts the system's roots and `ca_file`, or the certificate that the bus made itself."""
     context = ssl.create_default_context()
     try:
         if ca_file is not None:
@@ -145,13 +145,13 @@ def trusting(ca_file: Path | None, state_dir: Path) -> ssl.SSLContext:
     except OSError as error:
         raise ConfigError(f"--ca-file {ca_file}: cannot be read: {error.strerror}") from None
     if ca_file is None:
-        with suppress(OSError):  # it is not there, not for us, or broken: then TLS will tell, if it matters
+        with suppress(OSError):  # missing, unreadable or broken: then the handshake reports it
             context.load_verify_locations(state_dir / SELF_MADE[0])
     return context
 
 
 def _date(response: http.client.HTTPResponse) -> float:
-    """When the bus answered by its own clock, so that ages do not depend on ours."""
+    """The time of the bus, so that ages do not depend on the clock here."""
     try:
         return parsedate_to_datetime(response.headers["Date"]).timestamp()
     except (TypeError, ValueError):

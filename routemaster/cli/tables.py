@@ -1,4 +1,4 @@
-"""What an operator reads: facts of the bus as lines of text. Pure; time and width are arguments."""
+"""Lists of the bus as lines of text for a terminal. Pure; time and width are arguments."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ LONGEST_NAME = 24
 
 
 def clean(text: str) -> str:
-    """The text with nothing in it that a terminal would obey."""
+    """The text with control characters escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def clip(text: str, width: int) -> str:
-    """The text, with its end left out if it is too long."""
+    """The text, cut to a width."""
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def span(seconds: float) -> str:
-    """A duration in its two largest units; nothing is younger than now."""
+    """A duration in its two largest units; at least 0 s."""
     whole = max(0, int(seconds))
     if whole < 60:
         return f"{whole}s"
@@ -47,7 +47,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
-    """Columns as wide as what is in them, two blanks apart; those in `right` hold numbers."""
+    """Columns as wide as their content, two spaces apart; those in `right` are right-aligned."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
@@ -61,14 +61,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[
 
 
 def tokens(facts: Sequence[dict[str, Any]]) -> list[str]:
-    """The tokens that root has made."""
+    """The tokens created by root."""
     if not facts:
         return ["no tokens (those in the configuration are not listed)"]
     return table(["NAME", "TOKEN"], [[clean(each["name"]), clean(each["token"])] for each in facts])
 
 
 def topics(facts: Sequence[dict[str, Any]]) -> list[str]:
-    """The topics, who publishes them, how much."""
+    """The topics with publisher and number of events."""
     if not facts:
         return ["no topics"]
     rows = [[clean(each["name"]), _name(each["publisher"]), f"{each['events']:,}"] for each in facts]
@@ -76,7 +76,7 @@ def topics(facts: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def verdict(fact: dict[str, Any], now: float) -> str:
-    """How a subscription is, in a word; capitals ask for action."""
+    """The state of a subscription in a word; capitals demand action."""
     failures, oldest = fact["health"]["failures"], fact["events"]["oldest"]
     if failures:
         return f"FAILING x{failures}"
@@ -86,7 +86,7 @@ def verdict(fact: dict[str, Any], now: float) -> str:
 
 
 def subscriptions(facts: Sequence[dict[str, Any]], now: float, width: int) -> list[str]:
-    """The subscriptions, those in trouble first, with the reason on a line of its own."""
+    """The subscriptions, failing and stale ones first, with the reason on a line of its own."""
     if not facts:
         return ["no subscriptions"]
     words = [verdict(each, now) for each in facts]
@@ -129,7 +129,7 @@ def _reason(health: dict[str, Any], now: float) -> str:
 
 
 def _name(token: str) -> str:
-    """What precedes `--` names a client; the rest is its secret, and `--json` has it."""
+    """A client's public name; `--json` has the whole token."""
     return clip(clean(token.partition("--")[0] or token), LONGEST_NAME)
 
 

@@ -22,7 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from chaos import records
 from chaos.checker import KINDS, judge
-from chaos.failpoints import PLACES, Failpoint
+from chaos.failpoints import LOCATIONS, Failpoint
 from chaos.faults import FAULTS, named
 from chaos.figures import Injection, figures
 from chaos.mutants import MUTANTS
@@ -209,8 +209,9 @@ class NamesTests(SynchronousTestCase):
         for text in ("before-post:1:kill", "after-renew:3:sleep=2.5", "before-publish:2:raise"):
             self.assertEqual(str(Failpoint.parse(text)), text)
         for wrong, why in {
-            "before-post": "form", "before-post:x:kill": "form", "nowhere:1:kill": "after-post",
-            "before-post:0:kill": "names are", "before-post:1:shout": "actions kill",
+            "before-post": "name:nth:action", "before-post:x:kill": "name:nth:action",
+            "nowhere:1:kill": "after-post",
+            "before-post:0:kill": "a name of", "before-post:1:shout": "an action of kill",
         }.items():  # fmt: skip
             with self.assertRaisesRegex(ValueError, why):
                 Failpoint.parse(wrong)
@@ -259,7 +260,7 @@ class FaultTests(RunCase):
 
     async def test_failpoints(self) -> None:
         """Killed or stopped at each step of its own work, a process leaves nothing that the next does not do."""
-        places = tuple(f"failpoint:{name}" for name in PLACES)
+        places = tuple(f"failpoint:{name}" for name in LOCATIONS)
         await self.survive(faults=places, kills=len(places), at_once=3, subscribers=8)
 
 
