@@ -63,7 +63,7 @@ class MembershipSync:
         }
 
     async def retire(self, subscriber: str, memberships: Mapping[str, Membership]) -> None:
-        """End the memberships without backlog; remove a dissolved subscriber with its last membership."""
+        """End the memberships without backlog; remove a deleted subscriber with its last membership."""
         arguments = []
         for topic, cursor in (await self._cursors(subscriber, memberships)).items():
             membership = memberships[topic]
@@ -72,7 +72,7 @@ class MembershipSync:
                 sent, dropped = (cursor.sent, cursor.dropped) if cursor else (0, 0)
                 arguments += [topic.encode(), seen.encode(), b"%d" % sent, b"%d" % dropped]
         keys = (self._keys.lease(subscriber), *self._keys.subscriber(subscriber))
-        gone, *ended = await self._redis.run("fold", keys, *arguments)
+        gone, *ended = await self._redis.run("prune", keys, *arguments)
         if gone:
             await self.drop_name(self._keys.subscribers, subscriber)
         await gather(

@@ -147,12 +147,12 @@ class MemoryStore:
             )
         for topic in subscription.topics:
             log = self._topics[topic]
-            stay = known.topics.setdefault(topic, Membership(version, "on"))
-            known.topics[topic] = evolve(stay, state="on")
-            cursor = log.cursors.get(name) or Cursor(stay.id, version, 0, ())
+            membership = known.topics.setdefault(topic, Membership(version, "on"))
+            known.topics[topic] = evolve(membership, state="on")
+            cursor = log.cursors.get(name) or Cursor(membership.id, version, 0, ())
             log.cursors[name] = _opened(cursor, log.tail)
         self._end_memberships(name)
-        self._hint(f"s {name}".encode())
+        self._hint(SubscriptionChanged(name).encode())
 
     async def unsubscribe(self, subscriber: str) -> None:
         known = self._subscribed(subscriber)

@@ -132,7 +132,7 @@ class RedisStore(Upkeep):
 
     async def unsubscribe(self, subscriber: str) -> None:
         try:
-            _version, memberships = await self._redis.run("dissolve", self._keys.subscriber(subscriber))
+            _version, memberships = await self._redis.run("unsubscribe", self._keys.subscriber(subscriber))
         except ScriptRefusal as refusal:
             await self._memberships.repair(subscriber)  # see `leave`
             raise refusals.named(refusal.code) from None
@@ -145,7 +145,7 @@ class RedisStore(Upkeep):
             raise refusals.no_topic(topic)
         try:
             version, membership, wanted = await self._redis.run(
-                "quit", self._keys.subscriber(subscriber), topic.encode()
+                "remove_topic", self._keys.subscriber(subscriber), topic.encode()
             )
         except ScriptRefusal as refusal:
             # an earlier call may have ended half way; after this answer the topic must send no new event

@@ -8,8 +8,8 @@ from typing import Final
 from routemaster.redis.connection import Script
 
 _WRITES_WITHOUT_MEMORY: Final = frozenset({
-    "acknowledge", "acquire", "announce", "count", "delete_topic", "dissolve", "drop", "elect", "fold", "forget",
-    "join", "leave", "quit", "release", "renew", "report", "settle", "trim", "withdraw",
+    "acknowledge", "acquire", "announce", "count", "delete_topic", "drop", "elect", "forget", "join", "leave",
+    "prune", "release", "remove_topic", "renew", "report", "settle", "trim", "unsubscribe", "withdraw",
 })
 _READS: Final = frozenset({"backlog", "heads", "read", "subscribers", "tails"})
 _TAKES_MEMORY: Final = frozenset({"configure", "publish"})

@@ -667,12 +667,12 @@ class RedisStoreContract(StoreContract):
         await self.create("cats", "dogs")
         await self.store.subscribe(subscription("cats", "dogs"))
         keys = self.store._keys.subscriber("sub")
-        await self.store._redis.run("quit", keys, b"cats")  # and there the process was killed
+        await self.store._redis.run("remove_topic", keys, b"cats")  # and there the process was killed
         await self.refused(NotSubscribed, self.store.leave("sub", "cats"))
         await self.publish("cats", b"1")
         await self.publish("dogs", b"2")
         self.assertEqual(await self.fragments("cats", "dogs"), [b"2"])
-        await self.store._redis.run("dissolve", keys)
+        await self.store._redis.run("unsubscribe", keys)
         await self.refused(NotSubscribed, self.store.unsubscribe("sub"))
         await self.store.delete_topic("cats", None)
         await self.store.delete_topic("dogs", None)

@@ -19,10 +19,10 @@ redis.call('HSET', KEYS[1], 'version', digits(version),
 local spoken = ' ' .. digits(version) .. ' '
 local wanted = {}
 for index = 5, #ARGV do wanted[ARGV[index]] = true end
-local stays = redis.call('HGETALL', KEYS[2])
-for index = 1, #stays, 2 do
-  local topic = stays[index]
-  local membership, state = string.match(stays[index + 1], '^(%d+) %d+ (%a+)$')
+local memberships = redis.call('HGETALL', KEYS[2])
+for index = 1, #memberships, 2 do
+  local topic = memberships[index]
+  local membership, state = string.match(memberships[index + 1], '^(%d+) %d+ (%a+)$')
   if wanted[topic] then
     if state ~= 'gone' then
       redis.call('HSET', KEYS[2], topic, membership .. spoken .. 'on')

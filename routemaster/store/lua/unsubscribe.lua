@@ -14,9 +14,9 @@ for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
   if field ~= 'version' then redis.call('HDEL', KEYS[1], field) end
 end
 redis.call('HSET', KEYS[1], 'version', digits(version), 'epoch', meta[3] or '0')
-local stays = redis.call('HGETALL', KEYS[2])
-for index = 1, #stays, 2 do
-  stays[index + 1] = string.match(stays[index + 1], '^%d+') .. ' ' .. digits(version) .. ' gone'
-  redis.call('HSET', KEYS[2], stays[index], stays[index + 1])
+local memberships = redis.call('HGETALL', KEYS[2])
+for index = 1, #memberships, 2 do
+  memberships[index + 1] = string.match(memberships[index + 1], '^%d+') .. ' ' .. digits(version) .. ' gone'
+  redis.call('HSET', KEYS[2], memberships[index], memberships[index + 1])
 end
-return {digits(version), stays}
+return {digits(version), memberships}

@@ -15,13 +15,13 @@ for index = 1, #ARGV, 4 do
     end
   end
 end
-local lives = redis.call('HEXISTS', KEYS[2], 'callback') == 1
-if not lives and left == #reply - 1 then
+local exists = redis.call('HEXISTS', KEYS[2], 'callback') == 1
+if not exists and left == #reply - 1 then
   redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
   reply[1] = 1
   return reply
 end
 for index = 2, #reply do redis.call('HDEL', KEYS[3], reply[index]) end -- after it was read, see store()
-if lives and sent > 0 then redis.call('HINCRBY', KEYS[2], 'sent', digits(sent)) end
-if lives and dropped > 0 then redis.call('HINCRBY', KEYS[2], 'dropped', digits(dropped)) end
+if exists and sent > 0 then redis.call('HINCRBY', KEYS[2], 'sent', digits(sent)) end
+if exists and dropped > 0 then redis.call('HINCRBY', KEYS[2], 'dropped', digits(dropped)) end
 return reply
