@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -412,7 +414,8 @@ class CommandCase(TestCase):
     timeout = 120
 
     def setUp(self) -> Any:
-        self.state = Path(self.mktemp()).absolute()
+        self.state = Path(tempfile.mkdtemp(prefix="rm-"))  # short: a Unix socket's path has at most 107 bytes
+        self.addCleanup(shutil.rmtree, self.state, True)
         self.environment: dict[str, str] = {"ROUTEMASTER_STATE_DIR": str(self.state)}
 
     def begin(self, *arguments: str, stdin: str = "", **environment: str) -> _Command:
