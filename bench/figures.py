@@ -29,7 +29,7 @@ def ingest(quick: bool) -> None:
     """Single events, one live subscriber, against a bare Klein handler that answers 204 over TLS."""
     ratios = []
     for _ in range(2 if quick else 5):
-        bare = measure_bare("bare", 1.0 if quick else 4.0)
+        bare = measure_bare("bare", 1.0 if quick else 4.0)[0]
         with Bus() as bus:
             assert bus.call("POST", "/topics/things", {"type": "noop", "url": URL % 1}) == 204
             port = bus.sink()

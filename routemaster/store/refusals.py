@@ -7,7 +7,7 @@ from routemaster.errors import NotSubscribed, NotYourTopic, RoutemasterError, Un
 
 def not_yours(topic: str) -> NotYourTopic:
     """The topic belongs to another publisher."""
-    return NotYourTopic(f"another client publishes topic {topic}; only it may")
+    return NotYourTopic(f"topic {topic} is owned by another client")
 
 
 def no_topic(topic: str) -> UnknownTopic:
