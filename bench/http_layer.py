@@ -1,4 +1,4 @@
-"""The cost of the HTTP layer: Klein and twisted.web against the bus's replacements, the same handler, all over TLS.
+"""The cost of the HTTP layer: Klein and twisted.web against the bus's, with the same handler, over TLS.
 
     PYTHONPATH=. python bench/http_layer.py [ROUNDS [SECONDS]]
 
@@ -119,7 +119,8 @@ def main(rounds: int = 5, seconds: float = 3.0) -> None:
             rates[kind].append(result.rate)
             costs[kind].append(cost)
             print(f"{kind:5} {result.rate:7.0f}/s  p50 {result.percentile(50):6.2f} ms  "
-                  f"p99 {result.percentile(99):6.2f} ms  cpu {cost * 1e6:5.0f}  {dict(result.statuses)}")  # fmt: skip
+                  f"p99 {result.percentile(99):6.2f} ms  cpu {cost * 1e6:5.0f}  "
+                  f"{dict(result.statuses)}")  # fmt: skip
 
     def ratio(faster: str, slower: str) -> str:
         by_rate = statistics.median(a / b for a, b in zip(rates[faster], rates[slower], strict=True))

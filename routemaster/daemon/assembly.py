@@ -30,9 +30,10 @@ from routemaster.redis.sentinel import SentinelAddress
 from routemaster.sender import TreqSender
 from routemaster.store.autodrop import Autodrop
 from routemaster.store.scripts import SCRIPTS
+from routemaster.web.api import BodyLimits
 from routemaster.web.api import Limits as ApiLimits
 from routemaster.web.certificates import ensure_self_signed
-from routemaster.web.http_server.site import Limits as SiteLimits
+from routemaster.web.http_server.limits import Limits as SiteLimits
 
 _log = Logger()
 
@@ -135,9 +136,7 @@ def reporter(config: Config, reactor: Any) -> Reporter:
 
 def site_limits(config: Config) -> SiteLimits:
     """The limits of the HTTP server."""
-    return SiteLimits(
-        max_body=config.max_body, max_bulk_body=config.max_bulk_body, connections=config.max_connections
-    )
+    return SiteLimits(BodyLimits(config.max_body, config.max_bulk_body), connections=config.max_connections)
 
 
 def api_limits(config: Config) -> ApiLimits:

@@ -1,1 +1,1 @@
-"""The way in: the HTTPS endpoints of contract section 2."""
+"""The HTTP API."""

@@ -1,7 +1,7 @@
-"""The endpoints of contract section 2: parse, one call, answer.
+"""The endpoints of the API: each parses the request, calls the store once and answers.
 
-A handler is cancelled when its client goes away. A change that has begun is
-not: it runs to its end on its own (`_whole`).
+A handler is cancelled when its client disconnects. A change that has started
+is completed nevertheless (`_complete`).
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from routemaster.validation import (
     shown,
 )
 from routemaster.web.auth import Authenticator, Principal, Role
+from routemaster.web.http_server.refusal import Refused
 from routemaster.web.klein_resource import BusApp, new_app
 from routemaster.web.responses import Unauthorized, json_answer, no_content, refusal
 
-SCALING_PAUSE = 1.0  #: seconds by which `/pulse/scaling` answers late when more workers are wanted
-
-SCALING_KEPT = 1.0   #: seconds for which the count behind it is used again
+SCALING_DELAY = 1.0  #: seconds by which `/pulse/scaling` delays its answer when more workers are needed
+SCALING_CACHE = 1.0  #: seconds for which its count of deliveries is reused
 
 _log = Logger()
 _T = TypeVar("_T")
@@ -47,12 +47,27 @@ _T = TypeVar("_T")
 
 @frozen
 class Limits:
-    """What the API checks beyond the rules of `model`."""
+    """Limits of the API from the configuration."""
 
     max_event_data: int        #: bytes of compact JSON
     scaling_threshold: int     #: deliveries
     scaling_deadline: float    #: seconds
-    max_body: int = 65536      #: bytes of a body that holds one event; the site bounds all others
+    max_body: int = 65536      #: bytes of a body with one event
+
+
+@frozen
+class BodyLimits:
+    """The most bytes of a request's body, for the HTTP server."""
+
+    max_body: int = 65536         #: of a POST
+    max_bulk_body: int = 1048576  #: of a POST to a topic
+    max_other_body: int = 1024    #: of any other method
+
+    def __call__(self, method: bytes, target: bytes) -> int:
+        """The limit for a method and a target."""
+        if method != b"POST":
+            return self.max_other_body
+        return self.max_bulk_body if target.startswith(b"/topics/") else self.max_body
 
 
 class Api:
@@ -61,7 +76,7 @@ class Api:
     def __init__(
         self,
         store: Store,
-        doorkeeper: Authenticator,
+        authenticator: Authenticator,
         clock: Clock,
         limits: Limits,
         meter: Meter,
@@ -70,11 +85,14 @@ class Api:
         hex_digits: Callable[[int], str] = secrets.token_hex,
         wall: Callable[[], float] | None = None,
     ) -> None:
-        """What is asked for elsewhere: `exposition` makes the text for Prometheus, `ready` tells whether the
-        bus should be sent requests, `hex_digits(n)` gives two digits for each of n bytes that nobody can guess,
-        `wall` the time of day, if the clock's is another.
         """
-        self._store, self._doorkeeper, self._clock, self._limits = store, doorkeeper, clock, limits
+        Args:
+            exposition: returns the metrics in Prometheus's text format.
+            ready: returns whether the bus can serve requests.
+            hex_digits: returns 2n unpredictable hex digits for n.
+            wall: returns the time of day, if the clock does not.
+        """
+        self._store, self._authenticator, self._clock, self._limits = store, authenticator, clock, limits
         self._wall = wall or clock.seconds
         self._exposition, self._ready, self._hex_digits = exposition, ready, hex_digits
         self._commit = GroupCommit(store, meter)
@@ -105,40 +123,39 @@ class Api:
             ("/api_tokens", "POST", self.add_token),
             ("/api_tokens/<token>", "DELETE", self.remove_token),
         ):
-            endpoint = f"{method} {path}"
-            app.route(path, methods=[method], endpoint=endpoint)(handler)
+            app.route(path, methods=[method], endpoint=f"{method} {path}")(handler)
         app.handle_errors(RoutemasterError)(refusal)  # type: ignore[arg-type]  # Klein knows only methods
         return app
 
-    # -- who asks
+    # Authentication
 
-    def _who(self, request: Any) -> Principal:
+    def _principal(self, request: Any) -> Principal:
         headers = request.requestHeaders.getRawHeaders(b"authorization", ())
-        principal = self._doorkeeper.identify(headers[0]) if len(headers) == 1 else None
+        principal = self._authenticator.identify(headers[0]) if len(headers) == 1 else None
         if principal is None:
-            raise Unauthorized("HTTP Basic is needed, with a known token as user name")
+            raise Unauthorized("authentication required: send your token as the HTTP Basic user name")
         return principal
 
     def _client(self, request: Any) -> str:
-        principal = self._who(request)
+        principal = self._principal(request)
         if principal.role is not Role.CLIENT:
-            raise Unauthorized("a client's token is needed here; the root key neither publishes nor subscribes")
+            raise Unauthorized("a client's token is required: root neither publishes nor subscribes")
         return principal.token
 
     def _root(self, request: Any) -> None:
-        if self._who(request).role is not Role.ROOT:
-            raise Unauthorized("the root key is needed here")
+        if self._principal(request).role is not Role.ROOT:
+            raise Unauthorized("the root key is required")
 
-    # -- topics
+    # Topics
 
     def publish(self, request: Any, name: str) -> Deferred[bytes]:
         """POST /topics/:name"""
         publisher = self._client(request)
         topic = check_topic(name)
         text = request.content.getvalue()
-        most = self._limits.max_body
-        if len(text) > most and not text.lstrip(b" \t\r\n").startswith(b"["):
-            raise TooLarge(f"the body is too large: one event takes at most {most} bytes, only an array more")
+        limit = self._limits.max_body
+        if len(text) > limit and not text.lstrip(b" \t\r\n").startswith(b"["):
+            raise TooLarge(f"body is too large: expected at most {limit} bytes for one event")
         now_ms = int(self._wall() * 1000)
         fragments = event_fragments(topic, strict_json.decode(text), now_ms, self._limits.max_event_data)
         stored = self._commit.publish(topic, publisher, fragments)
@@ -146,71 +163,71 @@ class Api:
 
     async def delete_topic(self, request: Any, name: str) -> bytes:
         """DELETE /topics/:name"""
-        principal = self._who(request)
+        principal = self._principal(request)
         publisher = principal.token if principal.role is Role.CLIENT else None
-        await _whole(self._store.delete_topic(_named_topic(name), publisher))
+        await _complete(self._store.delete_topic(_named_topic(name), publisher))
         return no_content(request)
 
     async def topics(self, request: Any) -> bytes:
         """GET /topics"""
-        principal = self._who(request)
+        principal = self._principal(request)
         return json_answer(
             request,
             [
-                {"name": fact.name, "publisher": _seen_by(principal, fact.publisher), "events": fact.events}
+                {"name": fact.name, "publisher": _visible_token(principal, fact.publisher), "events": fact.events}
                 for fact in await self._store.topics()
             ],
         )
 
-    # -- subscriptions
+    # Subscriptions
 
     async def subscribe(self, request: Any) -> bytes:
         """POST /subscription"""
         subscriber = self._client(request)
         subscription = check_subscription(subscriber, strict_json.decode(request.content.getvalue()))
-        await _whole(self._store.subscribe(subscription))
+        await _complete(self._store.subscribe(subscription))
         return no_content(request)
 
     async def unsubscribe(self, request: Any) -> bytes:
         """DELETE /subscriber"""
-        await _whole(self._store.unsubscribe(self._client(request)))
+        await _complete(self._store.unsubscribe(self._client(request)))
         return no_content(request)
 
     async def leave(self, request: Any, name: str) -> bytes:
         """DELETE /subscriber/topics/:topic"""
         subscriber = self._client(request)
-        await _whole(self._store.leave(subscriber, _named_topic(name)))
+        await _complete(self._store.leave(subscriber, _named_topic(name)))
         return no_content(request)
 
     async def subscriptions(self, request: Any) -> bytes:
         """GET /subscriptions"""
-        principal = self._who(request)
+        principal = self._principal(request)
         now = self._wall()
         facts = await self._store.subscriptions()
         return json_answer(request, [_subscription_json(fact, principal, now) for fact in facts])
 
-    # -- is it well
+    # Monitoring
 
     async def pulse(self, request: Any) -> bytes:
-        """GET /pulse: 500 rather than 503 when Redis is away, for the monitors that expect it."""
-        self._who(request)
+        """GET /pulse: 500 instead of 503 if Redis is unavailable, because monitors expect it"""
+        self._principal(request)
         try:
             await self._store.ping()
         except StoreUnavailable as error:
-            return json_answer(request, {"error": str(error)}, 500)
+            raise Refused(500, str(error)) from None
         return no_content(request)
 
     async def scaling(self, request: Any) -> bytes:
         """GET /pulse/scaling"""
-        self._who(request)
+        self._principal(request)
         if await self._deliveries_due() > self._limits.scaling_threshold:
-            await deferLater(self._clock, SCALING_PAUSE, lambda: None)  # type: ignore[arg-type]
+            await deferLater(self._clock, SCALING_DELAY, lambda: None)  # type: ignore[arg-type]
         return no_content(request)
 
     async def _deliveries_due(self) -> int:
-        """How many are due soon; counted at most once a second, for any number of monitors."""
+        """The number of batches due soon; counted at most once a second."""
         now = self._wall()
-        if self._due is None or not 0 <= now - self._due[0] < SCALING_KEPT:
+        if self._due is None or not 0 <= now - self._due[0] < SCALING_CACHE:
             facts = await self._store.subscriptions()
             horizon = now + self._limits.scaling_deadline
             self._due = now, sum(batches_due(fact, horizon) for fact in facts)
@@ -218,15 +235,15 @@ class Api:
 
     async def metrics(self, request: Any) -> bytes:
         """GET /metrics"""
-        self._who(request)
+        self._principal(request)
         text = await self._exposition()
         request.setHeader(b"Content-Type", CONTENT_TYPE)
         return text
 
     def readiness(self, request: Any) -> bytes:
-        """GET /health/ready, for load balancers; needs no credential"""
+        """GET /health/ready, for load balancers, without authentication"""
         if not self._ready():
-            raise StoreUnavailable("the bus is starting or stopping, or its Redis is away")
+            raise StoreUnavailable("not ready: the bus is starting or stopping, or Redis is unavailable")
         return json_answer(request, {"ready": True})
 
     def health(self, request: Any) -> bytes:
@@ -237,7 +254,7 @@ class Api:
         """GET /health/ping"""
         return json_answer(request, {"pong": datetime.fromtimestamp(self._wall(), UTC).isoformat()})
 
-    # -- tokens
+    # API tokens
 
     async def tokens(self, request: Any) -> bytes:
         """GET /api_tokens"""
@@ -251,51 +268,51 @@ class Api:
         """POST /api_tokens"""
         self._root(request)
         made = check_api_token(strict_json.decode(request.content.getvalue()), self._hex_digits(16))
-        if self._doorkeeper.is_root_key(made.token):
-            raise Invalid("this token is taken: it is the root key")
-        await _whole(self._admit(made))
+        if self._authenticator.is_root_key(made.token):
+            raise Invalid("token is invalid: it is the root key")
+        await _complete(self._add_token(made))
         return json_answer(request, {"name": made.name, "token": made.token}, 201)
 
     async def remove_token(self, request: Any, token: str) -> bytes:
         """DELETE /api_tokens/:token"""
         self._root(request)
-        if is_token(token):  # else nobody ever had it
-            await _whole(self._dismiss(token))
+        if is_token(token):  # otherwise it cannot exist
+            await _complete(self._remove_token(token))
         return no_content(request)
 
-    async def _admit(self, made: ApiToken) -> None:
+    async def _add_token(self, made: ApiToken) -> None:
         await self._store.add_token(made)
-        self._doorkeeper.admit(made)
+        self._authenticator.add(made)
 
-    async def _dismiss(self, token: str) -> None:
+    async def _remove_token(self, token: str) -> None:
         await self._store.remove_token(token)
-        self._doorkeeper.dismiss(token)
+        self._authenticator.remove(token)
 
 
-def _whole(work: Coroutine[Deferred[Any], Any, _T]) -> Deferred[_T]:
-    """Do all of a change, even if the client that asked for it goes away meanwhile."""
-    told: Deferred[_T] = Deferred()
+def _complete(work: Coroutine[Deferred[Any], Any, _T]) -> Deferred[_T]:
+    """Complete a change even if its client disconnects meanwhile and the returned Deferred is cancelled."""
+    done: Deferred[_T] = Deferred()
 
-    def tell(result: _T | Failure) -> None:
-        if not told.called:
-            told.callback(result)
+    def finish(result: _T | Failure) -> None:
+        if not done.called:
+            done.callback(result)
         elif isinstance(result, Failure) and not isinstance(result.value, RoutemasterError):
-            _log.failure("a change whose client has gone failed", result)
+            _log.failure("a change failed after its client had disconnected", result)
 
-    Deferred.fromCoroutine(work).addBoth(tell)
-    return told
+    Deferred.fromCoroutine(work).addBoth(finish)
+    return done
 
 
 def _named_topic(name: str) -> str:
-    """A topic that a path names; what cannot be a topic's name does not exist."""
+    """The topic of a path; an invalid name is an unknown topic."""
     try:
         return check_topic(name)
     except Invalid:
-        raise UnknownTopic(f"no topic {shown(name)} exists") from None
+        raise UnknownTopic(f"topic {shown(name)} does not exist") from None
 
 
-def _seen_by(principal: Principal, token: str) -> str:
-    """A token for root and its owner; for others what does not let them in."""
+def _visible_token(principal: Principal, token: str) -> str:
+    """The token for root and its owner, the public name for others."""
     return token if _may_see(principal, token) else public_name(token)
 
 
@@ -308,7 +325,7 @@ def _subscription_json(fact: SubscriptionInfo, principal: Principal, now: float)
     own = _may_see(principal, subscription.subscriber)
     step = step_of(fact, now)
     return {
-        "subscriber": _seen_by(principal, subscription.subscriber),
+        "subscriber": _visible_token(principal, subscription.subscriber),
         "callback": subscription.callback,
         "uuid": subscription.uuid if own else None,
         "max_events": subscription.max,

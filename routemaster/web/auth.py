@@ -1,10 +1,9 @@
-"""Who asks: HTTP Basic, the user name being the client's token.
+"""Authentication: HTTP Basic (RFC 7617) with the client's token as user name.
 
-Tokens are looked up by their SHA-256, so that the time of an answer tells
-nothing about how much of a guess was right. The digests of the configured
-clients are kept for good; those of tokens made through `/api_tokens` are a
-copy of the store's: refreshed on a hint, by `poll`, and at once in the process
-that makes a change.
+Tokens are looked up by their SHA-256, so that response times reveal nothing
+about a guessed token. Configured clients are permanent. API tokens are a copy
+of the store's, refreshed on a hint and by `poll`, and changed at once in the
+process that adds or removes a token.
 """
 
 from __future__ import annotations
@@ -31,17 +30,17 @@ class Role(Enum):
 
 @frozen(repr=False)
 class Principal:
-    """Who asks, once that is known."""
+    """An authenticated client, or root."""
 
     role: Role
-    token: str  #: the client's; empty for root
+    token: str  #: of the client; empty for root
 
 
 ROOT = Principal(Role.ROOT, "")
 
 
 class Authenticator:
-    """Knows every credential that is good now."""
+    """Maps credentials to principals."""
 
     def __init__(self, clients: Iterable[str], root_key: str | None, store: Store) -> None:
         self._store = store
@@ -51,18 +50,19 @@ class Authenticator:
         self._known = dict(self._configured)
         self._complete = False
         self._version: int | None = None
-        self._begun = 0  # readings of the store, and changes made here
-        self._shown = 0  # the last of them that `_known` tells
+        self._started = 0  # number of refreshes and local changes so far
+        self._applied = 0  # the last of them that `_known` contains
 
     def is_root_key(self, token: str) -> bool:
         """Whether a token is the root key."""
         return self._configured.get(_digest(token)) is ROOT
 
     def identify(self, authorization: bytes) -> Principal | None:
-        """Who presents this `Authorization` header; None for nobody we know.
+        """The principal of an `Authorization` header; None if it is malformed or unknown.
 
-        Raises StoreUnavailable if tokens could not be read from the store yet,
-        so that an unknown one cannot be told from one that was never read.
+        Raises:
+            StoreUnavailable: the token is unknown, and the store's tokens have
+                not been read yet.
         """
         unknown = False
         for name in _user_names(authorization):
@@ -71,38 +71,38 @@ class Authenticator:
                 return principal
             unknown = unknown or is_token(name.decode("latin-1"))
         if unknown and not self._complete:
-            raise StoreUnavailable("the store cannot be asked for this token now")
+            raise StoreUnavailable("token cannot be checked: API tokens have not been read from Redis yet")
         return None
 
     async def refresh(self) -> None:
         """Copy all tokens from the store."""
-        self._begun = begun = self._begun + 1
+        self._started = number = self._started + 1
         version = await self._store.tokens_version()
         made = await self._store.tokens()
-        if begun < self._shown:
-            return  # this may be older than what is known: `poll` sees to the rest
+        if number < self._applied:
+            return  # older than `_known`; `poll` refreshes again
         known = {_digest(each.token): Principal(Role.CLIENT, each.token) for each in made}
         self._known = known | self._configured
-        self._shown, self._version, self._complete = begun, version, True
+        self._applied, self._version, self._complete = number, version, True
 
     async def poll(self) -> None:
-        """Refresh if tokens have changed; for every second or so, should a hint be lost."""
+        """Refresh if tokens have changed; called periodically, because hints can be lost."""
         if not self._complete or await self._store.tokens_version() != self._version:
             await self.refresh()
 
-    def admit(self, made: ApiToken) -> None:
-        """The store has taken this token in."""
+    def add(self, made: ApiToken) -> None:
+        """Add a token that has been stored."""
         self._changed()
         self._known.setdefault(_digest(made.token), Principal(Role.CLIENT, made.token))
 
-    def dismiss(self, token: str) -> None:
-        """The store has dropped this token; a configured one stays good."""
+    def remove(self, token: str) -> None:
+        """Remove a token that has been removed from the store; a configured token stays valid."""
         self._changed()
         if (digest := _digest(token)) not in self._configured:
             self._known.pop(digest, None)
 
     def _changed(self) -> None:
-        self._begun = self._shown = self._begun + 1  # a reading under way may not have seen it
+        self._started = self._applied = self._started + 1  # a current refresh may not contain this change
         self._version = None
 
 
@@ -111,12 +111,11 @@ def _digest(token: str) -> bytes:
 
 
 def _user_names(authorization: bytes) -> list[bytes]:
-    """What may be the user name, the likeliest first.
+    """All possible user names, the longest first.
 
-    Everything before a colon may be, for a token may hold colons (contract
-    section 1) and HTTP Basic has no way to tell which of them ends it. The
-    longest comes first, or a token that another one begins with could not be
-    used.
+    In HTTP Basic the first colon ends the user name, but tokens may contain
+    colons: so each colon may be its end. The longest matching token wins;
+    otherwise a token could not be used if another one is its prefix.
     """
     scheme, _, credentials = authorization.partition(b" ")
     if scheme.lower() != b"basic":

@@ -1,14 +1,13 @@
 # mypy: allow-untyped-calls
-"""The bus's own certificate, and TLS that can change it without dropping anybody.
+"""A self-signed certificate for localhost, and TLS that can replace its certificate without closing connections.
 
-`ensure_self_signed` makes a pair for trying the bus out on one machine: a
-certificate for localhost which is its own authority, so that a client verifies
-it when given the file (`curl --cacert`), and only for the names in it.
+`ensure_self_signed` creates a pair for tests on one machine: a certificate for
+localhost that is its own authority, so that a client verifies it with this file
+alone (`curl --cacert`).
 
-`ReloadableTLS` speaks TLS 1.2 and 1.3 with forward-secret authenticated ciphers
-and HTTP/1.1, nothing older and nothing else. An OpenSSL context holds the key
-pair. Reloading builds a new context, and only when it is complete takes the
-place of the old one: connections made before go on with theirs.
+`ReloadableTLS` accepts TLS 1.2 and 1.3 with forward-secret AEAD ciphers, and
+HTTP/1.1 alone in ALPN (RFC 7301). Reloading builds a new OpenSSL context; if
+that succeeds, new connections use it, and open connections keep the old one.
 """
 
 from __future__ import annotations
@@ -37,38 +36,35 @@ from zope.interface.declarations import implementer
 
 from routemaster.errors import ConfigError
 
-VALID_FOR = timedelta(days=397)  #: clients accept 825 days of their own roots, 398 of others
-RENEW_BEFORE = timedelta(days=30)  #: of its end
-CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"  #: of TLS 1.2; every cipher of 1.3 is of this kind
-
-
-# The pair for trying out
+VALID_FOR = timedelta(days=397)  #: browsers accept at most 398 days
+RENEW_BEFORE = timedelta(days=30)  #: the certificate expires
+CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"  #: of TLS 1.2; all ciphers of TLS 1.3 are forward-secret and AEAD
 
 
 def ensure_self_signed(state_dir: str | Path, now: float) -> tuple[Path, Path, bool]:
-    """The self-signed pair for localhost in `state_dir`, made or renewed if need be.
+    """The self-signed pair for localhost in `state_dir`, created or renewed if necessary.
 
-    The private key is readable only by its owner. Files are replaced whole.
+    Only the owner can read the private key. Files are replaced atomically.
 
     Args:
-        state_dir: made if it does not exist, private to its owner.
+        state_dir: created with mode 0700 if it does not exist.
         now: seconds since the epoch.
 
     Returns:
-        Paths of certificate and key (PEM), and whether they were made now.
+        Paths of certificate and key (PEM), and whether they were created now.
 
     Raises:
         ConfigError: the directory cannot be written.
     """
     directory = Path(state_dir)
     certificate, key = directory / "localhost.crt", directory / "localhost.key"
-    if _still_good(certificate, key, now):
+    if _is_valid(certificate, key, now):
         return certificate, key, False
     private_key = ec.generate_private_key(ec.SECP256R1())
     pem = private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # The certificate comes last: a stop between the two leaves a mismatch, which is made anew.
+        # The certificate is written last: after a crash between the two they do not match and are created again.
         _replace(key, pem, 0o600)
         _replace(certificate, _self_signed(private_key, now).public_bytes(Encoding.PEM), 0o644)
     except OSError as error:
@@ -76,7 +72,7 @@ def ensure_self_signed(state_dir: str | Path, now: float) -> tuple[Path, Path, b
     return certificate, key, True
 
 
-def _still_good(certificate: Path, key: Path, now: float) -> bool:
+def _is_valid(certificate: Path, key: Path, now: float) -> bool:
     try:
         return ReloadableTLS(certificate, key).days_left(now) > RENEW_BEFORE.days
     except ConfigError:
@@ -104,7 +100,7 @@ def _self_signed(key: ec.EllipticCurvePrivateKey, seconds: float) -> x509.Certif
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + VALID_FOR)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        # Its own authority, and of nobody else: clients take it as a root, and it can sign no other.
+        # A root for clients that can issue no other certificate.
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -115,7 +111,7 @@ def _self_signed(key: ec.EllipticCurvePrivateKey, seconds: float) -> x509.Certif
 
 
 def _replace(path: Path, content: bytes, mode: int) -> None:
-    """Write a file so that whoever opens it sees the old or the new content, whole."""
+    """Replace a file atomically."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -129,15 +125,12 @@ def _replace(path: Path, content: bytes, mode: int) -> None:
         draft.unlink(missing_ok=True)
 
 
-# TLS of the server
-
-
 @implementer(IOpenSSLServerConnectionCreator)
 class ReloadableTLS:
-    """TLS for servers, from a certificate and a key in PEM files.
+    """TLS for servers with a certificate and a key in PEM files.
 
     Raises:
-        ConfigError: a file is missing or ill-formed, or the two do not belong together.
+        ConfigError: a file is missing or invalid, or the key does not match the certificate.
     """
 
     def __init__(self, certificate: str | Path, private_key: str | Path) -> None:
@@ -146,30 +139,30 @@ class ReloadableTLS:
         self.reload()
 
     def reload(self) -> None:
-        """Read both files again; connections made from now on use them.
+        """Read both files again; new connections use them.
 
         Raises:
-            ConfigError: they cannot be used, and what was in use before still is.
+            ConfigError: they are invalid; the previous pair stays in use.
         """
         self._context, self.expires = _context(self.certificate, self.private_key)
 
     def days_left(self, now: float) -> float:
-        """Days until the certificate in use expires, negative when it has; `now` is since the epoch."""
+        """Days until the certificate expires, negative after; `now` is in seconds since the epoch."""
         return (self.expires - now) / 86400
 
     def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
-        """A connection on the pair in use."""
+        """A connection with the current pair."""
         return SSL.Connection(self._context, None)
 
     def wrap(self, factory: Any) -> TLSMemoryBIOFactory:
-        """The same factory behind TLS, for any stream endpoint."""
+        """The factory behind TLS, for any stream endpoint."""
         return _TLSFactory(cast(Any, self), isClient=False, wrappedFactory=factory)
 
 
 class _TLSFactory(TLSMemoryBIOFactory):
-    """Twisted's, except that small writes are not held back, and that a factory can decline."""
+    """Twisted's, but without buffering of small writes, and `buildProtocol` may return None."""
 
-    # The bus writes each answer at one stroke: waiting for more of it only costs a timer.
+    # The bus writes each answer in one call: buffering would only add a timer.
     protocol = TLSMemoryBIOProtocol
 
     def buildProtocol(self, addr: Any) -> TLSMemoryBIOProtocol | None:  # type: ignore[override]
@@ -178,7 +171,7 @@ class _TLSFactory(TLSMemoryBIOFactory):
 
 
 def _context(certificate: Path, private_key: Path) -> tuple[SSL.Context, float]:
-    """An OpenSSL context for servers, and when its certificate expires, in seconds since the epoch."""
+    """An OpenSSL context, and the certificate's expiry in seconds since the epoch."""
     pem = _read("certificate", certificate)
     try:
         own, *chain = x509.load_pem_x509_certificates(pem)
@@ -186,7 +179,7 @@ def _context(certificate: Path, private_key: Path) -> tuple[SSL.Context, float]:
         raise ConfigError(f"certificate: {certificate} is not a PEM certificate") from None
     try:
         key = load_pem_private_key(_read("private_key", private_key), None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):  # a TypeError is how a passphrase is asked for
+    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: the key has a passphrase
         raise ConfigError(f"private_key: {private_key} is not a PEM key without a passphrase") from None
     if key.public_key() != own.public_key():
         raise ConfigError(f"private_key: {private_key} is not the key of the certificate {certificate}")
@@ -195,7 +188,7 @@ def _context(certificate: Path, private_key: Path) -> tuple[SSL.Context, float]:
     context.set_cipher_list(CIPHERS)
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
-    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)  # sessions are resumed by tickets, which cost no memory
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)  # tickets resume sessions without memory
     context.set_alpn_select_callback(_choose_protocol)
     try:
         context.use_certificate(own)
@@ -215,5 +208,5 @@ def _read(option: str, path: Path) -> bytes:
 
 
 def _choose_protocol(connection: SSL.Connection, offered: list[bytes]) -> Any:
-    """HTTP/1.1 or none: with a client that offers only others, ALPN is left out."""
+    """HTTP/1.1, or no protocol if the client does not offer it."""
     return b"http/1.1" if b"http/1.1" in offered else SSL.NO_OVERLAPPING_PROTOCOLS

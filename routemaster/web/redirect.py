@@ -1,20 +1,20 @@
 # mypy: allow-untyped-calls
-"""The plain-HTTP port: everybody is sent to HTTPS, except who comes there already, through a proxy.
+"""The plain-HTTP port: redirects to HTTPS, or serves the API behind a trusted proxy.
 
-A request is answered `308` to the same path and query on the configured public
-URL; nothing of the client's `Host` goes into it, and the channel lets only
-visible ASCII through, so that a path cannot end the Location line.
+A request is answered 308 with the same path and query at the configured public
+URL. Location does not depend on the client's Host; a request target is visible
+ASCII, so it cannot end the header line.
 
-A proxy that ends TLS speaks plain HTTP to this port and says so in
-`X-Forwarded-Proto: https`. It is believed if its address, the other end of the
-connection, is one of `trusted_proxies`, and it said it once and nothing else;
-then the API serves the request. A proxy must set that header itself rather
-than pass on what it received.
+A proxy that terminates TLS sends `X-Forwarded-Proto: https`. The API serves a
+request with exactly one such header if the address of the connection's peer is
+in `trusted_proxies`. The proxy must set the header itself and not forward the
+client's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
@@ -22,16 +22,16 @@ from twisted.web.resource import Resource
 
 from routemaster.web.http_server.request import BusRequest
 
-KEPT = 1024  #: verdicts about addresses remembered
+CACHED = 1024  #: addresses for which the result is cached
 
 
 class RedirectResource(Resource):
-    """Answers 308 to the public URL, or has the API answer for a trusted proxy.
+    """Redirects to the public URL, or has the API answer behind a trusted proxy.
 
     Args:
-        public_url: `https://host[:port]`, a path after it is kept as a prefix.
+        public_url: `https://host[:port]`, optionally with a path as prefix.
         api: the resource of the API.
-        trusted_proxies: networks of the proxies to believe.
+        trusted_proxies: networks of the trusted proxies.
     """
 
     isLeaf = True
@@ -43,31 +43,24 @@ class RedirectResource(Resource):
         self._base = public_url.rstrip("/").encode("ascii")
         self._api = api
         self._networks = tuple(trusted_proxies)
-        self._verdicts: dict[str, bool] = {}
+        self.trusted = lru_cache(CACHED)(self._is_trusted)  #: whether a peer's address is trusted
 
     def render(self, request: BusRequest) -> Any:
         """The API's answer, or an empty 308."""
-        if self._api is not None and self._came_by_https(request):
+        if self._api is not None and self._came_over_https(request):
             return self._api.render(request)
         request.setResponseCode(308)
         request.setHeader(b"Location", self._base + request.uri)
         return b""
 
-    def _came_by_https(self, request: BusRequest) -> bool:
+    def _came_over_https(self, request: BusRequest) -> bool:
         if request.requestHeaders.getRawHeaders(b"X-Forwarded-Proto") != [b"https"]:
             return False
-        host = getattr(request.client, "host", None)  # a Unix socket has no address: not trusted
-        if host is None:
-            return False
-        verdict = self._verdicts.get(host)
-        if verdict is None:
-            if len(self._verdicts) >= KEPT:
-                self._verdicts.clear()
-            verdict = self._verdicts[host] = self._trusted(host)
-        return verdict
+        host = getattr(request.client, "host", None)  # None for a Unix socket, which is not trusted
+        return host is not None and self.trusted(host)
 
-    def _trusted(self, host: str) -> bool:
+    def _is_trusted(self, host: str) -> bool:
         address = ip_address(host.partition("%")[0])
         if isinstance(address, IPv6Address) and address.ipv4_mapped:
-            address = address.ipv4_mapped  # a socket for both families shows IPv4 peers like this
+            address = address.ipv4_mapped  # how a dual-stack socket shows IPv4 peers
         return any(address in network for network in self._networks)

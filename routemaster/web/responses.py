@@ -1,7 +1,7 @@
-"""The status and the sentence for every refusal, in one place.
+"""Answers of the API, and the status of every error.
 
-An error answer is `{"error": "<one sentence>"}`; `StoreUnavailable` adds
-`Retry-After`, and `"outcome": "unknown"` when the write may have happened.
+The body of an error is `{"error": "<message>"}`; `StoreUnavailable` adds
+`Retry-After`, and `"outcome": "unknown"` if the change may have been stored.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from routemaster.errors import (
     TooLarge,
     UnknownTopic,
 )
+from routemaster.web.http_server.refusal import Refused
 
-RETRY_AFTER = 1  #: seconds that a client is asked to wait for the store
+RETRY_AFTER = 1  #: seconds after which a client may retry
 
 
 class Unauthorized(RoutemasterError):
-    """No credential, or one that does not allow this (401)."""
+    """The credential is missing, unknown or not sufficient (401)."""
 
 
 _STATUSES: dict[type[RoutemasterError], int] = {
@@ -40,29 +41,27 @@ _STATUSES: dict[type[RoutemasterError], int] = {
 
 
 def json_answer(request: Any, value: object, status: int = 200) -> bytes:
-    """Answer with a value as JSON."""
+    """The body of a JSON answer; sets status and Content-Type."""
     request.setResponseCode(status)
     request.setHeader(b"Content-Type", b"application/json")
     return strict_json.encode(value)
 
 
 def no_content(request: Any) -> bytes:
-    """Answer 204."""
+    """The empty body of a 204; sets the status."""
     request.setResponseCode(204)
     return b""
 
 
-def refusal(request: Any, failure: Failure) -> bytes | Failure:
-    """Answer with what a RoutemasterError says; others are not for clients and are handed on."""
+def refusal(request: Any, failure: Failure) -> Failure:
+    """`Refused` for an error that clients may see; other failures unchanged."""
     error = failure.value
     status = next((code for kind, code in _STATUSES.items() if isinstance(error, kind)), None)
     if status is None:
         return failure
-    body = {"error": str(error)}
     if isinstance(error, Unauthorized):
-        request.setHeader(b"WWW-Authenticate", b'Basic realm="routemaster"')
+        return Failure(Refused(status, str(error), (b"WWW-Authenticate", b'Basic realm="routemaster"')))
     if isinstance(error, StoreUnavailable):
-        request.setHeader(b"Retry-After", b"%d" % RETRY_AFTER)
-        if error.outcome_unknown:
-            body["outcome"] = "unknown"
-    return json_answer(request, body, status)
+        outcome = {"outcome": "unknown"} if error.outcome_unknown else {}
+        return Failure(Refused(status, str(error), (b"Retry-After", b"%d" % RETRY_AFTER), **outcome))
+    return Failure(Refused(status, str(error)))

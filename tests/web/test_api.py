@@ -755,7 +755,7 @@ class MonitoringTests(Case):
         """/health/ready is 503 while the bus should not be sent requests; load balancers need no credential."""
         self.assertEqual(self.expect(200, "GET", "/health/ready", who=None).body, b'{"ready":true}')
         self.ready = False
-        self.assertIn("Redis is away", self.expect(503, "GET", "/health/ready", who=None).error)
+        self.assertIn("not ready: ", self.expect(503, "GET", "/health/ready", who=None).error)
 
     def test_metrics(self) -> None:
         """/metrics is text for Prometheus."""
@@ -786,7 +786,7 @@ class MonitoringTests(Case):
 
     def test_scaling_counts_deliveries(self) -> None:
         """A second late only when more than the threshold of batches is due: full ones, and a rest that is old."""
-        self.patch(api_module, "SCALING_KEPT", 0.0)
+        self.patch(api_module, "SCALING_CACHE", 0.0)
         self.expect(204, "DELETE", "/subscriber", who=B)
         self.scaling(late=False)
         self.expect(204, "POST", "/topics/cats", [EVENT] * 6)
@@ -800,7 +800,7 @@ class MonitoringTests(Case):
 
     def test_scaling_counts_all_subscribers(self) -> None:
         """The batches of all subscribers are added up; those in backoff beyond the deadline are not due."""
-        self.patch(api_module, "SCALING_KEPT", 0.0)
+        self.patch(api_module, "SCALING_CACHE", 0.0)
         self.expect(204, "POST", "/topics/cats", [EVENT] * 6)
         self.scaling(late=True)
         grant = self.done(self.store.store.acquire(A, "w"))

@@ -131,7 +131,7 @@ class IdentifyTests(Case):
     def test_any_bytes(self, text: bytes, coded: bool) -> None:
         """No bytes raise anything, and none let in but those of a known token."""
         door = Authenticator(["demo"], None, self.store)
-        door._complete = True
+        self.done(door.refresh())
         principal = door.identify(encoded(text) if coded else b"Basic " + text)
         self.assertEqual(principal is not None, coded and text.startswith(b"demo:"))
 
@@ -208,11 +208,11 @@ class TokenTests(Case):
         """A token that is configured keeps its meaning, whatever is made or removed."""
         for token in ("demo", ROOT_KEY):
             self.done(self.store.add_token(ApiToken("x", token)))
-            self.door.admit(ApiToken("x", token))
+            self.door.add(ApiToken("x", token))
             self.done(self.door.refresh())
         self.assertIs(self.door.identify(basic(ROOT_KEY)), ROOT)
         self.done(self.store.remove_token("demo"))
-        self.door.dismiss("demo")
+        self.door.remove("demo")
         self.assertEqual(self.let_in("demo"), "demo")
         self.done(self.door.refresh())
         self.assertEqual(self.let_in("demo"), "demo")
@@ -220,9 +220,9 @@ class TokenTests(Case):
     def test_change_here_counts_at_once(self) -> None:
         """A token that this process made or removed is known or unknown at once, without the store."""
         self.done(self.door.refresh())
-        self.door.admit(self.MADE)
+        self.door.add(self.MADE)
         self.assertEqual(self.let_in("new--1"), "new--1")
-        self.door.dismiss("new--1")
+        self.door.remove("new--1")
         self.assertIsNone(self.let_in("new--1"))
 
     def held(self) -> list[Deferred[None]]:
@@ -246,7 +246,7 @@ class TokenTests(Case):
         gates = self.held()
         reading = Deferred.fromCoroutine(self.door.refresh())
         self.done(self.store.remove_token("new--1"))
-        self.door.dismiss("new--1")
+        self.door.remove("new--1")
         gates.pop().callback(None)
         self.successResultOf(reading)
         self.assertIsNone(self.let_in("new--1"))

@@ -128,4 +128,4 @@ class ForwardedTests(SynchronousTestCase):
             wire.connect()
             self.assertEqual(wire.send(request("GET", "/hello", b"", "X-Forwarded-Proto: https"))[0].status, 200)
             wire.transport.lose()
-        self.assertLessEqual(len(resource._verdicts), 1024)
+        self.assertLessEqual(resource.trusted.cache_info().currsize, 1024)

@@ -19,7 +19,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.errors import Invalid
-from routemaster.web.http_server.site import BusSite, Limits
+from routemaster.web.api import BodyLimits
+from routemaster.web.http_server.limits import Limits
+from routemaster.web.http_server.site import BusSite
 from routemaster.web.klein_resource import new_app
 
 
@@ -97,7 +99,7 @@ class Wire:
 
     def __init__(self, resource: Any, limits: Limits | None = None, peer: str = "192.0.2.1") -> None:
         self.clock = Clock()
-        self.site = BusSite(resource, reactor=self.clock, limits=limits)
+        self.site = BusSite(resource, reactor=self.clock, limits=limits or Limits(BodyLimits()))
         self.peer = IPv4Address("TCP", peer, 1234)
         self.connect()
 

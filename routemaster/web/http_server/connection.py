@@ -1,39 +1,37 @@
-"""One connection of a client: bytes in, requests through, answers out, and a deadline at every moment.
+"""One client connection: parses requests, writes answers, and has a deadline in every state.
 
-A channel is in one of a few states, and in each it waits for one thing until
-one point in time, its `deadline`. The site sweeps over its channels once a
-second and calls `expire` on those that are late; no request sets or cancels a
-timer.
+A channel waits for one thing at a time, until its `deadline`. The site checks
+the deadlines of all channels once a second and calls `expire` on those that
+have passed; no request sets or cancels a timer.
 
 ===========  =====================================  ==============  ====================
-state        waits for                              limit           when it is late
+state        waits for                              limit           after the deadline
 ===========  =====================================  ==============  ====================
 FRESH        the first byte (and a TLS handshake)   `fresh`         close
 HEAD         the end of a request's head            `head`          408, close
 BODY         the end of its body                    `body`          408, close
 HANDLING     the handler's answer                   `handling`      abort
 IDLE         the first byte of another request      `idle`          close
-CLOSING      the peer, to take the rest and go      `closing`       abort
+CLOSING      the client to read the rest and close  `closing`       abort
 ===========  =====================================  ==============  ====================
 
-In any state but CLOSING, a peer that does not read what is written to it is
-aborted after `response`.
+In every state but CLOSING, a client that does not read what is written to it
+is aborted after `response`.
 
-When the site stops, a client that is between two requests may have sent the
-next one already, and one that has just connected surely will: closing at once
-would fail them. So a FRESH channel has `HURRY` seconds, an IDLE one `LINGER`,
-and what comes in that time is answered, with `Connection: close`. An answer
-to a request that is sent just as its connection closes cannot be had: that is
-HTTP's own race, and clients that keep connections know it.
+When the site stops, a client between two requests may have sent the next one
+already, and a new client is about to send its first: closing at once would
+fail these requests. So a FRESH channel stays open for FRESH_DRAIN seconds and
+an IDLE one for IDLE_DRAIN; requests in this time are answered with
+`Connection: close`. A request that is sent just as its connection closes gets
+no answer: clients that reuse connections retry it (RFC 9112 section 9.3.1).
 
-A request comes into being only when its last byte has arrived: a client that
-goes away earlier has done nothing. One request is handled at a time; what is
-pipelined behind it waits unparsed, up to `AHEAD` bytes, then the transport is
-paused. Nothing is parsed either while the peer does not read its answers, or a
-few bytes could ask for any amount of memory.
+A request is handled when its last byte has arrived, one request at a time.
+Pipelined requests behind it stay unparsed, up to PIPELINED bytes; then reading
+is paused. Parsing also stops while the client does not read its answers:
+otherwise a few bytes could request any amount of memory.
 
-Twisted's HTTPChannel gives the channel its producer and consumer side. Its
-parser is not used: see `routemaster.web.http_server.request_head` for why.
+Twisted's HTTPChannel is the producer and consumer; its parser is not used (see
+`request_head` and `body_reader`).
 """
 
 # mypy: allow-untyped-calls
@@ -41,29 +39,50 @@ parser is not used: see `routemaster.web.http_server.request_head` for why.
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol
 
 from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel, _ChunkedTransferDecoder, _MalformedChunkedDataError
+from twisted.web.http import HTTPChannel
 from twisted.web.http_headers import Headers
 
+from routemaster.web.http_server.body_reader import BodyReader
+from routemaster.web.http_server.limits import Limits
+from routemaster.web.http_server.refusal import Refused
 from routemaster.web.http_server.request import BusRequest
-from routemaster.web.http_server.request_head import MAX_HEAD, Head, Refused, parse_head
+from routemaster.web.http_server.request_head import MAX_HEAD, Head, parse_head
 
-if TYPE_CHECKING:
-    from routemaster.web.http_server.site import BusSite
+PIPELINED = 16384   #: bytes of pipelined requests kept while one is handled
+FRESH_DRAIN = 2.0   #: seconds for a client's first request when the site stops
+IDLE_DRAIN = 0.25   #: seconds for another one: longer than a busy client pauses
+DISCARDED = 65536   #: bytes read and discarded after a refusal, so that the client can read the answer
 
-AHEAD = 16384       #: bytes of pipelined requests kept while one is handled
-HURRY = 2.0         #: seconds for a client's first request when the site stops
-LINGER = 0.25       #: seconds for another one: longer than a busy client thinks
-DISCARDED = 65536   #: bytes read and thrown away after a refusal, so that the peer can read it
+
+class Server(Protocol):
+    """What a channel needs of its site."""
+
+    limits: Limits
+    draining: bool
+    reactor: Any
+    resource: Any
+
+    def opened(self, channel: BusChannel) -> None:
+        """A connection was made."""
+
+    def closed(self, channel: BusChannel) -> None:
+        """A connection was lost."""
+
+    def status_lines(self, status: int) -> bytes:
+        """Status line and common headers."""
+
+    def error_answer(self, refused: Refused) -> bytes:
+        """A complete answer after which the connection closes."""
 
 
 class State(Enum):
-    """What a channel waits for, see above."""
+    """What a channel waits for; see above."""
 
     FRESH = "fresh"
     HEAD = "head"
@@ -74,9 +93,9 @@ class State(Enum):
 
 
 class BusChannel(HTTPChannel):
-    """See above. `deadline` is in seconds of the reactor's clock."""
+    """See above. `deadline` is a time of the reactor's clock."""
 
-    site: BusSite
+    site: Server
     transport: Any
     _networkProducer: Any
     _log = Logger()
@@ -86,20 +105,18 @@ class BusChannel(HTTPChannel):
         self.state = State.FRESH
         self.deadline = 0.0
         self._inbox = b""            # received, not yet parsed
-        self._searched = 0           # where in it the search for the head's end goes on
+        self._searched = 0           # bytes of it already searched for the end of the head
         self._head: Head | None = None
-        self._body = bytearray()
-        self._missing = 0            # bytes of the body yet to come, or of the cap when it comes in chunks
-        self._decoder: Any = None
+        self._body: BodyReader | None = None
         self._parsing = False
-        self._paused = False         # reading is paused because enough is pipelined
+        self._paused = False         # reading is paused, see `_regulate`
         self._discarded = 0
 
-    # The life of a connection
+    # Opening and closing
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        # Both cost a system call each time, and every request asks.
+        # Each is a system call, and every request reads both.
         self._peer = self.transport.getPeer()
         self._host = self.transport.getHost()
         self._wait(State.FRESH, self.site.limits.fresh)
@@ -122,58 +139,56 @@ class BusChannel(HTTPChannel):
         if self._waitingForTransport or self.state in (State.CLOSING, State.HANDLING):
             self.transport.abortConnection()
         elif self.state in (State.HEAD, State.BODY):
-            self.refuse(Refused(408, "the request took too long to arrive"))
+            self.refuse(Refused(408, "request is incomplete: the time limit has passed"))
         else:
             self.loseConnection()
             if self.site.draining and self.isSecure():
-                # nothing is under way, and the next process waits for our end: not for the peer's goodbye too
+                # No request is under way: close TCP without waiting for the client's TLS close_notify.
                 self.transport.transport.loseConnection()
 
     def retire(self) -> None:
-        """The site is stopping: see above."""
+        """Close soon because the site stops; see above."""
         if self.state is State.IDLE and self._waitingForTransport:
             self.loseConnection()
         elif self.state in (State.FRESH, State.IDLE):
-            patience = HURRY if self.state is State.FRESH else LINGER
-            self.deadline = min(self.deadline, self.site.reactor.seconds() + patience)
+            seconds = FRESH_DRAIN if self.state is State.FRESH else IDLE_DRAIN
+            self.deadline = min(self.deadline, self.site.reactor.seconds() + seconds)
 
     def loseConnection(self) -> None:
-        """Close once what is written has been sent; abort if the peer does not take it in time."""
+        """Close when all written bytes are sent; abort if the client does not read them in time."""
         if self.state is not State.CLOSING:
-            self._take_leave()
+            self._start_closing()
             super().loseConnection()
 
     def refuse(self, refused: Refused) -> None:
-        """Answer with the refusal as JSON, and close.
+        """Answer with an error, and close.
 
-        What the client is still sending is thrown away for a moment: closing
-        on unread bytes resets the connection, and the answer could be lost.
+        Bytes that the client still sends are discarded for a while: closing
+        with unread bytes resets the connection, and the answer could be lost.
         """
         self._log.debug("refused a request from {peer}: {status}, {sentence}", peer=self._peer,
                         status=refused.status, sentence=str(refused))  # fmt: skip
         self.persistent = False
-        self.transport.write(self.site.error_answer(refused.status, str(refused)))
-        self._inbox = b""
-        self._body.clear()
-        self._decoder = None
+        self.transport.write(self.site.error_answer(refused))
+        self._inbox, self._body = b"", None
         if ITCPTransport.providedBy(self.transport) and not self.isSecure():
-            self._take_leave()
+            self._start_closing()
             self._networkProducer.unregisterProducer()
             self.transport.loseWriteConnection()
-        else:  # TLS has its own farewell: it reads on until the peer has said its own
+        else:  # TLS reads until the client's close_notify
             self.loseConnection()
 
-    def _take_leave(self) -> None:
+    def _start_closing(self) -> None:
         limits = self.site.limits
         self._wait(State.CLOSING, limits.response if self._waitingForTransport else limits.closing)
-        if self._paused:  # only by reading is the peer's goodbye noticed
+        if self._paused:  # only reading detects that the client closes
             self._networkProducer.resumeProducing()
 
     def _wait(self, state: State, seconds: float) -> None:
         self.state = state
         self.deadline = self.site.reactor.seconds() + seconds
 
-    # Bytes in
+    # Reading
 
     def dataReceived(self, data: bytes) -> None:
         if self.state is State.CLOSING:
@@ -183,11 +198,11 @@ class BusChannel(HTTPChannel):
             return
         self._inbox = self._inbox + data if self._inbox else data
         self._advance()
-        if len(self._inbox) > AHEAD:
+        if len(self._inbox) > PIPELINED:
             self._regulate()
 
     def _advance(self) -> None:
-        """Parse as far as the bytes go, one request at a time."""
+        """Parse what has been received, one request at a time."""
         if self._parsing:
             return
         self._parsing = True
@@ -200,79 +215,51 @@ class BusChannel(HTTPChannel):
             self._parsing = False
 
     def _step(self) -> bool:
-        """Take one step; false when it needs more bytes, or another event, to go on."""
-        if self.state is State.BODY:
-            return self._read_body()
+        """Parse a head or a body; false if more bytes, or the end of the current request, must come first."""
         if self.state in (State.HANDLING, State.CLOSING):
             return False
+        if self._head is not None and self._body is not None:
+            return self._read_body(self._head, self._body)
         return self._read_head()
 
     def _read_head(self) -> bool:
         inbox = self._inbox
         if self.state is not State.HEAD and inbox.startswith(b"\r\n"):
-            self._inbox = inbox = inbox[2:]  # some clients end a body with an empty line
+            self._inbox = inbox = inbox[2:]  # an empty line before the request line (RFC 9112 section 2.2)
         end = inbox.find(b"\r\n\r\n", self._searched)
         if end > MAX_HEAD or (end < 0 and len(inbox) > MAX_HEAD + 3):
-            raise Refused(431, f"request line and headers are at most {MAX_HEAD} bytes")
+            raise Refused(431, f"request head is too large: expected at most {MAX_HEAD} bytes")
         if end < 0:
             if not b"!" <= inbox[:1] <= b"~" and inbox not in (b"", b"\r"):
-                raise Refused(400, "this is not HTTP")  # another protocol's greeting: no need to wait
+                raise Refused(400, "request line is invalid: expected HTTP")  # another protocol's first bytes
             if self.state is not State.HEAD and inbox:
                 self._wait(State.HEAD, self.site.limits.head)
             self._searched = max(0, len(inbox) - 3)
             return False
         self._searched = 0
         head = parse_head(inbox[:end])
-        cap = self.site.limits.cap(head.method, head.target)
-        if head.length is not None and head.length > cap:
-            raise Refused(413, f"the body is too large: at most {cap} bytes are taken here")
+        limit = self.site.limits.body_limit(head.method, head.target)
+        if head.length is not None and head.length > limit:
+            raise Refused(413, f"body is too large: expected at most {limit} bytes")
         rest = inbox[end + 4 :]
         if head.length is not None and len(rest) >= head.length:
             self._inbox = rest[head.length :]
             self._handle(head, rest[: head.length])
             return True
-        self._head, self._inbox = head, rest
-        if head.length is None:
-            self._missing = cap
-            self._decoder = _ChunkedTransferDecoder(self._chunk, self._last_chunk)
-        else:
-            self._missing = head.length
+        self._head, self._inbox, self._body = head, rest, BodyReader(head.length, limit)
         self._wait(State.BODY, self.site.limits.body)
         if head.expects and not rest:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return True
 
-    def _read_body(self) -> bool:
-        data, self._inbox = self._inbox, b""
-        if self._decoder is not None:
-            try:
-                self._decoder.dataReceived(data)
-            except _MalformedChunkedDataError:
-                raise Refused(400, "the chunks of the body are not well-formed") from None
-            return True
-        self._body += data[: self._missing]
-        self._inbox = data[self._missing :]
-        self._missing -= len(data) - len(self._inbox)
-        if self._missing == 0:
-            self._body_complete()
+    def _read_body(self, head: Head, body: BodyReader) -> bool:
+        rest = body.feed(self._inbox)
+        if rest is None:
+            self._inbox = b""
+            return False
+        self._inbox, self._head, self._body = rest, None, None
+        self._handle(head, body.body)
         return True
-
-    def _chunk(self, data: bytes) -> None:
-        self._missing -= len(data)
-        if self._missing < 0:
-            raise Refused(413, "the body is too large")
-        self._body += data
-
-    def _last_chunk(self, rest: bytes) -> None:
-        self._inbox = rest
-        self._decoder = None
-        self._body_complete()
-
-    def _body_complete(self) -> None:
-        head, body = cast(Head, self._head), bytes(self._body)
-        self._head = None
-        self._body.clear()
-        self._handle(head, body)
 
     def _handle(self, head: Head, body: bytes) -> None:
         self._wait(State.HANDLING, self.site.limits.handling)
@@ -281,14 +268,14 @@ class BusChannel(HTTPChannel):
         self.requests.append(request)
         request.start(head, body)
 
-    # Answers out
+    # Writing
 
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
-        """Write a head as `head` builds it; for answers written piece by piece."""
+        """Write the head of an answer that is written in several parts."""
         self.transport.write(self.answer_head(int(code), headers))
 
     def answer_head(self, status: int, headers: Headers) -> bytes:
-        """The head of an answer, with the fields that every answer has."""
+        """The head of an answer, with the common headers."""
         if self.site.draining:
             self.persistent = False
         lines = [self.site.status_lines(status)]
@@ -299,7 +286,7 @@ class BusChannel(HTTPChannel):
         return b"".join(lines)
 
     def requestDone(self, request: object) -> None:
-        """The answer to the one request is written: wait for another, or close."""
+        """The answer is written: wait for the next request, or close."""
         self.requests.clear()
         if not self.persistent:
             self.loseConnection()
@@ -310,10 +297,10 @@ class BusChannel(HTTPChannel):
                 self._advance()
             self._regulate()
 
-    # The peer's pace
+    # Backpressure
 
     def pauseProducing(self) -> None:
-        """The peer does not read: it has `response` seconds to take all that is written."""
+        """The client does not read: it has `response` seconds to read all that is written."""
         self._waitingForTransport = True
         if self.state is not State.CLOSING:
             self.deadline = self.site.reactor.seconds() + self.site.limits.response
@@ -322,7 +309,7 @@ class BusChannel(HTTPChannel):
         self._regulate()
 
     def resumeProducing(self) -> None:
-        """The peer has read everything: go on where reading and parsing stopped."""
+        """The client has read everything: resume parsing and reading."""
         self._waitingForTransport = False
         if self.state is not State.CLOSING:
             self._wait(self.state, getattr(self.site.limits, self.state.value))
@@ -333,10 +320,10 @@ class BusChannel(HTTPChannel):
         self._regulate()
 
     def _regulate(self) -> None:
-        """Read from the network exactly while there is a use for more bytes."""
+        """Pause reading while no more bytes can be parsed, and resume it after."""
         if self.state is State.CLOSING:
             return
-        enough = self._waitingForTransport or (self.state is State.HANDLING and len(self._inbox) > AHEAD)
+        enough = self._waitingForTransport or (self.state is State.HANDLING and len(self._inbox) > PIPELINED)
         if enough is not self._paused:
             self._paused = enough
             if enough:

@@ -1,47 +1,48 @@
-"""A request that arrived whole, and its one answer.
+"""A complete request and its answer.
 
-Twisted's Request with the costly or trusting parts left out: no cookies, no
-form bodies, no traversal of resources, no HTML, and nothing that depends on
-the Host which the client sent.
+A Twisted Request without cookies, form bodies, resource traversal and HTML,
+and without anything that depends on the client's Host header.
 """
 
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
 
-import json
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.error import UnsupportedMethod
 from twisted.web.http import NO_BODY_CODES, parse_qs
+from twisted.web.http_headers import Headers
 from twisted.web.server import NOT_DONE_YET, Request
 
+from routemaster.web.http_server.refusal import Refused
 from routemaster.web.http_server.request_head import Head
 
-if TYPE_CHECKING:
-    from routemaster.web.http_server.connection import BusChannel
 
+class Connection(Protocol):
+    """What a request needs of its connection."""
 
-def error_body(sentence: str) -> bytes:
-    """The JSON by which every refusal is told."""
-    return json.dumps({"error": sentence}).encode()
+    transport: Any
+    site: Any  #: its `resource` answers
+
+    def answer_head(self, status: int, headers: Headers) -> bytes:
+        """The head of an answer."""
 
 
 class BusRequest(Request):
     """See above. `content` is in memory and complete; read it before the first `await`."""
 
     defaultContentType = None
-    channel: BusChannel
+    channel: Any
     _log = Logger()
 
-    def __init__(self, channel: BusChannel) -> None:
+    def __init__(self, channel: Connection) -> None:
         super().__init__(channel, parsePOSTFormSubmission=False)
 
     def start(self, head: Head, body: bytes) -> None:
-        """Take what the channel has read, and have the site's resource answer."""
+        """Have the site's resource answer this request."""
         self.method, self.uri, self.clientproto = head.method, head.target, head.version
         self.path, _, query = head.target.partition(b"?")
         self.args = parse_qs(query, 1) if query else {}
@@ -52,29 +53,21 @@ class BusRequest(Request):
         self.process()
 
     def process(self) -> None:
-        """Have the site's resource answer; whatever it raises ends in one log entry and a 500."""
+        """Have the site's resource answer; an exception is logged once and answered 500."""
         try:
-            self.render(self.channel.site.resource)
+            answer = self.channel.site.resource.render(self)
+            if answer is not NOT_DONE_YET:
+                self.send(answer)
         except Exception:
             self.processingFailed(Failure())
 
-    def render(self, resource: Any) -> None:
-        try:
-            body = resource.render(self)
-        except UnsupportedMethod as unsupported:
-            self.setHeader(b"Allow", b", ".join(unsupported.allowedMethods))
-            self.send_error(405, "this method is not allowed here")
-        else:
-            if body is not NOT_DONE_YET:
-                self.send(body)
-
     @property
     def over(self) -> bool:
-        """Nothing can be answered any more: the answer is complete, or the client has gone."""
+        """Whether the answer is complete or the client has disconnected."""
         return bool(self.finished or self._disconnected)
 
     def send(self, body: bytes) -> None:
-        """Answer with the status and the headers set so far and this body, at one stroke."""
+        """Answer with this body, and with the status and headers set so far, in one write."""
         if self.over:
             return
         if self.startedWriting:
@@ -92,22 +85,23 @@ class BusRequest(Request):
             self.channel.transport.write(head + body)
         self.finish()
 
-    def send_error(self, status: int, sentence: str) -> None:
-        """Answer with a status and one sentence, as JSON."""
-        self.setResponseCode(status)
-        self.setHeader(b"Content-Type", b"application/json")
-        self.send(error_body(sentence))
+    def refuse(self, refused: Refused) -> None:
+        """Answer with an error."""
+        self.setResponseCode(refused.status)
+        for name, value in refused.headers:
+            self.setHeader(name, value)
+        self.send(refused.body)
 
     def processingFailed(self, reason: Failure) -> Failure:
-        """A bug in a handler: log it once, answer 500; close if part of another answer is out."""
+        """Log an exception of a handler and answer 500; abort if part of the answer is written."""
         self._log.failure("a request handler failed", failure=reason)
         if self.startedWriting and not self.over:
             self.channel.transport.abortConnection()
         else:
-            self.responseHeaders = type(self.responseHeaders)()
-            self.send_error(500, "the bus failed to handle this request")
+            self.responseHeaders = Headers()
+            self.refuse(Refused(500, "internal error"))
         return reason
 
     def getRequestHostname(self) -> bytes:
-        """A constant: what the client claims as Host decides nothing and is never said back."""
+        """A constant, so that no answer depends on the client's Host header."""
         return b"routemaster"

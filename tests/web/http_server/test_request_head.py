@@ -6,7 +6,8 @@ import random
 
 from twisted.logger import LogLevel, globalLogPublisher
 
-from routemaster.web.http_server.site import Limits
+from routemaster.web.api import BodyLimits
+from routemaster.web.http_server.limits import Limits
 from tests.web.wire import CHUNKED, PUBLISH, Case, get, head, post, request
 
 #: bytes -> statuses allowed; after 400, 408, 413, 431, 501 from the channel the connection is closed
@@ -212,7 +213,7 @@ class BodyTests(Case):
 
     def test_caps(self) -> None:
         """A body may be as long as its cap, by length or in chunks, and no byte longer."""
-        limits = Limits(max_body=10, max_bulk_body=20, max_other_body=5)
+        limits = Limits(BodyLimits(max_body=10, max_bulk_body=20, max_other_body=5))
         for method, target, cap in [("POST", "/topics/cats", 20), ("POST", "/x", 10), ("DELETE", "/hello", 5)]:
             for excess in (0, 1):
                 body = b"a" * (cap + excess)

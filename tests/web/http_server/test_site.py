@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 
-from routemaster.web.http_server.site import Limits
+from routemaster.web.http_server.limits import Limits
 from routemaster.web.klein_resource import new_app
 from tests.web.wire import CHUNKED, PUBLISH, Api, Case, Wire, get, head, post, request
 
@@ -102,7 +102,7 @@ class AnswerTests(Case):
         for number in range(3000):
             wire.channel.dataReceived(request("POST", f"/topics/t{number}"))
         self.assertEqual([name for name, _ in self.api.published], [f"t{number}" for number in range(3000)])
-        self.assertLessEqual(len(resource._routes), 1024)
+        self.assertLessEqual(resource.cached_routes, 1024)
 
     def test_error_handlers(self) -> None:
         """An application's own error handlers come before the site's last resort."""
