@@ -29,6 +29,11 @@ def unmasked(text: str) -> str:
     return text
 
 
+def quoted(text: str) -> bool:
+    """Whether the text is in quotes, which some tools that set variables keep as a part of the value."""
+    return len(text) > 1 and text[0] + text[-1] in ('""', "''", "“”")
+
+
 def fully_masked(text: str) -> str:
     """The mask, or nothing for an empty text."""
     return MASK if text else ""
@@ -244,7 +249,7 @@ class RawValue(NamedTuple):
 class Option:
     """An option, without its default and its help text.
 
-    `variables`: environment variables other than ROUTEMASTER_ and the name.
+    `variables`: environment variables besides ROUTEMASTER_ and the name.
     """
 
     name: str
@@ -255,7 +260,7 @@ class Option:
     @property
     def environment(self) -> tuple[str, ...]:
         """The environment variables for the option."""
-        return self.variables or (PREFIX + self.name.upper(),)
+        return (PREFIX + self.name.upper(), *self.variables)
 
     @property
     def flag(self) -> str:
@@ -278,6 +283,8 @@ class Option:
         invalid = f"{self.name} is invalid: got {MASK if self.secret else text[:100]!r} ({raw.origin})"
         if self.secret and MASK in text:
             raise ConfigError(f"{invalid}, a masked secret; expected the secret itself")
+        if quoted(text):
+            raise ConfigError(f"{invalid}, a value in quotes; remove the quotes")
         try:
             return self.type.parse(text)
         except NoHomeDirectory:

@@ -1,7 +1,7 @@
 """`twistd routemaster`: its command line, and its process.
 
-The options are those of `config.OPTIONS`. An error in the configuration ends
-the process with one line and status 1, before anything is opened.
+The options are those of `config.OPTIONS`. Faults in the configuration end the
+process with a line for each and status 1, before anything is opened.
 
 Signals: SIGTERM and SIGINT shut the bus down, with status 0; repeated signals
 change nothing. SIGHUP reloads the certificate and reopens the log. SIGUSR2
@@ -27,12 +27,11 @@ from twisted.python import usage
 
 from routemaster import __version__, logs
 from routemaster.config import OPTIONS, Config, help_texts, load
-from routemaster.daemon.service import Bus, Role
-from routemaster.daemon.supervisor import Order, Supervisor
+from routemaster.daemon.service import Bus
+from routemaster.daemon.supervisor import Supervisor
 from routemaster.daemon.systemd_notify import SystemdNotifier
 from routemaster.errors import ConfigError
 
-MAX_PROCESSES = 64
 _HELP = help_texts()
 _log = Logger()
 
@@ -44,15 +43,11 @@ class Options(usage.Options):
     longdesc = "Run the Routemaster event bus. Every option can also be set in the environment or in a file."
     optParameters = [
         ["config", "c", None, "Configuration file, stronger than the shipped one."],
-        ["role", None, "all", "Which part of the bus to run: all, web or worker."],
-        ["processes", None, "1", "How many processes of that role to run behind one port, 1 to 64."],
         *([option.flag.removeprefix("--"), None, None, _HELP[option.name]] for option in OPTIONS),
     ]
     optFlags = [["print-config", None, "Print the configuration in force, and where each value came from."]]
 
     config: Config
-    role: Role
-    processes: int
     child_arguments: list[str]  #: of twistd for child processes
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
@@ -79,23 +74,24 @@ class Options(usage.Options):
             self.config = load(given, os.environ, file)
         except ConfigError as error:
             _refuse(str(error))
-        try:
-            self.role = Role(self["role"])
-        except ValueError:
-            _refuse(f"role is invalid: got {self['role']!r}, expected all, web or worker")
-        count = self["processes"]
-        if not (count.isascii() and count.isdigit() and 1 <= int(count) <= MAX_PROCESSES):
-            _refuse(f"processes is invalid: got {count!r}, expected a whole number from 1 to {MAX_PROCESSES}")
-        self.processes = int(count)
         self.child_arguments = ["-n", "routemaster", *(["--config", str(file.absolute())] if file else [])]
         for option in OPTIONS:
             if option.name in given:
                 self.child_arguments += [f"--{option.flag.removeprefix('--')}", given[option.name]]
+        if self._logs_to_terminal():
+            self.config = self.config.for_terminal()
         if self["print-config"]:
             sys.stdout.write(self.config.describe())
             sys.exit(0)
         if self.parent is not None:
             self._set_twistd_options(self.parent)
+
+    def _logs_to_terminal(self) -> bool:
+        """Whether the log goes to standard error, and that is a terminal."""
+        twistd: Any = self.parent or {}
+        in_foreground = bool(twistd.get("nodaemon")) and not twistd.get("logger")
+        stream = sys.__stderr__
+        return in_foreground and self.config.log_file is None and stream is not None and stream.isatty()
 
     def _set_twistd_options(self, twistd: Any) -> None:
         """Check and set twistd's own options for the log and the file of the process ID."""
@@ -138,8 +134,9 @@ def observer() -> Any:
 
 
 def _refuse(line: str) -> NoReturn:
+    """End the process; `line` may be several, one for each fault."""
     SystemdNotifier(os.environ, None).status(line)
-    sys.exit(f"routemaster: {line}")
+    sys.exit("\n".join(f"routemaster: {each}" for each in line.splitlines()))
 
 
 def makeService(options: Options) -> Bus | Supervisor:
@@ -151,11 +148,10 @@ def makeService(options: Options) -> Bus | Supervisor:
     process = Process(reactor)
     try:
         bus: Bus | Supervisor
-        if options.processes == 1:
-            bus = Bus(options.config, options.role, reactor, process.fail)
+        if options.config.processes == 1:
+            bus = Bus(options.config, reactor, process.fail)
         else:
-            order = Order(options.config, options.role, options.processes, options.child_arguments)
-            bus = Supervisor(order, reactor, process.fail)
+            bus = Supervisor(options.config, options.child_arguments, reactor, process.fail)
     except ConfigError as error:
         _refuse(str(error))
     process.handle_signals(bus)

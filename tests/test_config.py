@@ -9,6 +9,7 @@ from attrs import evolve, fields
 from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.config import OPTIONS, SHIPPED, Config, help_texts, load
+from routemaster.config_sources import ORIGINAL
 from routemaster.config_types import MASK
 from routemaster.errors import ConfigError
 
@@ -67,6 +68,8 @@ class TableTests(Case):
         """The defaults have the documented values and the types of the fields."""
         config = load({}, {}, None)
         expected = {
+            "role": "all",
+            "processes": 1,
             "clients": ("demo",),
             "root_key": None,
             "https": "tcp:17890:interface=127.0.0.1",
@@ -105,7 +108,7 @@ class TableTests(Case):
             self.assertIs(type(getattr(config, name)), type(value), name)
 
     def test_environment_names(self) -> None:
-        """The environment variable is ROUTEMASTER_ and the name, with a few exceptions."""
+        """The environment variable is ROUTEMASTER_ and the name; a few options have another name too."""
         others = {
             variable
             for option in OPTIONS
@@ -139,11 +142,68 @@ class SourceTests(Case):
             self.assertEqual(load({name: "redis://h"}, {}, None).redis_url, "redis://h")
 
     def test_empty_is_none(self) -> None:
-        """An empty value overrides a source with lower precedence, for an option that may be unset."""
+        """An empty value in a file or on the command line unsets an option that may be unset."""
         file = self.ini("[server]\nhttp = tcp:80\n")
         self.assertEqual(load({}, {}, file).http, "tcp:80")
-        self.assertIsNone(load({}, {"ROUTEMASTER_HTTP": ""}, file).http)
-        self.refused("namespace", environment={"ROUTEMASTER_NAMESPACE": ""})
+        self.assertIsNone(load({"http": ""}, {}, file).http)
+        self.refused("namespace", arguments={"namespace": ""})
+
+    def test_empty_variable(self) -> None:
+        """An empty environment variable counts as not set."""
+        file = self.ini("[server]\nhttp = tcp:80\n")
+        names = {variable for option in OPTIONS for variable in option.environment}
+        for text in ("", " "):
+            environment = dict.fromkeys({*names, *ORIGINAL, "REDIS_ENV_KEY", "ROUTEMASTER_UNKNOWN"}, text)
+            self.assertEqual(load({}, environment, file), load({}, {}, file))
+        self.refused("REDIS_ENV_KEY", "CLOUD", environment={"REDIS_ENV_KEY": "CLOUD", "CLOUD": ""})
+
+    def test_all_faults(self) -> None:
+        """The error has one line for each fault of every source, in the order of the sources and options."""
+        file = self.ini("[delivery]\ntimout = 1\n[servr]\n[server]\ngrace = 1\nmax_body = many\n")
+        values = {"NAMESPAC": "x", "TIMEOUT": "soon", "ROOT_KEY": "canary:"}
+        environment = {f"ROUTEMASTER_{name}": text for name, text in values.items()}
+        arguments = {"certificate": "/c", "exception-service": "sentry", "redis-min-free": "100000000"}
+        error = self.assertRaises(ConfigError, load, arguments, environment, file)
+        expected = [
+            "unknown option 'timout'", "unknown section 'servr'", "grace is in [server]", "'ROUTEMASTER_NAMESPAC'",
+            "root_key is invalid: got '********'", "max_body is invalid: got 'many'",
+            "timeout is invalid: got 'soon'", "certificate (command line)", "redis_min_free (command line)",
+            "exception_service_url (default)",
+        ]  # fmt: skip
+        lines = str(error).splitlines()
+        self.assertEqual(len(lines), len(expected), lines)
+        for line, words in zip(lines, expected, strict=True):
+            self.assertIn(words, line)
+        self.assertNotIn("canary", str(error))
+
+    def test_quotes(self) -> None:
+        """A value in quotes is an error in every source, and the message says so."""
+        words = ("a value in quotes; remove the quotes",)
+        self.refused("namespace", "got '\"rm\"'", *words, environment={"ROUTEMASTER_NAMESPACE": '"rm"'})
+        self.refused("timeout", *words, arguments={"timeout": "'20'"})
+        self.refused("clients", MASK, *words, file="[clients]\nclients = \"a,b\"\n")
+        self.refused("REDIS_ENV_KEY", *words, environment={"REDIS_ENV_KEY": '"CLOUD"', "CLOUD": "redis://h"})
+        line = self.refused("root_key", MASK, *words, environment={"ROUTEMASTER_ROOT_KEY": "\"canary\""})
+        self.assertNotIn("canary", line)
+        self.assertEqual(load({"root-key": "it's"}, {}, None).root_key, "it's")
+
+    def test_original(self) -> None:
+        """The error for a variable of the original Routemaster says what replaces it, not what is similar."""
+        table = {
+            "ROUTEMASTER_ACQUIRE_TIMEOUT": "nothing replaces it",
+            "ROUTEMASTER_WORKER_THREADS": "use ROUTEMASTER_MAX_OPEN_DELIVERIES",
+            "PUMA_WORKERS": "use ROUTEMASTER_PROCESSES",
+            "PUMA_THREADS": "nothing replaces it",
+        }
+        for name, words in table.items():
+            line = self.refused(name, "the original Routemaster", words, environment={name: "5"})
+            self.assertNotIn("did you mean", line)
+        known = {variable for option in OPTIONS for variable in option.environment}
+        for name, words in ORIGINAL.items():
+            self.assertNotIn(name, known)
+            named = {word.strip(",") for word in words.split() if word.startswith("ROUTEMASTER_")}
+            self.assertTrue(named <= known, words)
+        load({}, {"PORT": "80", "RACK_ENV": "production", "PUMA_MAX_THREADS": "1"}, None)
 
     def test_foreign_variables(self) -> None:
         """Other variables, and those that Kubernetes sets for a Service, are ignored."""
@@ -168,6 +228,12 @@ class SourceTests(Case):
         self.assertEqual(load({}, alias, None).max_backoff_ms, 5)
         self.assertEqual(load({}, name, None).max_backoff_ms, 6)
         self.refused("ROUTEMASTER_MAX_BACKOFF_MS and MAX_BACKOFF_MS", environment=alias | name)
+        for prefix in ("", "ROUTEMASTER_"):
+            config = load({}, {f"{prefix}METRIC_COLLECTION_SERVICE": "statsd"}, None)
+            self.assertEqual(config.metric_collection_service, "statsd")
+        secrets = {"DATADOG_API_KEY": "canary-1", "ROUTEMASTER_DATADOG_API_KEY": "canary-2"}
+        self.assertNotIn("canary", self.refused("DATADOG_API_KEY", "differ", environment=secrets))
+        load({}, dict.fromkeys(secrets, "same"), None)
 
     def test_redis_env_key(self) -> None:
         """REDIS_ENV_KEY is the name of the variable with the Redis URL, which must be set."""
@@ -184,8 +250,8 @@ class SourceTests(Case):
         """An unknown option is an error in every source; the message suggests the most similar name."""
         self.refused("timout", "timeout", arguments={"timout": "1"})
         self.refused("ROUTEMASTER_TIMOUT", "ROUTEMASTER_TIMEOUT", environment={"ROUTEMASTER_TIMOUT": "1"})
-        prefixed = {"ROUTEMASTER_EXCEPTION_SERVICE": "print"}
-        self.refused("did you mean EXCEPTION_SERVICE?", environment=prefixed)
+        prefixed = {"ROUTEMASTER_EXCEPTION_SERVIC": "print"}
+        self.refused("did you mean ROUTEMASTER_EXCEPTION_SERVICE?", environment=prefixed)
         self.refused("'timout'", "mean timeout?", file="[delivery]\ntimout = 1\n")
         self.refused("'Timeout'", file="[delivery]\nTimeout = 1\n")
         self.refused("'delivry'", "mean delivery?", file="[delivry]\ntimeout = 1\n")
@@ -241,6 +307,9 @@ class TogetherTests(Case):
             ({"root_key": "demo"}, ["root_key", "client"]),
             ({"certificate": "/c"}, ["certificate", "private_key"]),
             ({"private_key": "/k"}, ["certificate", "private_key"]),
+            ({"role": "worker"}, ["role (command line) is worker", "redis_url"]),
+            ({"role": "web"}, ["role (command line) is web", "redis_url"]),
+            ({"min_replicas": "1"}, ["min_replicas", "redis_url"]),
             ({"redis_min_free": "50000000"}, ["redis_min_free", "redis_max_mem"]),
             ({"metric_collection_service": "datadog", "datadog_app_key": "k"}, ["datadog_api_key"]),
             ({"metric_collection_service": "datadog", "datadog_api_key": "k"}, ["datadog_app_key"]),
@@ -263,6 +332,8 @@ class TogetherTests(Case):
                 "datadog_app_key": "k",
                 "exception_service": "sentry",
                 "exception_service_url": "https://key@sentry.example/1",
+                "role": "worker",
+                "redis_url": "redis://h",
             },
             {},
             None,
@@ -302,6 +373,16 @@ class ShowTests(Case):
         self.assertIn("# command line\ngrace = 1\n", shown)
         self.assertIn("# environment ROUTEMASTER_TIMEOUT\ntimeout = 2.5\n", shown)
         self.assertIn("# default\nclients = demo\n", shown)
+
+    def test_terminal(self) -> None:
+        """If the log goes to a terminal, there are no metrics, unless they are requested."""
+        self.assertEqual(load({}, {}, None).for_terminal().metric_collection_service, "none")
+        self.assertIn(
+            "# default, if the log goes to a terminal\nmetric_collection_service = none\n",
+            load({}, {}, None).for_terminal().describe(),
+        )
+        config = load({}, {"METRIC_COLLECTION_SERVICE": "print"}, None)
+        self.assertEqual(config.for_terminal().metric_collection_service, "print")
 
     def test_secrets(self) -> None:
         """`describe` and `repr` mask secrets, but show the public part of a token and the host of Redis."""

@@ -10,7 +10,8 @@ from pathlib import Path
 from docutils.core import publish_doctree
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.config import OPTIONS, REDIS_ENV_KEY
+from routemaster.config import OPTIONS
+from routemaster.config_sources import REDIS_ENV_KEY
 from routemaster.store.keys import Keys
 from routemaster.web.api import Api
 

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = arguments.run(arguments)
         sys.stdout.flush()
     except RoutemasterError as error:
-        sys.stderr.write(f"{PROGRAM}: {tables.clean(str(error))}\n")
+        sys.stderr.writelines(f"{PROGRAM}: {tables.clean(line)}\n" for line in str(error).splitlines())
         return 1
     except KeyboardInterrupt:
         return 130
@@ -193,7 +193,8 @@ def examine(arguments: argparse.Namespace) -> int:
         bus = _bus(arguments, config)
         steps = examination(config, bus, file)
     except ConfigError as error:
-        steps = iter([Finding("configuration", Verdict.FAIL, str(error), "fix this first: all checks need it")])
+        faults = "; ".join(str(error).splitlines())
+        steps = iter([Finding("configuration", Verdict.FAIL, faults, "fix this first: all checks need it")])
     for finding in steps:
         findings.append(finding)
         if not hasattr(arguments, "json"):

@@ -21,7 +21,6 @@ import secrets
 import socket
 from collections.abc import Callable
 from contextlib import suppress
-from enum import Enum
 from time import time
 from typing import Any
 
@@ -62,14 +61,6 @@ CONNECT_WAIT = 1.0      #: seconds for a Redis given by URL to answer before the
 GC_THRESHOLD = 5_000    #: allocations between two runs of Python's garbage collector
 
 
-class Role(Enum):
-    """Which half of the bus a process runs."""
-
-    ALL = "all"
-    WEB = "web"
-    WORKER = "worker"
-
-
 @frozen
 class Part:
     """A step of the start, and its counterpart at the stop; each may return an awaitable."""
@@ -83,16 +74,15 @@ class Bus(DaemonService):
 
     _worker: Worker | None = None  #: with the roles all and worker
 
-    def __init__(self, config: Config, role: Role, reactor: Any, on_failure: Callable[[], None]) -> None:
+    def __init__(self, config: Config, reactor: Any, on_failure: Callable[[], None]) -> None:
         """`on_failure` is called if the bus cannot start, after the reason was logged.
 
         Raises ConfigError if a file that the configuration names cannot be used.
         """
         certificate, key = assembly.certificate_files(config, time())
-        self._tls = None if role is Role.WORKER else ReloadableTLS(certificate, key)
+        self._tls = None if config.role == "worker" else ReloadableTLS(certificate, key)
         self._listeners = None if self._tls is None else Listeners(config, self._tls, reactor)
-        self._sender = None if role is Role.WEB else assembly.sender(config, reactor, certificate)
-        self._role = role
+        self._sender = None if config.role == "web" else assembly.sender(config, reactor, certificate)
         self._process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._meter, self._metrics_service = Meter(), assembly.metrics_service(config, reactor)
         self._started: list[Part] = []
@@ -101,7 +91,7 @@ class Bus(DaemonService):
     # -- start
 
     async def _start(self) -> None:
-        self._log.info("Routemaster {version} starts, role {role}", version=__version__, role=self._role.value)
+        self._log.info("Routemaster {version} starts, role {role}", version=__version__, role=self._config.role)
         self._build(await self._redis_address())
         for part in self._parts():
             await self._start_part(part)
@@ -207,7 +197,7 @@ class Bus(DaemonService):
             await self._listeners.open(api.app.resource())
 
     def _count_process(self, status: str) -> None:
-        kinds = ("web", "worker") if self._role is Role.ALL else (self._role.value,)
+        kinds = ("web", "worker") if self._config.role == "all" else (self._config.role,)
         for kind in kinds:
             self._meter.count("process", status=status, type=kind)
 

@@ -33,7 +33,6 @@ from time import time
 from typing import Any
 from urllib.parse import quote
 
-from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
@@ -44,7 +43,6 @@ from routemaster.daemon import assembly
 from routemaster.daemon.child_process import ChildProcess, ChildSettings
 from routemaster.daemon.lifecycle import DaemonService
 from routemaster.daemon.listeners import DRAIN, bind, stop_listening
-from routemaster.daemon.service import Role
 from routemaster.redis.embedded import EmbeddedRedis
 from routemaster.util.backoff import backoff
 
@@ -55,27 +53,21 @@ MARGIN = 5.0           #: seconds a child may take to stop, beyond the time for 
 _DOMAINS = {socket.AF_INET: "INET", socket.AF_INET6: "INET6", socket.AF_UNIX: "UNIX"}
 
 
-@frozen
-class Order:
-    """What the command line requests."""
-
-    config: Config
-    role: Role
-    processes: int
-    arguments: Sequence[str]  #: of twistd for a child, without those that the parent adds
-
-
 class Supervisor(DaemonService):
     """N processes as one Twisted service."""
 
-    def __init__(self, order: Order, reactor: Any, on_failure: Callable[[], None]) -> None:
-        """`on_failure` is called if the processes cannot run, after the reason was logged.
+    def __init__(
+        self, config: Config, arguments: Sequence[str], reactor: Any, on_failure: Callable[[], None]
+    ) -> None:
+        """`arguments`: of twistd for a child, without those that the parent adds.
+
+        `on_failure` is called if the processes cannot run, after the reason was logged.
 
         Raises ConfigError if a file that the configuration names cannot be used.
         """
-        super().__init__(order.config, reactor, on_failure)
-        self._order = order
-        assembly.certificate_files(order.config, time())  # made once, not by each child
+        super().__init__(config, reactor, on_failure)
+        self._arguments = arguments
+        assembly.certificate_files(config, time())  # made once, not by each child
         self._embedded: EmbeddedRedis | None = None
         self._folder: Path | None = None
         self._ports: dict[str, Any] = {}
@@ -86,17 +78,17 @@ class Supervisor(DaemonService):
         self._replacing: Deferred[None] | None = None
 
     async def _start(self) -> None:
-        config, count = self._config, self._order.processes
+        config, count = self._config, self._config.processes
         self._log.info(
             "Routemaster {version} starts {count} processes, role {role}",
-            version=__version__, count=count, role=self._order.role.value,
+            version=__version__, count=count, role=config.role,
         )  # fmt: skip
-        overrides: list[str] = []
+        overrides = ["--role", config.role, "--processes", "1"]
         if config.redis_url is None:
             self._embedded = EmbeddedRedis(self._reactor, config.state_dir)
             address = await self._embedded.start()
             overrides += ["--redis-url", f"unix://{quote(address.path)}"]
-        if self._order.role is not Role.WORKER:
+        if config.role != "worker":
             for name, endpoint in (("https", config.https), ("http", config.http)):
                 if endpoint is not None:
                     overrides += [f"--{name}", await self._bind(name, endpoint)]
@@ -104,7 +96,7 @@ class Supervisor(DaemonService):
             return
         self._folder = Path(tempfile.mkdtemp(prefix="routemaster-"))
         self._child_settings = ChildSettings(
-            [*self._order.arguments, "--role", self._order.role.value, *overrides],
+            [*self._arguments, *overrides],
             os.environ,
             {name: port.fileno() for name, port in self._ports.items()},
             self._folder,

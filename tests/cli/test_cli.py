@@ -458,6 +458,12 @@ class OfflineTests(CommandCase):
         run = await self.run_command("--version")
         self.assertEqual((run.status, run.out), (0, f"Routemaster {routemaster.__version__}\n"))
 
+    def without_clients(self) -> str:
+        """The path of a configuration file without clients."""
+        file = Path(self.mktemp()).absolute()
+        file.write_text("[clients]\nclients =\n", "utf-8")
+        return str(file)
+
     async def test_one_line(self) -> None:
         """Whatever is wrong beforehand is one line that names it, status 1."""
         missing = str(self.state / "missing")
@@ -472,7 +478,7 @@ class OfflineTests(CommandCase):
             ("--root-key-file", ("tokens", "list", "--root-key-file", __file__), {}),
             (missing, ("topics", "--config", missing), {}),
             ("root key", ("tokens", "list", "--url", url), {}),
-            ("neither", ("topics", "--url", url), {"ROUTEMASTER_CLIENTS": ""}),
+            ("neither", ("topics", "--url", url, "--config", self.without_clients()), {}),
             ("log_level", ("topics",), {"ROUTEMASTER_LOG_LEVEL": "loud"}),
             ("ROUTEMASTER_NONSENSE", ("topics",), {"ROUTEMASTER_NONSENSE": "1"}),
         ):

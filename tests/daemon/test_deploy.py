@@ -25,7 +25,8 @@ import yaml  # type: ignore[import-untyped]
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 import routemaster
-from routemaster.config import OPTIONS, REDIS_ENV_KEY, load
+from routemaster.config import OPTIONS, load
+from routemaster.config_sources import REDIS_ENV_KEY
 from routemaster.tap import Options
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,8 +139,8 @@ class UnitTests(SynchronousTestCase):
             command = dict(directives(unit, "Service"))["ExecStart"].replace("${ROLE}", "all").split()
             self.assertEqual(command[1:3], ["-n", "routemaster"])
             options = Options()
-            options.parseOptions(command[3:])
-            self.assertEqual(options.role.value, role)
+            options.parseOptions([*command[3:], "--redis-url", "redis://h"])
+            self.assertEqual(options.config.role, role)
 
     def test_time_to_stop(self) -> None:
         """systemd's stop timeout is longer than the shutdown may take."""
@@ -250,8 +251,8 @@ class ContainerTests(SynchronousTestCase):
             words = command.replace('"', "").replace("${PORT:-17880}", "17880").split()
             self.assertEqual(words[:4], ["exec", "twistd", "-n", "routemaster"])
             options = Options()
-            options.parseOptions(words[4:])
-            self.assertEqual(options.role.value, role)
+            options.parseOptions([*words[4:], "--redis-url", "redis://h"])
+            self.assertEqual(options.config.role, role)
 
     def test_socket(self) -> None:
         """The socket unit is well-formed, and of the family that the endpoint names."""

@@ -16,7 +16,6 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster import __version__, tap
 from routemaster.config import OPTIONS
-from routemaster.daemon.service import Role
 from routemaster.tap import Options, Process
 
 
@@ -57,9 +56,9 @@ class OptionsTests(SynchronousTestCase):
 
     def test_given(self) -> None:
         """Options on the command line are in force."""
-        options = self.parse("--role", "web", "--clients", "a,b", "--timeout", "7")
+        options = self.parse("--role", "web", "--redis-url", "redis://h", "--clients", "a,b", "--timeout", "7")
         config = options.config
-        self.assertEqual((options.role, tuple(config.clients), config.timeout), (Role.WEB, ("a", "b"), 7))
+        self.assertEqual((config.role, tuple(config.clients), config.timeout), ("web", ("a", "b"), 7))
 
     def test_refusals(self) -> None:
         """An unknown option, an invalid value or an argument is an error of one line that names it."""
@@ -76,6 +75,35 @@ class OptionsTests(SynchronousTestCase):
             ("surplus",): "only options",
         }.items():
             self.assertIn(named, self.refusal(*arguments))
+
+    def test_several_faults(self) -> None:
+        """Each fault of the configuration is a line of its own."""
+        arguments = ("--timeout", "soon", "--role", "worker", "--grace", "x")
+        status = self.assertRaises(SystemExit, self.parse, *arguments).code
+        self.assertEqual(
+            [line.split()[:2] for line in str(status).splitlines()],
+            [["routemaster:", name] for name in ("timeout", "grace", "role")],
+        )
+
+    def test_role_in_the_environment(self) -> None:
+        """The role and the number of processes are options like others."""
+        self.patch(os, "environ", {**os.environ, "ROUTEMASTER_ROLE": "web", "ROUTEMASTER_PROCESSES": "3"})
+        config = self.parse("--redis-url", "redis://h").config
+        self.assertEqual((config.role, config.processes), ("web", 3))
+
+    def test_metrics_on_a_terminal(self) -> None:
+        """In the foreground, with the log on a terminal, no metrics are printed unless they are requested."""
+        self.patch(sys, "__stderr__", SimpleNamespace(isatty=lambda: True))
+        for arguments, twistd, expected in [
+            ((), {"nodaemon": 1}, "none"),
+            (("--metric-collection-service", "print"), {"nodaemon": 1}, "print"),
+            (("--log-file", "/tmp/own.log"), {"nodaemon": 1}, "print"),
+            ((), {"nodaemon": 0}, "print"),
+            ((), {"nodaemon": 1, "logger": "a.b"}, "print"),
+        ]:
+            self.assertEqual(self.parse(*arguments, **twistd).config.metric_collection_service, expected)
+        self.patch(sys, "__stderr__", SimpleNamespace(isatty=lambda: False))
+        self.assertEqual(self.parse(nodaemon=1).config.metric_collection_service, "print")
 
     def test_surplus_unquoted(self) -> None:
         """The error for an argument does not show it: it may be a misplaced secret."""
