@@ -1,4 +1,4 @@
-"""The API through HTTP: every endpoint, every status, everybody who may ask."""
+"""The API over HTTP: every endpoint with every status for every kind of credential."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ A, B, MADE = "alice--a1", "bob--b1", "made--m1"
 CALLBACK = "https://localhost/events"
 EVENT = {"type": "update", "url": "https://example.com/cats/1"}
 
-AWAY = StoreUnavailable("Redis at test is not connected: it is away")
-BROKEN_OFF = StoreUnavailable("Redis at test: the connection was lost", outcome_unknown=True)
+UNAVAILABLE = StoreUnavailable("Redis at test is unavailable")
+OUTCOME_UNKNOWN = StoreUnavailable("Redis at test: the connection was lost", outcome_unknown=True)
 
 
 def basic(user: str, password: str = "x") -> str:
@@ -41,7 +41,7 @@ def basic(user: str, password: str = "x") -> str:
 
 
 class Tampered:
-    """A store that fails or holds its calls as it is told, and writes them down."""
+    """A store that records its calls, and fails or delays them on request."""
 
     def __init__(self, store: MemoryStore) -> None:
         self.store = store
@@ -68,8 +68,8 @@ class Tampered:
 
         return call
 
-    def let_go(self) -> None:
-        """Have all held calls go on."""
+    def release(self) -> None:
+        """Continue all delayed calls."""
         self.holding = False
         held, self.held = self.held, []
         for each in held:
@@ -77,7 +77,7 @@ class Tampered:
 
 
 class Case(SynchronousTestCase):
-    """An API with its site, without sockets. Topic `cats` is A's, and A is subscribed to it."""
+    """An API with its site, without sockets."""
 
     root_key: str | None = ROOT_KEY
     refreshed = True
@@ -86,13 +86,13 @@ class Case(SynchronousTestCase):
         self.clock = Clock()
         self.clock.advance(NOW)
         self.store = Tampered(MemoryStore(self.clock, 10))
-        self.door = Authenticator([A, B], self.root_key, self.store)  # type: ignore[arg-type]
+        self.auth = Authenticator([A, B], self.root_key, self.store)  # type: ignore[arg-type]
         self.limits = Limits(max_event_data=64, scaling_threshold=2, scaling_deadline=1.0)
         self.ready, self.meter = True, Meter()
         self.api = self.make_api()
         self.wire = Wire(self.api.app.resource())
         if self.refreshed:
-            self.done(self.door.refresh())
+            self.done(self.auth.refresh())
 
     def make_api(self, **options: Any) -> Api:
         async def exposition() -> bytes:
@@ -101,7 +101,7 @@ class Case(SynchronousTestCase):
 
         return Api(
             self.store,  # type: ignore[arg-type]
-            self.door,
+            self.auth,
             self.clock,
             self.limits,
             self.meter,
@@ -121,7 +121,7 @@ class Case(SynchronousTestCase):
         self.wire.send(request(method, path, data, *lines))
 
     def answer(self) -> Answer:
-        """The one answer on the last connection."""
+        """The only answer on the last connection."""
         [answer] = self.wire.answers()
         return answer
 
@@ -130,7 +130,7 @@ class Case(SynchronousTestCase):
         return self.answer()
 
     def expect(self, status: int, method: str, path: str, body: Any = None, who: str | None = A) -> Answer:
-        """An answer of that status, in the form that all such answers have."""
+        """An answer with this status and the headers and body that belong to it."""
         answer = self.ask(method, path, body, who)
         self.assertEqual(answer.status, status, f"{method} {path} {body!r} {who}: {answer}")
         self.well_formed(answer)
@@ -161,19 +161,19 @@ class Case(SynchronousTestCase):
         self.expect(204, "POST", "/subscription", {"topics": topics, "callback": CALLBACK} | fields, who)
 
     def cats(self) -> None:
-        """A's topic `cats` with one event before A subscribed to it, and a token that root has made."""
+        """Topic `cats` of A with one event, a subscription of A after it, and an API token."""
         self.publish()
         self.subscribe("cats")
         self.expect(201, "POST", "/api_tokens", {"name": "made", "token": MADE}, ROOT_KEY)
 
     def queue(self, subscriber: str = A, *topics: str) -> list[Any]:
-        """What waits for a subscriber."""
+        """A subscriber's backlog."""
         wanted = dict.fromkeys(topics or ["cats"])
         reading = self.done(self.store.store.read(subscriber, wanted, 10_000, 1 << 30))
         return [json.loads(fragment) for _, _, fragment in reading.entries]
 
     def deliver(self, subscriber: str, topic: str, most: int) -> None:
-        """Deliver and acknowledge the oldest events, as a worker would."""
+        """Acknowledge the oldest events, as a worker would."""
         store = self.store.store
         grant = self.done(store.acquire(subscriber, "w"))
         reading = self.done(store.read(subscriber, {topic: None}, most, 1 << 30))
@@ -184,7 +184,7 @@ class Case(SynchronousTestCase):
 
 @frozen
 class Endpoint:
-    """A request, and what each kind of asker gets, when `Case.cats` has been called."""
+    """A request, with the status for each kind of credential after `Case.cats`."""
 
     method: str
     path: str
@@ -195,7 +195,7 @@ class Endpoint:
     nobody: int = 401
 
     def statuses(self) -> Iterator[tuple[str | None, int]]:
-        """Askers with the status each gets; a client that root has made is one like any other."""
+        """Credentials with their status; an API token is like any other client's token."""
         yield from ((A, self.alice), (B, self.bob), (MADE, self.bob), (ROOT_KEY, self.root))
         yield from ((None, self.nobody), ("unknown--u1", self.nobody), ("NOT A TOKEN", self.nobody))
 
@@ -239,10 +239,10 @@ MATRIX = [
 
 
 class AuthorisationTests(Case):
-    """Every endpoint, asked by everybody."""
+    """Every endpoint with every kind of credential."""
 
     def test_matrix(self) -> None:
-        """Each gets the status of the table, and who gets 401 has reached neither store nor topic."""
+        """Each request is answered with the status in the table; a 401 calls no method of the store."""
         for endpoint in MATRIX:
             for who, status in endpoint.statuses():
                 self.setUp()
@@ -253,7 +253,7 @@ class AuthorisationTests(Case):
                     self.assertEqual(self.store.calls[calls:], [], endpoint)
 
     def test_malformed_credentials(self) -> None:
-        """Whatever is no credential gets 401 wherever one is needed."""
+        """A malformed credential is answered 401."""
         headers = [f"Authorization: {header.decode('latin-1')}" for header in MALFORMED.values()
                    if b"\n" not in header]  # fmt: skip
         for header in headers:
@@ -262,18 +262,18 @@ class AuthorisationTests(Case):
             self.well_formed(answer)
 
     def test_two_credentials(self) -> None:
-        """Two Authorization headers are no credential, even if both are good or the same."""
+        """Two Authorization headers are answered 401, even if both are valid."""
         for second in (A, B, "x"):
             self.assertEqual(self.ask("GET", "/pulse", None, A, basic(second)).status, 401)
 
     def test_password_is_ignored(self) -> None:
-        """The password may be anything, or empty."""
+        """The password is ignored."""
         for password in ("", "x", "a:b", "é"):
             self.assertEqual(self.ask("GET", "/pulse", None, None, basic(A, password)).status, 204)
 
 
 class NoRootKeyTests(Case):
-    """The same without a root key."""
+    """No root key is configured."""
 
     root_key = None
 
@@ -281,10 +281,10 @@ class NoRootKeyTests(Case):
         self.publish()
         self.subscribe("cats")
         self.done(self.store.store.add_token(ApiToken("made", MADE)))
-        self.done(self.door.refresh())
+        self.done(self.auth.refresh())
 
     def test_matrix(self) -> None:
-        """Without a root key nobody is root: its endpoints answer 401 to all."""
+        """Without a root key its endpoints answer 401 to all clients."""
         for endpoint in MATRIX:
             for who, status in endpoint.statuses():
                 self.setUp()
@@ -295,10 +295,10 @@ class NoRootKeyTests(Case):
 
 
 class PathTests(Case):
-    """What is at a path, and what is not."""
+    """Unknown paths and methods."""
 
     def test_unknown_paths(self) -> None:
-        """404 in JSON, credentials or not, and never a redirect."""
+        """An unknown path is answered 404 in JSON, with and without credentials."""
         for path in (
             "/", "/topic", "/topics//cats", "//topics/cats", "/topics/cats/x", "/subscriber/topics", "/pulse/x",
             "/subscription/topics/cats", "/api_tokens/a/b", "/TOPICS", "/index.html", "/topics/a%2fb",
@@ -313,7 +313,7 @@ class PathTests(Case):
                     self.assertNotIn("location", answer.headers)
 
     def test_wrong_methods(self) -> None:
-        """405 in JSON with the methods that there are."""
+        """An unknown method is answered 405 in JSON with the allowed methods."""
         known: dict[str, set[str]] = {}
         for endpoint in MATRIX:
             known.setdefault(endpoint.path, set()).add(endpoint.method)
@@ -327,16 +327,16 @@ class PathTests(Case):
 
     @staticmethod
     def more(path: str) -> set[str]:
-        """Methods of a path that the matrix asks at another path of the same shape."""
+        """Methods which the matrix has at another path of the same route."""
         return {"POST", "DELETE"} if path.startswith("/topics/") else set()
 
     def test_topic_is_for_deleting(self) -> None:
-        """The old spelling /topic/:name only deletes."""
+        """/topic/:name supports DELETE only."""
         self.expect(405, "POST", "/topic/cats", EVENT)
         self.expect(405, "GET", "/topic/cats")
 
     def test_head(self) -> None:
-        """HEAD answers as GET does, without the body."""
+        """HEAD is answered like GET, without the body."""
         self.wire.channel.dataReceived(request("HEAD", "/topics", b"", basic(A)))
         head, _, body = self.wire.transport.value().partition(b"\r\n\r\n")
         self.assertTrue(head.startswith(b"HTTP/1.1 200 "))
@@ -347,13 +347,13 @@ POSTS = ["/topics/cats", "/subscription", "/subscriber", "/api_tokens"]
 
 
 class BodyTests(Case):
-    """Bodies that are not what they should be."""
+    """Invalid bodies."""
 
     def who(self, path: str) -> str:
         return ROOT_KEY if path == "/api_tokens" else A
 
     def test_no_json(self) -> None:
-        """What is not strict JSON is 400 everywhere, in one sentence, with nothing done."""
+        """A body that is not strict JSON is answered 400 and calls no method of the store."""
         calls = len(self.store.calls)
         for path in POSTS:
             for name, body in REFUSED.items():
@@ -363,13 +363,13 @@ class BodyTests(Case):
         self.assertEqual(len(self.store.calls), calls)
 
     def test_no_object(self) -> None:
-        """JSON that is no object is 400; only publishing takes an array too."""
+        """JSON other than an object is answered 400; only a publish accepts an array."""
         for path in POSTS:
             for body in (b"null", b"1", b'"x"', b"true", b"[]", b"[1]", b"{}", b'{"x":1}'):
                 self.expect(400, "POST", path, body, self.who(path))
 
     def test_content_type_is_ignored(self) -> None:
-        """A body is JSON whatever its Content-Type says, and a form is none whatever it says."""
+        """Content-Type is ignored: a body is JSON."""
         form = b"type=update&url=https://example.com"
         for kind in ("application/json", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x",
                      "text/html", "nonsense"):  # fmt: skip
@@ -377,7 +377,7 @@ class BodyTests(Case):
             self.assertEqual(self.ask("POST", "/topics/cats", form, A, f"Content-Type: {kind}").status, 400)
 
     def test_too_large(self) -> None:
-        """A body over 64 KiB is 413; of a publication over 1 MiB, and over 64 KiB if it is one event."""
+        """A body over 64 KiB is answered 413; a publish of an array over 1 MiB."""
         def padded(body: Any, size: int, where: str = "end") -> bytes:
             text = json.dumps(body).encode()
             pad = b" " * (size - len(text))
@@ -409,7 +409,7 @@ class BodyTests(Case):
         )).map(lambda value: json.dumps(value).encode()),
     )  # fmt: skip
     def test_any_body(self, path: str, body: bytes) -> None:
-        """No body whatever leads to anything but success or a 4xx."""
+        """Any body is answered 2xx or 4xx."""
         answer = self.ask("POST", path, body, self.who(path))
         self.assertIn(answer.status, (201, 204, 400, 403, 404), answer)
         self.well_formed(answer)
@@ -424,7 +424,7 @@ class PublishTests(Case):
         self.subscribe("cats")
 
     def test_event_reaches_the_queue(self) -> None:
-        """An event is stored as it will be delivered; without a timestamp `t` is when it was received."""
+        """An event is stored as it is delivered; without a timestamp `t` is the time of reception."""
         self.clock.advance(1.5)
         self.publish()
         self.publish(timestamp=None, data=None)
@@ -435,7 +435,7 @@ class PublishTests(Case):
         ])  # fmt: skip
 
     def test_bad_event_claims_nothing(self) -> None:
-        """A refused event neither creates its topic nor claims it: another client may be the first."""
+        """An invalid event does not create its topic."""
         for body in ({}, EVENT | {"url": ""}, EVENT | {"x": 1}, EVENT | {"data": "x" * 63}, [EVENT, {}], [], b""):
             self.expect(400, "POST", "/topics/dogs", body)
         for name in ("Dogs", "d0gs", "d" * 33, "dogs%20", "dogs%0a", "d%C3%B6gs", "%7Bdogs%7D", "d*gs", "do.gs"):
@@ -446,7 +446,7 @@ class PublishTests(Case):
         self.expect(403, "POST", "/topics/dogs", EVENT)
 
     def test_data_at_the_limit(self) -> None:
-        """Data of exactly the limit as compact JSON is taken, one byte more is not."""
+        """Data of exactly the limit as compact JSON is valid, one byte more is not."""
         self.publish(data="x" * 62)
         self.publish(data=["é" * 15, 1, 2.5, None, "y" * 16])
         answer = self.expect(400, "POST", "/topics/cats", EVENT | {"data": "x" * 63})
@@ -455,7 +455,7 @@ class PublishTests(Case):
     @settings(deadline=None, max_examples=50)
     @given(JSON)
     def test_any_data(self, value: Any) -> None:
-        """Any JSON value as data is queued equal in value and type, or refused for its size."""
+        """Data is stored with the same value and type, or rejected for its size."""
         answer = self.ask("POST", "/topics/cats", EVENT | {"data": value})
         if answer.status == 204:
             self.assertTrue(same(self.queue()[-1].get("data"), value))
@@ -463,7 +463,7 @@ class PublishTests(Case):
             self.assertIn("bytes as compact JSON", answer.error)
 
     def test_first_publisher_owns(self) -> None:
-        """A topic is its first publisher's until it is deleted; then the name is free."""
+        """The first publisher owns a topic until the topic is deleted."""
         self.expect(403, "POST", "/topics/cats", EVENT, B)
         self.expect(403, "DELETE", "/topics/cats", who=B)
         self.assertEqual(self.queue(), [])
@@ -475,7 +475,7 @@ class PublishTests(Case):
         self.expect(404, "DELETE", "/topic/cats", who=ROOT_KEY)
 
     def test_deleting_keeps_what_is_queued(self) -> None:
-        """Deleting a topic unsubscribes its subscribers; what is queued stays, nothing new comes."""
+        """Deleting a topic unsubscribes its subscribers; their backlog stays."""
         self.publish(timestamp=1)
         self.expect(204, "DELETE", "/topics/cats")
         self.publish(timestamp=2)
@@ -484,7 +484,7 @@ class PublishTests(Case):
         self.assertEqual([event["t"] for event in self.queue()], [1])
 
     def test_topics(self) -> None:
-        """All topics by name, with all the events ever published; who publishes is shown by its public name."""
+        """Topics are listed by name with their count of events and the public name of their publisher."""
         self.publish("dogs", B)
         for _ in range(3):
             self.publish()
@@ -501,7 +501,7 @@ class PublishTests(Case):
         self.assertEqual(self.read("/topics"), [])
 
     def test_bulk(self) -> None:
-        """1 to 1,000 events are stored in order, in one call of the store."""
+        """An array of 1 to 1,000 events is stored in order, in one call of the store."""
         for count in (1, 2, 1000):
             calls, before = len(self.store.calls), len(self.queue())
             self.expect(204, "POST", "/topics/cats", [EVENT | {"timestamp": n} for n in range(count)])
@@ -510,7 +510,7 @@ class PublishTests(Case):
         self.assertEqual(self.read("/topics")[0]["events"], 1 + 1003)
 
     def test_bulk_refused_whole(self) -> None:
-        """Of 0, 1,001 or some bad events nothing is stored, and the first bad index is named."""
+        """An array with an invalid event is rejected as a whole; the message has the index of the first."""
         for count in (0, 1001):
             self.assertIn(f"{count} events", self.expect(400, "POST", "/topics/cats", [EVENT] * count).error)
         for index in (0, 1, 999):
@@ -523,7 +523,7 @@ class PublishTests(Case):
         self.assertEqual(self.read("/topics")[0]["events"], 1)
 
     def test_busy_topic(self) -> None:
-        """While a call is under way further events wait, and go in one call; each client is told its own end."""
+        """Events that arrive during a call are stored in one next call; each client gets its own answer."""
         self.store.holding = True
         connections = []
         for n in range(4):
@@ -531,17 +531,17 @@ class PublishTests(Case):
             connections.append(self.wire.transport)
         self.assertEqual(len(self.store.held), 1)
         self.assertEqual([each.value() for each in connections], [b""] * 4)
-        self.store.let_go()
+        self.store.release()
         self.assertTrue(all(each.value().startswith(b"HTTP/1.1 204 ") for each in connections))
         self.assertEqual([event["t"] for event in self.queue()], [0, 1, 2, 3])
 
     def test_clients_gone(self) -> None:
-        """What was handed over is stored though its clients have gone."""
+        """Events are stored although their clients have disconnected."""
         self.store.holding = True
         for n in range(3):
             self.begin("POST", "/topics/cats", EVENT | {"timestamp": n})
             self.wire.transport.lose()
-        self.store.let_go()
+        self.store.release()
         self.assertEqual([event["t"] for event in self.queue()], [0, 1, 2])
 
 
@@ -558,13 +558,13 @@ class SubscribeTests(Case):
         return found[0] if found else None
 
     def test_starts_with_the_next_event(self) -> None:
-        """A new subscription gets the events accepted after it: none before, none missed."""
+        """A new subscription receives exactly the events published after it."""
         self.subscribe("cats", who=B)
         self.publish(timestamp=7)
         self.assertEqual([event["t"] for event in self.queue(B)], [7])
 
     def test_replaces(self) -> None:
-        """The body describes the whole subscription: what it does not say is gone, or as by default."""
+        """A body replaces the whole subscription; absent fields get their defaults."""
         self.subscribe("cats", "dogs", who=B, uuid="u", timeout=0, max=1)
         self.subscribe("dogs", who=B)
         mine = self.mine()
@@ -572,7 +572,7 @@ class SubscribeTests(Case):
         self.assertEqual((mine["timeout"], mine["max_events"]), (500, 100))
 
     def test_again_changes_nothing(self) -> None:
-        """Subscribing again to the same topic keeps its queue."""
+        """Subscribing again to the same topic keeps its backlog."""
         self.subscribe("cats", who=B)
         self.publish(timestamp=7)
         for path in ("/subscription", "/subscriber"):
@@ -580,7 +580,7 @@ class SubscribeTests(Case):
         self.assertEqual([event["t"] for event in self.queue(B)], [7])
 
     def test_bad_topics_change_nothing(self) -> None:
-        """An ill-formed name is 400 and an unknown one 404, whatever stands beside it; nothing is changed."""
+        """An invalid topic name is answered 400 and an unknown topic 404; nothing changes."""
         for existing in (False, True):
             if existing:
                 self.subscribe("cats", who=B, uuid="u", max=7)
@@ -596,14 +596,14 @@ class SubscribeTests(Case):
         self.assertEqual(self.queue(B, "dogs"), [])
 
     def test_bad_fields(self) -> None:
-        """A field out of its bounds is 400 and changes nothing."""
+        """An invalid field is answered 400 and changes nothing."""
         for field in ({"callback": "http://localhost/"}, {"callback": None}, {"uuid": "a:b"}, {"timeout": -1},
                       {"timeout": 3_600_001}, {"max": 10_001}, {"max": True}, {"x": 1}):  # fmt: skip
             self.expect(400, "POST", "/subscription", SUBSCRIPTION | field, B)
         self.assertIsNone(self.mine())
 
     def test_unsubscribe(self) -> None:
-        """Unsubscribing removes subscription and queue; a second time there is none."""
+        """Unsubscribing removes subscription and backlog; a second time is answered 404."""
         for path in ("/subscriber", "/subscription"):
             self.subscribe("cats", who=B)
             self.publish()
@@ -613,7 +613,7 @@ class SubscribeTests(Case):
             self.assertEqual(self.queue(B), [])
 
     def test_leave(self) -> None:
-        """Leaving a topic keeps the subscription and what is queued; no further event of it comes."""
+        """Unsubscribing from one topic keeps the subscription and the backlog."""
         self.subscribe("cats", "dogs", who=B)
         self.publish(timestamp=1)
         self.expect(204, "DELETE", "/subscriber/topics/cats", who=B)
@@ -624,7 +624,7 @@ class SubscribeTests(Case):
             self.expect(404, "DELETE", f"/subscriber/topics/{topic}", who=B)
 
     def test_clients_do_not_meet(self) -> None:
-        """What one client does to its subscription touches no other's."""
+        """A client's requests do not change another client's subscription."""
         self.subscribe("cats", who=A)
         self.subscribe("cats", "dogs", who=B)
         before = self.mine()
@@ -633,7 +633,7 @@ class SubscribeTests(Case):
         self.assertEqual(self.mine(), before)
 
     def test_client_gone_in_the_middle(self) -> None:
-        """A change whose client goes away in the middle is done whole."""
+        """A change is completed although its client disconnects."""
         steps = [
             ("POST", "/subscription", SUBSCRIPTION | {"topics": ["cats", "dogs"]}, ["cats", "dogs"]),
             ("DELETE", "/subscriber/topics/dogs", None, ["cats"]),
@@ -643,22 +643,22 @@ class SubscribeTests(Case):
             self.store.holding = True
             self.begin(method, path, body, B)
             self.wire.transport.lose()
-            self.store.let_go()
+            self.store.release()
             mine = self.mine()
             self.assertEqual(mine and mine["topics"], topics)
 
     def test_client_gone_before_a_bug(self) -> None:
-        """A bug that shows after the client has gone is logged, once; a store that is away is not."""
-        for error, logged in ((AWAY, 0), (ValueError("bug"), 1)):
+        """After a disconnect an unexpected exception is logged once; an unavailable store is not."""
+        for error, logged in ((UNAVAILABLE, 0), (ValueError("bug"), 1)):
             self.store.holding, self.store.error = True, error
             self.begin("DELETE", "/subscriber", None, B)
             self.wire.transport.lose()
-            self.store.let_go()
+            self.store.release()
             self.assertEqual(len(self.flushLoggedErrors(ValueError)), logged)
 
 
 class MonitoringTests(Case):
-    """GET /subscriptions and the probes."""
+    """GET /subscriptions and monitoring."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -668,7 +668,7 @@ class MonitoringTests(Case):
         self.subscribe("cats", who=B)
 
     def test_figures(self) -> None:
-        """Every figure is exact: sent, queued, and when the oldest that waits was received."""
+        """sent, queued and oldest are exact."""
         self.expect(204, "POST", "/topics/cats", [EVENT | {"timestamp": 5}] * 4)
         self.clock.advance(10)
         self.publish("dogs", B)
@@ -686,7 +686,7 @@ class MonitoringTests(Case):
             self.assertEqual(other["events"], {"sent": 4, "queued": 0, "oldest": None})
 
     def test_secrets(self) -> None:
-        """A uuid is seen by its own client and root, a whole token likewise; the keys are there for all."""
+        """uuid and whole tokens are visible to their client and to root only."""
         seen = {who: [(each["subscriber"], each["uuid"]) for each in self.read("/subscriptions", who)]
                 for who in (A, B, ROOT_KEY)}  # fmt: skip
         self.assertEqual(seen[A], [(A, "hush"), ("bob", None)])
@@ -694,13 +694,13 @@ class MonitoringTests(Case):
         self.assertEqual(seen[ROOT_KEY], [(A, "hush"), (B, None)])
 
     def test_unmarked_tokens(self) -> None:
-        """A token without `--` is a name through and through, and is shown as one."""
+        """A token without `--` is its own public name."""
         self.expect(201, "POST", "/api_tokens", {"name": "x", "token": "justaname"}, ROOT_KEY)
         self.publish("birds", "justaname")
         self.assertIn("justaname", [each["publisher"] for each in self.read("/topics")])
 
     def test_health_of_a_subscriber(self) -> None:
-        """State, failures, moments and the next attempt, as a worker would see them."""
+        """health has state, failures, times and the next attempt."""
         def health() -> Any:
             return self.read("/subscriptions")[0]["health"]
 
@@ -735,8 +735,8 @@ class MonitoringTests(Case):
         self.assertEqual(self.read("/subscriptions"), [])
 
     def test_health(self) -> None:
-        """/health answers without credentials, without the store, with the time."""
-        self.store.error = AWAY
+        """/health needs neither credentials nor the store."""
+        self.store.error = UNAVAILABLE
         calls = len(self.store.calls)
         self.assertEqual(self.expect(200, "GET", "/health", who=None).body, b"{}")
         body = json.loads(self.expect(200, "GET", "/health/ping", who=None).body)
@@ -744,26 +744,26 @@ class MonitoringTests(Case):
         self.assertEqual(len(self.store.calls), calls)
 
     def test_pulse(self) -> None:
-        """/pulse is 204 when the store answers and 500 when it does not, for clients and root."""
+        """/pulse is 204 if the store is available, otherwise 500, for clients and root."""
         for who in (A, ROOT_KEY):
             self.expect(204, "GET", "/pulse", who=who)
-        for self.store.error in (AWAY, BROKEN_OFF):
+        for self.store.error in (UNAVAILABLE, OUTCOME_UNKNOWN):
             for who in (A, ROOT_KEY):
                 self.assertTrue(self.expect(500, "GET", "/pulse", who=who).error)
 
     def test_readiness(self) -> None:
-        """/health/ready is 503 while the bus should not be sent requests; load balancers need no credential."""
+        """/health/ready is 503 while the bus is not ready; it needs no credentials."""
         self.assertEqual(self.expect(200, "GET", "/health/ready", who=None).body, b'{"ready":true}')
         self.ready = False
         self.assertIn("not ready: ", self.expect(503, "GET", "/health/ready", who=None).error)
 
     def test_metrics(self) -> None:
-        """/metrics is text for Prometheus."""
+        """/metrics is in Prometheus's text format."""
         answer = self.expect(200, "GET", "/metrics")
         self.assertEqual(answer.body, b"routemaster_up 1\n")
 
     def scaling(self, *, late: bool) -> None:
-        """/pulse/scaling answers 204, at once or after a second."""
+        """/pulse/scaling is answered 204, at once or after a second."""
         self.begin("GET", "/pulse/scaling")
         if late:
             self.assertEqual(self.wire.answers(), [])
@@ -774,7 +774,7 @@ class MonitoringTests(Case):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_scaling_counts_once_a_second(self) -> None:
-        """However many monitors ask, the store is asked once a second."""
+        """The store is read once a second for any number of requests."""
         self.scaling(late=False)
         calls = len(self.store.calls)
         for _ in range(5):
@@ -785,7 +785,7 @@ class MonitoringTests(Case):
         self.assertEqual(len(self.store.calls), calls + 1)
 
     def test_scaling_counts_deliveries(self) -> None:
-        """A second late only when more than the threshold of batches is due: full ones, and a rest that is old."""
+        """The answer is delayed if more batches than the threshold are due."""
         self.patch(api_module, "SCALING_CACHE", 0.0)
         self.expect(204, "DELETE", "/subscriber", who=B)
         self.scaling(late=False)
@@ -799,7 +799,7 @@ class MonitoringTests(Case):
         self.scaling(late=True)
 
     def test_scaling_counts_all_subscribers(self) -> None:
-        """The batches of all subscribers are added up; those in backoff beyond the deadline are not due."""
+        """Batches of all subscribers are added; those in backoff beyond the deadline are not due."""
         self.patch(api_module, "SCALING_CACHE", 0.0)
         self.expect(204, "POST", "/topics/cats", [EVENT] * 6)
         self.scaling(late=True)
@@ -810,7 +810,7 @@ class MonitoringTests(Case):
         self.scaling(late=True)
 
     def test_scaling_client_gone(self) -> None:
-        """A client that goes away while it waits leaves no timer."""
+        """A disconnect cancels the timer of the delay."""
         self.expect(204, "POST", "/topics/cats", [EVENT] * 9)
         self.begin("GET", "/pulse/scaling")
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
@@ -825,7 +825,7 @@ class TokenTests(Case):
         return json.loads(self.expect(201, "POST", "/api_tokens", body, ROOT_KEY).body)
 
     def test_life(self) -> None:
-        """204 while there are none, 201 for a new one, 200 with all, 204 for its end."""
+        """Tokens are listed, added and removed."""
         self.expect(204, "GET", "/api_tokens", who=ROOT_KEY)
         made = self.make(name="svc")
         self.assertEqual(made["name"], "svc")
@@ -840,18 +840,18 @@ class TokenTests(Case):
         self.expect(204, "GET", "/api_tokens", who=ROOT_KEY)
 
     def test_tokens_differ(self) -> None:
-        """No two tokens that the bus makes are the same."""
+        """Generated tokens are unique."""
         tokens = {self.make(name="svc")["token"] for _ in range(50)}
         self.assertEqual(len(tokens), 50)
 
-    def test_chance_is_given(self) -> None:
-        """The digits are those which the API was given a source of."""
+    def test_hex_digits(self) -> None:
+        """`hex_digits` generates the digits of a token."""
         api = self.make_api(hex_digits=lambda count: "ab" * count)
         self.wire = Wire(api.app.resource())
         self.assertEqual(self.make(name="svc"), {"name": "svc", "token": "svc--" + "ab" * 16})
 
     def test_delete_is_always_204(self) -> None:
-        """Whatever is deleted, the answer is 204; what cannot be a token never reaches the store."""
+        """Removing any token is answered 204; an invalid one does not reach the store."""
         calls = len(self.store.calls)
         for token in ("A", "a%20b", "a" * 65, "%C3%A9", "*"):
             self.expect(204, "DELETE", f"/api_tokens/{token}", who=ROOT_KEY)
@@ -861,7 +861,7 @@ class TokenTests(Case):
         self.expect(204, "GET", "/pulse", who=A)
 
     def test_subscription_survives(self) -> None:
-        """Deleting a token does not unsubscribe its client: events go on coming, and it is back with its token."""
+        """Removing a token does not unsubscribe its client."""
         self.publish()
         self.make(name="made", token=MADE)
         self.subscribe("cats", who=MADE)
@@ -873,7 +873,7 @@ class TokenTests(Case):
         self.expect(204, "DELETE", "/subscriber", who=MADE)
 
     def test_revoked_on_an_open_connection(self) -> None:
-        """A revoked token gets 401 at its next request, on a connection that is open already too."""
+        """A removed token is answered 401 on open connections too."""
         self.make(name="made", token=MADE)
         self.wire.connect()
         ask = request("GET", "/pulse", b"", basic(MADE))
@@ -884,14 +884,14 @@ class TokenTests(Case):
         self.assertEqual([answer.status for answer in self.wire.send(ask)], [204, 401])
 
     def test_revoked_by_another_process(self) -> None:
-        """What another process made or revoked counts from the next poll on."""
+        """Tokens that another process added or removed are known after the next poll."""
         self.make(name="made", token=MADE)
         self.done(self.store.store.remove_token(MADE))
-        self.done(self.door.poll())
+        self.done(self.auth.poll())
         self.expect(401, "GET", "/pulse", who=MADE)
 
     def test_taken(self) -> None:
-        """The root key is nobody's token; a configured client's may be made as well, and stays when that goes."""
+        """The root key cannot be a token; removing a configured client's token leaves it valid."""
         self.root_key = "root--1"
         self.setUp()
         self.expect(400, "POST", "/api_tokens", {"name": "x", "token": "root--1"}, "root--1")
@@ -900,7 +900,7 @@ class TokenTests(Case):
         self.expect(204, "GET", "/pulse", who=A)
 
     def test_refused(self) -> None:
-        """An ill-formed name or token, or anything else said, is 400 and makes nothing."""
+        """An invalid name, token or field is answered 400."""
         for body in ({}, {"name": ""}, {"name": "A"}, {"name": "a" * 31}, {"name": "a", "token": "é"},
                      {"name": "a", "token": "a" * 65}, {"name": "a", "token": 1}, {"name": "a", "x": 1},
                      {"token": "a"}, {"name": None}, {"name": ["a"]}):  # fmt: skip
@@ -908,7 +908,7 @@ class TokenTests(Case):
         self.expect(204, "GET", "/api_tokens", who=ROOT_KEY)
 
     def test_store_fails_after_the_change(self) -> None:
-        """A change is told once it is made: nothing is asked of the store after it."""
+        """A change calls the store once."""
         for method, path, body in (("POST", "/api_tokens", {"name": "made", "token": MADE}),
                                    ("DELETE", f"/api_tokens/{MADE}", None)):  # fmt: skip
             calls = len(self.store.calls)
@@ -916,17 +916,17 @@ class TokenTests(Case):
             self.assertEqual(len(self.store.calls), calls + 1)
 
     def test_client_gone_in_the_middle(self) -> None:
-        """A token whose maker goes away in the middle is good all the same, and a revoked one is not."""
+        """A token is added or removed although the client disconnects."""
         for method, path, body, status in (("POST", "/api_tokens", {"name": "made", "token": MADE}, 204),
                                            ("DELETE", f"/api_tokens/{MADE}", None, 401)):  # fmt: skip
             self.store.holding = True
             self.begin(method, path, body, ROOT_KEY)
             self.wire.transport.lose()
-            self.store.let_go()
+            self.store.release()
             self.expect(status, "GET", "/pulse", who=MADE)
 
 
-#: every request that asks the store for something, with who asks; the probes have rules of their own
+#: all requests that use the store, with a credential; without monitoring
 ASKING = [
     (each.method, each.path, each.body, A if each.alice < 300 else ROOT_KEY)
     for each in MATRIX
@@ -934,34 +934,34 @@ ASKING = [
 ]
 
 
-class TroubleTests(Case):
-    """What clients get while the store cannot serve."""
+class UnavailableTests(Case):
+    """The store is unavailable."""
 
     def test_503(self) -> None:
-        """What a store that cannot serve is asked is 503, with Retry-After; an unknown outcome is said."""
+        """Requests are answered 503 with Retry-After, and with outcome if it is unknown."""
         self.cats()
-        for error in (AWAY, BROKEN_OFF):
+        for error in (UNAVAILABLE, OUTCOME_UNKNOWN):
             for method, path, body, who in ASKING:
                 self.store.error = error
                 answer = self.expect(503, method, path, body, who)
                 content = json.loads(answer.body)
-                self.assertEqual(content.pop("outcome", None), "unknown" if error is BROKEN_OFF else None)
+                self.assertEqual(content.pop("outcome", None), "unknown" if error is OUTCOME_UNKNOWN else None)
                 self.assertEqual(list(content), ["error"])
                 self.assertGreaterEqual(int(answer.headers["retry-after"]), 1)
 
     def test_scaling(self) -> None:
         """/pulse/scaling is 503 too."""
-        self.store.error = AWAY
+        self.store.error = UNAVAILABLE
         self.expect(503, "GET", "/pulse/scaling")
 
     def test_waiting_behind_a_failure(self) -> None:
-        """Events that wait while a call's outcome becomes unknown are refused at once, with a known one."""
-        self.store.holding, self.store.error = True, BROKEN_OFF
+        """Events that wait behind a failed call are rejected with a known outcome."""
+        self.store.holding, self.store.error = True, OUTCOME_UNKNOWN
         connections = []
         for _ in range(3):
             self.begin("POST", "/topics/cats", EVENT)
             connections.append(self.wire.transport)
-        self.store.let_go()
+        self.store.release()
         answers = []
         for self.wire.transport in connections:
             answers.append(self.answer())
@@ -972,7 +972,7 @@ class TroubleTests(Case):
         self.assertEqual(self.read("/topics")[0]["events"], 1)
 
     def test_broken_store(self) -> None:
-        """A bug, or foreign data, is a 500 in fixed words, logged once."""
+        """An unexpected exception is answered 500 with a constant message and logged once."""
         self.cats()
         for error in (StoreBroken("key rm:secret holds a hash"), ValueError("secret")):
             for method, path, body, who in [*ASKING, ("GET", "/pulse", None, A)]:
@@ -982,20 +982,20 @@ class TroubleTests(Case):
                 self.assertEqual(len(self.flushLoggedErrors(type(error))), 1)
 
     def test_broken_tokens_are_not_let_in(self) -> None:
-        """A token whose making failed is not let in; one whose end is unknown is good until the store says."""
-        self.store.error = AWAY
+        """A token whose addition failed is not valid."""
+        self.store.error = UNAVAILABLE
         self.expect(503, "POST", "/api_tokens", {"name": "made", "token": MADE}, ROOT_KEY)
         self.expect(401, "GET", "/topics", who=MADE)
 
 
 class NeverReadTests(Case):
-    """A process that has not read the store's tokens yet."""
+    """The store's tokens have not been read yet."""
 
     refreshed = False
 
     def test_unknown_tokens(self) -> None:
-        """An unknown token is 503, not 401, until tokens were read; all others are judged at once."""
-        self.store.error = AWAY
+        """Until the tokens are read an unknown token is answered 503 instead of 401."""
+        self.store.error = UNAVAILABLE
         answer = self.expect(503, "POST", "/topics/cats", EVENT, MADE)
         self.assertEqual(list(json.loads(answer.body)), ["error"])
         self.expect(503, "GET", "/pulse", who=MADE)
@@ -1003,5 +1003,5 @@ class NeverReadTests(Case):
         for who in (None, "NOT A TOKEN"):
             self.expect(401, "GET", "/topics", who=who)
         self.store.error = None
-        self.done(self.door.poll())
+        self.done(self.auth.poll())
         self.expect(401, "GET", "/topics", who=MADE)

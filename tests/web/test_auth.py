@@ -1,4 +1,4 @@
-"""Who is let in: every shape of an Authorization header, and tokens that come and go."""
+"""Authentication: all forms of Authorization headers, and tokens that are added and removed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def encoded(text: bytes, scheme: bytes = b"Basic ") -> bytes:
     return scheme + b64encode(text)
 
 
-#: headers that let nobody in
+#: invalid headers
 MALFORMED: dict[str, bytes] = {
     "nothing": b"",
     "the scheme alone": b"Basic",
@@ -74,108 +74,108 @@ MALFORMED: dict[str, bytes] = {
 
 
 class Case(SynchronousTestCase):
-    """A store in memory and a doorkeeper before it."""
+    """A store in memory and an authenticator."""
 
     def setUp(self) -> None:
         self.store = MemoryStore(Clock(), 10)
-        self.door = Authenticator(CLIENTS, ROOT_KEY, self.store)
+        self.auth = Authenticator(CLIENTS, ROOT_KEY, self.store)
 
     def done(self, call: Coroutine[Deferred[Any], Any, Any]) -> Any:
         return self.successResultOf(Deferred.fromCoroutine(call))
 
-    def let_in(self, token: str, password: str = "") -> str | None:
-        principal = self.door.identify(basic(token, password))
+    def token_of(self, token: str, password: str = "") -> str | None:
+        principal = self.auth.identify(basic(token, password))
         return None if principal is None else principal.token
 
 
 class IdentifyTests(Case):
-    """One header."""
+    """`identify`."""
 
     def setUp(self) -> None:
         super().setUp()
-        self.done(self.door.refresh())
+        self.done(self.auth.refresh())
 
     def test_configured_clients(self) -> None:
-        """Every configured token is let in as itself, colons or not, whatever the password."""
+        """A configured token identifies its client, with any password; tokens may contain colons."""
         for token in CLIENTS:
             for password in ("", "x", "pass word", "é", "Basic ", "!:!", "p" * 8000):
-                self.assertEqual(self.door.identify(basic(token, password)), Principal(Role.CLIENT, token))
+                self.assertEqual(self.auth.identify(basic(token, password)), Principal(Role.CLIENT, token))
 
     def test_longest_token_wins(self) -> None:
-        """Of tokens that begin alike the longest one that the credential holds is meant, up to 64 characters."""
+        """If several tokens match a credential, the longest one wins, up to 64 characters."""
         tokens = ("a", "a:b", "a:b:" + "c" * 60, "d" * 63 + ":")
-        self.door = Authenticator(tokens, None, self.store)
-        self.done(self.door.refresh())
+        self.auth = Authenticator(tokens, None, self.store)
+        self.done(self.auth.refresh())
         for token in tokens:
-            self.assertEqual(self.let_in(token, "x"), token)
-        self.assertEqual(self.let_in("a:b:c"), "a:b")
-        self.assertEqual(self.let_in("a", "x:y"), "a")
-        self.assertIsNone(self.let_in("d" * 63))
+            self.assertEqual(self.token_of(token, "x"), token)
+        self.assertEqual(self.token_of("a:b:c"), "a:b")
+        self.assertEqual(self.token_of("a", "x:y"), "a")
+        self.assertIsNone(self.token_of("d" * 63))
 
     def test_root(self) -> None:
-        """The root key is let in as root, whatever the password; it may hold what no token may."""
+        """The root key identifies root, with any password; it may contain any character."""
         for password in ("", "x", "demo", "a:b"):
-            self.assertIs(self.door.identify(basic(ROOT_KEY, password)), ROOT)
+            self.assertIs(self.auth.identify(basic(ROOT_KEY, password)), ROOT)
 
     def test_malformed(self) -> None:
-        """Whatever is no Basic credential of somebody known lets nobody in, and raises nothing."""
+        """A malformed or unknown credential identifies nobody and raises no exception."""
         for name, header in MALFORMED.items():
-            self.assertIsNone(self.door.identify(header), name)
+            self.assertIsNone(self.auth.identify(header), name)
 
     def test_scheme(self) -> None:
-        """The scheme is known in any case, and may be parted by more than one space."""
+        """The scheme is case-insensitive; several spaces may follow it."""
         for scheme in (b"Basic ", b"basic ", b"BASIC ", b"bAsIc   "):
-            self.assertIsNotNone(self.door.identify(encoded(b"demo:", scheme)))
+            self.assertIsNotNone(self.auth.identify(encoded(b"demo:", scheme)))
 
     @given(st.binary(max_size=100), st.booleans())
     def test_any_bytes(self, text: bytes, coded: bool) -> None:
-        """No bytes raise anything, and none let in but those of a known token."""
-        door = Authenticator(["demo"], None, self.store)
-        self.done(door.refresh())
-        principal = door.identify(encoded(text) if coded else b"Basic " + text)
+        """No bytes raise an exception, and only those of a known token identify a client."""
+        auth = Authenticator(["demo"], None, self.store)
+        self.done(auth.refresh())
+        principal = auth.identify(encoded(text) if coded else b"Basic " + text)
         self.assertEqual(principal is not None, coded and text.startswith(b"demo:"))
 
     def test_no_root_key(self) -> None:
-        """Without a root key, or with an empty one, nobody is root."""
+        """Without a root key, or with an empty one, no credential identifies root."""
         for key in (None, ""):
-            door = Authenticator(["demo"], key, self.store)
-            self.done(door.refresh())
+            auth = Authenticator(["demo"], key, self.store)
+            self.done(auth.refresh())
             for user in ("", "None", ROOT_KEY):
-                self.assertIsNone(door.identify(basic(user)))
+                self.assertIsNone(auth.identify(basic(user)))
 
-    def test_nothing_shows_tokens(self) -> None:
-        """Who asks can be printed without its token."""
-        self.assertNotIn("svc", repr(self.door.identify(basic("svc--0123"))))
+    def test_repr_holds_no_token(self) -> None:
+        """The repr of a principal does not contain its token."""
+        self.assertNotIn("svc", repr(self.auth.identify(basic("svc--0123"))))
 
 
 class TokenTests(Case):
-    """Tokens made through the API."""
+    """API tokens."""
 
     MADE = ApiToken("new", "new--1")
 
     def test_never_read(self) -> None:
-        """Before the store was read a well-formed unknown token is not judged; all others are."""
-        self.assertEqual(self.let_in("demo"), "demo")
-        self.assertIs(self.door.identify(basic(ROOT_KEY)), ROOT)
-        error = self.assertRaises(StoreUnavailable, self.door.identify, basic("new--1"))
+        """Before the first refresh an unknown valid token raises StoreUnavailable; malformed ones are unknown."""
+        self.assertEqual(self.token_of("demo"), "demo")
+        self.assertIs(self.auth.identify(basic(ROOT_KEY)), ROOT)
+        error = self.assertRaises(StoreUnavailable, self.auth.identify, basic("new--1"))
         self.assertFalse(error.outcome_unknown)
         for name, header in MALFORMED.items():
             if name not in ("half the token", "more than the token", "the token as password", "8 KB of colons"):
-                self.assertIsNone(self.door.identify(header), name)
+                self.assertIsNone(self.auth.identify(header), name)
 
     def test_refresh(self) -> None:
-        """A token that the store knows is let in from the next refresh on, until one after it ended."""
-        self.done(self.door.refresh())
-        self.assertIsNone(self.let_in("new--1"))
+        """A refresh adds the tokens of the store and removes those that it no longer has."""
+        self.done(self.auth.refresh())
+        self.assertIsNone(self.token_of("new--1"))
         self.done(self.store.add_token(self.MADE))
-        self.done(self.door.refresh())
-        self.assertEqual(self.let_in("new--1"), "new--1")
+        self.done(self.auth.refresh())
+        self.assertEqual(self.token_of("new--1"), "new--1")
         self.done(self.store.remove_token("new--1"))
-        self.done(self.door.refresh())
-        self.assertIsNone(self.let_in("new--1"))
+        self.done(self.auth.refresh())
+        self.assertIsNone(self.token_of("new--1"))
 
     def test_poll(self) -> None:
-        """A poll reads tokens only if they changed, or were never read."""
+        """A poll reads the tokens only if they changed or were never read."""
         reads: list[None] = []
         tokens = self.store.tokens
 
@@ -187,46 +187,46 @@ class TokenTests(Case):
         for change, total in ((None, 1), (None, 1), (self.MADE, 2), (None, 2)):
             if change is not None:
                 self.done(self.store.add_token(change))
-            self.done(self.door.poll())
+            self.done(self.auth.poll())
             self.assertEqual(len(reads), total)
-        self.assertEqual(self.let_in("new--1"), "new--1")
+        self.assertEqual(self.token_of("new--1"), "new--1")
 
     def test_store_fails(self) -> None:
-        """While the store is away, what was known stays known."""
+        """While the store is unavailable, known tokens stay valid."""
         self.done(self.store.add_token(self.MADE))
-        self.done(self.door.refresh())
+        self.done(self.auth.refresh())
 
         async def away() -> Any:
             raise StoreUnavailable("away")
 
         self.store.tokens_version = away  # type: ignore[method-assign]
-        self.failureResultOf(Deferred.fromCoroutine(self.door.poll()), StoreUnavailable)
-        self.assertEqual(self.let_in("new--1"), "new--1")
-        self.assertIsNone(self.let_in("new--2"))
+        self.failureResultOf(Deferred.fromCoroutine(self.auth.poll()), StoreUnavailable)
+        self.assertEqual(self.token_of("new--1"), "new--1")
+        self.assertIsNone(self.token_of("new--2"))
 
-    def test_configuration_is_stronger(self) -> None:
-        """A token that is configured keeps its meaning, whatever is made or removed."""
+    def test_configured_tokens_stay(self) -> None:
+        """API tokens neither replace nor remove configured tokens."""
         for token in ("demo", ROOT_KEY):
             self.done(self.store.add_token(ApiToken("x", token)))
-            self.door.add(ApiToken("x", token))
-            self.done(self.door.refresh())
-        self.assertIs(self.door.identify(basic(ROOT_KEY)), ROOT)
+            self.auth.add(ApiToken("x", token))
+            self.done(self.auth.refresh())
+        self.assertIs(self.auth.identify(basic(ROOT_KEY)), ROOT)
         self.done(self.store.remove_token("demo"))
-        self.door.remove("demo")
-        self.assertEqual(self.let_in("demo"), "demo")
-        self.done(self.door.refresh())
-        self.assertEqual(self.let_in("demo"), "demo")
+        self.auth.remove("demo")
+        self.assertEqual(self.token_of("demo"), "demo")
+        self.done(self.auth.refresh())
+        self.assertEqual(self.token_of("demo"), "demo")
 
-    def test_change_here_counts_at_once(self) -> None:
-        """A token that this process made or removed is known or unknown at once, without the store."""
-        self.done(self.door.refresh())
-        self.door.add(self.MADE)
-        self.assertEqual(self.let_in("new--1"), "new--1")
-        self.door.remove("new--1")
-        self.assertIsNone(self.let_in("new--1"))
+    def test_local_change(self) -> None:
+        """`add` and `remove` have effect at once, without the store."""
+        self.done(self.auth.refresh())
+        self.auth.add(self.MADE)
+        self.assertEqual(self.token_of("new--1"), "new--1")
+        self.auth.remove("new--1")
+        self.assertIsNone(self.token_of("new--1"))
 
     def held(self) -> list[Deferred[None]]:
-        """From now on `tokens` reads at once and answers when the test says so."""
+        """Have `tokens` read at once and return when the test fires a Deferred."""
         gates: list[Deferred[None]] = []
         tokens = self.store.tokens
 
@@ -239,30 +239,30 @@ class TokenTests(Case):
         self.store.tokens = slow  # type: ignore[method-assign]
         return gates
 
-    def test_reading_overtaken_by_a_change(self) -> None:
-        """A reading that began before a change was made here does not undo it; the next poll reads again."""
+    def test_refresh_and_a_local_change(self) -> None:
+        """A refresh that started before a local change does not undo it; the next poll refreshes again."""
         self.done(self.store.add_token(self.MADE))
-        self.done(self.door.refresh())
+        self.done(self.auth.refresh())
         gates = self.held()
-        reading = Deferred.fromCoroutine(self.door.refresh())
+        reading = Deferred.fromCoroutine(self.auth.refresh())
         self.done(self.store.remove_token("new--1"))
-        self.door.remove("new--1")
+        self.auth.remove("new--1")
         gates.pop().callback(None)
         self.successResultOf(reading)
-        self.assertIsNone(self.let_in("new--1"))
-        polling = Deferred.fromCoroutine(self.door.poll())
+        self.assertIsNone(self.token_of("new--1"))
+        polling = Deferred.fromCoroutine(self.auth.poll())
         gates.pop().callback(None)
         self.successResultOf(polling)
-        self.assertIsNone(self.let_in("new--1"))
+        self.assertIsNone(self.token_of("new--1"))
 
-    def test_reading_overtaken_by_another(self) -> None:
-        """Of two readings, the one that began later is believed, whichever ends last."""
+    def test_concurrent_refreshes(self) -> None:
+        """Of two concurrent refreshes, the one that started later wins."""
         gates = self.held()
-        first = Deferred.fromCoroutine(self.door.refresh())
+        first = Deferred.fromCoroutine(self.auth.refresh())
         self.done(self.store.add_token(self.MADE))
-        second = Deferred.fromCoroutine(self.door.refresh())
+        second = Deferred.fromCoroutine(self.auth.refresh())
         gates[1].callback(None)
         gates[0].callback(None)
         self.successResultOf(first)
         self.successResultOf(second)
-        self.assertEqual(self.let_in("new--1"), "new--1")
+        self.assertEqual(self.token_of("new--1"), "new--1")

@@ -1,4 +1,4 @@
-"""The pair of files: made, renewed, judged."""
+"""Certificates: the self-signed pair, and which pairs are valid."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DAY = 86400
 
 
 class SelfSignedTests(SynchronousTestCase):
-    """The pair for trying out."""
+    """`ensure_self_signed`."""
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp()) / "state"
@@ -32,7 +32,7 @@ class SelfSignedTests(SynchronousTestCase):
         return x509.load_pem_x509_certificate((self.directory / "localhost.crt").read_bytes())
 
     def test_made_once(self) -> None:
-        """The pair is made at the first start and found again at the next, unchanged."""
+        """The pair is created at the first start and reused unchanged at the next."""
         certificate, key, created = ensure_self_signed(self.directory, NOW)
         before = certificate.read_bytes(), key.read_bytes()
         self.assertTrue(created)
@@ -40,7 +40,7 @@ class SelfSignedTests(SynchronousTestCase):
         self.assertEqual((certificate.read_bytes(), key.read_bytes()), before)
 
     def test_private(self) -> None:
-        """Only the owner can read the key or enter the directory, whatever the umask; no draft stays behind."""
+        """With any umask, only the owner can read the key or enter the directory; no temporary file is left."""
         before = os.umask(0)
         self.addCleanup(os.umask, before)
         _, key, _ = ensure_self_signed(self.directory, NOW)
@@ -49,7 +49,7 @@ class SelfSignedTests(SynchronousTestCase):
         self.assertEqual(sorted(os.listdir(self.directory)), ["localhost.crt", "localhost.key"])
 
     def test_content(self) -> None:
-        """ECDSA P-256, at most 825 days, for localhost and its addresses and for signing no other certificate."""
+        """The key is ECDSA P-256; the certificate is for localhost and its addresses and can issue no other."""
         ensure_self_signed(self.directory, NOW)
         certificate = self.certificate()
         key = certificate.public_key()
@@ -62,7 +62,7 @@ class SelfSignedTests(SynchronousTestCase):
         self.assertEqual((constraints.ca, constraints.path_length), (True, 0))
 
     def test_renewed(self) -> None:
-        """A pair that ends within 30 days, has ended, is broken, or does not fit together is made anew."""
+        """A pair that expires within 30 days, is invalid, or does not match is created again."""
         ensure_self_signed(self.directory, NOW)
         certificate, key = self.directory / "localhost.crt", self.directory / "localhost.key"
         for days in (390, 1000):
@@ -82,7 +82,7 @@ class SelfSignedTests(SynchronousTestCase):
             self.assertFalse(ensure_self_signed(self.directory, NOW)[2])
 
     def test_no_place(self) -> None:
-        """A state directory that cannot be one is a ConfigError of one line that names it."""
+        """A state directory that cannot be created raises a ConfigError of one line with its path."""
         self.directory.parent.mkdir()
         self.directory.write_text("a file")
         error = self.assertRaises(ConfigError, ensure_self_signed, self.directory, NOW)
@@ -91,20 +91,20 @@ class SelfSignedTests(SynchronousTestCase):
 
 
 class PairTests(SynchronousTestCase):
-    """What a pair of files must be."""
+    """`ReloadableTLS`."""
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp())
         self.certificate, self.key, _ = ensure_self_signed(self.directory, NOW)
 
     def test_days_left(self) -> None:
-        """Days until expiry are told, negative ones after it."""
+        """`days_left` is negative after expiry."""
         tls = ReloadableTLS(self.certificate, self.key)
         self.assertAlmostEqual(tls.days_left(NOW), 397, places=3)
         self.assertAlmostEqual(tls.days_left(NOW + 400 * DAY), -3, places=3)
 
     def test_unusable(self) -> None:
-        """A pair that cannot be used is a ConfigError of one line naming option and file, and never asks a tty."""
+        """An invalid pair raises a ConfigError of one line with option and file."""
         good = self.certificate.read_bytes(), self.key.read_bytes()
         encrypted = load_key(good[1], None).private_bytes(
             Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")

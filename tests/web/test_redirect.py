@@ -1,4 +1,4 @@
-"""The plain-HTTP port: who is sent to HTTPS, and where exactly."""
+"""The plain-HTTP port: redirects, and requests behind a trusted proxy."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ TRUSTED = [ip_network("10.1.0.0/16"), ip_network("2001:db8::/64"), ip_network("1
 
 
 def api() -> Any:
-    """An API that says so."""
+    """A small API."""
     app = new_app()
     app.route("/hello")(lambda request: b"the API")
     return app.resource()
 
 
 class RedirectTests(SynchronousTestCase):
-    """What a client of the plain port gets."""
+    """Redirects."""
 
     def ask(self, data: bytes, peer: str = "192.0.2.1", public: str = PUBLIC) -> Answer:
         (answer,) = Wire(RedirectResource(public, api(), TRUSTED), peer=peer).send(data)
         return answer
 
     def test_everything(self) -> None:
-        """Each method and path is answered 308, with an empty body, to the same path and query."""
+        """Every method and path is answered 308 with the same path and query and an empty body."""
         for method in ("GET", "POST", "DELETE", "PUT", "OPTIONS", "BREW"):
             for target in ("/", "/hello", "/topics/cats?a=b&c", "//evil.test/", "/%20?/", "/?https://evil.test"):
                 answer = self.ask(request(method, target, b"{}"))
@@ -41,13 +41,13 @@ class RedirectTests(SynchronousTestCase):
                 self.assertEqual(answer.headers["content-length"], "0")
 
     def test_prefix(self) -> None:
-        """A public URL may have a path, and a slash at its end or not."""
+        """The public URL may have a path, with or without a slash at its end."""
         for public in ("https://example.com/bus", "https://example.com/bus/"):
             answer = self.ask(request("GET", "/hello"), public=public)
             self.assertEqual(answer.headers["location"], "https://example.com/bus/hello")
 
     def test_host_is_ignored(self) -> None:
-        """The Host of the client never shows in the answer."""
+        """The answer does not depend on the client's Host."""
         for data in (
             b"GET /hello HTTP/1.1\r\nHost: evil.test\r\n\r\n",
             b"GET /hello HTTP/1.1\r\nHost: a\r\nX-Forwarded-Host: evil.test\r\nForwarded: host=evil.test\r\n\r\n",
@@ -55,7 +55,7 @@ class RedirectTests(SynchronousTestCase):
             self.assertEqual(self.ask(data).headers["location"], PUBLIC + "/hello")
 
     def test_nothing_splits(self) -> None:
-        """What the HTTPS port refuses is refused here in the same way; no byte gets into the Location line."""
+        """Requests that the HTTPS port refuses are refused here in the same way, without a Location."""
         for name, (data, statuses) in REFUSED.items():
             answer = self.ask(data)
             self.assertIn(answer.status, statuses, name)
@@ -63,7 +63,7 @@ class RedirectTests(SynchronousTestCase):
 
 
 class ForwardedTests(SynchronousTestCase):
-    """Who is believed to have come by HTTPS."""
+    """X-Forwarded-Proto."""
 
     def status(self, peer: Any, *headers: str, networks: Any = TRUSTED) -> int:
         wire = Wire(RedirectResource(PUBLIC, api(), networks))
@@ -74,7 +74,7 @@ class ForwardedTests(SynchronousTestCase):
         return first.status
 
     def test_who(self) -> None:
-        """Only the peers named in trusted_proxies are believed, in IPv4, IPv6, and IPv4 seen as IPv6."""
+        """Only peers in trusted_proxies are trusted: IPv4, IPv6, and IPv4 mapped to IPv6."""
         for peer, status in {
             "10.1.2.3": 200,
             "::ffff:10.1.2.3": 200,
@@ -92,11 +92,11 @@ class ForwardedTests(SynchronousTestCase):
         self.assertEqual(self.status(UNIXAddress(b"/run/x"), "X-Forwarded-Proto: https"), 308)
 
     def test_nobody(self) -> None:
-        """With no trusted proxies, which is the default, nobody is."""
+        """By default no proxy is trusted."""
         self.assertEqual(self.status("10.1.2.3", "X-Forwarded-Proto: https", networks=()), 308)
 
     def test_what(self) -> None:
-        """A trusted proxy must say `https`, once; a client's own header passed on beside it spoils it."""
+        """A trusted proxy sends exactly one X-Forwarded-Proto with the value https; otherwise it is redirected."""
         for headers in (
             [],
             ["X-Forwarded-Proto: http"],
@@ -115,12 +115,12 @@ class ForwardedTests(SynchronousTestCase):
         self.assertEqual(self.status("10.1.2.3", "x-forwarded-proto: https"), 200)
 
     def test_a_client_claims(self) -> None:
-        """Nothing a client says about itself makes it a trusted proxy."""
+        """No header makes a client a trusted proxy."""
         for claim in ("X-Forwarded-For: 10.1.2.3", "X-Real-IP: 10.1.2.3", "Forwarded: for=10.1.2.3;proto=https"):
             self.assertEqual(self.status("192.0.2.1", "X-Forwarded-Proto: https", claim), 308)
 
     def test_many_peers(self) -> None:
-        """Verdicts about peers are remembered, but not without end."""
+        """The cache of addresses is bounded."""
         resource = RedirectResource(PUBLIC, api(), TRUSTED)
         wire = Wire(resource)
         for number in range(3000):

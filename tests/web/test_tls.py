@@ -1,4 +1,4 @@
-"""TLS and the site on real sockets of loopback: versions, ciphers, reloads, and what only a network shows."""
+"""TLS and the site on loopback: versions, ciphers, reloads, full buffers and resets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ GET = b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class Client:
-    """A blocking TLS client, for a thread of its own. It tells OpenSSL to allow anything."""
+    """A blocking TLS client for a thread, which allows all versions and ciphers."""
 
     def __init__(self, port: int, *, verify: Path | None = None, name: str = "localhost", **wishes: Any) -> None:
         self.port, self.name = port, name
@@ -64,7 +64,7 @@ class Client:
         return self
 
     def ask(self, data: bytes = GET) -> bytes:
-        """The answer to a request, of which its first read is enough."""
+        """The first part of the answer to a request."""
         assert self.socket is not None
         self.socket.sendall(data)
         return self.socket.recv(65536)
@@ -86,7 +86,7 @@ class Client:
 
 
 class ServerCase(TestCase):
-    """A site on a real port over TLS."""
+    """A site with TLS on a port of loopback."""
 
     timeout = 60
 
@@ -114,14 +114,14 @@ class ServerCase(TestCase):
         return await deferToThread(client.connect)
 
     def until(self, condition: Callable[[], object]) -> Any:
-        """Fires when the condition holds."""
+        """Fires when the condition is true."""
         if condition():
             return succeed(None)
         return deferLater(reactor, 0.005, self.until, condition)
 
 
 class TLSTests(ServerCase):
-    """What is spoken, and what is not."""
+    """Versions, ciphers, ALPN, reloads."""
 
     async def setUp(self) -> None:
         self.directory = Path(self.mktemp())
@@ -130,7 +130,7 @@ class TLSTests(ServerCase):
         await self.serve(self.tls)
 
     async def test_verified(self) -> None:
-        """A client that is given the certificate as its one authority verifies localhost and its addresses."""
+        """A client with the certificate as its only root verifies localhost and its addresses."""
         for name in ("localhost", "127.0.0.1", "::1"):
             client = await self.client(verify=self.certificate, name=name)
             self.assertIn(b"hello", await deferToThread(client.ask))
@@ -147,7 +147,7 @@ class TLSTests(ServerCase):
         self.assertEqual((out, error, code), (b"hello", b"", 0))
 
     async def test_matrix(self) -> None:
-        """TLS 1.2 and 1.3 with forward secrecy and authenticated ciphers are spoken; all else fails."""
+        """TLS 1.2 and 1.3 with forward-secret AEAD ciphers succeed; all other handshakes fail."""
         old, new = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
         only_12 = {"minimum_version": old, "maximum_version": old}
         good, bad = ("AES128-GCM-SHA256", "CHACHA20-POLY1305"), ("AES128-SHA", "AES128-SHA256", "AES128-CCM")
@@ -174,7 +174,7 @@ class TLSTests(ServerCase):
         self.assertEqual(self.flushLoggedErrors(), [])
 
     async def test_alpn(self) -> None:
-        """HTTP/1.1 is chosen whatever else is offered; HTTP/2 never, and a client that knows only it gets none."""
+        """ALPN selects HTTP/1.1 if it is offered, and otherwise no protocol."""
         for offered, chosen in [(["h2", "http/1.1"], "http/1.1"), (["http/1.1"], "http/1.1"), (["h2"], None)]:
             client = await self.client(set_alpn_protocols=offered)
             assert client.socket is not None
@@ -182,7 +182,7 @@ class TLSTests(ServerCase):
             self.assertIn(b"HTTP/1.1 200", await deferToThread(client.ask))
 
     async def test_no_renegotiation(self) -> None:
-        """A client of TLS 1.2 that wants to negotiate again does not get to."""
+        """Renegotiation in TLS 1.2 is refused."""
 
         def renegotiate() -> None:
             context = SSL.Context(SSL.TLS_CLIENT_METHOD)
@@ -202,7 +202,7 @@ class TLSTests(ServerCase):
         self.assertIn("no renegotiation", str(caught.exception))
 
     async def test_no_tls(self) -> None:
-        """Whoever speaks plain HTTP, or rubbish, to the TLS port is closed, and no error is logged."""
+        """Plain HTTP or random bytes on the TLS port close the connection and log no error."""
 
         def speak(data: bytes) -> bytes:
             with socket.create_connection(("127.0.0.1", self.port), timeout=20) as plain:
@@ -221,7 +221,7 @@ class TLSTests(ServerCase):
         self.assertEqual(self.flushLoggedErrors(), [])
 
     async def test_reload(self) -> None:
-        """After a reload new connections get the new certificate, and a connection made before goes on."""
+        """After a reload new connections use the new certificate, and open connections stay open."""
         before = await self.client()
         self.assertIn(b"hello", await deferToThread(before.ask))
         authority = trustme.CA()
@@ -238,7 +238,7 @@ class TLSTests(ServerCase):
         self.assertIn(b"hello", await deferToThread(after.ask))
 
     async def test_reload_of_rubbish(self) -> None:
-        """A broken new pair is refused, and the old certificate served on."""
+        """An invalid new pair is rejected, and the old certificate stays in use."""
         self.key.write_bytes(b"rubbish")
         with self.assertRaises(ConfigError):
             self.tls.reload()
@@ -247,7 +247,7 @@ class TLSTests(ServerCase):
         self.assertEqual(client.certificate(), expected)
 
     async def test_disconnect(self) -> None:
-        """A client that vanishes while it is served has its handler cancelled."""
+        """A disconnect cancels the handler."""
         client = await self.client()
         assert client.socket is not None
         client.socket.sendall(b"GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -257,7 +257,7 @@ class TLSTests(ServerCase):
         await self.until(lambda: self.site.live == 0)
 
     async def test_drain(self) -> None:
-        """Draining sends an idle client the end of its stream and lets a request under way have its answer."""
+        """Draining closes an idle connection, and a current request gets its answer."""
         self.site.limits = Limits(closing=1000.0)
         idle, busy = await self.client(), await self.client()
         self.assertIn(b"hello", await deferToThread(idle.ask))
@@ -277,7 +277,7 @@ class TLSTests(ServerCase):
 
 
 class NetworkTests(ServerCase):
-    """What only a real network shows: buffers that fill, and resets. Time is the test's."""
+    """Full buffers and resets, with a clock of the test."""
 
     async def setUp(self) -> None:
         self.directory = Path(self.mktemp())
@@ -286,7 +286,7 @@ class NetworkTests(ServerCase):
         self.clock = Clock()
 
     async def test_slow_reader(self) -> None:
-        """A client that asks for much and reads nothing is served no further, and is aborted after 30 s."""
+        """A client that sends many requests and reads nothing is aborted after 30 s."""
         for tls in (self.tls, None):
             await self.serve(tls, clock=self.clock)
             client = socket.create_connection(("127.0.0.1", self.port), timeout=20)
@@ -307,7 +307,7 @@ class NetworkTests(ServerCase):
             self.assertEqual(self.clock.getDelayedCalls(), [])
 
     async def test_large_answers(self) -> None:
-        """A client that reads gets every byte, however often the buffers fill, and then the close."""
+        """A client that reads receives every byte, however often the buffers fill, and then the close."""
         for tls in (self.tls, None):
             await self.serve(tls)
 
@@ -329,7 +329,7 @@ class NetworkTests(ServerCase):
             self.assertEqual(await deferToThread(fetch), 21 * 300_000)
 
     async def test_refusal_arrives(self) -> None:
-        """A client that is still sending its body when it is refused can read the refusal."""
+        """A client that still sends its body when it is refused receives the answer."""
         for tls in (self.tls, None):
             await self.serve(tls)
 
@@ -344,7 +344,7 @@ class NetworkTests(ServerCase):
             await self.until(lambda: self.site.live == 0)
 
     async def test_stalled_handshake(self) -> None:
-        """A client that connects and never finishes its TLS handshake is gone after 10 s."""
+        """A connection with an incomplete TLS handshake is closed after 10 s."""
         await self.serve(self.tls, clock=self.clock)
         stalled = socket.create_connection(("127.0.0.1", self.port), timeout=20)
         self.addCleanup(stalled.close)
@@ -356,7 +356,7 @@ class NetworkTests(ServerCase):
         await self.until(lambda: self.site.live == 0)
 
     async def test_connection_cap(self) -> None:
-        """A connection over the cap is closed before any TLS is spoken."""
+        """A connection over the limit is closed before the TLS handshake."""
         await self.serve(self.tls, Limits(connections=1))
         first = await self.client()
         self.assertIn(b"hello", await deferToThread(first.ask))

@@ -1,7 +1,4 @@
-"""HTTP spoken to a site without sockets: bytes in, parsed answers out, time in the test's hands.
-
-Also a small API to speak to, and what the tests of the site have in common.
-"""
+"""An HTTP client without sockets for a `BusSite`, with its own clock; and a small API to test the site."""
 
 from __future__ import annotations
 
@@ -55,7 +52,7 @@ CHUNKED = b"Transfer-Encoding: chunked"
 
 @frozen
 class Answer:
-    """One answer as a client sees it."""
+    """An answer as a client receives it."""
 
     status: int
     headers: dict[str, str]
@@ -63,7 +60,7 @@ class Answer:
 
     @property
     def error(self) -> str:
-        """The sentence of a JSON error; anything else fails the test."""
+        """The message of a JSON error; anything else fails the test."""
         assert self.headers["content-type"] == "application/json", self
         content = json.loads(self.body)
         assert list(content) == ["error"], self
@@ -74,7 +71,7 @@ class Answer:
 
 
 class Transport(StringTransport):
-    """A connection whose end is told to the channel, as a real one's is."""
+    """A transport that calls `connectionLost` of the channel, as a real one does."""
 
     def __init__(self, peer: Any) -> None:
         super().__init__(peerAddress=peer)
@@ -84,7 +81,7 @@ class Transport(StringTransport):
         self.lost = False
 
     def lose(self, reason: type[Exception] = ConnectionDone) -> None:
-        """The connection is gone."""
+        """Lose the connection."""
         if not self.lost:
             self.lost = True
             self.channel.connectionLost(Failure(reason()))
@@ -95,7 +92,7 @@ class Transport(StringTransport):
 
 
 class Wire:
-    """One connection to a site. `closing`: the site has said goodbye, in one way or the other."""
+    """One connection to a site."""
 
     def __init__(self, resource: Any, limits: Limits | None = None, peer: str = "192.0.2.1") -> None:
         self.clock = Clock()
@@ -104,7 +101,7 @@ class Wire:
         self.connect()
 
     def connect(self) -> bool:
-        """Open another connection, which the wire then stands for; false if the site declines."""
+        """Open another connection, which replaces the current one; false if the site rejects it."""
         channel = self.site.buildProtocol(self.peer)
         if channel is None:
             return False
@@ -115,21 +112,22 @@ class Wire:
 
     @property
     def closing(self) -> bool:
+        """Whether the site has closed the connection or started to."""
         return bool(self.transport.disconnecting or self.transport.lost)
 
     def send(self, data: bytes, segment: int = 0) -> list[Answer]:
-        """Send in segments of so many bytes, at once if 0; all the answers so far."""
+        """Send in segments of this size (0: in one); returns all answers so far."""
         for start in range(0, len(data), segment or len(data) or 1):
             if not self.transport.lost:
                 self.channel.dataReceived(data[start : start + (segment or len(data))])
         return self.answers()
 
     def pass_time(self, seconds: float) -> None:
-        """Let time go by in quarters of a second."""
+        """Advance the clock in steps of a quarter of a second."""
         self.clock.pump([0.25] * int(seconds * 4))
 
     def answers(self) -> list[Answer]:
-        """Everything written so far, which must be whole answers and nothing else."""
+        """All answers so far; anything but complete answers fails the test."""
         rest, answers = self.transport.value(), []
         while rest:
             head, mark, rest = rest.partition(b"\r\n\r\n")
@@ -151,7 +149,7 @@ class Wire:
 
 
 class Api:
-    """A small API that remembers what reached it."""
+    """A small API that records requests."""
 
     app = new_app()
 
@@ -226,7 +224,7 @@ class Api:
 
 
 class Case(SynchronousTestCase):
-    """Gives an API and a wire to it; no test may leave a logged error or a timer."""
+    """Makes an API and connections to it."""
 
     def setUp(self) -> None:
         self.api = Api()
@@ -235,7 +233,7 @@ class Case(SynchronousTestCase):
         return Wire(self.api.app.resource(), limits)
 
     def log_lines(self) -> list[Any]:
-        """The events logged from now on to the end of the test."""
+        """The list that receives the log events of the rest of the test."""
         events: list[Any] = []
         globalLogPublisher.addObserver(events.append)
         self.addCleanup(globalLogPublisher.removeObserver, events.append)

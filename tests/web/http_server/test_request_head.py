@@ -1,4 +1,4 @@
-"""Bytes that are no request, or too many: what is refused, and how."""
+"""Requests that are refused: invalid heads and chunks, and bodies over their limit."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from routemaster.web.api import BodyLimits
 from routemaster.web.http_server.limits import Limits
 from tests.web.wire import CHUNKED, PUBLISH, Case, get, head, post, request
 
-#: bytes -> statuses allowed; after 400, 408, 413, 431, 501 from the channel the connection is closed
+#: name of a case -> bytes and allowed statuses; the server then closes the connection
 REFUSED: dict[str, tuple[bytes, set[int]]] = {
-    # where the body ends (S4, S5, S6)
+    # body length
     "length and chunks": (post(b"Content-Length: 4", CHUNKED, body=b"0\r\n\r\n"), {400}),
     "chunks and length": (post(CHUNKED, b"Content-Length: 4", body=b"0\r\n\r\n"), {400}),
     "two lengths": (post(b"Content-Length: 2", b"Content-Length: 3", body=b"abc"), {400}),
@@ -52,7 +52,7 @@ REFUSED: dict[str, tuple[bytes, set[int]]] = {
     "a line feed in a chunk's extension": (post(CHUNKED, body=b"2;a\nb\r\nab\r\n0\r\n\r\n"), {400}),
     "an endless chunk size": (post(CHUNKED, body=b"0" * 2000), {400}),
     "endless trailers": (post(CHUNKED, body=b"0\r\n" + b"X: y\r\n" * 12000), {400}),
-    # who is asked (S7)
+    # Host and target
     "no Host": (head(b"GET /hello HTTP/1.1"), {400}),
     "two Hosts": (head(b"GET /hello HTTP/1.1", b"Host: a", b"Host: a"), {400}),
     "two Hosts in 1.0": (head(b"GET /hello HTTP/1.0", b"Host: a", b"Host: b"), {400}),
@@ -70,7 +70,7 @@ REFUSED: dict[str, tuple[bytes, set[int]]] = {
     "a star": (head(b"OPTIONS * HTTP/1.1", b"Host: bus.test"), {400}),
     "CONNECT": (head(b"CONNECT other.test:443 HTTP/1.1", b"Host: other.test:443"), {400}),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", {400}),
-    # what is asked for (S3, S8, S9)
+    # request line
     "HTTP/0.9": (b"GET /hello\r\n\r\n", {400}),
     "HTTP/1.2": (head(b"GET /hello HTTP/1.2", b"Host: bus.test"), {400}),
     "HTTP/1.10": (head(b"GET /hello HTTP/1.10", b"Host: bus.test"), {400}),
@@ -100,7 +100,7 @@ REFUSED: dict[str, tuple[bytes, set[int]]] = {
     "a header of 17 KB": (post(b"X: " + b"a" * 17000), {431}),
     "headers of 17 KB": (post(*[b"X-%d: y" % n for n in range(2000)]), {431}),
     "600 headers": (post(*[b"X: y"] * 600), {431}),
-    # how much (S2)
+    # size
     "a body over the cap": (
         head(b"POST /subscription HTTP/1.1", b"Host: bus.test", b"Content-Length: 65537"), {413}),
     "a bulk over the cap": (post(b"Content-Length: 1048577"), {413}),
@@ -114,7 +114,7 @@ REFUSED: dict[str, tuple[bytes, set[int]]] = {
     "a PROXY line": (b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + get(b"/hello"), {400}),
 }  # fmt: skip
 
-#: bytes -> status, answered by routing with the connection kept
+#: name of a case -> bytes and status; the connection stays open
 ROUTED: dict[str, tuple[bytes, int]] = {
     "an unknown path": (get(b"/nowhere"), 404),
     "two slashes": (get(b"//hello"), 404),
@@ -135,10 +135,10 @@ ROUTED: dict[str, tuple[bytes, int]] = {
 
 
 class RefusalTests(Case):
-    """Bytes that are no request which the bus takes."""
+    """Refused requests."""
 
     def test_table(self) -> None:
-        """Every bad request gets one JSON refusal and a close, logs one quiet line, and reaches no handler."""
+        """Each is answered one JSON error and a close, logs one debug line, and reaches no handler."""
         for name, (data, statuses) in REFUSED.items():
             for segment in (0, 1000, 7):
                 wire, events = self.wire(), self.log_lines()
@@ -153,10 +153,10 @@ class RefusalTests(Case):
                 globalLogPublisher.removeObserver(events.append)
 
     def test_routed(self) -> None:
-        """Unknown paths and wrong methods are 404 and 405 in JSON, never a redirect, and keep the connection."""
+        """Unknown paths and methods are answered 404 and 405 in JSON, and the connection stays open."""
         for name, (data, status) in ROUTED.items():
             wire = self.wire()
-            for _ in range(2):  # the second time from the table of known routes, if it were there
+            for _ in range(2):  # the second time from the cache of routes, if it were cached
                 answer = wire.send(data)[-1]
                 self.assertEqual(answer.status, status, name)
                 self.assertTrue(answer.error)
@@ -165,12 +165,12 @@ class RefusalTests(Case):
         self.assertEqual(self.api.published, [])
 
     def test_allow(self) -> None:
-        """A 405 names the methods that are allowed."""
+        """A 405 lists the allowed methods."""
         (answer,) = self.wire().send(request("PUT", "/hello"))
         self.assertEqual(answer.headers["allow"], "DELETE, GET, HEAD")
 
-    def test_nothing_said_back(self) -> None:
-        """No refusal repeats a byte of what the client chose."""
+    def test_nothing_repeated(self) -> None:
+        """No error answer repeats what the client sent."""
         for data, _ in [*REFUSED.values(), *ROUTED.values()]:
             for text in ("hello", "cats", "nonsense", ".test", "nowhere", "BREW"):
                 wire = self.wire()
@@ -178,7 +178,7 @@ class RefusalTests(Case):
                 self.assertNotIn(text.encode(), wire.transport.value())
 
     def test_nothing_after_a_refusal(self) -> None:
-        """What follows a refused request on the connection is thrown away, and not without end."""
+        """Bytes after a refused request are discarded, up to a limit."""
         wire = self.wire()
         self.assertEqual(len(wire.send(get(b"/%ff") + PUBLISH)), 1)
         for _ in range(100):
@@ -189,7 +189,7 @@ class RefusalTests(Case):
         self.assertTrue(wire.transport.aborted)
 
     def test_mangled(self) -> None:
-        """Whatever bytes come, the site answers whole answers or closes, and logs no error."""
+        """For any bytes the site writes complete answers or closes, and logs no error."""
         dice = random.Random(20240811)
         seeds = [data for data, _ in [*REFUSED.values(), *ROUTED.values()] if len(data) < 3000] + [PUBLISH] * 20
         for _ in range(3000):
@@ -209,10 +209,10 @@ class RefusalTests(Case):
 
 
 class BodyTests(Case):
-    """How much is read."""
+    """Bodies."""
 
     def test_caps(self) -> None:
-        """A body may be as long as its cap, by length or in chunks, and no byte longer."""
+        """A body may have as many bytes as its limit, by length or in chunks, and no more."""
         limits = Limits(BodyLimits(max_body=10, max_bulk_body=20, max_other_body=5))
         for method, target, cap in [("POST", "/topics/cats", 20), ("POST", "/x", 10), ("DELETE", "/hello", 5)]:
             for excess in (0, 1):
@@ -225,7 +225,7 @@ class BodyTests(Case):
                         self.assertEqual(answer.status == 413, bool(excess), (data, answer))
 
     def test_no_continue_before_413(self) -> None:
-        """A client that asks before it sends is told 413 at once, or 100 and then the answer."""
+        """A request with `Expect: 100-continue` is answered 413 at once, or 100 and then the final answer."""
         too_large, _ = REFUSED["a body over the cap, to be continued"]
         self.assertEqual([answer.status for answer in self.wire().send(too_large)], [413])
         wire = self.wire()
@@ -234,7 +234,7 @@ class BodyTests(Case):
         self.assertEqual([a.status for a in wire.send(body)], [100, 204])
 
     def test_in_memory(self) -> None:
-        """A body of a mebibyte arrives whole and never touches a file."""
+        """A body of 1 MiB is kept in memory, not in a file."""
         self.patch(__import__("tempfile"), "TemporaryFile", None)
         body = random.Random(1).randbytes(1048576)
         (answer,) = self.wire().send(request("POST", "/topics/cats", body), 65536)
@@ -242,13 +242,13 @@ class BodyTests(Case):
         self.assertEqual(self.api.published, [("cats", body)])
 
     def test_forms_are_not_parsed(self) -> None:
-        """A form is a body like any other: its bytes reach the handler as they came."""
+        """Form bodies reach the handler unparsed."""
         for kind in ("application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
             self.wire().send(request("POST", "/topics/cats", b"a=b&c=d", f"Content-Type: {kind}"))
             self.assertEqual(self.api.published.pop(), ("cats", b"a=b&c=d"))
 
     def test_cut_anywhere(self) -> None:
-        """A publish cut off before its last byte leaves nothing, a complete one is taken once."""
+        """An incomplete request reaches no handler, a complete one reaches it once."""
         for end in range(len(PUBLISH) + 1):
             wire = self.wire()
             wire.send(PUBLISH[:end])

@@ -1,4 +1,4 @@
-"""The site for those who speak HTTP: answers, pipelines, deadlines, and the end."""
+"""The site: answers, pipelining, deadlines, draining."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tests.web.wire import CHUNKED, PUBLISH, Api, Case, Wire, get, head, post, r
 
 
 class AnswerTests(Case):
-    """What good requests get."""
+    """Answers to valid requests."""
 
     def test_common_headers(self) -> None:
-        """Every answer has Date, nosniff and our own Server; the length is always known."""
+        """Every answer has Date, Server, nosniff and Content-Length."""
         for data in (get(b"/hello"), PUBLISH, get(b"/nowhere"), get(b"/%ff"), get(b"/pieces")):
             (answer,) = self.wire().send(data)
             self.assertEqual(answer.headers["server"], "routemaster")
@@ -25,14 +25,14 @@ class AnswerTests(Case):
             self.assertNotIn("transfer-encoding", answer.headers)
 
     def test_date(self) -> None:
-        """The date is at most a second old."""
+        """Date is at most a second old."""
         wire = self.wire()
         wire.send(get(b"/hello"))
         wire.pass_time(30)
         self.assertEqual(wire.send(get(b"/hello"))[-1].headers["date"], "Thu, 01 Jan 1970 00:00:30 GMT")
 
     def test_segments(self) -> None:
-        """However a request is cut into segments, the answer is the same bytes."""
+        """The answer does not depend on how a request is split into segments."""
         in_chunks = post(CHUNKED, body=b"3;x=y\r\nabc\r\n0\r\nT: u\r\n\r\n")
         for data in (PUBLISH, get(b"/hello"), get(b"/pieces"), in_chunks):
             written = set()
@@ -44,7 +44,7 @@ class AnswerTests(Case):
         self.assertEqual({body for _, body in self.api.published}, {b'{"type":"noop"}', b"abc"})
 
     def test_keep_alive(self) -> None:
-        """A connection serves one request after another, until the client says close or speaks 1.0."""
+        """A connection stays open until a request has `Connection: close` or is HTTP/1.0."""
         wire = self.wire()
         for count in range(1, 6):
             self.assertEqual(len(wire.send(b"\r\n" + PUBLISH)), count)
@@ -62,14 +62,14 @@ class AnswerTests(Case):
             self.assertTrue(wire.closing)
 
     def test_head(self) -> None:
-        """HEAD has the length of GET's body and no body."""
+        """HEAD is answered with the Content-Length of GET and no body."""
         wire = self.wire()
         wire.channel.dataReceived(request("HEAD", "/hello"))
         self.assertIn(b"Content-Length: 5\r\n", wire.transport.value())
         self.assertTrue(wire.transport.value().endswith(b"\r\n\r\n"))
 
     def test_pieces_of_unknown_length(self) -> None:
-        """An answer written piece by piece without a length goes out in chunks, to 1.0 until the close."""
+        """An answer written in parts without a length is sent in chunks, in HTTP/1.0 until the close."""
         app = new_app()
 
         @app.route("/")
@@ -84,19 +84,19 @@ class AnswerTests(Case):
             self.assertEqual(wire.closing, data != get(b"/"))
 
     def test_trailing_slash_of_its_own(self) -> None:
-        """A route that ends in a slash is served there."""
+        """A route may end in a slash."""
         (answer,) = self.wire().send(get(b"/dir/"))
         self.assertEqual(answer.body, b"dir")
 
     def test_escapes_in_a_name(self) -> None:
-        """An escaped name reaches the handler decoded, each one as itself."""
+        """A percent-encoded name reaches the handler decoded."""
         wire = self.wire()
         for name in ("c%61ts", "caf%C3%A9", "a%2Bb", "a+b", "a%20b", "%2525"):
             wire.send(request("POST", f"/topics/{name}"))
         self.assertEqual([name for name, _ in self.api.published], ["cats", "café", "a+b", "a+b", "a b", "%25"])
 
     def test_many_paths(self) -> None:
-        """The table of known routes does not grow without end, and forgetting changes no answer."""
+        """The cache of routes is bounded, and a full cache changes no answer."""
         resource = self.api.app.resource()
         wire = Wire(resource)
         for number in range(3000):
@@ -105,12 +105,12 @@ class AnswerTests(Case):
         self.assertLessEqual(resource.cached_routes, 1024)
 
     def test_error_handlers(self) -> None:
-        """An application's own error handlers come before the site's last resort."""
+        """An application's error handlers come before the default one."""
         (answer,) = self.wire().send(get(b"/invalid"))
         self.assertEqual((answer.status, answer.body), (400, b"no good"))
 
     def test_bugs(self) -> None:
-        """A bug in a handler is a 500 in JSON without its text, and one log entry; the connection lives on."""
+        """An exception in a handler is answered 500 without its text and logged once."""
         for target, error in [(b"/bug", ValueError), (b"/bug-at-once", ValueError), (b"/not-bytes", TypeError)]:
             wire = self.wire()
             (answer,) = wire.send(get(target))
@@ -120,14 +120,14 @@ class AnswerTests(Case):
             self.assertEqual(wire.send(get(b"/hello"))[-1].status, 200)
 
     def test_bug_in_the_middle(self) -> None:
-        """A bug after half of an answer breaks the connection, lest the half pass for the whole."""
+        """An exception after a part of the answer aborts the connection."""
         wire = self.wire()
         wire.channel.dataReceived(get(b"/half-written"))
         self.assertTrue(wire.transport.aborted)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
     def test_host_is_not_seen(self) -> None:
-        """Whatever Host a client sends, handlers see the same one."""
+        """Handlers do not see the client's Host."""
         seen = []
         app = new_app()
         app.route("/")(lambda request: seen.append((request.getRequestHostname(), request.prePathURL())))
@@ -138,10 +138,10 @@ class AnswerTests(Case):
 
 
 class PipelineTests(Case):
-    """Several requests on one connection, and peers that go or stay away."""
+    """Several requests on one connection, slow clients, disconnects."""
 
     def test_order(self) -> None:
-        """Fifty pipelined requests are handled one at a time and answered in their order, whatever each takes."""
+        """Pipelined requests are handled one at a time and answered in order."""
         for segment in (0, 1, 40):
             self.api = Api()
             wire = self.wire()
@@ -153,7 +153,7 @@ class PipelineTests(Case):
             self.assertEqual(answers, [e for n in range(25) for e in ((200, b"%d" % n), (204, b""))])
 
     def test_backpressure(self) -> None:
-        """Behind a request under way only so much is read; reading goes on when it is answered."""
+        """Reading pauses when too much is pipelined behind a request, and resumes after its answer."""
         wire = self.wire()
         wire.send(get(b"/wait"))
         wire.send(PUBLISH * 1000)
@@ -163,7 +163,7 @@ class PipelineTests(Case):
         self.assertEqual(len(self.api.published), 1000)
 
     def test_unread_answers(self) -> None:
-        """While a peer does not read, no further request of it is handled, and after 30 s it is aborted."""
+        """While a client does not read, none of its requests is handled; after 30 s it is aborted."""
         wire = self.wire()
         wire.send(get(b"/wait"))
         wire.channel.pauseProducing()
@@ -181,7 +181,7 @@ class PipelineTests(Case):
         self.assertEqual(len(self.api.published), 10)
 
     def test_disconnect(self) -> None:
-        """A client that goes away cancels its handler once, silently."""
+        """A disconnect cancels the handler once, without a log entry."""
         wire = self.wire()
         wire.send(get(b"/wait") + PUBLISH)
         wire.transport.lose()
@@ -189,7 +189,7 @@ class PipelineTests(Case):
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_answer_after_disconnect(self) -> None:
-        """A handler that does not heed its cancellation may still return, to nobody."""
+        """A handler may return after a disconnect; the answer is discarded."""
         stubborn: Deferred[None] = Deferred(lambda _: None)
         later: Deferred[bytes] = Deferred()
         app = new_app()
@@ -210,10 +210,10 @@ class PipelineTests(Case):
 
 
 class DeadlineTests(Case):
-    """Absolute, and late by a second at most."""
+    """Deadlines, which are late by at most a second."""
 
     def assert_ends(self, wire: Wire, seconds: float, drip: bytes = b"") -> None:
-        """The channel closes after so many seconds and not before, a byte coming each second or not."""
+        """The channel closes after this time and not before, while a byte arrives each second or not."""
         for _ in range(int(seconds) - 1):
             self.assertFalse(wire.closing)
             wire.send(drip)
@@ -226,13 +226,13 @@ class DeadlineTests(Case):
         self.assertEqual(wire.clock.getDelayedCalls(), [])
 
     def test_silence(self) -> None:
-        """A client that says nothing, or not even finishes a TLS handshake, is closed after 10 s."""
+        """A connection without a request is closed after 10 s."""
         wire = self.wire()
         self.assert_ends(wire, 10)
         self.assertEqual(wire.answers(), [])
 
     def test_dripping_head(self) -> None:
-        """Ten seconds after its first byte a head must be complete, however the bytes drip."""
+        """A head must be complete 10 s after its first byte."""
         for start in (b"G", b"GET /hello HTTP/1.1\r\nX: "):
             wire = self.wire()
             wire.send(start)
@@ -240,7 +240,7 @@ class DeadlineTests(Case):
             self.assertEqual([answer.status for answer in wire.answers()], [408])
 
     def test_dripping_body(self) -> None:
-        """Thirty seconds after its head a body must be complete, by length or in chunks."""
+        """A body must be complete 30 s after its head, by length or in chunks."""
         for start in (post(b"Content-Length: 1000"), post(CHUNKED, body=b"fff\r\n")):
             wire = self.wire()
             wire.send(start)
@@ -249,7 +249,7 @@ class DeadlineTests(Case):
         self.assertEqual(self.api.published, [])
 
     def test_idle(self) -> None:
-        """A connection kept alive is closed after 60 s without a request, empty lines notwithstanding."""
+        """An idle connection is closed after 60 s without a request; empty lines do not extend the time."""
         for drip in (b"", b"\r\n"):
             wire = self.wire()
             wire.send(PUBLISH)
@@ -257,14 +257,14 @@ class DeadlineTests(Case):
             self.assertEqual(len(wire.answers()), 1)
 
     def test_handler(self) -> None:
-        """A handler that never answers is cancelled with its connection after 60 s."""
+        """A handler that does not answer within 60 s is cancelled and its connection aborted."""
         wire = self.wire()
         wire.send(get(b"/wait"))
         self.assert_ends(wire, 60)
         self.assertEqual(self.api.cancelled, 1)
 
     def test_busy_connection(self) -> None:
-        """A client that keeps asking is served for ever, and leaves one timer, not one a request."""
+        """A busy connection stays open, and its requests set no timers."""
         wire = self.wire()
         for _ in range(300):
             wire.send(PUBLISH)
@@ -274,10 +274,10 @@ class DeadlineTests(Case):
 
 
 class SiteTests(Case):
-    """The site as a whole."""
+    """Limits, logs and draining."""
 
     def test_connection_cap(self) -> None:
-        """Connections over the cap are declined, told once a second in the log, and taken again later."""
+        """Connections over the limit are rejected, logged once a second, and accepted again later."""
         wire, events = self.wire(Limits(connections=3)), self.log_lines()
         first = wire.transport
         self.assertEqual([wire.connect() for _ in range(10)], [True] * 2 + [False] * 8)
@@ -287,11 +287,11 @@ class SiteTests(Case):
         self.assertEqual((wire.site.live, wire.connect()), (2, True))
 
     def test_alpn(self) -> None:
-        """The site speaks HTTP/1.1 alone, whatever is installed."""
+        """The site offers HTTP/1.1 alone."""
         self.assertEqual(self.wire().site.acceptableProtocols(), [b"http/1.1"])
 
     def test_no_access_log(self) -> None:
-        """Starting the site starts no timer, and good requests log nothing."""
+        """Starting the site sets no timer, and valid requests log nothing."""
         wire, events = self.wire(), self.log_lines()
         wire.site.startFactory()
         wire.send(PUBLISH)
@@ -300,7 +300,7 @@ class SiteTests(Case):
         self.assertEqual((events, wire.clock.getDelayedCalls()), ([], []))
 
     def test_drain(self) -> None:
-        """Draining closes idle connections in a moment, others after their answer, and ends with the last one."""
+        """Draining closes idle connections soon, others after their answer, and ends with the last one."""
         wire = self.wire()
         wire.send(PUBLISH)
         idle = wire.transport
@@ -326,7 +326,7 @@ class SiteTests(Case):
         self.assertEqual(wire.clock.getDelayedCalls(), [])
 
     def test_drain_and_a_request_on_its_way(self) -> None:
-        """A request that comes just after draining began is answered, on a new connection as on an idle one."""
+        """A request that arrives just after draining started is answered, on new and on idle connections."""
         for before, patience in ((b"", 1.75), (PUBLISH, 0.125)):
             wire = self.wire()
             done = wire.send(before)
@@ -334,15 +334,15 @@ class SiteTests(Case):
             wire.clock.pump([0.125] * int(patience / 0.125))
             self.assertFalse(wire.closing)
             answer = wire.send(PUBLISH[:10])[len(done):]
-            wire.pass_time(1)  # once it has begun it may take its time
+            wire.pass_time(1)  # an incomplete request has its usual deadline
             self.assertEqual((answer, wire.closing), ([], False))
             (answer,) = wire.send(PUBLISH[10:])[len(done):]
             self.assertEqual((answer.status, answer.headers["connection"], wire.closing), (204, "close", True))
             wire.transport.lose()
             self.successResultOf(drained)
 
-    def test_drain_of_the_silent(self) -> None:
-        """Nobody is waited for longer than two seconds who sends nothing, or a quarter of one after an answer."""
+    def test_drain_without_requests(self) -> None:
+        """Draining waits 2 s for a first request, and a quarter of a second for another one."""
         for limits, before, longest in (
             (None, b"", 2.1), (None, PUBLISH, 0.35), (Limits(fresh=0.5, idle=0.125), b"", 0.6),
             (Limits(fresh=0.5, idle=0.125), PUBLISH, 0.225),
@@ -357,7 +357,7 @@ class SiteTests(Case):
             wire.transport.lose()
 
     def test_drain_of_a_slow_reader(self) -> None:
-        """A client that still takes its last answer is not cut off."""
+        """A client that still reads its last answer is not aborted."""
         wire = self.wire()
         wire.send(PUBLISH)
         wire.channel.pauseProducing()
@@ -368,7 +368,7 @@ class SiteTests(Case):
         self.successResultOf(drained)
 
     def test_drain_in_time(self) -> None:
-        """What does not end in time is aborted, its handler cancelled."""
+        """Connections still open at the end of the time limit are aborted and their handlers cancelled."""
         wire = self.wire()
         wire.send(get(b"/wait"))
         done = ensureDeferred(wire.site.drain(5))
@@ -380,7 +380,7 @@ class SiteTests(Case):
         self.assertEqual(wire.clock.getDelayedCalls(), [])
 
     def test_drain_nothing(self) -> None:
-        """A site without connections is drained at once."""
+        """A site without connections drains at once."""
         wire = self.wire()
         wire.transport.lose()
         self.successResultOf(ensureDeferred(wire.site.drain(5)))
