@@ -78,7 +78,7 @@ async def measure(reactor: Any, options: argparse.Namespace, cluster: PrivateClu
             await moving
         accepted = await running
         parts = calls(cluster) - before
-        spread = Counter(connection.place(KEYS.topic(topic)[0]) for topic in topics)
+        spread = Counter(connection.node_of(KEYS.topic(topic)[0]) for topic in topics)
         print(f"{what}: {accepted / options.seconds:,.0f} publications/s")
         for node in cluster.nodes:
             share = parts[node.name] / max(1, sum(parts.values()))

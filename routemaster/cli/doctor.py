@@ -23,8 +23,6 @@ from routemaster.cli.redis import (
     Server,
     address,
     examine,
-    is_cluster,
-    is_sentinel,
     primaries,
     query_sentinels,
 )
@@ -32,7 +30,7 @@ from routemaster.cli.round_trip import round_trip
 from routemaster.cli.tables import clean, size, span
 from routemaster.config import Config
 from routemaster.errors import ConfigError
-from routemaster.redis.address import RedisAddress
+from routemaster.redis.address import ClusterAddress, RedisAddress, SentinelAddress
 
 OLDEST_REDIS = (6, 2)
 MAX_SKEW = 1.0   #: seconds
@@ -85,18 +83,18 @@ def examination(config: Config, bus: Bus, file: Path | None) -> Iterator[Finding
 
 def redis_findings(config: Config) -> Iterator[Finding]:
     """Check the server, the sentinels and their master, or each primary of a Redis Cluster."""
-    url = config.redis_url or ""
     try:
-        if is_sentinel(url):
-            replies = query_sentinels(url)
+        where = address(config)
+        if isinstance(where, SentinelAddress):
+            replies = query_sentinels(where)
             yield sentinels(replies)
             newest = max(replies, key=lambda each: each.epoch).master
             nodes = [] if newest is None else [newest]
-        elif is_cluster(config):
-            nodes = primaries(url)
+        elif isinstance(where, ClusterAddress):
+            nodes = primaries(where)
             yield Finding("redis", Verdict.OK, f"a cluster of {len(nodes)} primaries, all slots assigned")
         else:
-            nodes = [address(config)]
+            nodes = [where]
     except (RedisError, ConfigError) as error:
         yield Finding("redis", Verdict.FAIL, str(error), "check the state of Redis, and redis_url")
         return

@@ -11,42 +11,33 @@ import ssl
 import time
 from collections.abc import Callable
 from typing import Any, Self
-from urllib.parse import unquote, urlsplit
 
 import hiredis
 from attrs import evolve, frozen
 
 from routemaster.config import Config
-from routemaster.config_types import CLUSTERS
 from routemaster.errors import RoutemasterError
-from routemaster.redis.address import ClusterAddress, RedisAddress, sentinel_options
+from routemaster.redis.address import ClusterAddress, RedisAddress, SentinelAddress, parse
 from routemaster.redis.server_info import parse_info
 from routemaster.validation import shown
 
-SLOTS = 16384         #: of a cluster
-SENTINEL_PORT = 26379  #: of a sentinel whose URL names none
-TIMEOUT = 3.0         #: seconds to connect, and to wait for each reply
+SLOTS = 16384  #: of a cluster
+TIMEOUT = 3.0  #: seconds to connect, and to wait for each reply
 
 
 class RedisError(RoutemasterError):
     """A connection or a command failed; the message is one line without secrets."""
 
 
-def address(config: Config) -> RedisAddress:
-    """The address of the configured server; the embedded one listens on a socket in the state directory."""
+def address(config: Config) -> RedisAddress | SentinelAddress | ClusterAddress:
+    """The configured address; the embedded server listens on a socket in the state directory."""
     if config.redis_url is None:
         return RedisAddress(path=str(config.state_dir.absolute() / "redis" / "redis.sock"))
-    return RedisAddress.parse(config.redis_url)
+    return parse(config.redis_url)
 
 
-def is_cluster(config: Config) -> bool:
-    """Whether the configured URL names nodes of a Redis Cluster."""
-    return config.redis_url is not None and urlsplit(config.redis_url).scheme in CLUSTERS
-
-
-def primaries(url: str) -> list[RedisAddress]:
-    """The primaries of the cluster in `url`; RedisError if no seed answers or slots are not assigned."""
-    cluster = ClusterAddress.parse(url)
+def primaries(cluster: ClusterAddress) -> list[RedisAddress]:
+    """The primaries of the cluster; RedisError if no seed replies or slots are not assigned."""
     failure: RedisError | None = None
     for seed in cluster.seeds:
         try:
@@ -73,34 +64,9 @@ class SentinelReply:
     error: str = ""              #: why the query failed
 
 
-def is_sentinel(url: str) -> bool:
-    """Whether the URL names sentinels rather than a server."""
-    return "+sentinel://" in url
-
-
-def query_sentinels(url: str) -> list[SentinelReply]:
-    """The reply of each sentinel in `url`. ConfigError if the URL is ill-formed."""
-    sentinels, service, server = parse_sentinels(url)
-    return [_query(sentinel, service, server) for sentinel in sentinels]
-
-
-def parse_sentinels(url: str) -> tuple[list[RedisAddress], str, RedisAddress]:
-    """The sentinels, the service, and the address of its master except for host and port.
-
-    `routemaster.redis.sentinel` parses the same URL, but imports the reactor.
-    """
-    parts = urlsplit(url)
-    login, at, hosts = parts.netloc.rpartition("@")
-    service, slash, database = parts.path.strip("/").partition("/")
-    password, ca_file = sentinel_options(parts)
-    scheme = parts.scheme.removesuffix("+sentinel")
-    server = evolve(RedisAddress.parse(f"{scheme}://{login}{at}master{slash}{database}"), ca_file=ca_file)
-    sentinels = []
-    for host in hosts.split(","):
-        sentinel = RedisAddress.parse(f"{scheme}://{host}")
-        port = urlsplit(f"//{host}").port or SENTINEL_PORT
-        sentinels.append(evolve(sentinel, port=port, password=password, ca_file=ca_file))
-    return sentinels, unquote(service), server
+def query_sentinels(address: SentinelAddress) -> list[SentinelReply]:
+    """The reply of each sentinel."""
+    return [_query(sentinel, address.service, address.server) for sentinel in address.sentinels]
 
 
 def _query(sentinel: RedisAddress, service: str, server: RedisAddress) -> SentinelReply:

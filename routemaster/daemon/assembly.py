@@ -23,10 +23,9 @@ from routemaster.interfaces import Meter, MetricsService, Sender, Store
 from routemaster.metrics.datadog import Datadog
 from routemaster.metrics.printing import Printing
 from routemaster.metrics.statsd import Statsd
-from routemaster.redis.address import ClusterAddress, RedisAddress
+from routemaster.redis.address import ClusterAddress, RedisAddress, SentinelAddress
 from routemaster.redis.cluster import Cluster
 from routemaster.redis.connection import Connection
-from routemaster.redis.sentinel import SentinelAddress
 from routemaster.sender import TreqSender
 from routemaster.store.autodrop import Autodrop
 from routemaster.store.scripts import SCRIPTS
@@ -75,9 +74,10 @@ def connection(
         "reply_timeout": config.redis_timeout,
         "scripts": SCRIPTS.values(),
         "on_up": on_up,
+        "chance": random,
     }
     if isinstance(address, ClusterAddress):
-        return Cluster(address, chance=random, **options)
+        return Cluster(address, **options)
     return Connection(address, **options)
 
 

@@ -21,6 +21,7 @@ import secrets
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from random import random
 from time import time
 from typing import Any
 
@@ -39,11 +40,10 @@ from routemaster.hints import TokensChanged, decode
 from routemaster.metrics import prometheus
 from routemaster.metrics.meter import Meter
 from routemaster.metrics.monitor import Monitor
-from routemaster.redis.address import ClusterAddress, RedisAddress, parse_address
+from routemaster.redis.address import ClusterAddress, RedisAddress, SentinelAddress, parse
 from routemaster.redis.connection import Connection
 from routemaster.redis.embedded import EmbeddedRedis
 from routemaster.redis.pubsub import PubSub
-from routemaster.redis.sentinel import SentinelAddress
 from routemaster.redis.server_info import fact_lines
 from routemaster.redis.wait_replicas import Replication
 from routemaster.store.keys import Keys
@@ -113,7 +113,7 @@ class Bus(DaemonService):
             embedded = EmbeddedRedis(self._reactor, self._config.state_dir)
             self._started.append(Part(stop=embedded.stop))
             return await embedded.start()
-        return SentinelAddress.parse(url) if "+sentinel://" in url else parse_address(url)
+        return parse(url)
 
     def _build(self, address: RedisAddress | ClusterAddress | SentinelAddress) -> None:
         """Make all parts; none is started."""
@@ -129,7 +129,7 @@ class Bus(DaemonService):
         )  # fmt: skip
         self._wakeups = PubSub(
             self._connection.address, Keys(config.namespace).wakeups, reactor=reactor,
-            on_message=self._on_wakeup, on_up=self._read_all,
+            on_message=self._on_wakeup, on_up=self._read_all, chance=random,
         )  # fmt: skip
         self._token_poll = Periodic("token poll", self._authenticator.poll, TOKEN_POLL, reactor)
         self._hastened = [self._token_poll]  #: tasks that run at once when wake-ups may have been missed
@@ -177,6 +177,7 @@ class Bus(DaemonService):
             reactor=self._reactor,
             reply_timeout=config.redis_timeout + config.min_replicas_timeout / 1000,
             scripts=[SCRIPTS["publish"]],
+            chance=random,
         )
         return Replication(connection, config.min_replicas, config.min_replicas_timeout)
 

@@ -1,76 +1,50 @@
-"""Where Redis is: one value, parsed once from a URL, that never shows its password.
+"""The address of Redis, parsed from a URL: one server, the sentinels of a service, or nodes of a cluster.
 
     redis://[user[:password]@]host[:port][/db]
     rediss://[user[:password]@]host[:port][/db][?ca_file=/path/to/roots.pem]
     unix://[user[:password]@]/path/to/socket[?db=N]
+    redis+sentinel://[user[:password]@]host[:port][,host[:port]...]/service[/db][?sentinel_password=...]
     redis+cluster://[user[:password]@]host[:port][,host[:port]...]
-    rediss+cluster://[user[:password]@]host[:port][,host[:port]...][?ca_file=...]
 
-User and password are percent-decoded. What is wrong with a URL is said without
-quoting any of it: where the shape is broken nobody can tell which part of it
-was the password.
+`rediss+sentinel` and `rediss+cluster` mean TLS, and allow `ca_file`. User and
+password are percent-decoded. Neither an error nor `repr` nor a label shows a
+password: the error for an ill-formed URL quotes nothing of it, because any
+part of it may be the password.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Protocol, Self, cast
+from typing import Any, cast
 from urllib.parse import SplitResult, parse_qs, unquote, unquote_to_bytes, urlsplit
 
 from attrs import evolve, field, frozen
 from OpenSSL.crypto import Error as CertificateError
-from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import Certificate, optionsForClientTLS, platformTrust, trustRootFromCertificates
 
-from routemaster.config_types import CLUSTERS, parse_hosts
+from routemaster.config_types import CLUSTERS, MASK, parse_hosts, write_address
 from routemaster.errors import ConfigError
 
 DEFAULT_PORT = 6379
-_OPTIONS = {"redis": set[str](), "rediss": {"ca_file"}, "unix": {"db"}}
-_SENTINEL_OPTIONS = {"redis+sentinel": {"sentinel_password"}, "rediss+sentinel": {"sentinel_password", "ca_file"}}
-_OPTIONS |= dict(zip(CLUSTERS, (_OPTIONS["redis"], _OPTIONS["rediss"]), strict=True))
+SENTINEL_PORT = 26379
+_OPTIONS: dict[str, set[str]] = {
+    "redis": set(), "rediss": {"ca_file"}, "unix": {"db"},
+    "redis+sentinel": {"sentinel_password"}, "rediss+sentinel": {"sentinel_password", "ca_file"},
+    "redis+cluster": set(), "rediss+cluster": {"ca_file"},
+}  # fmt: skip
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
-def _wrong(what: str) -> ConfigError:
-    return ConfigError(
-        f"The Redis URL (not shown, it may hold a password): {what}. Allowed are "
-        "redis://[user[:password]@]host[:port][/db], rediss://... with an optional ?ca_file=, "
-        "unix:///path/to/socket[?db=N], and redis+cluster:// or rediss+cluster:// with hosts separated by commas."
-    )
-
-
-class Locator(Protocol):
-    """Says where to connect to, each time anew."""
-
-    async def locate(self) -> RedisAddress:
-        """Where to connect to now; what it raises fails the attempt."""
-
-    async def moved(self, address: RedisAddress) -> str:
-        """Return, with the reason, when a connection to that address is of no use any more."""
-
-
-class Whereabouts(Protocol):
-    """What a connection needs to know: one address, or how to find out."""
-
-    @property
-    def label(self) -> str:
-        """The place, without user and password."""
-
-    def locator(self, reactor: object) -> Locator:
-        """Who says where it is. ConfigError if it cannot be used at all."""
-
-
 @frozen
 class RedisAddress:
-    """Where one Redis server listens, and as whom to speak to it.
+    """Where one Redis server listens, and the user and database to use.
 
-    Either `path` (a Unix socket) or `host` is given. `password` None: no AUTH is
-    sent; `user` None: the default user.
+    Either `path` (a Unix socket) or `host` is set. With `password` None no AUTH
+    is sent; with `user` None AUTH is for the default user.
     """
 
     host: str = ""
@@ -80,52 +54,21 @@ class RedisAddress:
     user: bytes | None = None
     password: bytes | None = field(default=None, repr=False)
     tls: bool = False
-    ca_file: str | None = None  #: PEM roots to believe instead of the system's
-
-    @classmethod
-    def parse(cls, url: str) -> Self:
-        """The address that `url` describes; ConfigError, free of secrets, if it is ill-formed."""
-        parts = _split(url)
-        if parts.scheme in CLUSTERS:
-            raise _wrong("it names a cluster where one Redis is wanted")
-        try:
-            port = parts.port
-        except ValueError:
-            raise _wrong("host or port is ill-formed") from None
-        options = _options(parts)
-        user, password = _credentials(parts)
-        if parts.scheme == "unix":
-            path = unquote(parts.path)
-            if parts.hostname or port is not None or not path.startswith("/") or "\0" in path:
-                raise _wrong("a Unix socket needs an absolute path and no host")
-            return cls(path=path, db=_database(options.get("db", "")), user=user, password=password)
-        if not parts.hostname:
-            raise _wrong("the host is missing")
-        if port == 0:
-            raise _wrong("the port must be 1 to 65535")
-        return cls(
-            host=parts.hostname, port=port or DEFAULT_PORT, db=_database(parts.path.removeprefix("/")),
-            user=user, password=password, tls=parts.scheme == "rediss", ca_file=options.get("ca_file"),
-        )
+    ca_file: str | None = None  #: PEM file of the trusted roots; None: those of the system
 
     @property
     def label(self) -> str:
-        """For logs and error sentences: the place alone, no user, no password."""
+        """The address without user and password, for logs and errors."""
         if self.path:
             return f"unix://{self.path}" + (f"?db={self.db}" if self.db else "")
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}" + (f"/{self.db}" if self.db else "")
-
-    def locator(self, reactor: object) -> Fixed:
-        """Who says where it is. ConfigError if `ca_file` cannot be read."""
-        self.endpoint(reactor)
-        return Fixed(self)
+        scheme = "rediss" if self.tls else "redis"
+        return f"{scheme}://{write_address((self.host, self.port))}" + (f"/{self.db}" if self.db else "")
 
     def endpoint(self, reactor: object, connect_timeout: float = 1.0) -> IStreamClientEndpoint:
-        """What connects there; `connect_timeout` in seconds is for the TCP part of each address.
+        """A client endpoint; `connect_timeout` in seconds applies to TCP, for each IP address of the host.
 
         With TLS the certificate and the host name are always verified.
-        ConfigError if `ca_file` cannot be read.
+        Raises ConfigError if `ca_file` cannot be used.
         """
         endpoint: Any
         if self.path:
@@ -137,120 +80,141 @@ class RedisAddress:
         return cast(IStreamClientEndpoint, endpoint)
 
 
-class Fixed:
-    """The locator of a server that stays where it is."""
-
-    def __init__(self, address: RedisAddress) -> None:
-        self._address = address
-
-    async def locate(self) -> RedisAddress:
-        """Always there."""
-        return self._address
-
-    async def moved(self, address: RedisAddress) -> str:
-        """Never returns."""
-        return await Deferred[str]()
-
-
-def sentinel_options(parts: SplitResult) -> tuple[bytes | None, str | None]:
-    """The password of the sentinels and `ca_file`, of a Sentinel URL."""
-    options = _options(parts)
-    password = options.get("sentinel_password")
-    return None if password is None else password.encode(), options.get("ca_file")
 @frozen
-class ClusterAddress:
-    """Some nodes of a Redis Cluster, of which one at least answers; the others are learnt from it."""
+class SentinelAddress:
+    """Sentinels, and the service whose master they report."""
 
-    seeds: tuple[RedisAddress, ...]
-
-    @classmethod
-    def parse(cls, url: str) -> Self:
-        """The address that `url` describes; ConfigError, free of secrets, if it is ill-formed."""
-        parts = _split(url)
-        if parts.scheme not in CLUSTERS:
-            raise _wrong("it names no cluster")
-        try:
-            places = parse_hosts(parts.netloc)
-        except ValueError:
-            raise _wrong("a host or a port is ill-formed") from None
-        if parts.path not in ("", "/", "/0"):
-            raise _wrong("a cluster has no other database than 0")
-        user, password = _credentials(parts)
-        tls, ca_file = parts.scheme == CLUSTERS[1], _options(parts).get("ca_file")
-        seeds = (
-            RedisAddress(
-                host=host, port=port or DEFAULT_PORT, user=user, password=password, tls=tls, ca_file=ca_file
-            )
-            for host, port in places
-        )
-        return cls(tuple(dict.fromkeys(seeds)))
+    sentinels: tuple[RedisAddress, ...]
+    service: str
+    server: RedisAddress  #: the master's address, except for host and port
 
     @property
     def label(self) -> str:
-        """For logs and error sentences."""
-        places = [seed.label.partition("://")[2] for seed in self.seeds]
-        return f"{CLUSTERS[self.seeds[0].tls]}://{','.join(places)}"
+        """The address without user and passwords, for logs and errors."""
+        hosts = ",".join(write_address((each.host, each.port)) for each in self.sentinels)
+        database = f"/{self.server.db}" if self.server.db else ""
+        return f"{'rediss' if self.server.tls else 'redis'}+sentinel://{hosts}/{self.service}{database}"
+
+
+@frozen
+class ClusterAddress:
+    """Some nodes of a Redis Cluster; they report the others."""
+
+    seeds: tuple[RedisAddress, ...]
+
+    @property
+    def label(self) -> str:
+        """The address without user and password, for logs and errors."""
+        hosts = ",".join(write_address((each.host, each.port)) for each in self.seeds)
+        return f"{CLUSTERS[self.seeds[0].tls]}://{hosts}"
 
     def node(self, host: str, port: int) -> RedisAddress:
-        """A node of the cluster: the same login and trust."""
+        """The address of another node: same user, password and trusted roots."""
         return evolve(self.seeds[0], host=host, port=port)
 
 
-def parse_address(url: str) -> RedisAddress | ClusterAddress:
-    """The address of whatever `url` describes."""
-    scheme = url.partition(":")[0].lower()
-    return (ClusterAddress if scheme in CLUSTERS else RedisAddress).parse(url)
-
-
-def _split(url: str) -> SplitResult:
-    """The parts of a URL whose scheme is known."""
+def parse(url: str) -> RedisAddress | SentinelAddress | ClusterAddress:
+    """The address in `url`. Raises ConfigError, without secrets, if it is ill-formed."""
     try:
         parts = urlsplit(url)
     except ValueError:
-        raise _wrong("host or port is ill-formed") from None
+        raise _invalid("host or port is ill-formed") from None
     if parts.scheme not in _OPTIONS:
-        raise _wrong("it begins with an unknown scheme")
+        raise _invalid("unknown scheme")
     if parts.fragment or _BAD_ESCAPE.search(url) or any(c.isspace() or not c.isprintable() for c in url):
-        raise _wrong("'#', a lone '%', spaces and control characters must be percent-encoded")
-    return parts
+        raise _invalid("'#', a lone '%', spaces and control characters must be percent-encoded")
+    options = _options(parts)
+    user = unquote_to_bytes(parts.username or "") or None
+    password = unquote_to_bytes(parts.password or "") or None
+    if user and password is None:
+        password = b""  # a user of the ACL may have no password, but must be named by AUTH
+    login = RedisAddress(
+        user=user, password=password, tls=parts.scheme.startswith("rediss"), ca_file=options.get("ca_file")
+    )
+    if parts.scheme in CLUSTERS:
+        return _cluster(parts, login)
+    if parts.scheme.endswith("+sentinel"):
+        return _sentinels(parts, login, options.get("sentinel_password"))
+    return _server(parts, login, options.get("db", ""))
+
+
+def _server(parts: SplitResult, login: RedisAddress, db: str) -> RedisAddress:
+    try:
+        port = parts.port
+    except ValueError:
+        raise _invalid("host or port is ill-formed") from None
+    if parts.scheme == "unix":
+        path = unquote(parts.path)
+        if parts.hostname or port is not None or not path.startswith("/") or "\0" in path:
+            raise _invalid("a Unix socket needs an absolute path and no host")
+        return evolve(login, path=path, db=_database(db))
+    if not parts.hostname:
+        raise _invalid("the host is missing")
+    if port == 0:
+        raise _invalid("the port is not 1 to 65535")
+    database = _database(parts.path.removeprefix("/"))
+    return evolve(login, host=parts.hostname, port=port or DEFAULT_PORT, db=database)
+
+
+def _sentinels(parts: SplitResult, login: RedisAddress, password: str | None) -> SentinelAddress:
+    path = re.fullmatch(r"/([^/]+)(?:/([0-9]{1,5}))?/?", parts.path)
+    if not path:
+        raise _invalid("the name of the service is missing, or its database is not a number")
+    plain = evolve(login, user=None, password=None if password is None else password.encode())
+    sentinels = _hosts(parts, plain, SENTINEL_PORT)
+    return SentinelAddress(sentinels, unquote(path[1]), evolve(login, host="master", db=_database(path[2] or "")))
+
+
+def _cluster(parts: SplitResult, login: RedisAddress) -> ClusterAddress:
+    if parts.path not in ("", "/", "/0"):
+        raise _invalid("a cluster has only database 0")
+    return ClusterAddress(tuple(dict.fromkeys(_hosts(parts, login, DEFAULT_PORT))))
+
+
+def _hosts(parts: SplitResult, login: RedisAddress, default_port: int) -> tuple[RedisAddress, ...]:
+    try:
+        hosts = parse_hosts(parts.netloc)
+    except ValueError:
+        raise _invalid("a host or a port is ill-formed") from None
+    return tuple(evolve(login, host=host, port=port or default_port) for host, port in hosts)
 
 
 def _options(parts: SplitResult) -> dict[str, str]:
     try:
         given = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
     except ValueError:
-        raise _wrong("what follows '?' is ill-formed") from None
-    allowed = (_OPTIONS | _SENTINEL_OPTIONS)[parts.scheme]
-    if not given.keys() <= allowed or any(len(v) != 1 or not v[0] for v in given.values()):
-        raise _wrong("what follows '?' is not an option of this scheme, is empty or is given twice")
+        raise _invalid("the query is ill-formed") from None
+    if not given.keys() <= _OPTIONS[parts.scheme] or any(len(v) != 1 or not v[0] for v in given.values()):
+        raise _invalid("a parameter of the query is unknown for this scheme, empty or repeated")
     return {name: values[0] for name, values in given.items()}
 
 
-def _credentials(parts: SplitResult) -> tuple[bytes | None, bytes | None]:
-    """User and password; a user without a password may have none in the ACL, and says AUTH all the same."""
-    user = unquote_to_bytes(parts.username or "") or None
-    password = unquote_to_bytes(parts.password or "") or None
-    return user, b"" if user and password is None else password
-
-
 def _database(text: str) -> int:
-    if not text:
-        return 0
-    if not re.fullmatch(r"[0-9]{1,5}", text):
-        raise _wrong("the database must be a small number")
-    return int(text)
+    if text and not re.fullmatch(r"[0-9]{1,5}", text):
+        raise _invalid("the database is not a number of at most 5 digits")
+    return int(text or 0)
+
+
+def _invalid(problem: str) -> ConfigError:
+    return ConfigError(
+        f"redis_url is invalid: got {MASK} ({problem}), expected redis://[user[:password]@]host[:port][/db], "
+        "rediss://... with an optional ?ca_file=, unix:///path/to/socket[?db=N], "
+        "redis+sentinel://host[:port][,host[:port]...]/service[/db][?sentinel_password=...], "
+        "or redis+cluster://host[:port][,host[:port]...]"
+    )
 
 
 def _trust(ca_file: str | None) -> Any:
-    """The roots to believe: the system's, or those in `ca_file` alone."""
+    """The trusted roots: the system's, or only those in `ca_file`."""
     if ca_file is None:
         return platformTrust()
+    invalid = f"ca_file of redis_url is invalid: got {ca_file}"
     try:
         found = _PEM.findall(Path(ca_file).read_bytes())
         if not found:
-            raise ConfigError(f"ca_file of the Redis URL: {ca_file} holds no PEM certificate.")
+            raise ConfigError(f"{invalid}, which holds no PEM certificate; expected a file of PEM certificates")
         return trustRootFromCertificates([Certificate.loadPEM(pem) for pem in found])
     except OSError as error:
-        raise ConfigError(f"ca_file of the Redis URL: cannot read {ca_file}: {error.strerror}.") from None
+        raise ConfigError(f"{invalid} ({error.strerror}), expected a readable file of PEM certificates") from None
     except (ValueError, CertificateError):
-        raise ConfigError(f"ca_file of the Redis URL: {ca_file} holds a broken certificate.") from None
+        raise ConfigError(f"{invalid}, which holds a broken certificate; expected PEM certificates") from None

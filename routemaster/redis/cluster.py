@@ -1,18 +1,18 @@
-"""A Redis Cluster with the face of one connection: each call goes to the node that has its keys' slot.
+"""A Redis Cluster with the interface of one `Connection`: a command goes to the node that has its key's slot.
 
-A call that was not executed, as its keys are another node's now (MOVED, ASK)
-or are just being moved (TRYAGAIN), or as the cluster is making up its mind
-about a lost node (CLUSTERDOWN), is sent again until `reply_timeout` since it
-was issued is over. So no event comes twice by that. A call whose connection
-broke is never sent again: its outcome is unknown, as ever.
+A command that was not executed because its keys have moved (MOVED, ASK), are
+being moved (TRYAGAIN), or because the cluster is replacing a lost node
+(CLUSTERDOWN) is sent again, until `reply_timeout` after it was issued. No
+command is executed twice by that: if the connection breaks, the outcome is
+unknown, and the command is not sent again.
 
-Commands for one key go out in the order in which they are issued, as long as
-none has to be sent again. So whoever needs two calls in order awaits the
-first; calls for keys of different slots have no order anyway.
+Commands for one key are executed in the order in which they are issued, unless
+one has to be sent again. A caller that needs the order of two commands
+therefore awaits the first. Commands for different slots have no order.
 
-The slot of a call is that of its first key. The channel of PUBLISH stands for
-a key: the cluster passes a message on to all its nodes, so that hints may be
-listened for at any.
+The slot of a command is that of its first key. For PUBLISH the channel counts
+as a key: the cluster passes messages on to all nodes, so that a subscription at
+any node receives them.
 """
 
 from __future__ import annotations
@@ -25,49 +25,47 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
+from routemaster.config_types import write_address
 from routemaster.errors import StoreUnavailable
 from routemaster.redis.address import ClusterAddress, RedisAddress
-from routemaster.redis.cluster_nodes import Absent, Node, Nodes, name_of
-from routemaster.redis.cluster_slots import Position, slot_of
+from routemaster.redis.cluster_nodes import Absent, Node, Nodes
+from routemaster.redis.cluster_slots import HostPort, slot_of
 from routemaster.redis.connection import Connection, Script
 from routemaster.redis.errors import NotNow, Redirected
 from routemaster.redis.protocol import Reply
+from routemaster.util.backoff import backoff
 
-HOPS = 3          #: redirections in a row that are followed without a pause
-SHORTEST = 0.01   #: seconds before a call is sent again, growing ...
-LONGEST = 0.08    #: ... up to this, half as much more or less
+REDIRECTIONS = 3  #: in a row that are followed without a pause
+SHORTEST = 0.01   #: seconds before a command is sent again, growing ...
+LONGEST = 0.08    #: ... up to this
 
-Call = Callable[[Node, bool], Deferred[Reply]]  #: sends a call to a node, right behind ASKING if that is true
+Call = Callable[[Node, bool], Deferred[Reply]]  #: sends a command to a node, directly after ASKING if that is true
 
 
-class Anywhere:
-    """Whereabouts of any node that lives: each connection goes to another, and ends when its node leaves."""
+class AnyNode:
+    """A `reconnect.Locator`: any connected node, another one each time. Its connection ends with the node."""
 
     def __init__(self, label: str, nodes: Nodes) -> None:
         self.label, self._nodes = label, nodes
-        self._last: Position | None = None
-
-    def locator(self, reactor: object) -> Anywhere:
-        """Itself."""
-        return self
+        self._last: HostPort | None = None
 
     async def locate(self) -> RedisAddress:
-        """A node that lives, as far as is known; not the last one if there is another."""
+        """A node that is connected, as far as is known; not the last one if there is another."""
         address = self._nodes.some(self._last)
         self._last = address.host, address.port
         return address
 
     async def moved(self, address: RedisAddress) -> str:
-        """Return when nothing is heard at that node any more."""
+        """Return when the node has no slots any more."""
         await self._nodes.when_gone((address.host, address.port))
         return "its node has left the cluster, or lost its slots"
 
 
 class Cluster:
-    """What `Connection` is for one Redis; see the head of the file.
+    """The counterpart of `Connection`; see the head of the file.
 
-    `on_up` is called whenever all nodes are connected after one was not;
-    `chance` answers in [0, 1).
+    `on_up` is called when all nodes are connected, first and after one was
+    not. `chance` returns numbers in [0, 1) for jitter.
     """
 
     def __init__(
@@ -80,25 +78,25 @@ class Cluster:
         scripts: Iterable[Script] = (),
         on_up: Callable[[], None] | None = None,
     ) -> None:
-        self._clock, self._chance, self._patience = reactor, chance, reply_timeout
-        self._nodes = Nodes(address, reactor, reply_timeout, scripts, on_up)
-        self.address = Anywhere(address.label, self._nodes)  #: where hints can be listened for
+        self._clock, self._chance, self._reply_timeout = reactor, chance, reply_timeout
+        self._nodes = Nodes(address, reactor, reply_timeout, scripts, on_up, chance)
+        self.address = AnyNode(address.label, self._nodes)  #: for `PubSub`
 
     def start(self) -> None:
-        """Begin to connect; ConfigError if the address cannot be used at all."""
+        """Begin to connect. Raises ConfigError if the address names a file that cannot be used."""
         self._nodes.start()
 
     async def stop(self) -> None:
-        """Refuse new calls, let those under way finish (at most one reply time-out), close."""
+        """Refuse new commands, wait for those in flight (at most one reply time-out), disconnect."""
         await self._nodes.stop()
 
     @property
     def connected(self) -> bool:
-        """Whether any node is connected: what lies there is served, whatever became of the others."""
+        """Whether any node is connected: commands for its keys are served."""
         return self._nodes.connected
 
     def when_connected(self) -> Deferred[None]:
-        """Fires once all nodes are connected. Can be cancelled; `stop` cancels it."""
+        """Fires when all nodes are connected. Can be cancelled; `stop` cancels it."""
         return self._nodes.when_whole()
 
     @property
@@ -106,17 +104,17 @@ class Cluster:
         """The nodes that have slots, by `host:port`."""
         return self._nodes.by_name()
 
-    def place(self, key: bytes) -> str:
-        """The name of the node that keeps a key; empty if nobody is known to."""
-        place = self._nodes.owner(slot_of(key))
-        return name_of(place) if place else ""
+    def node_of(self, key: bytes) -> str:
+        """The name of the node that stores a key; empty if none is known."""
+        node = self._nodes.owner(slot_of(key))
+        return write_address(node) if node else ""
 
     def slot(self, key: bytes) -> int:
-        """Keys of equal slots may go in one call."""
+        """Keys of the same slot may be used in one command."""
         return slot_of(key)
 
     def command(self, *args: bytes) -> Deferred[Reply]:
-        """The reply to a command, whose key follows its name; fails as a `Connection` does."""
+        """The reply to a command, whose key is its first argument; fails like `Connection.command`."""
 
         def call(node: Node, asking: bool) -> Deferred[Reply]:
             if asking:
@@ -126,10 +124,10 @@ class Cluster:
         return self._send(slot_of(args[1]), call)
 
     def script(self, script: Script, keys: Sequence[bytes], args: Sequence[bytes]) -> Deferred[Reply]:
-        """The reply of a script, whose keys lie in one slot; fails like `command`."""
+        """The reply of a script, whose keys have the same slot; fails like `command`."""
 
         def call(node: Node, asking: bool) -> Deferred[Reply]:
-            if asking:  # as text: the answer NOSCRIPT would use the ASKING up
+            if asking:  # EVAL: ASKING would hold only for EVALSHA, not for the EVAL after NOSCRIPT
                 node.command(b"ASKING").addErrback(_ignore)
                 return node.evaluate(script, keys, args)
             return node.script(script, keys, args)
@@ -137,49 +135,44 @@ class Cluster:
         return self._send(slot_of(keys[0]), call)
 
     def _send(self, slot: int, call: Call) -> Deferred[Reply]:
-        limit = self._clock.seconds() + self._patience
+        limit = self._clock.seconds() + self._reply_timeout
         try:
-            answer = call(self._nodes.at(self._nodes.owner(slot)), False)
+            result = call(self._nodes.at(self._nodes.owner(slot)), False)
         except Absent as error:
-            answer = fail(error)
-        return answer.addErrback(self._failed, slot, call, limit)
+            result = fail(error)
+        return result.addErrback(self._failed, slot, call, limit)
 
     def _failed(self, failure: Failure, slot: int, call: Call, limit: float) -> Any:
-        """The first try failed: if it was not executed, and that may change soon, there are others."""
-        trouble = failure.value
-        if isinstance(trouble, Redirected | NotNow | Absent):
-            return Deferred.fromCoroutine(self._again(trouble, slot, call, limit))
-        if isinstance(trouble, StoreUnavailable):
+        """The first try failed: send the command again if it was not executed and another try may succeed."""
+        error = failure.value
+        if isinstance(error, Redirected | NotNow | Absent):
+            return Deferred.fromCoroutine(self._retry(error, slot, call, limit))
+        if isinstance(error, StoreUnavailable):
             self._nodes.hurry()
         return failure
 
-    async def _again(
-        self, trouble: Redirected | NotNow | Absent, slot: int, call: Call, limit: float
-    ) -> Reply:
+    async def _retry(self, error: Redirected | NotNow | Absent, slot: int, call: Call, limit: float) -> Reply:
         nodes = self._nodes
-        place, asking = nodes.owner(slot), False
+        node, asking = nodes.owner(slot), False
         for tries in count():
-            if isinstance(trouble, Redirected):
-                place, asking = nodes.follow(trouble, place), trouble.asking
-            elif isinstance(trouble, NotNow):
-                place, asking = nodes.owner(slot), False
-            elif not nodes.is_new(place):
+            if isinstance(error, Redirected):
+                node, asking = nodes.follow(error, node), error.asking
+            elif isinstance(error, NotNow):
+                node, asking = nodes.owner(slot), False
+            elif not nodes.is_new(node):
                 nodes.hurry()
-                raise trouble
-            if tries >= HOPS or not isinstance(trouble, Redirected):
-                await self._pause(tries)
+                raise error
+            if tries >= REDIRECTIONS or not isinstance(error, Redirected):
+                pause = backoff(tries + 1, SHORTEST, LONGEST, self._chance())
+                await deferLater(self._clock, pause, lambda: None)
             if nodes.stopping or self._clock.seconds() >= limit:
                 break
             try:
-                return await call(nodes.at(place), asking)
-            except (Redirected, NotNow, Absent) as error:
-                trouble = error
-        raise StoreUnavailable(f"{trouble}; it was tried again until the time was over")
-
-    def _pause(self, tries: int) -> Deferred[None]:
-        pause = min(LONGEST, SHORTEST * 2.0 ** min(tries, 10)) * (0.5 + self._chance())
-        return deferLater(self._clock, pause, lambda: None)
+                return await call(nodes.at(node), asking)
+            except (Redirected, NotNow, Absent) as another:
+                error = another
+        raise StoreUnavailable(f"{error}; retried until the reply time-out")
 
 
 def _ignore(_failure: Failure) -> None:
-    """The command behind an ASKING fails with it, and tells."""
+    """The command after an ASKING fails, too, and reports the error."""

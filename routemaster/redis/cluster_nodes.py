@@ -1,10 +1,9 @@
 """The nodes of a Redis Cluster: which primary has which slot, and a connection to each.
 
-The map of slots is copied from whatever node answers: every few seconds, and
-at once when a node redirects a call or is lost; never more than one look at a
-time, with a pause between two. A node that comes to have slots is connected
-to, one that has none any more is left. Replicas are never written to: a
-`Connection` refuses them.
+The table of slots is copied from any node: every few seconds, and at once when
+a node redirects a command or is lost; never twice at the same time, and with a
+pause in between. A primary that gets slots is connected to; one without slots
+is disconnected. Replicas are not used: `Connection` refuses them.
 """
 
 from __future__ import annotations
@@ -19,23 +18,24 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, succe
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from routemaster.config_types import write_address
 from routemaster.errors import StoreUnavailable
 from routemaster.redis.address import ClusterAddress, RedisAddress
-from routemaster.redis.cluster_slots import Position, SlotMap, owners
+from routemaster.redis.cluster_slots import HostPort, SlotMap, parse_slots
 from routemaster.redis.connection import Connection, Script
+from routemaster.redis.dial import temporary_connection
 from routemaster.redis.errors import Redirected
-from routemaster.redis.protocol import Reply, Wire
-from routemaster.redis.reconnect import OneWire
+from routemaster.redis.protocol import Reply
 
-REFRESH = 5.0        #: seconds between looks at the slots while all is well ...
-UNEASY = 0.25        #: ... while a node is missing
-LEAST = 0.1          #: ... and at the least, however often somebody wants one
-FIRST_CONTACT = 1.0  #: seconds in which a node that has just been learnt of counts as new
-KEEP = 10.0          #: seconds for which a node that has no slot is kept after it was named
+REFRESH = 5.0          #: seconds between copies of the table while all nodes are connected ...
+REFRESH_BROKEN = 0.25  #: ... while one is not
+LEAST = 0.1            #: ... and at least, however often one is requested
+FIRST_CONTACT = 1.0    #: seconds for which a node that was just learnt of counts as new
+KEEP = 10.0            #: seconds for which a node without slots is kept after a redirection to it
 
 
 class Absent(StoreUnavailable):
-    """There is no connection to the node: nothing was sent."""
+    """There is no connection to the node: the command was not sent."""
 
 
 class Node(Connection):
@@ -43,10 +43,10 @@ class Node(Connection):
 
     _in_cluster = True
 
-    def __init__(self, address: RedisAddress, born: float, **options: Any) -> None:
+    def __init__(self, address: RedisAddress, now: float, **options: Any) -> None:
         super().__init__(address, **options)
-        self.born = self.named = born  #: when it was learnt of, and when last named in a redirection
-        self.met = False               #: whether it has ever been connected
+        self.created = self.named = now  #: when it was learnt of; when a redirection last named it
+        self.met = False                 #: whether it has ever been connected
 
     def evaluate(self, script: Script, keys: Iterable[bytes], args: Iterable[bytes]) -> Deferred[Reply]:
         """The reply of a script that is sent as text."""
@@ -57,7 +57,7 @@ class Node(Connection):
 class Nodes:
     """The connections of one process to the primaries of one cluster.
 
-    `on_up` is called when all are connected, after one was not.
+    `on_up` is called when all are connected, first and after one was not.
     """
 
     _log = Logger()
@@ -69,33 +69,34 @@ class Nodes:
         reply_timeout: float,
         scripts: Iterable[Script],
         on_up: Callable[[], None] | None,
+        chance: Callable[[], float],
     ) -> None:
-        self._address, self._clock = address, reactor
+        self._address, self._clock, self._chance = address, reactor, chance
         self._reply_timeout, self._scripts = reply_timeout, tuple(scripts)
         self._on_up = on_up
         self.name = f"Redis Cluster at {address.label}"
-        self._map = SlotMap()
-        self._nodes: dict[Position, Node] = {}
-        self._places: set[Position] = set()  #: of the nodes that have slots
-        self._why = "it has not been started"  #: why nothing is known of a slot, one clause
-        self._told = ""
+        self._slots = SlotMap()
+        self._nodes: dict[HostPort, Node] = {}
+        self._primaries: set[HostPort] = set()   #: the nodes that have slots
+        self._reason = "it has not been started"  #: why the owner of a slot is not known, a clause
+        self._logged = ""
         self._whole = self._stopping = self._hurried = False
         self._loop: Deferred[None] | None = None
-        self._nap: Deferred[None] | None = None
+        self._pause: Deferred[None] | None = None
         self._waiters: list[Deferred[None]] = []
-        self._leaving: list[tuple[Position, Deferred[None]]] = []  #: who wants to know when a node goes
+        self._leaving: list[tuple[HostPort, Deferred[None]]] = []  #: results of `when_gone`
         self._closing: set[Deferred[None]] = set()
         self._turn = count()
 
     def start(self) -> None:
-        """Begin to look; ConfigError if the address cannot be used at all."""
-        self._address.seeds[0].endpoint(self._clock)  # reads the trust roots, if there are any
-        self._why = "no node has been reached yet"
-        self._loop = Deferred.fromCoroutine(self._keep())
+        """Begin to connect. Raises ConfigError if the address names a file that cannot be used."""
+        self._address.seeds[0].endpoint(self._clock)
+        self._reason = "no node has been reached yet"
+        self._loop = Deferred.fromCoroutine(self._run())
 
     async def stop(self) -> None:
-        """Let the commands under way finish, close, and connect no more."""
-        self._stopping, self._why = True, "it was stopped"
+        """Wait for the replies to the commands in flight, then disconnect for good."""
+        self._stopping, self._reason = True, "it was stopped"
         loop, self._loop = self._loop, None
         if loop is not None:
             loop.cancel()
@@ -114,13 +115,13 @@ class Nodes:
         self._waiters.append(waiter)
         return waiter
 
-    def when_gone(self, place: Position) -> Deferred[None]:
-        """Fires when the nodes with slots change, and none at this place is among them. Can be cancelled."""
-        entry: tuple[Position, Deferred[None]] = place, Deferred(lambda _: self._leaving.remove(entry))
+    def when_gone(self, node: HostPort) -> Deferred[None]:
+        """Fires when a new table of slots does not contain the node. Can be cancelled."""
+        entry: tuple[HostPort, Deferred[None]] = node, Deferred(lambda _: self._leaving.remove(entry))
         self._leaving.append(entry)
         return entry[1]
 
-    # -- who there is
+    # -- known nodes
 
     @property
     def connected(self) -> bool:
@@ -134,56 +135,56 @@ class Nodes:
 
     def by_name(self) -> Mapping[str, Connection]:
         """The nodes that have slots."""
-        return {name_of(place): self._nodes[place] for place in sorted(self._places)}
+        return {write_address(each): self._nodes[each] for each in sorted(self._primaries)}
 
-    def owner(self, slot: int) -> Position | None:
+    def owner(self, slot: int) -> HostPort | None:
         """The node that has a slot, as far as is known."""
-        return self._map.owner(slot)
+        return self._slots.owner(slot)
 
-    def at(self, place: Position | None) -> Node:
-        """The node at a place; raises Absent if it is not connected."""
-        node = self._nodes.get(place) if place else None
+    def at(self, host_port: HostPort | None) -> Node:
+        """The connection to a node; raises Absent if it is not connected."""
+        node = self._nodes.get(host_port) if host_port else None
         if node is None:
-            raise Absent(f"{self.name} has no node for these keys: {self._why}")
+            raise Absent(f"{self.name} has no node for these keys: {self._reason}")
         if not node.connected:
             raise Absent(node.absence)
         return node
 
-    def is_new(self, place: Position | None) -> bool:
-        """Whether the node has just been learnt of, and so may be connected any moment."""
-        node = self._nodes.get(place) if place else None
-        return node is not None and not node.met and self._clock.seconds() < node.born + FIRST_CONTACT
+    def is_new(self, host_port: HostPort | None) -> bool:
+        """Whether the node was just learnt of, so that it may be connected soon."""
+        node = self._nodes.get(host_port) if host_port else None
+        return node is not None and not node.met and self._clock.seconds() < node.created + FIRST_CONTACT
 
-    def some(self, but: Position | None) -> RedisAddress:
-        """The address of a node that lives as far as is known, of another one than `but` if possible."""
-        living = [place for place in sorted(self._places) if self._nodes[place].connected]
-        places = living or [(seed.host, seed.port) for seed in self._address.seeds]
-        others = [place for place in places if place != but] or places
+    def some(self, but: HostPort | None) -> RedisAddress:
+        """The address of a connected node, or of a seed; not `but` if there is another."""
+        connected = [each for each in sorted(self._primaries) if self._nodes[each].connected]
+        choice = connected or [(seed.host, seed.port) for seed in self._address.seeds]
+        others = [each for each in choice if each != but] or choice
         return self._address.node(*others[next(self._turn) % len(others)])
 
-    def follow(self, redirection: Redirected, asked: Position | None) -> Position:
-        """Where a node sends us; what that tells about the slots is noted."""
-        place = redirection.host or (asked[0] if asked else ""), redirection.port
-        self._open(place).named = self._clock.seconds()
+    def follow(self, redirection: Redirected, asked: HostPort | None) -> HostPort:
+        """The node to which the node `asked` redirects; MOVED also corrects the table of slots."""
+        target = redirection.host or (asked[0] if asked else ""), redirection.port
+        self._open(target).named = self._clock.seconds()
         if not redirection.asking:
-            self._map.move(redirection.slot, place)
+            self._slots.move(redirection.slot, target)
             self.hurry()
-        return place
+        return target
 
     def hurry(self) -> None:
-        """Look at the slots soon: something has changed."""
+        """Copy the table of slots soon: something has changed."""
         self._check()
         self._hurried = True
-        if self._nap is not None:
-            self._nap.cancel()
+        if self._pause is not None:
+            self._pause.cancel()
 
     # -- connections
 
-    def _open(self, place: Position) -> Node:
-        node = self._nodes.get(place)
+    def _open(self, host_port: HostPort) -> Node:
+        node = self._nodes.get(host_port)
         if node is None:
-            node = self._nodes[place] = Node(
-                self._address.node(*place), self._clock.seconds(), reactor=self._clock,
+            node = self._nodes[host_port] = Node(
+                self._address.node(*host_port), self._clock.seconds(), reactor=self._clock, chance=self._chance,
                 reply_timeout=self._reply_timeout, scripts=self._scripts, on_up=self._check, on_down=self.hurry,
             )  # fmt: skip
             node.start()
@@ -195,99 +196,85 @@ class Nodes:
         closing.addBoth(lambda _: self._closing.discard(closing))
 
     def _arrange(self) -> None:
-        """Have a connection to each node that has slots, and to no others."""
-        places, before = self._map.places(), self._places
-        for place in places:
-            self._open(place)
-        self._places = places
-        if places != before:
-            names = ", ".join(name_of(place) for place in sorted(places))
-            self._log.info("the Redis Cluster has {count} primaries: {names}", count=len(places), names=names)
-            for place, gone in [entry for entry in self._leaving if entry[0] not in places]:
-                self._leaving.remove((place, gone))
+        """Connect to each node that has slots, and disconnect the others."""
+        primaries, before = self._slots.nodes(), self._primaries
+        for each in primaries:
+            self._open(each)
+        self._primaries = primaries
+        if primaries != before:
+            names = ", ".join(write_address(each) for each in sorted(primaries))
+            self._log.info("the Redis Cluster has {count} primaries: {names}", count=len(primaries), names=names)
+            for each, gone in [entry for entry in self._leaving if entry[0] not in primaries]:
+                self._leaving.remove((each, gone))
                 gone.callback(None)
         kept = self._clock.seconds() - KEEP
-        for place in [p for p, node in self._nodes.items() if p not in places and node.named < kept]:
-            self._close(self._nodes.pop(place))
+        for each in [p for p, node in self._nodes.items() if p not in primaries and node.named < kept]:
+            self._close(self._nodes.pop(each))
         self._check()
 
     def _check(self) -> None:
-        """See whether all nodes are connected, and tell those who wait for that."""
+        """Fire `on_up` and `when_whole` if all nodes are connected and were not before."""
         for node in self._nodes.values():
             node.met = node.met or node.connected
         was = self._whole
-        self._whole = bool(self._places) and all(self._nodes[place].connected for place in self._places)
+        self._whole = bool(self._primaries) and all(self._nodes[each].connected for each in self._primaries)
         if was or not self._whole:
             return
         if self._on_up is not None:
-            with self._log.failuresHandled("a listener of the Redis Cluster failed"):
+            with self._log.failuresHandled("a callback of the Redis Cluster failed"):
                 self._on_up()
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             waiter.callback(None)
 
-    # -- looking
+    # -- the table of slots
 
-    async def _keep(self) -> None:
+    async def _run(self) -> None:
         while not self._stopping:
             self._hurried = False
-            await self._look()
+            await self._refresh()
             with suppress(CancelledError):  # by stop
                 await deferLater(self._clock, LEAST, lambda: None)
             if not self._hurried and not self._stopping:
-                self._nap = deferLater(self._clock, (REFRESH if self._whole else UNEASY) - LEAST, lambda: None)
+                interval = REFRESH if self._whole else REFRESH_BROKEN
+                self._pause = deferLater(self._clock, interval - LEAST, lambda: None)
                 with suppress(CancelledError):
-                    await self._nap
-                self._nap = None
+                    await self._pause
+                self._pause = None
 
-    async def _look(self) -> None:
-        """Copy the slots from the first node that tells."""
-        why = "no node is known"
-        for place, ask in self._sources():
+    async def _refresh(self) -> None:
+        """Copy the table from the first node that returns it."""
+        reason = "no node is known"
+        for host_port, query in self._sources():
             try:
-                found = owners(await ask(), place[0])
-            except Exception as error:  # any way of not getting an answer
+                found = parse_slots(await query(), host_port[0])
+            except Exception as error:  # whatever prevents a reply
                 if self._stopping:
                     return
-                why = f"{name_of(place)}: {str(error) or type(error).__name__}"
+                reason = f"{write_address(host_port)}: {str(error) or type(error).__name__}"
             else:
-                self._told = ""
-                self._map.copy(found)
+                self._logged = ""
+                self._slots.copy(found)
                 self._arrange()
                 return
-        self._why = f"nobody tells which has them ({why})"
-        if why != self._told:
-            self._told = why
-            self._log.warn("no node of the {redis} tells its slots: {why}", redis=self.name, why=why)
+        self._reason = f"no node returns the table of slots ({reason})"
+        if reason != self._logged:
+            self._logged = reason
+            self._log.warn("no node of the {redis} returns its table of slots: {why}", redis=self.name, why=reason)
 
-    def _sources(self) -> Iterator[tuple[Position, Callable[[], Awaitable[Reply]]]]:
-        """Whom to ask: connected nodes in turn, then whoever else is known."""
-        connected = [(place, node) for place, node in sorted(self._nodes.items()) if node.connected]
+    def _sources(self) -> Iterator[tuple[HostPort, Callable[[], Awaitable[Reply]]]]:
+        """Connected nodes in turn, then all other known nodes."""
+        connected = [(each, node) for each, node in sorted(self._nodes.items()) if node.connected]
         first = next(self._turn) % max(1, len(connected))
-        for place, node in (*connected[first:], *connected[:first]):
-            yield place, partial(node.command, b"CLUSTER", b"SLOTS")
+        for each, node in (*connected[first:], *connected[:first]):
+            yield each, partial(node.command, b"CLUSTER", b"SLOTS")
         others = {(seed.host, seed.port): seed for seed in self._address.seeds}
-        others |= {place: self._address.node(*place) for place in self._nodes}
-        for place, address in others.items():
-            yield place, partial(self._visit, address)
+        others |= {each: self._address.node(*each) for each in self._nodes}
+        for each, address in others.items():
+            yield each, partial(self._query, address)
 
-    async def _visit(self, address: RedisAddress) -> Reply:
-        """Ask on a connection of its own, for the node may be a replica."""
+    async def _query(self, address: RedisAddress) -> Reply:
+        """CLUSTER SLOTS on a connection of its own, because the node may be a replica."""
         name = f"Redis at {address.label}"
-        build = OneWire(lambda: Wire(name, self._reply_timeout, self._clock))
-        endpoint: Any = address.endpoint(self._clock)
-        wire = await endpoint.connect(build)
-        try:
-            if address.password is not None:
-                await wire.execute_command(b"AUTH", *filter(None, (address.user,)), address.password)
-            return await wire.execute_command(b"CLUSTER", b"SLOTS")
-        finally:
-            wire.give_up("it was closed by us")
-            with suppress(CancelledError):
-                await wire.when_lost()
-
-
-def name_of(place: Position) -> str:
-    """A node as people write it."""
-    host, port = place
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        async with temporary_connection(address, name, self._clock, self._reply_timeout) as redis:
+            return await redis.execute_command(b"CLUSTER", b"SLOTS")

@@ -1,8 +1,8 @@
-"""The slots of a Redis Cluster: which key lies in which, and which node has which. Pure.
+"""The slots of a Redis Cluster: the slot of a key, and the node of a slot. Pure.
 
-A cluster divides its keys over 16,384 slots, by a checksum of the key or, if
-it has one, of its hash tag: what stands between the first `{` and the next
-`}`. Each slot belongs to one node, and may move to another at any time.
+A cluster divides its keys over 16,384 slots, by the CRC16 of the key or of its
+hash tag: what is between the first `{` and the next `}`. Each slot belongs to
+one primary, and may move to another at any time.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from routemaster.errors import StoreBroken
 
 SLOTS = 16384
 
-Position = tuple[str, int]  #: host and port of a node, as the cluster announces them
+HostPort = tuple[str, int]  #: of a node, as the cluster announces it
 
 
 def slot_of(key: bytes) -> int:
-    """The slot in which a key lies."""
+    """The slot of a key."""
     start = key.find(b"{")
     if start >= 0:
         end = key.find(b"}", start + 1)
@@ -27,43 +27,42 @@ def slot_of(key: bytes) -> int:
     return crc_hqx(key, 0) % SLOTS
 
 
-def owners(reply: Any, asked: str) -> list[Position | None]:
-    """Each slot's primary, from what CLUSTER SLOTS answered; None: nobody has the slot.
+def parse_slots(reply: Any, host: str) -> list[HostPort | None]:
+    """The primary of each slot, from the reply to CLUSTER SLOTS; None for a slot without a node.
 
-    A node that does not know its own host, or is not to tell it, leaves it
-    empty: then it is `asked`, the host that was asked. StoreBroken for an
-    answer of another form.
+    `host` is the node that replied: a node may announce itself with an empty
+    host. Raises StoreBroken for a reply of another form.
     """
-    found: list[Position | None] = [None] * SLOTS
+    found: list[HostPort | None] = [None] * SLOTS
     try:
-        for first, last, (host, port, *_), *_replicas in reply:
-            place = host.decode("ascii") if host else asked, int(port)
-            found[first : last + 1] = [place] * (last + 1 - first)
+        for first, last, (announced, port, *_), *_replicas in reply:
+            node = announced.decode("ascii") if announced else host, int(port)
+            found[first : last + 1] = [node] * (last + 1 - first)
     except (TypeError, ValueError, AttributeError):
-        raise StoreBroken("it answered CLUSTER SLOTS in a form that is not understood") from None
+        raise StoreBroken("the reply to CLUSTER SLOTS is invalid") from None
     if len(found) != SLOTS:
-        raise StoreBroken("it told of slots that do not exist")
+        raise StoreBroken("the reply to CLUSTER SLOTS has slots that do not exist")
     return found
 
 
 class SlotMap:
-    """Which node has which slot: copied from the cluster, and corrected by its redirections."""
+    """The node of each slot: copied from the cluster, corrected by redirections."""
 
     def __init__(self) -> None:
-        self._owners: list[Position | None] = [None] * SLOTS
+        self._owners: list[HostPort | None] = [None] * SLOTS
 
-    def owner(self, slot: int) -> Position | None:
+    def owner(self, slot: int) -> HostPort | None:
         """The node that has a slot, as far as is known."""
         return self._owners[slot]
 
-    def places(self) -> set[Position]:
+    def nodes(self) -> set[HostPort]:
         """All nodes that have a slot."""
-        return {place for place in self._owners if place is not None}
+        return {node for node in self._owners if node is not None}
 
-    def copy(self, found: list[Position | None]) -> None:
-        """Take over what a node of the cluster tells of all slots."""
+    def copy(self, found: list[HostPort | None]) -> None:
+        """Replace the whole table."""
         self._owners = found
 
-    def move(self, slot: int, place: Position) -> None:
-        """A node said that the slot is another's."""
-        self._owners[slot] = place
+    def move(self, slot: int, node: HostPort) -> None:
+        """Set the node of one slot."""
+        self._owners[slot] = node

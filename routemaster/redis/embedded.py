@@ -39,8 +39,8 @@ from twisted.python.failure import Failure
 
 from routemaster.errors import RoutemasterError
 from routemaster.redis.address import RedisAddress
-from routemaster.redis.protocol import Reply, Wire
-from routemaster.redis.reconnect import OneWire
+from routemaster.redis.dial import temporary_connection
+from routemaster.redis.protocol import Reply
 from routemaster.redis.server_info import parse_info
 from routemaster.redis.server_programs import NO_PROGRAM, OLDEST, find_programs, program_version
 
@@ -324,19 +324,15 @@ class EmbeddedRedis:
 
     async def _ask(self, *args: bytes) -> Reply:
         """The reply to one command on a connection of its own; _NobodyThereError if none can be made."""
-        build = OneWire(lambda: Wire("the embedded Redis", 1.5, self._reactor))
-        endpoint: Any = self.address.endpoint(self._reactor)
         try:
-            wire: Wire = await endpoint.connect(build)
+            async with temporary_connection(self.address, "the embedded Redis", self._reactor, 1.5) as redis:
+                return await redis.execute_command(*args)
+        except RoutemasterError:
+            raise
         except Exception as error:
             if self._stopping:
                 raise CancelledError from None
             raise _NobodyThereError(str(error)) from None
-        try:
-            return await wire.execute_command(*args)
-        finally:
-            wire.give_up("done")
-            await wire.when_lost()
 
 
 def _lock(path: Path) -> int | None:

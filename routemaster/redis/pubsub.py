@@ -1,11 +1,9 @@
-"""Hints from Redis that there is something to look at: one subscribed connection of its own.
+"""Messages of one channel, on a connection of its own.
 
-Pub/sub promises nothing: what is published while the connection is down is
-lost, and nobody is told. So the store remains the truth, a message is only a
-reason to look, and `on_up` says that hints may have been missed: look at
-everything. A `Link` keeps the connection up and subscribes again each time;
-the wire's PINGs, which a subscribed connection may send, uncover a half-open
-link within twice the reply time-out.
+Redis does not store messages: those published while the connection is down are
+lost. `on_up` is called when the subscription is active again, so that its user
+can read what it may have missed. A subscribed connection may send PING, which
+finds a half-open connection within twice the reply time-out.
 """
 
 from __future__ import annotations
@@ -15,13 +13,12 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from routemaster.redis.address import Whereabouts
-from routemaster.redis.protocol import Clock, Reply, Wire
-from routemaster.redis.reconnect import Link
+from routemaster.redis.protocol import Clock, RedisProtocol, Reply
+from routemaster.redis.reconnect import Address, Reconnector
 
 
-class _Ear(Wire):
-    """A wire on which messages arrive between the answers."""
+class _Subscriber(RedisProtocol):
+    """Messages arrive between the replies."""
 
     log = Logger()
 
@@ -31,49 +28,49 @@ class _Ear(Wire):
 
     def replyReceived(self, reply: Reply) -> None:
         if isinstance(reply, list) and reply and reply[0] == b"message":
-            with self.log.failuresHandled("a wake-up could not be handled"):
+            with self.log.failuresHandled("handling a pub/sub message failed"):
                 self._on_message(reply[2])
         else:
             super().replyReceived(reply)
 
 
 class PubSub:
-    """Listens on one channel.
+    """A subscription to one channel.
 
-    `on_message` gets the bytes of each message; `on_up` is called whenever the
-    subscription has been made, the first time and after every interruption.
-    `reply_timeout` in seconds.
+    `on_message` is called with the bytes of each message; `on_up` when the
+    subscription is active, first and after each interruption. `reply_timeout`
+    in seconds; `chance` returns numbers in [0, 1) for jitter.
     """
 
     def __init__(
         self,
-        address: Whereabouts,
+        address: Address,
         channel: bytes,
         *,
         reactor: Any,
         on_message: Callable[[bytes], None],
         on_up: Callable[[], None] | None = None,
         reply_timeout: float = 1.5,
+        chance: Callable[[], float] = lambda: 0.5,
     ) -> None:
         self._channel = channel
-        self._link = Link(
-            address, reactor=reactor, purpose="wake-ups", on_up=on_up, on_down=None, prepare=self._subscribe,
-            build=lambda name: _Ear(name, reply_timeout, reactor, on_message),
-        )
+        self._reconnector = Reconnector(
+            address, reactor=reactor, chance=chance, purpose="wake-ups", on_up=on_up, on_down=None,
+            prepare=self._subscribe, build=lambda name: _Subscriber(name, reply_timeout, reactor, on_message),
+        )  # fmt: skip
 
     def start(self) -> None:
-        """Begin to connect; ConfigError if the address cannot be used at all."""
-        self._link.start()
+        """Begin to connect. Raises ConfigError if the address names a file that cannot be used."""
+        self._reconnector.start()
 
     async def stop(self) -> None:
-        """Close the connection; no message is handed on after this."""
-        await self._link.stop()
+        """Close the connection; no message is passed on afterwards."""
+        await self._reconnector.stop()
 
     @property
     def connected(self) -> bool:
-        """Whether the subscription stands, as far as is known."""
-        wire = self._link.wire
-        return wire is not None and wire.usable
+        """Whether the subscription is active, as far as is known."""
+        return self._reconnector.up
 
-    async def _subscribe(self, wire: Wire) -> None:
-        await wire.execute_command(b"SUBSCRIBE", self._channel)
+    async def _subscribe(self, protocol: RedisProtocol) -> None:
+        await protocol.execute_command(b"SUBSCRIBE", self._channel)

@@ -1,13 +1,13 @@
-"""Keeps one connection to Redis up for ever: connect, greet, serve, and again.
+"""Keeps one connection to Redis open: connect, authenticate, prepare, serve, and reconnect.
 
-One loop does it all. Whatever ends a connection or an attempt (no server, no
-answer, a refused password, a closed handshake, a reply too late) leads to the
-next attempt; only `stop` ends the loop. The pauses grow from 0.05 s to 1 s with
-jitter (txredisapi's `retryDelay`), and start afresh after a connection that
-lasted a second. Where only an operator can help, the pause is `SLOW`. Each
-trouble is logged once, when it begins or changes its face, not at each attempt.
+One loop does all this. Whatever ends a connection or an attempt (no server, no
+reply, a wrong password, a broken handshake) leads to the next attempt; only
+`stop` ends the loop. The pauses grow from `SHORTEST` to `LONGEST` with jitter,
+and start again at `SHORTEST` after a connection that lasted longer than
+`LONGEST`. The pause is `SLOW` where only an operator can help. A problem is
+logged when it begins or changes, not at each attempt.
 
-There is no queue: while the link is down, `wire` is None and nobody can write.
+Commands are not queued: while there is no connection, `protocol` is None.
 """
 
 from __future__ import annotations
@@ -16,122 +16,119 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
-import txredisapi
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from routemaster.errors import StoreBroken, StoreUnavailable
-from routemaster.redis.address import RedisAddress, Whereabouts
+from routemaster.redis.address import RedisAddress, SentinelAddress
+from routemaster.redis.dial import ConnectionFactory, authenticate
 from routemaster.redis.errors import CredentialsRefused
-from routemaster.redis.protocol import Wire
+from routemaster.redis.protocol import RedisProtocol
+from routemaster.redis.sentinel import SentinelLocator
+from routemaster.util.backoff import backoff
 
-SLOW = 5.0  #: seconds between attempts when Redis refuses what we are, not when it is away
-
-
-class _Pace(txredisapi.RedisFactory):
-    """Only the pauses of txredisapi's factory: its pool would park commands, and end after a failed AUTH."""
-
-    initialDelay = 0.05
-    maxDelay = 1
-
-    def __init__(self) -> None:
-        super().__init__(None, None, 1, isLazy=True)  # type: ignore[no-untyped-call]
-
-    def pause(self, failures: int) -> float:
-        return float(self.retryDelay(failures))  # type: ignore[no-untyped-call]
+SHORTEST = 0.05  #: seconds before the second attempt to connect
+LONGEST = 1.0    #: seconds between attempts, at most
+SLOW = 5.0       #: seconds between attempts while Redis refuses the user, the password or the commands
 
 
 class Locator(Protocol):
-    """Who says which server to use."""
-
-    async def locate(self) -> RedisAddress:
-        """Where it is now; StoreUnavailable if that cannot be learnt."""
-
-    async def moved(self, address: RedisAddress) -> str:
-        """Returns when it is no longer at `address`, with the reason to leave, a clause without subject."""
-
-
-class Address(Protocol):
-    """What names the server: as such, or by those who know where it is."""
+    """Finds the server to connect to."""
 
     @property
     def label(self) -> str:
-        """For logs: no user, no password."""
+        """What it looks for, without user and password, for logs."""
 
-    def locator(self, reactor: Any) -> Locator:
-        """Who finds the server. ConfigError if a file that is needed cannot be read."""
+    async def locate(self) -> RedisAddress:
+        """The server's current address; an exception fails the attempt to connect."""
 
-
-class OneWire(Factory):
-    """Builds the protocol of a connection, quietly."""
-
-    noisy = False
-
-    def __init__(self, build: Callable[[], Wire]) -> None:
-        self._build = build
-
-    def buildProtocol(self, addr: IAddress | None) -> Wire:
-        return self._build()
+    async def moved(self, address: RedisAddress) -> str:
+        """Return when the server is no longer at `address`: the reason, a clause."""
 
 
-class Link:
+class FixedLocator:
+    """The locator of a server whose address does not change."""
+
+    def __init__(self, address: RedisAddress) -> None:
+        self._address, self.label = address, address.label
+
+    async def locate(self) -> RedisAddress:
+        """The address."""
+        return self._address
+
+    async def moved(self, address: RedisAddress) -> str:
+        """Never return."""
+        return await Deferred[str]()
+
+
+Address = RedisAddress | SentinelAddress | Locator
+
+
+def _locator(address: Address, reactor: Any) -> Locator:
+    """Raises ConfigError if a file that the address names cannot be used."""
+    if isinstance(address, SentinelAddress):
+        address.server.endpoint(reactor)
+        return SentinelLocator(address, reactor)
+    if isinstance(address, RedisAddress):
+        address.endpoint(reactor)
+        return FixedLocator(address)
+    return address
+
+
+class Reconnector:
     """The loop described above.
 
-    `build` makes the protocol of a connection, given the server's name; `prepare` readies it after AUTH
-    and SELECT, and what it raises fails the attempt. `on_up` and `on_down` are
-    called when the link begins and ceases to count as up.
+    `build` makes the protocol of a connection, given the server's name.
+    `prepare` runs after AUTH and SELECT; if it raises, the attempt has failed.
+    `on_up` and `on_down` are called when commands can be sent, and when they
+    no longer can. `chance` returns numbers in [0, 1) for the jitter.
     """
 
     log = Logger()
 
     def __init__(
         self,
-        address: Whereabouts,
+        address: Address,
         *,
         reactor: Any,
-        build: Callable[[str], Wire],
-        prepare: Callable[[Wire], Awaitable[None]],
+        chance: Callable[[], float],
+        build: Callable[[str], RedisProtocol],
+        prepare: Callable[[RedisProtocol], Awaitable[None]],
         on_up: Callable[[], None] | None,
         on_down: Callable[[], None] | None,
         purpose: str,
     ) -> None:
-        self._address = address
-        self._reactor = reactor
+        self._address, self._reactor, self._chance = address, reactor, chance
         self.name = f"Redis at {address.label}"
-        self._factory = OneWire(lambda: build(self.name))
+        self._factory = ConnectionFactory(lambda: build(self.name))
         self._prepare = prepare
-        self._on_up = on_up
-        self._on_down = on_down
+        self._on_up, self._on_down = on_up, on_down
         self._purpose = purpose
-        self._pace = _Pace()
         self._loop: Deferred[None] | None = None
         self._waiters: list[Deferred[None]] = []
-        self._last_trouble = ""
+        self._last_problem = ""
         self._stopping = False
-        self.wire: Wire | None = None
-        self.why = "it has not been started"  #: why there is no wire, one clause
+        self.protocol: RedisProtocol | None = None  #: None while commands cannot be sent
+        self.reason = "it has not been started"     #: why there is no protocol, a clause
 
     def start(self) -> None:
-        """Begin to connect. ConfigError if the address needs a file that cannot be read."""
-        locator = self._address.locator(self._reactor)
-        self.why = "no connection has been made yet"
-        self._loop = Deferred.fromCoroutine(self._keep(locator))
+        """Begin to connect. Raises ConfigError if the address names a file that cannot be used."""
+        locator = _locator(self._address, self._reactor)
+        self.reason = "no connection has been made yet"
+        self._loop = Deferred.fromCoroutine(self._run(locator))
 
     async def stop(self) -> None:
-        """Let the commands under way finish, close, and connect no more.
+        """Wait for the replies to the commands in flight, at most one reply time-out; then disconnect for good.
 
-        Takes at most one reply time-out. Those who wait for the link get
-        CancelledError.
+        The Deferreds of `when_up` are cancelled.
         """
-        wire, self.wire = self.wire, None
-        self.why = "it was stopped"
+        protocol, self.protocol = self.protocol, None
+        self.reason = "it was stopped"
         self._stopping = True
-        if wire is not None:
+        if protocol is not None:
             with suppress(StoreUnavailable):
-                await wire.execute_command(b"PING")
+                await protocol.execute_command(b"PING")
         loop, self._loop = self._loop, None
         if loop is not None:
             loop.cancel()
@@ -139,80 +136,80 @@ class Link:
         for waiter in list(self._waiters):
             waiter.cancel()
 
+    @property
+    def up(self) -> bool:
+        """Whether a command would be sent now."""
+        return self.protocol is not None and self.protocol.usable
+
     def when_up(self) -> Deferred[None]:
-        """Fires when the link is up, at once if it is."""
-        if self.wire is not None and self.wire.usable:
+        """Fires when a command can be sent, at once if it can be now."""
+        if self.up:
             return succeed(None)
         waiter: Deferred[None] = Deferred(self._waiters.remove)
         self._waiters.append(waiter)
         return waiter
 
-    async def _keep(self, locator: Locator) -> None:
+    async def _run(self, locator: Locator) -> None:
         failures = 0
         while not self._stopping:
             failures += 1
             slow = False
-            wire: Any = None
+            protocol: Any = None
             following: Deferred[None] | None = None
             try:
                 address = await locator.locate()
                 server: Any = address.endpoint(self._reactor)
-                wire = await server.connect(self._factory)
-                # from here on, for a master that stands still may be replaced during the greeting
-                following = Deferred.fromCoroutine(self._follow(locator, wire, address))
-                await self._greet(wire, address)
-                await self._prepare(wire)
-                if await self._serve(wire) > self._pace.maxDelay:
+                protocol = await server.connect(self._factory)
+                # from here on: a master that hangs may be replaced before it has replied to AUTH
+                following = Deferred.fromCoroutine(self._follow(locator, protocol, address))
+                await authenticate(protocol, address)
+                await self._prepare(protocol)
+                if await self._serve(protocol) > LONGEST:
                     failures = 1
-            except Exception as error:  # cancelled by stop, or any way of not getting a connection
+            except Exception as error:  # also CancelledError, by stop
                 slow = isinstance(error, CredentialsRefused | StoreBroken)
-                self._trouble(wire.why if wire and not wire.usable else self._reason(error), loud=slow)
+                lost = protocol is not None and not protocol.usable
+                self._log_problem(protocol.reason if lost else self._reason(error), error=slow)
             if following is not None:
                 following.cancel()
                 await following
-            if wire is not None:
-                await self._close(wire)
+            if protocol is not None:
+                await self._close(protocol)
             if not self._stopping:
+                pause = SLOW if slow else backoff(failures, SHORTEST, LONGEST, self._chance())
                 with suppress(CancelledError):
-                    await deferLater(self._reactor, SLOW if slow else self._pace.pause(failures), lambda: None)
+                    await deferLater(self._reactor, pause, lambda: None)
 
-    async def _follow(self, locator: Locator, wire: Wire, address: RedisAddress) -> None:
-        """Give the connection up when the server to use is another one."""
+    async def _follow(self, locator: Locator, protocol: RedisProtocol, address: RedisAddress) -> None:
+        """Abort the connection when another server is to be used."""
         with suppress(CancelledError):
-            wire.give_up(await locator.moved(address))
+            protocol.give_up(await locator.moved(address))
 
-    async def _greet(self, wire: Wire, address: RedisAddress) -> None:
-        if address.password is not None:
-            names = (address.user,) if address.user else ()
-            await wire.execute_command(b"AUTH", *names, address.password)
-        if address.db:
-            await wire.execute_command(b"SELECT", b"%d" % address.db)
-
-    async def _serve(self, wire: Wire) -> float:
-        """Be up until the connection is lost; how many seconds that was."""
+    async def _serve(self, protocol: RedisProtocol) -> float:
+        """Return when the connection is lost; the seconds for which it lasted."""
         since = self._reactor.seconds()
-        self.wire = wire
-        self._last_trouble = ""
+        self.protocol = protocol
+        self._last_problem = ""
         self.log.info("connected to Redis {redis} for {purpose}", redis=self._address.label, purpose=self._purpose)
         self._call(self._on_up)
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             waiter.callback(None)
         try:
-            await wire.when_lost()
+            await protocol.when_lost()
         finally:
-            self.wire = None
+            self.protocol = None
             if not self._stopping:
-                self.why = wire.why  # for whoever calls while on_down is told
+                self.reason = protocol.reason  # before on_down, which may send commands
             self._call(self._on_down)
-        self._trouble(wire.why)
+        self._log_problem(protocol.reason)
         return float(self._reactor.seconds() - since)
 
-    async def _close(self, wire: Wire) -> None:
-        wire.give_up("it was closed by us")
-        while wire.connected:
-            with suppress(CancelledError):  # a stop meanwhile still waits for the socket to be closed
-                await wire.when_lost()
+    async def _close(self, protocol: RedisProtocol) -> None:
+        protocol.give_up("the bus closed it")
+        while protocol.connected:
+            with suppress(CancelledError):  # a stop waits until the socket is closed, too
+                await protocol.when_lost()
 
     def _reason(self, error: Exception) -> str:
         text = str(error) or type(error).__name__
@@ -220,16 +217,16 @@ class Link:
 
     def _call(self, listener: Callable[[], None] | None) -> None:
         if listener is not None:
-            with self.log.failuresHandled("a listener of the Redis link failed"):
+            with self.log.failuresHandled("a callback of the Redis connection failed"):
                 listener()
 
-    def _trouble(self, why: str, loud: bool = False) -> None:
+    def _log_problem(self, reason: str, error: bool = False) -> None:
         if self._stopping:
             return
-        self.why = why
-        if why == self._last_trouble:
+        self.reason = reason
+        if reason == self._last_problem:
             return
-        self._last_trouble = why
-        say = self.log.error if loud else self.log.warn
-        say("no connection to Redis {redis} for {purpose}: {why}", redis=self._address.label,
-            purpose=self._purpose, why=why)
+        self._last_problem = reason
+        log = self.log.error if error else self.log.warn
+        log("no connection to Redis {redis} for {purpose}: {why}", redis=self._address.label,
+            purpose=self._purpose, why=reason)

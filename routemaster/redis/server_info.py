@@ -1,4 +1,4 @@
-"""What an operator should know about the Redis in use, as log lines."""
+"""What INFO and CONFIG GET say about a server, and log lines about it for the operator."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections.abc import Mapping
 from attrs import frozen
 
 UNKNOWN = "unknown"
-_POLICY_UNKNOWN = "maxmemory-policy unknown: see to it that it is noeviction, or a full Redis loses events"
+SETTINGS = ("maxmemory-policy", "maxmemory", "appendonly", "appendfsync")  #: what `server_facts` uses of CONFIG
+_POLICY_UNKNOWN = "maxmemory-policy unknown: make sure that it is noeviction, or a full Redis deletes data"
 _POLICY_WRONG = (
-    "maxmemory-policy is {}: a full Redis WILL SILENTLY DELETE accepted events, subscriptions and tokens; "
+    "maxmemory-policy is {}: a full Redis WILL SILENTLY DELETE stored data; "
     "set it to noeviction"
 )
-_AOF_UNKNOWN = "durability unknown: see to it that appendonly is yes, or a crash of Redis loses events"
+_AOF_UNKNOWN = "durability unknown: make sure that appendonly is yes, or a crash of Redis loses data"
 _AOF_OFF = (
-    "appendonly is off: whatever was accepted since the last snapshot is LOST when Redis crashes or is killed; "
+    "appendonly is off: what was written since the last snapshot is LOST when Redis crashes or is killed; "
     "set appendonly yes"
 )
 _FSYNC = {
-    "always": ("info", "append-only file, fsync always: an accepted event survives a power failure"),
+    "always": ("info", "append-only file, fsync always: acknowledged writes survive a power failure"),
     "everysec": ("info", "append-only file, fsync every second: a power failure may lose the last 2 seconds"),
     "no": ("warn", "append-only file, appendfsync no: a power failure may lose the last 30 seconds or more"),
 }
@@ -26,7 +27,7 @@ _FSYNC = {
 
 @frozen
 class ServerFacts:
-    """What matters to the bus about a Redis server; each `unknown` where its ACL or its host hides it."""
+    """Facts about a Redis server; `unknown` where its ACL or its hosting service hides them."""
 
     version: str = UNKNOWN
     policy: str = UNKNOWN       #: maxmemory-policy
@@ -35,34 +36,46 @@ class ServerFacts:
     appendfsync: str = UNKNOWN  #: always, everysec or no
 
 
-def fact_lines(nodes: Mapping[str, ServerFacts]) -> list[tuple[str, str]]:
-    """Three log lines for each server: version, what happens at maxmemory, durability.
+def parse_info(reply: bytes) -> dict[str, str]:
+    """The fields of a reply to INFO."""
+    pairs = (line.partition(":") for line in reply.decode("utf-8", "replace").splitlines())
+    return {name: value for name, colon, value in pairs if colon}
 
-    A line is (level `info` or `warn`, sentence). Of nodes that are alike one speaks for all.
+
+def server_facts(info: Mapping[str, str], settings: Mapping[str, str]) -> ServerFacts:
+    """The facts in a reply to INFO and in the values of CONFIG GET, which count first."""
+    appendonly = {"0": "no", "1": "yes"}.get(info.get("aof_enabled", ""), UNKNOWN)
+    return ServerFacts(
+        version=info.get("redis_version", UNKNOWN),
+        policy=settings.get("maxmemory-policy", info.get("maxmemory_policy", UNKNOWN)),
+        maxmemory=settings.get("maxmemory", info.get("maxmemory", UNKNOWN)),
+        appendonly=settings.get("appendonly", appendonly),
+        appendfsync=settings.get("appendfsync", UNKNOWN),
+    )
+
+
+def fact_lines(nodes: Mapping[str, ServerFacts]) -> list[tuple[str, str]]:
+    """Three log lines for each server: version, behaviour at maxmemory, durability.
+
+    A line is a level (`info` or `warn`) and a sentence. Nodes with the same
+    facts share their lines.
     """
     lines = []
     for facts in dict.fromkeys(nodes.values()):
-        alike = [name for name, others in nodes.items() if others == facts and name]
-        where = f"{', '.join(alike)}: " if alike else ""
+        same = [name for name, others in nodes.items() if others == facts and name]
+        where = f"{', '.join(same)}: " if same else ""
         lines += [(level, where + line) for level, line in _lines(facts)]
     return lines
 
 
 def _lines(facts: ServerFacts) -> list[tuple[str, str]]:
     if facts.policy == "noeviction":
-        full = ("info", "maxmemory-policy noeviction: a full Redis refuses events, and loses none")
+        full = ("info", "maxmemory-policy noeviction: a full Redis refuses writes, and deletes nothing")
     else:
         full = ("warn", _POLICY_UNKNOWN if facts.policy == UNKNOWN else _POLICY_WRONG.format(facts.policy))
     if facts.appendonly == "yes":
-        unsure = ("info", "append-only file, fsync policy unknown")
-        durable = _FSYNC.get(facts.appendfsync, unsure)
+        durable = _FSYNC.get(facts.appendfsync, ("info", "append-only file, fsync policy unknown"))
     else:
         durable = ("warn", _AOF_UNKNOWN if facts.appendonly == UNKNOWN else _AOF_OFF)
     limit = "none" if facts.maxmemory == "0" else facts.maxmemory
     return [("info", f"Redis {facts.version}, maxmemory {limit}"), full, durable]
-
-
-def parse_info(reply: bytes) -> dict[str, str]:
-    """The fields of an answer to INFO."""
-    pairs = (line.partition(":") for line in reply.decode("utf-8", "replace").splitlines())
-    return {name: value for name, colon, value in pairs if colon}

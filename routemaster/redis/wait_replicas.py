@@ -1,9 +1,9 @@
-"""Events that count as published only when replicas have them: Redis's WAIT.
+"""Waits until replicas have confirmed what was written: Redis's WAIT.
 
-WAIT speaks of what its own connection wrote, and holds that connection up. So
-publications go over one that is theirs alone, and one WAIT at a time speaks for
-all that were written before it. A connection that is lost takes the answer with
-it: on the next one WAIT would know nothing of what was written on the last.
+WAIT covers the writes of its own connection, and blocks that connection.
+Therefore these writes use a connection of their own, and one WAIT at a time
+covers all that were sent before it. When the connection is lost, the result is
+unknown: WAIT on a new connection does not cover writes of the old one.
 """
 
 from __future__ import annotations
@@ -15,29 +15,30 @@ from routemaster.redis.connection import Connection
 
 
 class Replication:
-    """What is demanded of replicas."""
+    """Confirmation by at least `least` replicas within `timeout` milliseconds.
+
+    `connection` must carry only the writes that are to be confirmed.
+    """
 
     def __init__(self, connection: Connection, least: int, timeout: int) -> None:
-        """`connection` carries publications only; `least` replicas must confirm within `timeout` milliseconds."""
         self.connection = connection
         self._least, self._timeout = least, timeout
         self._waiting: list[Deferred[None]] = []
-        self._asking = False
+        self._running = False
 
     def reached(self) -> Deferred[None]:
-        """Fires when enough replicas have what was written; StoreUnavailable if they do not in time.
+        """Fires when enough replicas have what was written; fails with StoreUnavailable if they do not in time.
 
-        To be called at once when the reply of what was written has come: the
-        connection is still the same then.
+        Call it directly after the reply to the write, while the connection is the same.
         """
         done: Deferred[None] = Deferred()
         self._waiting.append(done)
-        if not self._asking:
-            self._asking = True
-            Deferred.fromCoroutine(self._ask())
+        if not self._running:
+            self._running = True
+            Deferred.fromCoroutine(self._run())
         return done
 
-    async def _ask(self) -> None:
+    async def _run(self) -> None:
         while waiting := self._waiting:
             self._waiting = []
             error: Exception | None = None
@@ -46,12 +47,12 @@ class Replication:
                 if count < self._least:
                     error = self._unknown(f"{count} of {self._least} replicas confirmed in {self._timeout} ms")
             except Exception as raised:
-                # those who wait behind fail likewise, at once: the next connection is not there yet
-                error = self._unknown(f"nobody knows whether replicas have it: {raised}")
+                # the next WAIT fails at once, too: there is no new connection yet
+                error = self._unknown(f"no confirmation by replicas: {raised}")
             for done in waiting:
                 if not done.called:  # cancelled
                     done.callback(None) if error is None else done.errback(error)
-        self._asking = False
+        self._running = False
 
     @staticmethod
     def _unknown(why: str) -> StoreUnavailable:

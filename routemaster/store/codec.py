@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from routemaster.interfaces import Membership, Position
 from routemaster.model import Cursor, EventID, StoreStats, Subscription
+from routemaster.redis.server_info import parse_info
 
 
 def subscription(
@@ -23,13 +24,13 @@ def subscription(
 
 
 def figures(info: bytes, node: str) -> StoreStats:
-    """What a node tells of itself, from its INFO."""
-    told = {name: value for name, _, value in (line.partition(b":") for line in info.splitlines())}
+    """The figures of a node, from its reply to INFO."""
+    fields = parse_info(info)
     return StoreStats(
-        bytes_used=int(told[b"used_memory"]),
-        max_memory=int(told[b"maxmemory"]),
-        cpu_user_ms=float(told[b"used_cpu_user"]) * 1000,
-        cpu_sys_ms=float(told[b"used_cpu_sys"]) * 1000,
+        bytes_used=int(fields["used_memory"]),
+        max_memory=int(fields["maxmemory"]),
+        cpu_user_ms=float(fields["used_cpu_user"]) * 1000,
+        cpu_sys_ms=float(fields["used_cpu_sys"]) * 1000,
         node=node,
     )
 

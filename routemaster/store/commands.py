@@ -24,7 +24,7 @@ class Commands:
         self.keys = Keys(namespace)
         self._connection = connection
         self.command = connection.command
-        self.place = connection.place
+        self.node_of = connection.node_of
 
     @property
     def nodes(self) -> Mapping[str, Connection]:

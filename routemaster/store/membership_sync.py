@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 from routemaster.hints import SubscriptionChanged
 from routemaster.interfaces import Membership
 from routemaster.model import Cursor
-from routemaster.redis.connection import ScriptRefusal
+from routemaster.redis.errors import ScriptRefusal
 from routemaster.store import codec
 from routemaster.store.commands import AT_ONCE, Commands
 from routemaster.util.chunks import chunks

@@ -32,7 +32,8 @@ from routemaster.model import (
     TopicInfo,
 )
 from routemaster.redis.cluster import Cluster
-from routemaster.redis.connection import Connection, ScriptRefusal
+from routemaster.redis.connection import Connection
+from routemaster.redis.errors import ScriptRefusal
 from routemaster.redis.wait_replicas import Replication
 from routemaster.store import codec, refusals, subscription_stats
 from routemaster.store.batch_read import BatchReader

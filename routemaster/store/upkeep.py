@@ -59,7 +59,7 @@ class Upkeep:
     async def drop_oldest(self, most: int, node: str = "") -> Dropped:
         topics = await self._redis.names(self._keys.topics)
         if node:
-            topics = [topic for topic in topics if self._redis.place(self._meta(topic)) == node]
+            topics = [topic for topic in topics if self._redis.node_of(self._meta(topic)) == node]
         bundles = self._redis.bundles(topics, self._meta, HEADS)
         replies = await gather(
             self._redis.run("heads", [self._keys.topic(topic)[1] for topic in bundle], b"%d" % most)

@@ -13,11 +13,11 @@ import socket
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 
-from routemaster.redis.address import ClusterAddress
+from routemaster.redis.address import ClusterAddress, parse
 from routemaster.redis.cluster_slots import SLOTS
 from routemaster.testing.redis_server import START_LIMIT, PrivateRedis, ServerBinary
 
@@ -107,7 +107,7 @@ class PrivateCluster:
     @property
     def address(self) -> ClusterAddress:
         """The same, parsed."""
-        return ClusterAddress.parse(self.url)
+        return cast(ClusterAddress, parse(self.url))
 
     def start(self) -> None:
         """Start the nodes, share the slots out, return when all nodes agree."""

@@ -35,7 +35,7 @@ from routemaster.errors import StoreBroken, StoreUnavailable
 from routemaster.interfaces import LeaseGrant
 from routemaster.metrics.meter import Meter
 from routemaster.model import ApiToken
-from routemaster.redis.address import RedisAddress
+from routemaster.redis.address import RedisAddress, parse
 from routemaster.redis.embedded import EmbeddedRedis
 from routemaster.redis.server_programs import OLDEST
 from routemaster.store.autodrop import marks
@@ -307,7 +307,7 @@ class KnowledgeTests(SynchronousTestCase):
             "rediss://u:p@h:9/3?ca_file=/x/y.pem", "unix:///run/r.sock", "unix://:p@/run/a%20b?db=4",
         ):  # fmt: skip
             found = address(configured(redis_url=url))
-            self.assertEqual(found, RedisAddress.parse(url), url)
+            self.assertEqual(found, parse(url), url)
             self.assertNotIn("p@ss", found.label + repr(found))
 
     def test_own_redis(self) -> None:

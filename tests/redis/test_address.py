@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.errors import ConfigError
-from routemaster.redis.address import ClusterAddress, RedisAddress, parse_address
+from routemaster.redis.address import ClusterAddress, RedisAddress, SentinelAddress, parse
 
 GOOD = {
     "redis://localhost": RedisAddress(host="localhost"),
@@ -56,43 +56,70 @@ NO_CLUSTERS = [
     "unix+cluster:///hunter2",
 ]
 
+NO_SENTINELS = [
+    "redis+sentinel://:hunter2@h", "redis+sentinel://:hunter2@h/s/x", "redis+sentinel://:hunter2@h,/s",
+    "redis+sentinel://h/s?sentinel_passwort=hunter2", "redis+sentinel://:hunter2@h:0/s",
+]
+
 
 class ParseTests(SynchronousTestCase):
     def test_good(self) -> None:
         """Every form of URL that the contract names gives the address that it says."""
         for url, address in GOOD.items():
-            self.assertEqual(RedisAddress.parse(url), address, url)
+            self.assertEqual(parse(url), address, url)
 
     def test_ill_formed(self) -> None:
         """An ill-formed URL is a ConfigError which shows nothing of it, also not in its context."""
         for url in HOSTILE:
             if url == "redis://:hunter2@host?":  # an empty query is no query
                 continue
-            error = self.assertRaises(ConfigError, RedisAddress.parse, url)
+            error = self.assertRaises(ConfigError, parse, url)
             self.assertNotIn("hunter", f"{error}", url)
             self.assertTrue(error.__suppress_context__ or error.__context__ is None, url)
 
     def test_clusters(self) -> None:
         """A cluster's URL names nodes, each with the same login; a database is refused, and nothing is shown."""
         for url, seeds in CLUSTERS.items():
-            address = parse_address(url)
+            address = parse(url)
             self.assertIsInstance(address, ClusterAddress)
             self.assertEqual(address.seeds, seeds, url)
         self.assertEqual(address.label, "rediss+cluster://h:7000,b:6379")
         self.assertEqual(address.node("c", 9), evolve(seeds[0], host="c", port=9))
-        self.assertEqual(parse_address("redis://h:7000"), NODE)
+        self.assertEqual(parse("redis://h:7000"), NODE)
         for url in NO_CLUSTERS:
-            error = self.assertRaises(ConfigError, parse_address, url)
+            error = self.assertRaises(ConfigError, parse, url)
             self.assertNotIn("hunter", f"{error}", url)
-        self.assertRaises(ConfigError, RedisAddress.parse, "redis+cluster://h")
+
+    def test_sentinels(self) -> None:
+        """A URL of sentinels has hosts, a service, a database and two passwords; an ill-formed one is refused."""
+        address = parse("redis+sentinel://u:hunter2@a:1,b,[::1]/s%20x/3?sentinel_password=hunter3")
+        assert isinstance(address, SentinelAddress)
+        self.assertEqual(
+            address.sentinels,
+            (
+                RedisAddress(host="a", port=1, password=b"hunter3"),
+                RedisAddress(host="b", port=26379, password=b"hunter3"),
+                RedisAddress(host="::1", port=26379, password=b"hunter3"),
+            ),
+        )
+        server = address.server
+        self.assertEqual((address.service, server.db, server.user, server.password), ("s x", 3, b"u", b"hunter2"))
+        self.assertNotIn("hunter", repr(address) + address.label)
+        secure = parse("rediss+sentinel://:p@a/s/?ca_file=/x/y%20z.pem")
+        assert isinstance(secure, SentinelAddress)
+        for each in (secure.server, *secure.sentinels):
+            self.assertEqual((each.tls, each.ca_file), (True, "/x/y z.pem"))
+        self.assertEqual((secure.server.password, secure.sentinels[0].password), (b"p", None))
+        for url in NO_SENTINELS:
+            self.assertNotIn("hunter", str(self.assertRaises(ConfigError, parse, url)))
 
     def test_shown(self) -> None:
         """Neither `repr` nor `label` shows user or password."""
-        address = RedisAddress.parse("rediss://:hunter2@host:1/4")
+        address = parse("rediss://:hunter2@host:1/4")
         self.assertNotIn("hunter2", repr(address))
         self.assertEqual(address.label, "rediss://host:1/4")
-        self.assertEqual(RedisAddress.parse("unix://u:hunter2@/s?db=1").label, "unix:///s?db=1")
-        self.assertEqual(RedisAddress.parse("redis://[::1]").label, "redis://[::1]:6379")
+        self.assertEqual(parse("unix://u:hunter2@/s?db=1").label, "unix:///s?db=1")
+        self.assertEqual(parse("redis://[::1]").label, "redis://[::1]:6379")
 
     def test_ca_file(self) -> None:
         """A ca_file that cannot be read, or holds no certificate, is named when the daemon starts."""
@@ -100,7 +127,7 @@ class ParseTests(SynchronousTestCase):
         broken = self.mktemp()
         Path(empty).touch()
         Path(broken).write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----")
-        for path, word in (("/nowhere", "cannot read"), (empty, "holds no"), (broken, "broken")):
+        for path, word in (("/nowhere", "No such file"), (empty, "holds no"), (broken, "broken")):
             address = RedisAddress(host="h", tls=True, ca_file=path)
             error = self.assertRaises(ConfigError, address.endpoint, Clock())
             self.assertIn(word, str(error))

@@ -10,7 +10,7 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.trial.unittest import TestCase
 
 from routemaster.errors import StoreUnavailable
-from routemaster.redis.address import ClusterAddress
+from routemaster.redis.address import ClusterAddress, RedisAddress
 from routemaster.redis.cluster import Cluster
 from routemaster.redis.cluster_slots import SLOTS, slot_of
 from tests.redis.fake_redis import CLOSE, FakeRedis, polite
@@ -32,7 +32,7 @@ class RouterTests(TestCase):
             fake.script = lambda number, command, fake=fake: self.answer(fake, number, command)
             await fake.listen(reactor, TCP4ServerEndpoint(reactor, 0, interface=HOST))
             self.addCleanup(fake.stop)
-        address = ClusterAddress.parse(f"redis+cluster://{HOST}:{self.first.port}")
+        address = ClusterAddress((RedisAddress(host=HOST, port=self.first.port),))
         self.cluster = Cluster(address, reactor=reactor, chance=lambda: 0.5, reply_timeout=0.5)
         self.cluster.start()
         self.addCleanup(self.cluster.stop)

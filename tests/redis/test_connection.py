@@ -20,8 +20,9 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from routemaster.errors import StoreBroken, StoreUnavailable
 from routemaster.redis import protocol, reconnect
 from routemaster.redis.address import RedisAddress
-from routemaster.redis.connection import Connection, Script, ScriptRefusal, ServerFacts, fact_lines
-from routemaster.redis.errors import CredentialsRefused
+from routemaster.redis.connection import Connection, Script
+from routemaster.redis.errors import CredentialsRefused, ScriptRefusal
+from routemaster.redis.server_info import ServerFacts, fact_lines
 from routemaster.testing.redis_server import PrivateRedis, ServerBinary, servers
 from tests.redis.fake_redis import CLOSE, FakeRedis, polite
 from tests.redis.fake_redis import Script as Behaviour
@@ -236,7 +237,7 @@ class RealRedis(Case):
         before = reactor.seconds()
         calls = [connection.command(b"INCR", b"k") for _ in range(3)]
         for call in calls:
-            await self.refused(call, True, "no answer")
+            await self.refused(call, True, "no reply")
         self.assertLess(reactor.seconds() - before, 1)
         await self.refused(connection.command(b"INCR", b"k"), False, "not connected")
         up = self.next("up")
@@ -277,7 +278,7 @@ class RealRedis(Case):
         while not events:
             await deferLater(reactor, 0.01, lambda: None)
         await deferLater(reactor, 0.1, lambda: None)
-        await self.refused(connection.command(b"PING"), False, "refuses our user or password")
+        await self.refused(connection.command(b"PING"), False, "refuses the user or the password")
         self.assertEqual([event["log_level"] for event in events], [LogLevel.error])
         self.assertNotIn("left", str(events))
         up = self.next("up")
@@ -295,7 +296,7 @@ class RealRedis(Case):
         connection = self.connect(redis.address)
         while not events:
             await deferLater(reactor, 0.01, lambda: None)
-        await self.refused(connection.command(b"PING"), False, "demands a password")
+        await self.refused(connection.command(b"PING"), False, "requires a password")
         self.assertEqual(events[0]["log_level"], LogLevel.error)
 
     async def test_user_password_and_database(self) -> None:
@@ -473,7 +474,7 @@ class FakeRedisTests(Case):
             return None
 
         fake, connection = await self.fake(script)
-        self.patch(reconnect._Pace, "maxDelay", 0.01)
+        self.patch(reconnect, "LONGEST", 0.01)
         for cut in range(len(reply)):  # noqa: B007
             await connection.when_connected()
             await self.refused(connection.command(b"GET", b"k"), True, "lost")
@@ -568,16 +569,16 @@ class WatchdogTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.transport = Transport()
-        self.wire = protocol.Wire("Redis", 1.5, self.clock)
-        self.wire.makeConnection(self.transport)
+        self.protocol = protocol.RedisProtocol("Redis", 1.5, self.clock)
+        self.protocol.makeConnection(self.transport)
 
     def test_oldest_command_counts(self) -> None:
         """Each command has its own reply time-out, counted from its own sending."""
-        first = self.wire.execute_command(b"A")
+        first = self.protocol.execute_command(b"A")
         self.clock.advance(1.0)
-        second = self.wire.execute_command(b"B")
+        second = self.protocol.execute_command(b"B")
         self.clock.advance(0.4)
-        self.wire.dataReceived(b"+1\r\n")
+        self.protocol.dataReceived(b"+1\r\n")
         self.assertEqual(self.successResultOf(first), b"1")
         for _ in range(2):
             self.clock.advance(0.54)
@@ -586,15 +587,15 @@ class WatchdogTests(SynchronousTestCase):
         self.clock.advance(protocol.GRACE)
         self.assertTrue(getattr(self.transport, "aborting", False))
         self.assertNoResult(second)
-        self.wire.connectionLost(_closed())
+        self.protocol.connectionLost(_closed())
         self.assertTrue(self.failureResultOf(second, StoreUnavailable).value.outcome_unknown)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_our_own_stall_is_not_blamed_on_redis(self) -> None:
         """When this process stood still, an answer that lies unread in the socket still counts."""
-        call = self.wire.execute_command(b"A")
+        call = self.protocol.execute_command(b"A")
         self.clock.advance(3600)
-        self.wire.dataReceived(b"+1\r\n")
+        self.protocol.dataReceived(b"+1\r\n")
         self.assertEqual(self.successResultOf(call), b"1")
         self.clock.advance(protocol.GRACE)
         self.assertFalse(hasattr(self.transport, "aborting"))
@@ -605,29 +606,29 @@ class WatchdogTests(SynchronousTestCase):
             self.clock.advance(1.5)
             self.assertEqual(self.transport.value(), b"*1\r\n$4\r\nPING\r\n")
             self.transport.clear()
-            self.wire.dataReceived(b"+PONG\r\n")
+            self.protocol.dataReceived(b"+PONG\r\n")
         self.clock.pump([1.5] * 2 + [protocol.GRACE])
         self.assertTrue(getattr(self.transport, "aborting", False))
 
     def test_one_timer(self) -> None:
         """A thousand commands need no more timers than one."""
         for _ in range(1000):
-            self.wire.execute_command(b"A")
+            self.protocol.execute_command(b"A")
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
 
     def test_bytes_one_by_one(self) -> None:
         """Replies may arrive in any pieces."""
-        call = self.wire.execute_command(b"A")
+        call = self.protocol.execute_command(b"A")
         for byte in b"*2\r\n$2\r\n\r\n\r\n:7\r\n":
-            self.wire.dataReceived(bytes([byte]))
+            self.protocol.dataReceived(bytes([byte]))
         self.assertEqual(self.successResultOf(call), [b"\r\n", 7])
 
     def test_only_bytes(self) -> None:
         """Arguments are bytes: None and the like raise and leave nothing under way."""
         wrong: Any = None
-        self.assertRaises(TypeError, self.wire.execute_command, b"SET", wrong)
-        call = self.wire.execute_command(b"A")
-        self.wire.dataReceived(b"+1\r\n")
+        self.assertRaises(TypeError, self.protocol.execute_command, b"SET", wrong)
+        call = self.protocol.execute_command(b"A")
+        self.protocol.dataReceived(b"+1\r\n")
         self.assertEqual(self.successResultOf(call), b"1")
 
 

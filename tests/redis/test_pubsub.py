@@ -88,9 +88,9 @@ class RealRedis(TestCase):
         """A subscribed connection that went silent is noticed, and replaced once the server speaks again."""
         wakeups = self.listen(timeout=0.1)
         await self.hear(b"UP")
-        wire: Any = wakeups._link.wire
+        protocol: Any = wakeups._reconnector.protocol
         self.redis.pause()
-        await wire.when_lost()
+        await protocol.when_lost()
         self.assertFalse(wakeups.connected)
         self.redis.resume()
         await self.hear(b"UP")
@@ -100,8 +100,8 @@ class RealRedis(TestCase):
         wakeups = self.listen(timeout=0.02)
         await self.hear(b"UP")
         pings = 0
-        wire: Any = wakeups._link.wire
-        plain = wire.execute_command
+        protocol: Any = wakeups._reconnector.protocol
+        plain = protocol.execute_command
         enough: Deferred[None] = Deferred()
 
         def count(*args: bytes) -> Any:
@@ -111,7 +111,7 @@ class RealRedis(TestCase):
                 enough.callback(None)
             return plain(*args)
 
-        self.patch(wire, "execute_command", count)
+        self.patch(protocol, "execute_command", count)
         await enough
         self.assertTrue(wakeups.connected)
         self.assertEqual(self.messages, [])

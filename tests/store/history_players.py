@@ -1,7 +1,7 @@
 """What a history of the store is driven on: Redis, or the memory store.
 
 A player gives two stores (two processes of the bus) on the same data, and a
-`Seen`. Redis is spoken to by the real `Wire`, on a socket that blocks: a
+`Seen`. Redis is spoken to by the real `RedisProtocol`, on a socket that blocks: a
 history is then a plain sequence of calls, and a connection can be cut, or made
 to wait, at each command.
 """
@@ -20,7 +20,7 @@ from routemaster.errors import StoreUnavailable
 from routemaster.model import Cursor, EventID
 from routemaster.redis.cluster_slots import slot_of
 from routemaster.redis.connection import Script
-from routemaster.redis.protocol import Wire
+from routemaster.redis.protocol import RedisProtocol
 from routemaster.store.keys import Keys
 from routemaster.store.memory_store import MemoryStore
 from routemaster.store.redis_store import RedisStore
@@ -59,8 +59,8 @@ class Line(Face):
         self._socket.connect(path)
         self._modern = modern
         self._out: list[bytes] = []
-        self._wire = Wire("Redis", 30, Clock())
-        self._wire.makeConnection(self)
+        self._protocol = RedisProtocol("Redis", 30, Clock())
+        self._protocol.makeConnection(self)
 
     # the transport of the wire
 
@@ -73,11 +73,11 @@ class Line(Face):
     # what RedisStore calls
 
     def command(self, *args: bytes) -> Deferred[Any]:
-        return self._wire.execute_command(*args)
+        return self._protocol.execute_command(*args)
 
     def script(self, script: Script, keys: Sequence[bytes], args: Sequence[bytes]) -> Deferred[Any]:
         number = b"%d" % len(keys)
-        return self._wire.execute_command(
+        return self._protocol.execute_command(
             b"EVALSHA", script.shas[self._modern], number, *keys, *args, script=script.texts[self._modern]
         )
 
@@ -90,7 +90,7 @@ class Line(Face):
             self._socket.sendall(out)
         data = self._socket.recv(1 << 20)
         require(bool(data), "the server stays")
-        self._wire.dataReceived(data)
+        self._protocol.dataReceived(data)
 
     def ask(self, *commands: tuple[bytes, ...]) -> list[Any]:
         """The answers to several commands."""

@@ -744,7 +744,7 @@ class ClusterStoreContract(RedisStoreContract):
         )
 
     def place(self, topic: str) -> str:
-        return self.connection.place(self.keys.topic(topic)[0])
+        return self.connection.node_of(self.keys.topic(topic)[0])
 
     async def test_many_in_few_calls(self) -> None:
         """Topics and subscribers on all nodes are renewed, looked up and read together."""
