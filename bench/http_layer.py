@@ -68,7 +68,7 @@ def serve(kind: str) -> None:
 
     from routemaster.web.certificates import ReloadableTLS, ensure_self_signed
     from routemaster.web.http_server.site import BusSite
-    from routemaster.web.klein_resource import new_app
+    from routemaster.web.klein_resource import BusApp
 
     reactor: Any = running
     with tempfile.TemporaryDirectory() as directory:
@@ -79,7 +79,7 @@ def serve(kind: str) -> None:
         site: Any = Site(handler_on(Klein()))
         listening = SSL4ServerEndpoint(reactor, 0, pair.options(), interface="127.0.0.1").listen(site)
     else:
-        resource = OnBusSite(handler_on(Klein())) if kind == "klein" else handler_on(new_app())
+        resource = OnBusSite(handler_on(Klein())) if kind == "klein" else handler_on(BusApp())
         site = tls.wrap(BusSite(resource, reactor=reactor))
         listening = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site)
     listening.addCallback(lambda port: print(port.getHost().port, flush=True))

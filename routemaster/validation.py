@@ -50,13 +50,12 @@ def _invalid(name: str, value: object, expected: str) -> Invalid:
     return Invalid(f"{name} is invalid: got {shown(value)}, expected {expected}")
 
 
-def _object(name: str, body: object, fields: KeysView[str]) -> dict[str, Any]:
-    """A JSON object without unknown fields."""
-    if not isinstance(body, dict):
-        raise Invalid(f"{name} is invalid: got {shown(body)}, expected a JSON object with {', '.join(fields)}")
-    if not body.keys() <= fields:
-        raise Invalid(f"unknown field {shown(min(body.keys() - fields))}: expected {', '.join(fields)}")
-    return body
+def _no_object(name: str, body: object, fields: KeysView[str]) -> Invalid:
+    """The error for a body that is not an object with these fields only."""
+    expected = ", ".join(fields)
+    if isinstance(body, dict):
+        return Invalid(f"unknown field {shown(min(body.keys() - fields))}: expected {expected}")
+    return Invalid(f"{name} is invalid: got {shown(body)}, expected a JSON object with {expected}")
 
 
 def check_topic(name: object) -> str:
@@ -83,12 +82,14 @@ def event_fragment(topic: str, event: object, now_ms: int, max_data: int) -> byt
     Raises:
         Invalid: the event breaks a rule.
     """
-    event = _object("event", event, _EVENT_FIELDS)
-    kind, url, timestamp, data = event.get("type"), event.get("url"), event.get("timestamp"), event.get("data")
+    if not isinstance(event, dict) or not event.keys() <= _EVENT_FIELDS:
+        raise _no_object("event", event, _EVENT_FIELDS)
+    kind, url = event.get("type"), event.get("url")
     if not isinstance(kind, str) or kind not in EVENT_TYPES:
         raise _invalid("type", kind, "create, update, delete or noop")
     if not isinstance(url, str) or len(url) > MAX_URL or not _EVENT_URL.fullmatch(url):
         raise _invalid("url", url, f"an https:// URL of at most {MAX_URL:,} characters")
+    timestamp = event.get("timestamp")
     if timestamp is None:
         timestamp = now_ms
     elif type(timestamp) is not int or not 0 <= timestamp < 2**53:
@@ -98,6 +99,7 @@ def event_fragment(topic: str, event: object, now_ms: int, max_data: int) -> byt
         encoded = head.encode()
     except UnicodeEncodeError:
         raise Invalid("url is invalid: got half of a surrogate pair, expected Unicode text") from None
+    data = event.get("data")
     if data is None:
         return encoded + b"}"
     payload = strict_json.encode(data)
@@ -123,7 +125,8 @@ def event_fragments(topic: str, body: object, now_ms: int, max_data: int) -> lis
 
 def check_subscription(subscriber: str, body: object) -> Subscription:
     """The subscription that a request's body describes; raises Invalid."""
-    body = _object("subscription", body, _SUBSCRIPTION_FIELDS)
+    if not isinstance(body, dict) or not body.keys() <= _SUBSCRIPTION_FIELDS:
+        raise _no_object("subscription", body, _SUBSCRIPTION_FIELDS)
     topics, uuid = body.get("topics"), body.get("uuid")
     if not isinstance(topics, list):
         raise _invalid("topics", topics, "an array of topic names")
@@ -167,7 +170,8 @@ def check_api_token(body: object, secret: str) -> ApiToken:
 
     `secret` is 32 hex digits, for a body without a token.
     """
-    body = _object("API token", body, _TOKEN_FIELDS)
+    if not isinstance(body, dict) or not body.keys() <= _TOKEN_FIELDS:
+        raise _no_object("API token", body, _TOKEN_FIELDS)
     name, token = body.get("name"), body.get("token")
     if not isinstance(name, str) or not _TOKEN_NAME.fullmatch(name):
         raise _invalid("name", name, f"1 to 30 {_NAME_CHARACTERS}")

@@ -35,7 +35,7 @@ from routemaster.validation import (
 )
 from routemaster.web.auth import Authenticator, Principal, Role
 from routemaster.web.http_server.refusal import Refused
-from routemaster.web.klein_resource import BusApp, new_app
+from routemaster.web.klein_resource import BusApp
 from routemaster.web.responses import Unauthorized, json_answer, no_content, refusal
 
 SCALING_DELAY = 1.0  #: seconds by which `/pulse/scaling` delays its answer when more workers are needed
@@ -100,7 +100,7 @@ class Api:
         self.app = self._routes()
 
     def _routes(self) -> BusApp:
-        app = new_app()
+        app = BusApp()
         for path, method, handler in (
             ("/topics/<name>", "POST", self.publish),
             ("/topics/<name>", "DELETE", self.delete_topic),

@@ -34,7 +34,12 @@ CACHED_LENGTH = 128    #: bytes; longer paths are not cached
 
 
 class BusApp(Klein):
-    """A Klein application that never redirects and answers errors in JSON."""
+    """A Klein application that never redirects and answers errors in JSON.
+
+    An exception that its error handlers do not handle is answered in JSON:
+    `Refused` as it is, a Werkzeug HTTPException (404, 405 with `Allow`) with
+    its status, any other exception with 500, logged once.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,16 +49,6 @@ class BusApp(Klein):
     def resource(self) -> FastKleinResource:
         """The resource for `BusSite`."""
         return FastKleinResource(self)
-
-
-def new_app() -> BusApp:
-    """An application to register routes and error handlers on.
-
-    An exception that its error handlers do not handle is answered in JSON:
-    `Refused` as it is, a Werkzeug HTTPException (404, 405 with `Allow`) with
-    its status, any other exception with 500, logged once.
-    """
-    return BusApp()
 
 
 class FastKleinResource(KleinResource):

@@ -48,7 +48,8 @@ from routemaster.error_reporting.report import CAUSES, INNER, OUTER, Report, fin
 from routemaster.error_reporting.scrub import LONGEST, READ, Scrubber
 from routemaster.errors import ConfigError, StoreUnavailable
 from routemaster.util.periodic import Periodic
-from tests.web.wire import Wire, get, new_app
+from routemaster.web.klein_resource import BusApp
+from tests.web.wire import Wire, get
 
 ROOT = Path(error_reporting.__file__).parents[2]
 ENOUGH = 90.0  #: seconds, enough for every step on a slow machine
@@ -616,7 +617,7 @@ class ObserverTests(SynchronousTestCase):
 
     def test_handler(self) -> None:
         """A failure of a request handler is reported once."""
-        app = new_app()
+        app = BusApp()
 
         @app.route("/bug")
         def bug(_request: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.address import UNIXAddress
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.web.klein_resource import new_app
+from routemaster.web.klein_resource import BusApp
 from routemaster.web.redirect import RedirectResource
 from tests.web.http_server.test_request_head import REFUSED
 from tests.web.wire import Answer, Wire, request
@@ -19,7 +19,7 @@ TRUSTED = [ip_network("10.1.0.0/16"), ip_network("2001:db8::/64"), ip_network("1
 
 def api() -> Any:
     """A small API."""
-    app = new_app()
+    app = BusApp()
     app.route("/hello")(lambda request: b"the API")
     return app.resource()
 

@@ -27,7 +27,7 @@ from twisted.trial.unittest import SkipTest, TestCase
 from routemaster.errors import ConfigError
 from routemaster.web.certificates import ReloadableTLS, ensure_self_signed
 from routemaster.web.http_server.site import BusSite, Limits
-from routemaster.web.klein_resource import new_app
+from routemaster.web.klein_resource import BusApp
 
 NOW = time.time()
 GET = b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -91,7 +91,7 @@ class ServerCase(TestCase):
     timeout = 60
 
     async def serve(self, tls: ReloadableTLS | None, limits: Limits | None = None, clock: Any = reactor) -> None:
-        app = new_app()
+        app = BusApp()
         self.pending: list[Deferred[bytes]] = []
         app.route("/hello", endpoint="hello")(lambda request: b"hello")
         app.route("/large", endpoint="large")(lambda request: b"x" * 300_000)

@@ -19,7 +19,7 @@ from routemaster.errors import Invalid
 from routemaster.web.api import BodyLimits
 from routemaster.web.http_server.limits import Limits
 from routemaster.web.http_server.site import BusSite
-from routemaster.web.klein_resource import new_app
+from routemaster.web.klein_resource import BusApp
 
 
 def request(method: str, target: str, body: bytes = b"", *headers: str) -> bytes:
@@ -151,7 +151,7 @@ class Wire:
 class Api:
     """A small API that records requests."""
 
-    app = new_app()
+    app = BusApp()
 
     def __init__(self) -> None:
         self.published: list[tuple[str, bytes]] = []

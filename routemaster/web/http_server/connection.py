@@ -61,24 +61,20 @@ DISCARDED = 65536   #: bytes read and discarded after a refusal, so that the cli
 
 
 class Server(Protocol):
-    """What a channel needs of its site."""
+    """What a channel needs of its site; see `BusSite`."""
 
     limits: Limits
     draining: bool
     reactor: Any
     resource: Any
 
-    def opened(self, channel: BusChannel) -> None:
-        """A connection was made."""
+    def opened(self, channel: BusChannel) -> None: ...
 
-    def closed(self, channel: BusChannel) -> None:
-        """A connection was lost."""
+    def closed(self, channel: BusChannel) -> None: ...
 
-    def status_lines(self, status: int) -> bytes:
-        """Status line and common headers."""
+    def status_lines(self, status: int) -> bytes: ...
 
-    def error_answer(self, refused: Refused) -> bytes:
-        """A complete answer after which the connection closes."""
+    def error_answer(self, refused: Refused) -> bytes: ...
 
 
 class State(Enum):

@@ -27,8 +27,7 @@ class Connection(Protocol):
     transport: Any
     site: Any  #: its `resource` answers
 
-    def answer_head(self, status: int, headers: Headers) -> bytes:
-        """The head of an answer."""
+    def answer_head(self, status: int, headers: Headers) -> bytes: ...
 
 
 class BusRequest(Request):

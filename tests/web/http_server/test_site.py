@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 
 from routemaster.web.http_server.limits import Limits
-from routemaster.web.klein_resource import new_app
+from routemaster.web.klein_resource import BusApp
 from tests.web.wire import CHUNKED, PUBLISH, Api, Case, Wire, get, head, post, request
 
 
@@ -70,7 +70,7 @@ class AnswerTests(Case):
 
     def test_pieces_of_unknown_length(self) -> None:
         """An answer written in parts without a length is sent in chunks, in HTTP/1.0 until the close."""
-        app = new_app()
+        app = BusApp()
 
         @app.route("/")
         def handler(request: Any) -> None:
@@ -129,7 +129,7 @@ class AnswerTests(Case):
     def test_host_is_not_seen(self) -> None:
         """Handlers do not see the client's Host."""
         seen = []
-        app = new_app()
+        app = BusApp()
         app.route("/")(lambda request: seen.append((request.getRequestHostname(), request.prePathURL())))
         for host in (b"a", b"evil.test", b"[::1]:80", b"127.0.0.1:17890"):
             Wire(app.resource()).send(head(b"GET / HTTP/1.1", b"Host: " + host))
@@ -192,7 +192,7 @@ class PipelineTests(Case):
         """A handler may return after a disconnect; the answer is discarded."""
         stubborn: Deferred[None] = Deferred(lambda _: None)
         later: Deferred[bytes] = Deferred()
-        app = new_app()
+        app = BusApp()
 
         @app.route("/")
         async def handler(request: Any) -> bytes:
