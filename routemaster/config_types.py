@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -185,14 +185,17 @@ def parse_origin(text: str) -> str:
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """An IP address and a port; no host name, which would need DNS."""
+    """A host name or an IP address, and a port; an IPv6 address is in brackets."""
     host, _, port = text.rpartition(":")
-    address = ip_address(host[1:-1] if host.startswith("[") else host)
-    if (address.version == 6) != host.startswith("[") or not re.fullmatch("[0-9]{1,5}", port):
+    if not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
         raise ValueError
-    if not 1 <= int(port) <= 65535:
+    if host.startswith("[") and host.endswith("]"):
+        return str(IPv6Address(host[1:-1])), int(port)
+    if re.fullmatch(r"[0-9.]+", host):
+        return str(IPv4Address(host)), int(port)
+    if len(host) > 253 or not re.fullmatch(r"([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?)+", host):
         raise ValueError
-    return str(address), int(port)
+    return host.lower(), int(port)
 
 
 def write_address(address: tuple[str, int]) -> str:
@@ -309,7 +312,9 @@ REDIS_URL = OptionType(
     parse_redis_url,
     mask=mask_url,
 )
-ADDRESS = OptionType("an IP address and a port, such as 127.0.0.1:8125", parse_address, write_address)
+ADDRESS = OptionType(
+    "a host name or an IP address and a port, such as statsd:8125 or [::1]:8125", parse_address, write_address
+)
 ORIGIN = OptionType("an https:// URL of a host and perhaps a port, without a path", parse_origin)
 ENDPOINT = OptionType("a Twisted endpoint such as tcp:17890 or unix:/path, and never ssl:", parse_endpoint)
 NETWORKS = comma_separated(OptionType("an IP address or network such as 10.0.0.0/8", ip_network))

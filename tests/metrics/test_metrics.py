@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from threading import Event
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -17,12 +18,13 @@ from twisted.web.server import Site
 
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Ack, Sample, Snapshot
+from routemaster.metrics import statsd
 from routemaster.metrics.datadog import Datadog, Refused
 from routemaster.metrics.meter import BUCKETS, MAX_SERIES, Meter, parse_series, series
 from routemaster.metrics.monitor import Monitor
 from routemaster.metrics.printing import Printing
 from routemaster.metrics.prometheus import exposition
-from routemaster.metrics.statsd import DATAGRAM, Statsd
+from routemaster.metrics.statsd import DATAGRAM, TTL, Statsd
 from routemaster.model import StoreStats, Subscription
 from routemaster.store.autodrop import Autodrop
 from routemaster.store.memory_store import MemoryStore
@@ -285,6 +287,18 @@ class Listener(DatagramProtocol):
             self.enough.callback(None)
 
 
+class LateReactor:
+    """The reactor, with another time."""
+
+    now = 0.0
+
+    def seconds(self) -> float:
+        return self.now
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(reactor, name)
+
+
 class StatsdTests(TestCase):
     """The metrics service `statsd`, on a real socket."""
 
@@ -305,6 +319,53 @@ class StatsdTests(TestCase):
             [b"routemaster.redis.bytes_used:1393688|g|#app:bus\n"
              b"routemaster.events.published:5|c|#app:bus,topic:cats"],
         )  # fmt: skip
+
+    async def test_host_name(self) -> None:
+        """A host name is resolved, again after TTL seconds; a failed look-up leaves the last address in use."""
+        listener = Listener(1)
+        port = reactor.listenUDP(0, listener, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        found: list[str] = []
+
+        def resolve(host: str, number: int, **_: Any) -> list[Any]:
+            self.assertEqual((host, number), ("statsd.example", port.getHost().port))
+            if not found:
+                raise OSError("no such name")
+            return [(None, None, None, "", (found.pop(), number))]
+
+        clock = LateReactor()
+        adapter = Statsd(clock, "bus", "statsd.example", port.getHost().port, resolve=resolve)
+        self.addCleanup(lambda: Deferred.fromCoroutine(adapter.close()))
+        with self.assertRaisesRegex(OSError, "the host name statsd.example does not resolve"):
+            await adapter.send(SNAPSHOT)
+        found[:] = ["127.0.0.1"]
+        await adapter.send(SNAPSHOT)
+        await listener.enough.addTimeout(5, reactor)
+        for _ in range(2):
+            clock.now += TTL
+            listener.enough = Deferred()
+            listener.datagrams.clear()
+            await adapter.send(SNAPSHOT)
+            await listener.enough.addTimeout(5, reactor)
+
+    async def test_slow_resolver(self) -> None:
+        """Sending waits at most PATIENCE seconds for the first address, and no second look-up starts meanwhile."""
+        calls: list[int] = []
+        release = Event()
+
+        def resolve(*_: Any, **__: Any) -> list[Any]:
+            calls.append(1)
+            release.wait(5)
+            raise OSError
+
+        self.patch(statsd, "PATIENCE", 0.01)
+        adapter = Statsd(reactor, "bus", "statsd.example", 1, resolve=resolve)
+        for _ in range(2):
+            with self.assertRaisesRegex(OSError, "the DNS look-up of statsd.example took over"):
+                await adapter.send(SNAPSHOT)
+        self.assertEqual(calls, [1])
+        await adapter.close()
+        release.set()
 
     async def test_datagrams_are_small(self) -> None:
         """No datagram exceeds DATAGRAM bytes, and no value is split."""
