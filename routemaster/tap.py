@@ -4,9 +4,10 @@ The options are those of `config.OPTIONS`. Faults in the configuration end the
 process with a line for each and status 1, before anything is opened.
 
 Signals: SIGTERM and SIGINT shut the bus down, with status 0; repeated signals
-change nothing. SIGHUP reloads the certificate and reopens the log. SIGUSR2
-replaces child processes one by one, if there are several. SIGUSR1 is ignored. A
-bus that cannot start ends with status 1.
+change nothing, but SIGINT ends the wait for `drain_delay`, or prevents it. SIGHUP
+reloads the certificate and reopens the log. SIGUSR2 replaces child processes one
+by one, if there are several. SIGUSR1 is ignored. A bus that cannot start ends
+with status 1.
 """
 
 # mypy: allow-untyped-calls
@@ -173,12 +174,16 @@ class Process:
                 _Log.observer.reopen()
             bus.reload()
 
+        def interrupt() -> None:
+            bus.skip_drain_delay()
+            self._stop_on_signal("SIGINT")
+
         def ignore() -> None:
             """The default action of the operating system would end the process."""
 
         for number, action in {
             signal.SIGTERM: lambda: self._stop_on_signal("SIGTERM"),
-            signal.SIGINT: lambda: self._stop_on_signal("SIGINT"),
+            signal.SIGINT: interrupt,
             signal.SIGHUP: reload,
             signal.SIGUSR1: ignore,
             signal.SIGUSR2: bus.replace,

@@ -79,6 +79,8 @@ class TableTests(Case):
             "max_body": 65536,
             "max_bulk_body": 1048576,
             "max_event_data": 4096,
+            "keep_alive": 75.0,
+            "drain_delay": 0.0,
             "state_dir": Path("~/.local/state/routemaster").expanduser(),
             "redis_url": None,
             "namespace": "rm",

@@ -136,7 +136,11 @@ def reporter(config: Config, reactor: Any) -> Reporter:
 
 def site_limits(config: Config) -> SiteLimits:
     """The limits of the HTTP server."""
-    return SiteLimits(BodyLimits(config.max_body, config.max_bulk_body), connections=config.max_connections)
+    return SiteLimits(
+        BodyLimits(config.max_body, config.max_bulk_body),
+        connections=config.max_connections,
+        idle=config.keep_alive,
+    )
 
 
 def api_limits(config: Config) -> ApiLimits:

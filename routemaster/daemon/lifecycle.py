@@ -53,6 +53,9 @@ class DaemonService(Service):
         self._starting = Deferred.fromCoroutine(self._start())
         self._starting.addErrback(lambda failure: self._fail(failure.getErrorMessage(), failure))
 
+    def skip_drain_delay(self) -> None:
+        """Close the ports without `drain_delay` when the service stops, or now if it stops already."""
+
     def stopService(self) -> Deferred[None]:
         """Stop everything; fires when all has stopped."""
         super().stopService()

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from collections.abc import Coroutine
 from time import time
 from typing import Any
@@ -21,7 +23,8 @@ from routemaster.web.certificates import ReloadableTLS
 from routemaster.web.http_server.site import BusSite
 from routemaster.web.redirect import RedirectResource
 
-DRAIN = 10.0  #: seconds for current requests to finish when the bus stops
+DRAIN = 10.0    #: seconds for current requests to finish when the bus stops
+BACKLOG = 1024  #: connections that may wait to be accepted, unless the endpoint has `backlog=`
 
 
 class Listeners:
@@ -72,11 +75,33 @@ class Listeners:
 async def bind(reactor: Any, endpoint: str, factory: Any, name: str) -> Any:
     """Listen on an endpoint; returns the port. Raises ConfigError, with `name` in its message."""
     try:
-        return await serverFromString(reactor, endpoint).listen(factory)
+        port = await serverFromString(reactor, endpoint).listen(factory)
+        if ":backlog=" not in endpoint:
+            set_backlog(port.socket)
+        return port
     except LookupError as error:
         raise ConfigError(f"cannot listen for {name} on {endpoint}: systemd passed no such socket") from error
     except Exception as error:
         raise ConfigError(f"cannot listen for {name} on {endpoint}: {error}") from error
+
+
+def set_backlog(listening: socket.socket) -> None:
+    """Let at least BACKLOG connections wait: listen(2) on a listening socket changes its backlog.
+
+    Twisted's default is 50. An inherited TCP socket may have more, which stays.
+    """
+    if listening.family != socket.AF_UNIX and backlog_of(listening) >= BACKLOG:
+        return
+    listening.listen(BACKLOG)
+
+
+def backlog_of(listening: socket.socket) -> int:
+    """The backlog of a listening TCP socket, which Linux gives as tcpi_sacked; 0 if it is unknown."""
+    try:
+        info = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+        return int(struct.unpack_from("8x6I", info)[5])
+    except (AttributeError, OSError, struct.error):
+        return 0
 
 
 async def stop_listening(port: Any) -> None:

@@ -3,9 +3,9 @@
 Start: Redis, wake-ups, the worker and the periodic tasks, the ports last. The
 bus waits until an embedded Redis is ready. A Redis given by URL may be
 unavailable: after `CONNECT_WAIT` the bus opens its ports without it, answers
-503, and reads everything again when the connection is made.
+503, and reads everything again when the connection is made. Only then it is ready.
 
-Stop, in reverse: the ports first, so that no new work arrives; then current
+Stop, in reverse: the ports first, after `drain_delay`, so that no new work arrives; then current
 requests and delivery attempts finish at the same time, under leases that are
 still renewed and are then released; then the periodic tasks, the connections,
 and Redis last. `MultiService` stops all its children at once and cannot do that.
@@ -27,6 +27,7 @@ from typing import Any
 
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, TimeoutError
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from routemaster import __version__
@@ -41,6 +42,7 @@ from routemaster.metrics import prometheus
 from routemaster.metrics.meter import Meter
 from routemaster.metrics.monitor import Monitor
 from routemaster.redis.address import ClusterAddress, RedisAddress, SentinelAddress, parse
+from routemaster.redis.cluster import Cluster
 from routemaster.redis.connection import Connection
 from routemaster.redis.embedded import EmbeddedRedis
 from routemaster.redis.pubsub import PubSub
@@ -86,6 +88,8 @@ class Bus(DaemonService):
         self._process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._meter, self._metrics_service = Meter(), assembly.metrics_service(config, reactor)
         self._started: list[Part] = []
+        self._delay: Deferred[None] | None = None
+        self._skips_delay = False
         super().__init__(config, reactor, on_failure)
 
     # -- start
@@ -97,6 +101,8 @@ class Bus(DaemonService):
             await self._start_part(part)
         self._count_process("start")
         _tune_garbage_collector()
+        for connection in self._connections():
+            await connection.when_connected()
         self._notifier.ready()
         self._log.info("Routemaster is ready")
 
@@ -154,9 +160,8 @@ class Bus(DaemonService):
 
     def _parts(self) -> list[Part]:
         """In the order of the start."""
-        connections = [self._connection, *([self._publishing.connection] if self._publishing else [])]
         return [
-            *(Part(connection.start, connection.stop) for connection in connections),
+            *(Part(connection.start, connection.stop) for connection in self._connections()),
             Part(start=self._wait_for_redis),
             Part(self._wakeups.start, self._wakeups.stop),
             Part(stop=self._close_metrics),
@@ -164,6 +169,10 @@ class Bus(DaemonService):
             *([Part(stop=self._sender.close)] if self._sender is not None else []),
             Part(self._open_ports, self._finish_work),
         ]
+
+    def _connections(self) -> list[Connection | Cluster]:
+        """All that publishing and delivering require."""
+        return [self._connection, *([self._publishing.connection] if self._publishing else [])]
 
     def _replication(self, address: RedisAddress | ClusterAddress | SentinelAddress) -> Replication | None:
         """What publications require of replicas, on a connection of its own; None if nothing is configured."""
@@ -279,6 +288,7 @@ class Bus(DaemonService):
         """Close the ports; then wait for current requests and attempts, at most DRAIN and grace seconds."""
         work = []
         if self._listeners is not None:
+            await self._delay_drain()
             await self._listeners.close()
             work += self._listeners.drains()
         if self._worker is not None:
@@ -286,6 +296,22 @@ class Bus(DaemonService):
         for succeeded, failure in await DeferredList(map(Deferred.fromCoroutine, work), consumeErrors=True):
             if not succeeded:
                 self._log.failure("shutdown incomplete: finishing current work failed", failure)
+
+    def skip_drain_delay(self) -> None:
+        """Close the ports without `drain_delay` when the service stops, or now if it stops already."""
+        self._skips_delay = True
+        if self._delay is not None:
+            self._delay.cancel()
+
+    async def _delay_drain(self) -> None:
+        """Serve everything for `drain_delay` seconds more; /health/ready answers 503 already."""
+        seconds = self._config.drain_delay
+        if seconds and not self._skips_delay and not self._failed:
+            self._log.info("the ports close in {seconds} s (drain_delay)", seconds=seconds)
+            self._delay = deferLater(self._reactor, seconds, lambda: None)
+            with suppress(CancelledError):
+                await self._delay
+            self._delay = None
 
     async def _close_metrics(self) -> None:
         self._count_process("stop")

@@ -14,7 +14,8 @@ children one by one with new processes, which load code and configuration again;
 the ports stay open.
 
 Stop: SIGTERM to all children, which finish their current work; then the
-sockets are closed, and Redis stops last.
+sockets are closed, and Redis stops last. SIGINT has them close their ports
+without `drain_delay`: a process that is replaced, whose port stays open, needs none.
 """
 
 # mypy: allow-untyped-calls
@@ -73,6 +74,7 @@ class Supervisor(DaemonService):
         self._ports: dict[str, Any] = {}
         self._children: dict[int, ChildProcess] = {}
         self._serial = 0
+        self._skips_delay = False
         self._supervision: list[Deferred[None]] = []
         self._pauses: set[Deferred[None]] = set()
         self._replacing: Deferred[None] | None = None
@@ -186,14 +188,14 @@ class Supervisor(DaemonService):
             new = self._launch(number)
             await new.when_ready_or_ended()
             if self._is_stopping():
-                old.signal(signal.SIGTERM)  # the stop only signals the new one
+                old.signal(signal.SIGINT)  # the stop only signals the new one
                 return await old.ended()
             if not new.ready:
                 self._children[number] = old
                 reason = new.reason or f"it ended with {new.ending}"
                 self._log.error("processes not replaced: the new process does not start: {reason}", reason=reason)
                 return None
-            old.signal(signal.SIGTERM)
+            old.signal(signal.SIGINT)
             await old.ended()
             self._log.info(
                 "process {number} ({old}) replaced by {new}", number=number, old=old.pid, new=new.pid
@@ -203,6 +205,12 @@ class Supervisor(DaemonService):
 
     # -- stop
 
+    def skip_drain_delay(self) -> None:
+        """Have the processes close their ports without `drain_delay`."""
+        self._skips_delay = True
+        if self._stopping:
+            _signal_all(self._children.values(), signal.SIGINT)
+
     async def _stop(self) -> None:
         for waiting in list(self._pauses):
             waiting.cancel()
@@ -210,8 +218,8 @@ class Supervisor(DaemonService):
             self._starting.cancel()
             await self._starting
         children = list(self._children.values())
-        _signal_all(children, signal.SIGTERM)
-        timeout = max(self._config.grace, DRAIN) + MARGIN
+        _signal_all(children, signal.SIGINT if self._skips_delay else signal.SIGTERM)
+        timeout = self._config.drain_delay + max(self._config.grace, DRAIN) + MARGIN
         kill = self._reactor.callLater(timeout, _signal_all, children, signal.SIGKILL)
         await DeferredList([Deferred.fromCoroutine(child.ended()) for child in children])
         if kill.active():

@@ -184,15 +184,19 @@ class ProcessTests(SynchronousTestCase):
         self.at_exit: list[Any] = []
         self.patch(tap.atexit, "register", self.at_exit.append)
         self.reactor = FakeReactor()
-        self.reloads = self.replacements = 0
+        self.reloads = self.replacements = self.skipped = 0
         self.process = Process(self.reactor)
-        self.process.handle_signals(SimpleNamespace(reload=self.reload, replace=self.replace))  # type: ignore[arg-type]
+        bus: Any = SimpleNamespace(reload=self.reload, replace=self.replace, skip_drain_delay=self.skip)
+        self.process.handle_signals(bus)
 
     def reload(self) -> None:
         self.reloads += 1
 
     def replace(self) -> None:
         self.replacements += 1
+
+    def skip(self) -> None:
+        self.skipped += 1
 
     def send(self, number: int) -> None:
         self.installed[number](number, None)
@@ -206,6 +210,13 @@ class ProcessTests(SynchronousTestCase):
             self.send(number)
         self.assertEqual(self.reactor.stops, 1)
         self.assertEqual(self.at_exit, [], "the status stays 0")
+
+    def test_interrupt(self) -> None:
+        """SIGINT skips `drain_delay`, also when the bus stops already; SIGTERM does not."""
+        self.send(signal.SIGTERM)
+        self.assertEqual(self.skipped, 0)
+        self.send(signal.SIGINT)
+        self.assertEqual((self.skipped, self.reactor.stops), (1, 1))
 
     def test_again_when_running(self) -> None:
         """The handlers are installed before the reactor runs, and again after it has installed its own."""

@@ -363,6 +363,32 @@ class StopTests(SystemCase):
         await daemon.start()
         self.assertEqual(await self.settle(load, sink), 0)
 
+    async def test_drain_delay(self) -> None:
+        """After SIGTERM the bus serves for `drain_delay` seconds, and is not ready; SIGINT ends the delay."""
+        daemon = self.daemon("--drain-delay", "3600", name="long")
+        await daemon.start()
+        client = self.client(daemon)
+        await self.ok(client.ask("GET", "/health/ready"), 200)
+        daemon.signal("TERM")
+        await daemon.line("the ports close in 3600.* s")
+        await self.ok(client.ask("GET", "/health/ready"), 503)
+        await self.ok(client.publish("cats", 1))
+        daemon.signal("INT")
+        self.assertEqual(await daemon.ended(), 0)
+        daemon = self.daemon("--drain-delay", "0.5", name="short")
+        await daemon.start()
+        began = reactor.seconds()
+        self.assertEqual(await daemon.stop(), 0)
+        self.assertGreater(reactor.seconds() - began, 0.5)
+
+    async def test_stop_without_redis(self) -> None:
+        """A bus that waits for Redis to become ready stops with status 0."""
+        daemon = self.daemon("--redis-url", f"unix://{self.place}/nowhere.sock")
+        await daemon.start(or_until="HTTPS on")
+        self.assertEqual(await daemon.stop(), 0)
+        self.assertNotIn("Traceback", daemon.log)
+        self.assertNotIn("cannot start", daemon.log)
+
     async def test_sigterm_at_the_start(self) -> None:
         """SIGTERM during the start ends the bus with status 0, and Redis does not remain."""
         daemon = self.daemon()
@@ -500,7 +526,7 @@ class RedisTests(SystemCase):
         for url, why in ((trusted.replace("redis-ca", "roots"), "certificate verify failed"),
                          (f"redis://bus:wrong@{LOOPBACK}:{plain}", "WRONGPASS")):  # fmt: skip
             daemon = self.daemon(name="refused", ROUTEMASTER_REDIS_URL=url)
-            await daemon.start()
+            await daemon.start(or_until="HTTPS on")
             await daemon.line(why)
             answer = await self.ok(self.client(daemon).publish("cats", 1), 503)
             self.assertTrue(answer.headers.hasHeader("Retry-After"))
@@ -511,13 +537,16 @@ class RedisTests(SystemCase):
         """Without Redis the bus answers 503 within 2 s, and recovers when Redis is available."""
         redis = self.redis(start=False)
         daemon = self.daemon("--redis-url", f"unix://{redis.socket_path}")
-        await daemon.start()
+        await daemon.start(or_until="HTTPS on")
         client = self.client(daemon)
         answer = await self.ok(client.publish("cats", 1), 503)
         self.assertTrue(answer.headers.hasHeader("Retry-After"))
         self.assertLess(answer.seconds, stretched(2))
         await self.ok(client.ask("GET", "/health"), 200)
+        await self.ok(client.ask("GET", "/health/ready"), 503)
+        self.assertNotIn("Routemaster is ready", daemon.log)
         redis.start()
+        await daemon.line("Routemaster is ready")
         answers = []
 
         async def publish_again() -> None:

@@ -1,0 +1,49 @@
+"""The ports: the number of connections that may wait to be accepted."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from twisted.internet import reactor
+from twisted.internet.protocol import Factory
+from twisted.trial.unittest import TestCase
+
+from routemaster.config import load
+from routemaster.daemon import assembly
+from routemaster.daemon.listeners import BACKLOG, backlog_of, bind, set_backlog
+
+LIMIT = int(Path("/proc/sys/net/core/somaxconn").read_text("ascii"))
+
+
+class BacklogTests(TestCase):
+    """The backlog of listening sockets."""
+
+    async def test_endpoints(self) -> None:
+        """It is BACKLOG, unless the endpoint description has another."""
+        for endpoint, expected in (
+            ("tcp:0:interface=127.0.0.1", BACKLOG),
+            ("tcp6:0:interface=\\:\\:1", BACKLOG),
+            ("tcp:0:interface=127.0.0.1:backlog=7", 7),
+        ):
+            port = await bind(reactor, endpoint, Factory(), "HTTPS")
+            self.addCleanup(port.stopListening)
+            self.assertEqual(backlog_of(port.socket), min(expected, LIMIT))
+
+    async def test_unix(self) -> None:
+        """A Unix socket can be bound too; Linux does not report its backlog."""
+        port = await bind(reactor, f"unix:{self.mktemp()[-40:].replace('/', '_')}", Factory(), "HTTPS")
+        self.addCleanup(port.stopListening)
+        self.assertEqual(backlog_of(port.socket), 0)
+
+    def test_inherited(self) -> None:
+        """An inherited socket has at least BACKLOG; a larger one stays."""
+        for before, after in ((5, BACKLOG), (2 * BACKLOG, 2 * BACKLOG)):
+            with socket.create_server(("127.0.0.1", 0), backlog=before) as listening:
+                set_backlog(listening)
+                self.assertEqual(backlog_of(listening), min(after, LIMIT))
+
+    def test_keep_alive(self) -> None:
+        """The option keep_alive is the time for which the HTTP server keeps an idle connection."""
+        self.assertEqual(assembly.site_limits(load({}, {}, None)).idle, 75)
+        self.assertEqual(assembly.site_limits(load({"keep-alive": "300"}, {}, None)).idle, 300)
