@@ -24,7 +24,7 @@ LAWS: dict[str, tuple[str, ...]] = {
     "store.": (*VALUES, "util.", "redis."),
     "sender.": ("callback_url", "errors", "interfaces", "util."),
     "delivery.": ("errors", "hints", "interfaces", "model", "util."),
-    "web.http_server.": ("errors", "util."),
+    "web.http_server.": (),
     "web.": (
         *VALUES, "util.", "web.http_server.", "store.group_commit", "delivery.decision", "delivery.forecast",
         "metrics.prometheus",
@@ -195,6 +195,13 @@ class WingTests(SynchronousTestCase):
         outside = {"twisted", "klein", "treq", "txredisapi", "hiredis", "socket", "subprocess", "asyncio"}
         wrong = [str(each) for each in IMPORTS
                  if lives_in(each.source, PURE) and each.module.partition(".")[0] in outside]  # fmt: skip
+        self.assertEqual(wrong, [])
+
+    def test_http_server_without_klein(self) -> None:
+        """The HTTP server imports neither Klein nor Werkzeug."""
+        wrong = [str(each) for each in IMPORTS
+                 if lives_in(each.source, ("web.http_server.",))
+                 and each.module.partition(".")[0] in {"klein", "werkzeug"}]  # fmt: skip
         self.assertEqual(wrong, [])
 
     def test_libraries_have_one_home(self) -> None:

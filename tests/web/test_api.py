@@ -113,11 +113,11 @@ class Case(SynchronousTestCase):
     def done(self, call: Coroutine[Deferred[Any], Any, Any]) -> Any:
         return self.successResultOf(Deferred.fromCoroutine(call))
 
-    def begin(self, method: str, path: str, body: Any = None, who: str | None = A, *headers: str) -> None:
+    def begin(self, method: str, path: str, body: Any = None, user: str | None = A, *headers: str) -> None:
         """Send a request over a connection of its own."""
         self.wire.connect()
         data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-        lines = headers if who is None else (basic(who), *headers)
+        lines = headers if user is None else (basic(user), *headers)
         self.wire.send(request(method, path, data, *lines))
 
     def answer(self) -> Answer:
@@ -125,14 +125,14 @@ class Case(SynchronousTestCase):
         [answer] = self.wire.answers()
         return answer
 
-    def ask(self, method: str, path: str, body: Any = None, who: str | None = A, *headers: str) -> Answer:
-        self.begin(method, path, body, who, *headers)
+    def call(self, method: str, path: str, body: Any = None, user: str | None = A, *headers: str) -> Answer:
+        self.begin(method, path, body, user, *headers)
         return self.answer()
 
-    def expect(self, status: int, method: str, path: str, body: Any = None, who: str | None = A) -> Answer:
+    def expect(self, status: int, method: str, path: str, body: Any = None, user: str | None = A) -> Answer:
         """An answer with this status and the headers and body that belong to it."""
-        answer = self.ask(method, path, body, who)
-        self.assertEqual(answer.status, status, f"{method} {path} {body!r} {who}: {answer}")
+        answer = self.call(method, path, body, user)
+        self.assertEqual(answer.status, status, f"{method} {path} {body!r} {user}: {answer}")
         self.well_formed(answer)
         return answer
 
@@ -151,14 +151,14 @@ class Case(SynchronousTestCase):
         self.assertEqual("retry-after" in answer.headers, answer.status == 503)
         self.assertNotIn("location", answer.headers)
 
-    def read(self, path: str, who: str = A) -> Any:
-        return json.loads(self.expect(200, "GET", path, who=who).body)
+    def read(self, path: str, user: str = A) -> Any:
+        return json.loads(self.expect(200, "GET", path, user=user).body)
 
-    def publish(self, topic: str = "cats", who: str = A, **fields: Any) -> None:
-        self.expect(204, "POST", f"/topics/{topic}", EVENT | fields, who)
+    def publish(self, topic: str = "cats", user: str = A, **fields: Any) -> None:
+        self.expect(204, "POST", f"/topics/{topic}", EVENT | fields, user)
 
-    def subscribe(self, *topics: str, who: str = A, **fields: Any) -> None:
-        self.expect(204, "POST", "/subscription", {"topics": topics, "callback": CALLBACK} | fields, who)
+    def subscribe(self, *topics: str, user: str = A, **fields: Any) -> None:
+        self.expect(204, "POST", "/subscription", {"topics": topics, "callback": CALLBACK} | fields, user)
 
     def cats(self) -> None:
         """Topic `cats` of A with one event, a subscription of A after it, and an API token."""
@@ -192,12 +192,12 @@ class Endpoint:
     bob: int
     root: int
     body: Any = None
-    nobody: int = 401
+    anonymous: int = 401
 
     def statuses(self) -> Iterator[tuple[str | None, int]]:
         """Credentials with their status; an API token is like any other client's token."""
         yield from ((A, self.alice), (B, self.bob), (MADE, self.bob), (ROOT_KEY, self.root))
-        yield from ((None, self.nobody), ("unknown--u1", self.nobody), ("NOT A TOKEN", self.nobody))
+        yield from ((None, self.anonymous), ("unknown--u1", self.anonymous), ("NOT A TOKEN", self.anonymous))
 
 
 SUBSCRIPTION = {"topics": ["cats"], "callback": CALLBACK}
@@ -226,9 +226,9 @@ MATRIX = [
     Endpoint("GET", "/subscribers", 200, 200, 200),
     Endpoint("GET", "/pulse", 204, 204, 204),
     Endpoint("GET", "/pulse/scaling", 204, 204, 204),
-    Endpoint("GET", "/health", 200, 200, 200, nobody=200),
-    Endpoint("GET", "/health/ping", 200, 200, 200, nobody=200),
-    Endpoint("GET", "/health/ready", 200, 200, 200, nobody=200),
+    Endpoint("GET", "/health", 200, 200, 200, anonymous=200),
+    Endpoint("GET", "/health/ping", 200, 200, 200, anonymous=200),
+    Endpoint("GET", "/health/ready", 200, 200, 200, anonymous=200),
     Endpoint("GET", "/metrics", 200, 200, 200),
     Endpoint("GET", "/api_tokens", 401, 401, 200),
     Endpoint("POST", "/api_tokens", 401, 401, 201, {"name": "new"}),
@@ -244,11 +244,11 @@ class AuthorisationTests(Case):
     def test_matrix(self) -> None:
         """Each request is answered with the status in the table; a 401 calls no method of the store."""
         for endpoint in MATRIX:
-            for who, status in endpoint.statuses():
+            for user, status in endpoint.statuses():
                 self.setUp()
                 self.cats()
                 calls = len(self.store.calls)
-                self.expect(status, endpoint.method, endpoint.path, endpoint.body, who)
+                self.expect(status, endpoint.method, endpoint.path, endpoint.body, user)
                 if status == 401:
                     self.assertEqual(self.store.calls[calls:], [], endpoint)
 
@@ -257,19 +257,19 @@ class AuthorisationTests(Case):
         headers = [f"Authorization: {header.decode('latin-1')}" for header in MALFORMED.values()
                    if b"\n" not in header]  # fmt: skip
         for header in headers:
-            answer = self.ask("GET", "/pulse", None, None, header)
+            answer = self.call("GET", "/pulse", None, None, header)
             self.assertEqual(answer.status, 401, header)
             self.well_formed(answer)
 
     def test_two_credentials(self) -> None:
         """Two Authorization headers are answered 401, even if both are valid."""
         for second in (A, B, "x"):
-            self.assertEqual(self.ask("GET", "/pulse", None, A, basic(second)).status, 401)
+            self.assertEqual(self.call("GET", "/pulse", None, A, basic(second)).status, 401)
 
     def test_password_is_ignored(self) -> None:
         """The password is ignored."""
         for password in ("", "x", "a:b", "é"):
-            self.assertEqual(self.ask("GET", "/pulse", None, None, basic(A, password)).status, 204)
+            self.assertEqual(self.call("GET", "/pulse", None, None, basic(A, password)).status, 204)
 
 
 class NoRootKeyTests(Case):
@@ -286,12 +286,12 @@ class NoRootKeyTests(Case):
     def test_matrix(self) -> None:
         """Without a root key its endpoints answer 401 to all clients."""
         for endpoint in MATRIX:
-            for who, status in endpoint.statuses():
+            for user, status in endpoint.statuses():
                 self.setUp()
                 self.cats()
-                if who == ROOT_KEY:
-                    status = endpoint.nobody
-                self.expect(status, endpoint.method, endpoint.path, endpoint.body, who)
+                if user == ROOT_KEY:
+                    status = endpoint.anonymous
+                self.expect(status, endpoint.method, endpoint.path, endpoint.body, user)
 
 
 class PathTests(Case):
@@ -306,8 +306,8 @@ class PathTests(Case):
             "/api_tokens/", "/health/", "/subscriber/topics/cats/",
         ):  # fmt: skip
             for method in ("GET", "POST", "DELETE", "PUT"):
-                for who in (A, None):
-                    answer = self.ask(method, path, None, who)
+                for user in (A, None):
+                    answer = self.call(method, path, None, user)
                     self.assertEqual(answer.status, 404, (method, path))
                     self.assertTrue(answer.error)
                     self.assertNotIn("location", answer.headers)
@@ -320,7 +320,7 @@ class PathTests(Case):
         for path, methods in known.items():
             allowed = {"GET", "POST", "DELETE"} & (methods | self.more(path))
             for method in {"GET", "POST", "DELETE", "PUT", "PATCH", "OPTIONS", "TRACE"} - allowed:
-                answer = self.ask(method, path)
+                answer = self.call(method, path)
                 self.assertEqual(answer.status, 405, (method, path))
                 self.assertTrue(answer.error)
                 self.assertEqual(set(answer.headers["allow"].split(", ")) - {"HEAD"}, allowed, path)
@@ -349,7 +349,7 @@ POSTS = ["/topics/cats", "/subscription", "/subscriber", "/api_tokens"]
 class BodyTests(Case):
     """Invalid bodies."""
 
-    def who(self, path: str) -> str:
+    def user(self, path: str) -> str:
         return ROOT_KEY if path == "/api_tokens" else A
 
     def test_no_json(self) -> None:
@@ -358,7 +358,7 @@ class BodyTests(Case):
         for path in POSTS:
             for name, body in REFUSED.items():
                 if len(body) < 65536:
-                    answer = self.expect(400, "POST", path, body, self.who(path))
+                    answer = self.expect(400, "POST", path, body, self.user(path))
                     self.assertLess(len(answer.error), 200, name)
         self.assertEqual(len(self.store.calls), calls)
 
@@ -366,15 +366,15 @@ class BodyTests(Case):
         """JSON other than an object is answered 400; only a publish accepts an array."""
         for path in POSTS:
             for body in (b"null", b"1", b'"x"', b"true", b"[]", b"[1]", b"{}", b'{"x":1}'):
-                self.expect(400, "POST", path, body, self.who(path))
+                self.expect(400, "POST", path, body, self.user(path))
 
     def test_content_type_is_ignored(self) -> None:
         """Content-Type is ignored: a body is JSON."""
         form = b"type=update&url=https://example.com"
         for kind in ("application/json", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x",
                      "text/html", "nonsense"):  # fmt: skip
-            self.assertEqual(self.ask("POST", "/topics/cats", EVENT, A, f"Content-Type: {kind}").status, 204)
-            self.assertEqual(self.ask("POST", "/topics/cats", form, A, f"Content-Type: {kind}").status, 400)
+            self.assertEqual(self.call("POST", "/topics/cats", EVENT, A, f"Content-Type: {kind}").status, 204)
+            self.assertEqual(self.call("POST", "/topics/cats", form, A, f"Content-Type: {kind}").status, 400)
 
     def test_too_large(self) -> None:
         """A body over 64 KiB is answered 413; a publish of an array over 1 MiB."""
@@ -390,8 +390,8 @@ class BodyTests(Case):
             ("/topics/cats", EVENT, 204),
         ):
             for where in ("end", "begin"):
-                self.expect(status, "POST", path, padded(body, 65536, where), self.who(path))
-                self.expect(413, "POST", path, padded(body, 65537, where), self.who(path))
+                self.expect(status, "POST", path, padded(body, 65536, where), self.user(path))
+                self.expect(413, "POST", path, padded(body, 65537, where), self.user(path))
         for where in ("end", "begin"):
             self.expect(204, "POST", "/topics/cats", padded([EVENT], 65537, where))
             self.expect(204, "POST", "/topics/cats", padded([EVENT], 1 << 20, where))
@@ -410,7 +410,7 @@ class BodyTests(Case):
     )  # fmt: skip
     def test_any_body(self, path: str, body: bytes) -> None:
         """Any body is answered 2xx or 4xx."""
-        answer = self.ask("POST", path, body, self.who(path))
+        answer = self.call("POST", path, body, self.user(path))
         self.assertIn(answer.status, (201, 204, 400, 403, 404), answer)
         self.well_formed(answer)
 
@@ -439,7 +439,7 @@ class PublishTests(Case):
         for body in ({}, EVENT | {"url": ""}, EVENT | {"x": 1}, EVENT | {"data": "x" * 63}, [EVENT, {}], [], b""):
             self.expect(400, "POST", "/topics/dogs", body)
         for name in ("Dogs", "d0gs", "d" * 33, "dogs%20", "dogs%0a", "d%C3%B6gs", "%7Bdogs%7D", "d*gs", "do.gs"):
-            status = self.ask("POST", f"/topics/{name}", EVENT).status
+            status = self.call("POST", f"/topics/{name}", EVENT).status
             self.assertIn(status, (400, 404) if name == "dogs%0a" else (400,), name)
         self.assertEqual([topic["name"] for topic in self.read("/topics")], ["cats"])
         self.publish("dogs", B)
@@ -456,7 +456,7 @@ class PublishTests(Case):
     @given(JSON)
     def test_any_data(self, value: Any) -> None:
         """Data is stored with the same value and type, or rejected for its size."""
-        answer = self.ask("POST", "/topics/cats", EVENT | {"data": value})
+        answer = self.call("POST", "/topics/cats", EVENT | {"data": value})
         if answer.status == 204:
             self.assertTrue(same(self.queue()[-1].get("data"), value))
         else:
@@ -465,14 +465,14 @@ class PublishTests(Case):
     def test_first_publisher_owns(self) -> None:
         """The first publisher owns a topic until the topic is deleted."""
         self.expect(403, "POST", "/topics/cats", EVENT, B)
-        self.expect(403, "DELETE", "/topics/cats", who=B)
+        self.expect(403, "DELETE", "/topics/cats", user=B)
         self.assertEqual(self.queue(), [])
         self.expect(204, "DELETE", "/topics/cats")
         self.expect(404, "DELETE", "/topics/cats")
-        self.publish(who=B)
+        self.publish(user=B)
         self.expect(403, "POST", "/topics/cats", EVENT)
-        self.expect(204, "DELETE", "/topic/cats", who=ROOT_KEY)
-        self.expect(404, "DELETE", "/topic/cats", who=ROOT_KEY)
+        self.expect(204, "DELETE", "/topic/cats", user=ROOT_KEY)
+        self.expect(404, "DELETE", "/topic/cats", user=ROOT_KEY)
 
     def test_deleting_keeps_what_is_queued(self) -> None:
         """Deleting a topic unsubscribes its subscribers; their backlog stays."""
@@ -553,27 +553,27 @@ class SubscribeTests(Case):
         for topic in ("cats", "dogs"):
             self.publish(topic)
 
-    def mine(self, who: str = B) -> Any:
-        found = [each for each in self.read("/subscriptions", who) if each["subscriber"] == who]
+    def mine(self, user: str = B) -> Any:
+        found = [each for each in self.read("/subscriptions", user) if each["subscriber"] == user]
         return found[0] if found else None
 
     def test_starts_with_the_next_event(self) -> None:
         """A new subscription receives exactly the events published after it."""
-        self.subscribe("cats", who=B)
+        self.subscribe("cats", user=B)
         self.publish(timestamp=7)
         self.assertEqual([event["t"] for event in self.queue(B)], [7])
 
     def test_replaces(self) -> None:
         """A body replaces the whole subscription; absent fields get their defaults."""
-        self.subscribe("cats", "dogs", who=B, uuid="u", timeout=0, max=1)
-        self.subscribe("dogs", who=B)
+        self.subscribe("cats", "dogs", user=B, uuid="u", timeout=0, max=1)
+        self.subscribe("dogs", user=B)
         mine = self.mine()
         self.assertEqual((mine["topics"], mine["uuid"]), (["dogs"], None))
         self.assertEqual((mine["timeout"], mine["max_events"]), (500, 100))
 
     def test_again_changes_nothing(self) -> None:
         """Subscribing again to the same topic keeps its backlog."""
-        self.subscribe("cats", who=B)
+        self.subscribe("cats", user=B)
         self.publish(timestamp=7)
         for path in ("/subscription", "/subscriber"):
             self.expect(204, "POST", path, SUBSCRIPTION, B)
@@ -583,7 +583,7 @@ class SubscribeTests(Case):
         """An invalid topic name is answered 400 and an unknown topic 404; nothing changes."""
         for existing in (False, True):
             if existing:
-                self.subscribe("cats", who=B, uuid="u", max=7)
+                self.subscribe("cats", user=B, uuid="u", max=7)
             before = self.mine()
             for topics, status in (
                 (["dogs", "birds"], 404), (["birds"], 404), (["dogs", "Birds"], 400), (["birds", "Birds"], 400),
@@ -605,31 +605,31 @@ class SubscribeTests(Case):
     def test_unsubscribe(self) -> None:
         """Unsubscribing removes subscription and backlog; a second time is answered 404."""
         for path in ("/subscriber", "/subscription"):
-            self.subscribe("cats", who=B)
+            self.subscribe("cats", user=B)
             self.publish()
-            self.expect(204, "DELETE", path, who=B)
-            self.expect(404, "DELETE", path, who=B)
+            self.expect(204, "DELETE", path, user=B)
+            self.expect(404, "DELETE", path, user=B)
             self.assertIsNone(self.mine())
             self.assertEqual(self.queue(B), [])
 
     def test_leave(self) -> None:
         """Unsubscribing from one topic keeps the subscription and the backlog."""
-        self.subscribe("cats", "dogs", who=B)
+        self.subscribe("cats", "dogs", user=B)
         self.publish(timestamp=1)
-        self.expect(204, "DELETE", "/subscriber/topics/cats", who=B)
+        self.expect(204, "DELETE", "/subscriber/topics/cats", user=B)
         self.publish(timestamp=2)
         self.assertEqual([event["t"] for event in self.queue(B)], [1])
         self.assertEqual(self.mine()["topics"], ["dogs"])
         for topic in ("cats", "birds", "Birds", "%20"):
-            self.expect(404, "DELETE", f"/subscriber/topics/{topic}", who=B)
+            self.expect(404, "DELETE", f"/subscriber/topics/{topic}", user=B)
 
     def test_clients_do_not_meet(self) -> None:
         """A client's requests do not change another client's subscription."""
-        self.subscribe("cats", who=A)
-        self.subscribe("cats", "dogs", who=B)
+        self.subscribe("cats", user=A)
+        self.subscribe("cats", "dogs", user=B)
         before = self.mine()
-        self.expect(204, "DELETE", "/subscriber/topics/cats", who=A)
-        self.expect(204, "DELETE", "/subscriber", who=A)
+        self.expect(204, "DELETE", "/subscriber/topics/cats", user=A)
+        self.expect(204, "DELETE", "/subscriber", user=A)
         self.assertEqual(self.mine(), before)
 
     def test_client_gone_in_the_middle(self) -> None:
@@ -665,7 +665,7 @@ class MonitoringTests(Case):
         self.publish()
         self.publish("dogs", B)
         self.subscribe("dogs", "cats", uuid="hush", max=3, timeout=2000)
-        self.subscribe("cats", who=B)
+        self.subscribe("cats", user=B)
 
     def test_figures(self) -> None:
         """sent, queued and oldest are exact."""
@@ -687,8 +687,8 @@ class MonitoringTests(Case):
 
     def test_secrets(self) -> None:
         """uuid and whole tokens are visible to their client and to root only."""
-        seen = {who: [(each["subscriber"], each["uuid"]) for each in self.read("/subscriptions", who)]
-                for who in (A, B, ROOT_KEY)}  # fmt: skip
+        seen = {user: [(each["subscriber"], each["uuid"]) for each in self.read("/subscriptions", user)]
+                for user in (A, B, ROOT_KEY)}  # fmt: skip
         self.assertEqual(seen[A], [(A, "hush"), ("bob", None)])
         self.assertEqual(seen[B], [("alice", None), (B, None)])
         self.assertEqual(seen[ROOT_KEY], [(A, "hush"), (B, None)])
@@ -730,32 +730,32 @@ class MonitoringTests(Case):
 
     def test_no_subscriptions(self) -> None:
         """Without subscriptions the list is empty."""
-        for who in (A, B):
-            self.expect(204, "DELETE", "/subscriber", who=who)
+        for user in (A, B):
+            self.expect(204, "DELETE", "/subscriber", user=user)
         self.assertEqual(self.read("/subscriptions"), [])
 
     def test_health(self) -> None:
         """/health needs neither credentials nor the store."""
         self.store.error = UNAVAILABLE
         calls = len(self.store.calls)
-        self.assertEqual(self.expect(200, "GET", "/health", who=None).body, b"{}")
-        body = json.loads(self.expect(200, "GET", "/health/ping", who=None).body)
+        self.assertEqual(self.expect(200, "GET", "/health", user=None).body, b"{}")
+        body = json.loads(self.expect(200, "GET", "/health/ping", user=None).body)
         self.assertEqual(body, {"pong": "2023-11-14T22:13:20+00:00"})
         self.assertEqual(len(self.store.calls), calls)
 
     def test_pulse(self) -> None:
         """/pulse is 204 if the store is available, otherwise 500, for clients and root."""
-        for who in (A, ROOT_KEY):
-            self.expect(204, "GET", "/pulse", who=who)
+        for user in (A, ROOT_KEY):
+            self.expect(204, "GET", "/pulse", user=user)
         for self.store.error in (UNAVAILABLE, OUTCOME_UNKNOWN):
-            for who in (A, ROOT_KEY):
-                self.assertTrue(self.expect(500, "GET", "/pulse", who=who).error)
+            for user in (A, ROOT_KEY):
+                self.assertTrue(self.expect(500, "GET", "/pulse", user=user).error)
 
     def test_readiness(self) -> None:
         """/health/ready is 503 while the bus is not ready; it needs no credentials."""
-        self.assertEqual(self.expect(200, "GET", "/health/ready", who=None).body, b'{"ready":true}')
+        self.assertEqual(self.expect(200, "GET", "/health/ready", user=None).body, b'{"ready":true}')
         self.ready = False
-        self.assertIn("not ready: ", self.expect(503, "GET", "/health/ready", who=None).error)
+        self.assertIn("not ready: ", self.expect(503, "GET", "/health/ready", user=None).error)
 
     def test_metrics(self) -> None:
         """/metrics is in Prometheus's text format."""
@@ -787,7 +787,7 @@ class MonitoringTests(Case):
     def test_scaling_counts_deliveries(self) -> None:
         """The answer is delayed if more batches than the threshold are due."""
         self.patch(api_module, "SCALING_CACHE", 0.0)
-        self.expect(204, "DELETE", "/subscriber", who=B)
+        self.expect(204, "DELETE", "/subscriber", user=B)
         self.scaling(late=False)
         self.expect(204, "POST", "/topics/cats", [EVENT] * 6)
         self.scaling(late=False)
@@ -826,7 +826,7 @@ class TokenTests(Case):
 
     def test_life(self) -> None:
         """Tokens are listed, added and removed."""
-        self.expect(204, "GET", "/api_tokens", who=ROOT_KEY)
+        self.expect(204, "GET", "/api_tokens", user=ROOT_KEY)
         made = self.make(name="svc")
         self.assertEqual(made["name"], "svc")
         self.assertRegex(made["token"], r"\Asvc--[0-9a-f]{32}\Z")
@@ -834,10 +834,10 @@ class TokenTests(Case):
         self.assertEqual(other, {"name": "b", "token": "b:1_2-3"})
         self.assertEqual(self.read("/api_tokens", ROOT_KEY), [other, made])
         for token in (made["token"], other["token"]):
-            self.expect(204, "GET", "/pulse", who=token)
-            self.expect(204, "DELETE", f"/api_tokens/{token}", who=ROOT_KEY)
-            self.expect(401, "GET", "/pulse", who=token)
-        self.expect(204, "GET", "/api_tokens", who=ROOT_KEY)
+            self.expect(204, "GET", "/pulse", user=token)
+            self.expect(204, "DELETE", f"/api_tokens/{token}", user=ROOT_KEY)
+            self.expect(401, "GET", "/pulse", user=token)
+        self.expect(204, "GET", "/api_tokens", user=ROOT_KEY)
 
     def test_tokens_differ(self) -> None:
         """Generated tokens are unique."""
@@ -854,41 +854,41 @@ class TokenTests(Case):
         """Removing any token is answered 204; an invalid one does not reach the store."""
         calls = len(self.store.calls)
         for token in ("A", "a%20b", "a" * 65, "%C3%A9", "*"):
-            self.expect(204, "DELETE", f"/api_tokens/{token}", who=ROOT_KEY)
+            self.expect(204, "DELETE", f"/api_tokens/{token}", user=ROOT_KEY)
         self.assertEqual(self.store.calls[calls:], [])
         for token in ("unknown", "unknown", "a" * 64, "a:b", "a%3Ab", A):
-            self.expect(204, "DELETE", f"/api_tokens/{token}", who=ROOT_KEY)
-        self.expect(204, "GET", "/pulse", who=A)
+            self.expect(204, "DELETE", f"/api_tokens/{token}", user=ROOT_KEY)
+        self.expect(204, "GET", "/pulse", user=A)
 
     def test_subscription_survives(self) -> None:
         """Removing a token does not unsubscribe its client."""
         self.publish()
         self.make(name="made", token=MADE)
-        self.subscribe("cats", who=MADE)
-        self.expect(204, "DELETE", f"/api_tokens/{MADE}", who=ROOT_KEY)
+        self.subscribe("cats", user=MADE)
+        self.expect(204, "DELETE", f"/api_tokens/{MADE}", user=ROOT_KEY)
         self.publish(timestamp=7)
         self.assertEqual([event["t"] for event in self.queue(MADE)], [7])
         self.assertEqual([each["subscriber"] for each in self.read("/subscriptions", ROOT_KEY)], [MADE])
         self.make(name="made", token=MADE)
-        self.expect(204, "DELETE", "/subscriber", who=MADE)
+        self.expect(204, "DELETE", "/subscriber", user=MADE)
 
     def test_revoked_on_an_open_connection(self) -> None:
         """A removed token is answered 401 on open connections too."""
         self.make(name="made", token=MADE)
         self.wire.connect()
-        ask = request("GET", "/pulse", b"", basic(MADE))
+        data = request("GET", "/pulse", b"", basic(MADE))
         connection = self.wire.channel, self.wire.transport
-        self.assertEqual([answer.status for answer in self.wire.send(ask)], [204])
-        self.expect(204, "DELETE", f"/api_tokens/{MADE}", who=ROOT_KEY)
+        self.assertEqual([answer.status for answer in self.wire.send(data)], [204])
+        self.expect(204, "DELETE", f"/api_tokens/{MADE}", user=ROOT_KEY)
         self.wire.channel, self.wire.transport = connection
-        self.assertEqual([answer.status for answer in self.wire.send(ask)], [204, 401])
+        self.assertEqual([answer.status for answer in self.wire.send(data)], [204, 401])
 
     def test_revoked_by_another_process(self) -> None:
         """Tokens that another process added or removed are known after the next poll."""
         self.make(name="made", token=MADE)
         self.done(self.store.store.remove_token(MADE))
         self.done(self.auth.poll())
-        self.expect(401, "GET", "/pulse", who=MADE)
+        self.expect(401, "GET", "/pulse", user=MADE)
 
     def test_taken(self) -> None:
         """The root key cannot be a token; removing a configured client's token leaves it valid."""
@@ -896,8 +896,8 @@ class TokenTests(Case):
         self.setUp()
         self.expect(400, "POST", "/api_tokens", {"name": "x", "token": "root--1"}, "root--1")
         self.expect(201, "POST", "/api_tokens", {"name": "alice", "token": A}, "root--1")
-        self.expect(204, "DELETE", f"/api_tokens/{A}", who="root--1")
-        self.expect(204, "GET", "/pulse", who=A)
+        self.expect(204, "DELETE", f"/api_tokens/{A}", user="root--1")
+        self.expect(204, "GET", "/pulse", user=A)
 
     def test_refused(self) -> None:
         """An invalid name, token or field is answered 400."""
@@ -905,14 +905,14 @@ class TokenTests(Case):
                      {"name": "a", "token": "a" * 65}, {"name": "a", "token": 1}, {"name": "a", "x": 1},
                      {"token": "a"}, {"name": None}, {"name": ["a"]}):  # fmt: skip
             self.expect(400, "POST", "/api_tokens", body, ROOT_KEY)
-        self.expect(204, "GET", "/api_tokens", who=ROOT_KEY)
+        self.expect(204, "GET", "/api_tokens", user=ROOT_KEY)
 
     def test_store_fails_after_the_change(self) -> None:
         """A change calls the store once."""
         for method, path, body in (("POST", "/api_tokens", {"name": "made", "token": MADE}),
                                    ("DELETE", f"/api_tokens/{MADE}", None)):  # fmt: skip
             calls = len(self.store.calls)
-            self.assertIn(self.ask(method, path, body, ROOT_KEY).status, (201, 204))
+            self.assertIn(self.call(method, path, body, ROOT_KEY).status, (201, 204))
             self.assertEqual(len(self.store.calls), calls + 1)
 
     def test_client_gone_in_the_middle(self) -> None:
@@ -923,11 +923,11 @@ class TokenTests(Case):
             self.begin(method, path, body, ROOT_KEY)
             self.wire.transport.lose()
             self.store.release()
-            self.expect(status, "GET", "/pulse", who=MADE)
+            self.expect(status, "GET", "/pulse", user=MADE)
 
 
 #: all requests that use the store, with a credential; without monitoring
-ASKING = [
+STORE_REQUESTS = [
     (each.method, each.path, each.body, A if each.alice < 300 else ROOT_KEY)
     for each in MATRIX
     if min(each.alice, each.root) < 300 and not each.path.startswith(("/pulse", "/health"))
@@ -941,9 +941,9 @@ class UnavailableTests(Case):
         """Requests are answered 503 with Retry-After, and with outcome if it is unknown."""
         self.cats()
         for error in (UNAVAILABLE, OUTCOME_UNKNOWN):
-            for method, path, body, who in ASKING:
+            for method, path, body, user in STORE_REQUESTS:
                 self.store.error = error
-                answer = self.expect(503, method, path, body, who)
+                answer = self.expect(503, method, path, body, user)
                 content = json.loads(answer.body)
                 self.assertEqual(content.pop("outcome", None), "unknown" if error is OUTCOME_UNKNOWN else None)
                 self.assertEqual(list(content), ["error"])
@@ -975,9 +975,9 @@ class UnavailableTests(Case):
         """An unexpected exception is answered 500 with a constant message and logged once."""
         self.cats()
         for error in (StoreBroken("key rm:secret holds a hash"), ValueError("secret")):
-            for method, path, body, who in [*ASKING, ("GET", "/pulse", None, A)]:
+            for method, path, body, user in [*STORE_REQUESTS, ("GET", "/pulse", None, A)]:
                 self.store.error = error
-                answer = self.expect(500, method, path, body, who)
+                answer = self.expect(500, method, path, body, user)
                 self.assertNotIn("secret", answer.error)
                 self.assertEqual(len(self.flushLoggedErrors(type(error))), 1)
 
@@ -985,7 +985,7 @@ class UnavailableTests(Case):
         """A token whose addition failed is not valid."""
         self.store.error = UNAVAILABLE
         self.expect(503, "POST", "/api_tokens", {"name": "made", "token": MADE}, ROOT_KEY)
-        self.expect(401, "GET", "/topics", who=MADE)
+        self.expect(401, "GET", "/topics", user=MADE)
 
 
 class NeverReadTests(Case):
@@ -998,10 +998,10 @@ class NeverReadTests(Case):
         self.store.error = UNAVAILABLE
         answer = self.expect(503, "POST", "/topics/cats", EVENT, MADE)
         self.assertEqual(list(json.loads(answer.body)), ["error"])
-        self.expect(503, "GET", "/pulse", who=MADE)
-        self.expect(500, "GET", "/pulse", who=A)
-        for who in (None, "NOT A TOKEN"):
-            self.expect(401, "GET", "/topics", who=who)
+        self.expect(503, "GET", "/pulse", user=MADE)
+        self.expect(500, "GET", "/pulse", user=A)
+        for user in (None, "NOT A TOKEN"):
+            self.expect(401, "GET", "/topics", user=user)
         self.store.error = None
         self.done(self.auth.poll())
-        self.expect(401, "GET", "/topics", who=MADE)
+        self.expect(401, "GET", "/topics", user=MADE)

@@ -228,13 +228,13 @@ class TLSTests(SynchronousTestCase):
 
     def test_factory(self) -> None:
         """A factory takes a connection creator and has `wrappedFactory`; a protocol is built from both."""
-        plain, asked = Protocol(), []
+        plain, created = Protocol(), []
         context = Authority().issue().getContext()
 
         @implementer(IOpenSSLServerConnectionCreator)
         class Creator:
             def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
-                asked.append(protocol)
+                created.append(protocol)
                 return SSL.Connection(context, None)
 
         creator: Any = Creator()
@@ -244,7 +244,7 @@ class TLSTests(SynchronousTestCase):
         tls = TLSMemoryBIOProtocol(factory, plain)
         transport = StringTransport()
         tls.makeConnection(transport)
-        self.assertEqual(asked, [tls])
+        self.assertEqual(created, [tls])
         self.assertIs(plain.transport, tls)
         self.assertIs(tls.transport, transport)
 

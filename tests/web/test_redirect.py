@@ -27,7 +27,7 @@ def api() -> Any:
 class RedirectTests(SynchronousTestCase):
     """Redirects."""
 
-    def ask(self, data: bytes, peer: str = "192.0.2.1", public: str = PUBLIC) -> Answer:
+    def call(self, data: bytes, peer: str = "192.0.2.1", public: str = PUBLIC) -> Answer:
         (answer,) = Wire(RedirectResource(public, api(), TRUSTED), peer=peer).send(data)
         return answer
 
@@ -35,7 +35,7 @@ class RedirectTests(SynchronousTestCase):
         """Every method and path is answered 308 with the same path and query and an empty body."""
         for method in ("GET", "POST", "DELETE", "PUT", "OPTIONS", "BREW"):
             for target in ("/", "/hello", "/topics/cats?a=b&c", "//evil.test/", "/%20?/", "/?https://evil.test"):
-                answer = self.ask(request(method, target, b"{}"))
+                answer = self.call(request(method, target, b"{}"))
                 self.assertEqual((answer.status, answer.body), (308, b""))
                 self.assertEqual(answer.headers["location"], PUBLIC + target)
                 self.assertEqual(answer.headers["content-length"], "0")
@@ -43,7 +43,7 @@ class RedirectTests(SynchronousTestCase):
     def test_prefix(self) -> None:
         """The public URL may have a path, with or without a slash at its end."""
         for public in ("https://example.com/bus", "https://example.com/bus/"):
-            answer = self.ask(request("GET", "/hello"), public=public)
+            answer = self.call(request("GET", "/hello"), public=public)
             self.assertEqual(answer.headers["location"], "https://example.com/bus/hello")
 
     def test_host_is_ignored(self) -> None:
@@ -52,12 +52,12 @@ class RedirectTests(SynchronousTestCase):
             b"GET /hello HTTP/1.1\r\nHost: evil.test\r\n\r\n",
             b"GET /hello HTTP/1.1\r\nHost: a\r\nX-Forwarded-Host: evil.test\r\nForwarded: host=evil.test\r\n\r\n",
         ):
-            self.assertEqual(self.ask(data).headers["location"], PUBLIC + "/hello")
+            self.assertEqual(self.call(data).headers["location"], PUBLIC + "/hello")
 
     def test_nothing_splits(self) -> None:
         """Requests that the HTTPS port refuses are refused here in the same way, without a Location."""
         for name, (data, statuses) in REFUSED.items():
-            answer = self.ask(data)
+            answer = self.call(data)
             self.assertIn(answer.status, statuses, name)
             self.assertNotIn("location", answer.headers)
 

@@ -46,7 +46,7 @@ class Client:
         else:
             self.context.load_verify_locations(verify)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # asking for old versions is deprecated, refusing them is not
+            warnings.simplefilter("ignore")  # calling for old versions is deprecated, refusing them is not
             for wish, value in wishes.items():
                 if wish in ("minimum_version", "maximum_version"):
                     setattr(self.context, wish, value)
@@ -63,7 +63,7 @@ class Client:
             raise
         return self
 
-    def ask(self, data: bytes = GET) -> bytes:
+    def call(self, data: bytes = GET) -> bytes:
         """The first part of the answer to a request."""
         assert self.socket is not None
         self.socket.sendall(data)
@@ -133,7 +133,7 @@ class TLSTests(ServerCase):
         """A client with the certificate as its only root verifies localhost and its addresses."""
         for name in ("localhost", "127.0.0.1", "::1"):
             client = await self.client(verify=self.certificate, name=name)
-            self.assertIn(b"hello", await deferToThread(client.ask))
+            self.assertIn(b"hello", await deferToThread(client.call))
         with self.assertRaises(ssl.SSLCertVerificationError):
             await self.client(verify=self.certificate, name="bus.example.com")
 
@@ -170,7 +170,7 @@ class TLSTests(ServerCase):
         ]:
             with self.assertRaises(ssl.SSLError) as caught:
                 await self.client(**wishes)
-            self.assertIn("alert", str(caught.exception), wishes)  # it was the server that said no
+            self.assertIn("alert", str(caught.exception), wishes)  # the server refused
         self.assertEqual(self.flushLoggedErrors(), [])
 
     async def test_alpn(self) -> None:
@@ -179,7 +179,7 @@ class TLSTests(ServerCase):
             client = await self.client(set_alpn_protocols=offered)
             assert client.socket is not None
             self.assertEqual(client.socket.selected_alpn_protocol(), chosen)
-            self.assertIn(b"HTTP/1.1 200", await deferToThread(client.ask))
+            self.assertIn(b"HTTP/1.1 200", await deferToThread(client.call))
 
     async def test_no_renegotiation(self) -> None:
         """Renegotiation in TLS 1.2 is refused."""
@@ -187,7 +187,7 @@ class TLSTests(ServerCase):
         def renegotiate() -> None:
             context = SSL.Context(SSL.TLS_CLIENT_METHOD)
             context.set_max_proto_version(SSL.TLS1_2_VERSION)
-            # A socket with a timeout does not block, and OpenSSL would have to be asked again and again.
+            # A socket with a timeout does not block, and OpenSSL would need repeated calls.
             with socket.create_connection(("127.0.0.1", self.port)) as plain:
                 client = SSL.Connection(context, plain)
                 client.set_connect_state()
@@ -223,19 +223,19 @@ class TLSTests(ServerCase):
     async def test_reload(self) -> None:
         """After a reload new connections use the new certificate, and open connections stay open."""
         before = await self.client()
-        self.assertIn(b"hello", await deferToThread(before.ask))
+        self.assertIn(b"hello", await deferToThread(before.call))
         authority = trustme.CA()
         issued = authority.issue_cert("localhost")
         self.certificate.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
         self.key.write_bytes(issued.private_key_pem.bytes())
-        self.assertIn(b"hello", await deferToThread(before.ask))
+        self.assertIn(b"hello", await deferToThread(before.call))
         self.tls.reload()
-        self.assertIn(b"hello", await deferToThread(before.ask))
+        self.assertIn(b"hello", await deferToThread(before.call))
         root = self.directory / "root.pem"
         root.write_bytes(authority.cert_pem.bytes())
         after = await self.client(verify=root)
         self.assertNotEqual(before.certificate(), after.certificate())
-        self.assertIn(b"hello", await deferToThread(after.ask))
+        self.assertIn(b"hello", await deferToThread(after.call))
 
     async def test_reload_of_rubbish(self) -> None:
         """An invalid new pair is rejected, and the old certificate stays in use."""
@@ -260,15 +260,15 @@ class TLSTests(ServerCase):
         """Draining closes an idle connection, and a current request gets its answer."""
         self.site.limits = Limits(closing=1000.0)
         idle, busy = await self.client(), await self.client()
-        self.assertIn(b"hello", await deferToThread(idle.ask))
-        asking = deferToThread(busy.ask, b"GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        self.assertIn(b"hello", await deferToThread(idle.call))
+        calling = deferToThread(busy.call, b"GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await self.until(lambda: self.pending)
         await self.listening.stopListening()
         drained = Deferred.fromCoroutine(self.site.drain(30))
         self.assertEqual(await deferToThread(idle.read_all), b"")
-        await self.until(lambda: self.site.live == 1)  # without a goodbye of the client's
+        await self.until(lambda: self.site.live == 1)  # without the close_notify of the client
         self.pending[0].callback(b"at last")
-        answer = await asking
+        answer = await calling
         self.assertIn(b"Connection: close", answer)
         self.assertIn(b"at last", answer)
         busy.close()
@@ -359,7 +359,7 @@ class NetworkTests(ServerCase):
         """A connection over the limit is closed before the TLS handshake."""
         await self.serve(self.tls, Limits(connections=1))
         first = await self.client()
-        self.assertIn(b"hello", await deferToThread(first.ask))
+        self.assertIn(b"hello", await deferToThread(first.call))
         with self.assertRaises((ssl.SSLError, ConnectionError)):
             await self.client()
-        self.assertIn(b"hello", await deferToThread(first.ask))
+        self.assertIn(b"hello", await deferToThread(first.call))

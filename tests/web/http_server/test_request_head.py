@@ -6,8 +6,6 @@ import random
 
 from twisted.logger import LogLevel, globalLogPublisher
 
-from routemaster.web.api import BodyLimits
-from routemaster.web.http_server.limits import Limits
 from tests.web.wire import CHUNKED, PUBLISH, Case, get, head, post, request
 
 #: name of a case -> bytes and allowed statuses; the server then closes the connection
@@ -48,7 +46,7 @@ REFUSED: dict[str, tuple[bytes, set[int]]] = {
     "a hexadecimal prefix in a chunk": (post(CHUNKED, body=b"0x2\r\nab\r\n0\r\n\r\n"), {400}),
     "a negative chunk": (post(CHUNKED, body=b"-2\r\nab\r\n0\r\n\r\n"), {400}),
     "a space after a chunk's size": (post(CHUNKED, body=b"2 \r\nab\r\n0\r\n\r\n"), {400}),
-    "a chunk longer than it says": (post(CHUNKED, body=b"2\r\nabc\r\n0\r\n\r\n"), {400}),
+    "a chunk longer than its size": (post(CHUNKED, body=b"2\r\nabc\r\n0\r\n\r\n"), {400}),
     "a line feed in a chunk's extension": (post(CHUNKED, body=b"2;a\nb\r\nab\r\n0\r\n\r\n"), {400}),
     "an endless chunk size": (post(CHUNKED, body=b"0" * 2000), {400}),
     "endless trailers": (post(CHUNKED, body=b"0\r\n" + b"X: y\r\n" * 12000), {400}),
@@ -94,7 +92,7 @@ REFUSED: dict[str, tuple[bytes, set[int]]] = {
     "an escaped ESC": (get(b"/%1b%5b2J"), {404}),
     "an escaped slash": (post(body=b"").replace(b"/topics/cats", b"/topics%2fcats"), {404}),
     "a method in small letters": (head(b"get /hello HTTP/1.1", b"Host: bus.test"), {501}),
-    "a method nobody knows": (head(b"M-SEARCH /hello HTTP/1.1", b"Host: bus.test"), {501}),
+    "a method with a hyphen": (head(b"M-SEARCH /hello HTTP/1.1", b"Host: bus.test"), {501}),
     "a method with a bracket": (head(b"G(T /hello HTTP/1.1", b"Host: bus.test"), {400}),
     "a target of 17 KB": (get(b"/" + b"a" * 17000), {431}),
     "a header of 17 KB": (post(b"X: " + b"a" * 17000), {431}),
@@ -205,53 +203,4 @@ class RefusalTests(Case):
             wire.clock.pump([1] * 70)
             self.assertTrue(wire.transport.lost, data)
             self.assertEqual(wire.clock.getDelayedCalls(), [])
-        self.assertEqual(self.flushLoggedErrors(), [])
-
-
-class BodyTests(Case):
-    """Bodies."""
-
-    def test_caps(self) -> None:
-        """A body may have as many bytes as its limit, by length or in chunks, and no more."""
-        limits = Limits(BodyLimits(max_body=10, max_bulk_body=20, max_other_body=5))
-        for method, target, cap in [("POST", "/topics/cats", 20), ("POST", "/x", 10), ("DELETE", "/hello", 5)]:
-            for excess in (0, 1):
-                body = b"a" * (cap + excess)
-                chunks = b"1\r\na\r\n" * len(body) + b"0\r\n\r\n"
-                in_chunks = request(method, target, b"", "Transfer-Encoding: chunked") + chunks
-                for data in (request(method, target, body), in_chunks):
-                    for segment in (0, 1):
-                        answer = self.wire(limits).send(data, segment)[-1]
-                        self.assertEqual(answer.status == 413, bool(excess), (data, answer))
-
-    def test_no_continue_before_413(self) -> None:
-        """A request with `Expect: 100-continue` is answered 413 at once, or 100 and then the final answer."""
-        too_large, _ = REFUSED["a body over the cap, to be continued"]
-        self.assertEqual([answer.status for answer in self.wire().send(too_large)], [413])
-        wire = self.wire()
-        start, body = PUBLISH.split(b"\r\n\r\n")
-        self.assertEqual([a.status for a in wire.send(start + b"\r\nExpect: 100-continue\r\n\r\n")], [100])
-        self.assertEqual([a.status for a in wire.send(body)], [100, 204])
-
-    def test_in_memory(self) -> None:
-        """A body of 1 MiB is kept in memory, not in a file."""
-        self.patch(__import__("tempfile"), "TemporaryFile", None)
-        body = random.Random(1).randbytes(1048576)
-        (answer,) = self.wire().send(request("POST", "/topics/cats", body), 65536)
-        self.assertEqual(answer.status, 204)
-        self.assertEqual(self.api.published, [("cats", body)])
-
-    def test_forms_are_not_parsed(self) -> None:
-        """Form bodies reach the handler unparsed."""
-        for kind in ("application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
-            self.wire().send(request("POST", "/topics/cats", b"a=b&c=d", f"Content-Type: {kind}"))
-            self.assertEqual(self.api.published.pop(), ("cats", b"a=b&c=d"))
-
-    def test_cut_anywhere(self) -> None:
-        """An incomplete request reaches no handler, a complete one reaches it once."""
-        for end in range(len(PUBLISH) + 1):
-            wire = self.wire()
-            wire.send(PUBLISH[:end])
-            wire.transport.lose()
-            self.assertEqual(len(self.api.published), int(end == len(PUBLISH)))
         self.assertEqual(self.flushLoggedErrors(), [])
