@@ -1,106 +1,63 @@
-"""The Redis that the daemon owns when it is given none: found, started, watched, stopped, never two of them.
+"""The embedded Redis: a redis-server that the daemon starts, supervises and stops.
 
-Everything is in `<state_dir>/redis`, which only its owner may enter: the
+All its files are in `<state_dir>/redis`, which only the owner can enter: the
 append-only file, the socket, Redis's log, and two lock files.
 
 - `daemon.lock` is held by this process: a second daemon is refused.
-- `data.lock` is held by the redis-server itself: it inherits the descriptor,
-  and the kernel lets go of the lock when the last process that may touch the
-  data has ended. No other server is started before.
+- `data.lock` is held by the redis-server, which inherits the descriptor: the
+  kernel releases the lock when the last process that may write the data has
+  ended. No other server is started before.
 
-A server should not outlive its daemon: on Linux the kernel sends it SIGTERM
-when the daemon dies, however it dies. Where that fails, the next daemon asks
-the orphan to shut down. That loses nothing: SHUTDOWN and SIGTERM write and
-fsync the append-only file before the server exits. The server is in a session
-of its own, so that Ctrl-C reaches the daemon alone, which stops Redis last.
+A server that outlived its daemon is shut down by the next daemon. No data is
+lost by that: on SHUTDOWN and SIGTERM the server writes and fsyncs the
+append-only file before it exits. A server that ends is started again, after a
+growing pause.
 
-A server that dies is started again, with a growing pause. Redis 7 keeps its
-append-only file in `appendonlydir` where 6.2 would not look: it would start
-empty, and is refused. The other way round Redis 7 converts 6.2's file by itself.
+Redis 7 keeps the append-only file in `appendonlydir`, which Redis 6.2 does not
+read: 6.2 would start without the data, and is refused. Redis 7 converts the
+file of 6.2.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
-from twisted.internet.error import ProcessExitedAlready
-from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.internet.utils import getProcessOutput
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from routemaster.errors import RoutemasterError
 from routemaster.redis.address import RedisAddress
 from routemaster.redis.dial import temporary_connection
 from routemaster.redis.protocol import Reply
 from routemaster.redis.server_info import parse_info
+from routemaster.redis.server_process import KEPT_OUTPUT, ServerProcess, lock_file
 from routemaster.redis.server_programs import NO_PROGRAM, OLDEST, find_programs, program_version
+from routemaster.util.backoff import backoff
 
-SOCKET_LIMIT = 107           #: bytes in a Unix socket's path
-ORPHAN_PATIENCE = 30.0       #: seconds for the server of an earlier run to end
-STOP_PATIENCE = 30.0         #: seconds from SIGTERM to SIGKILL
-STOP_AGAIN = 0.5             #: seconds from one SIGTERM to the next
-MAX_PAUSE = 5.0              #: seconds between restarts of a server that keeps dying
-PROGRESS = 5.0               #: seconds between lines about loading
-_ENVIRONMENT = ("PATH", "HOME", "TZ", "LD_LIBRARY_PATH")  # our own holds secrets that are none of Redis's business
-# Runs between fork and redis-server: a session of its own, and SIGTERM (15) when the parent dies (prctl 1).
-_LAUNCH = """
-import os, sys
-os.setsid()
-if sys.platform == "linux":
-    import ctypes
-    ctypes.CDLL(None).prctl(1, 15, 0, 0, 0)
-if os.getppid() != int(sys.argv[1]):
-    sys.exit("the daemon was gone before its Redis began")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
+SOCKET_LIMIT = 107      #: bytes in the path of a Unix socket
+ORPHAN_TIMEOUT = 30.0   #: seconds for the server of an earlier run to end
+SHORTEST_PAUSE = 0.05   #: seconds before a server that ended is started again, growing ...
+LONGEST_PAUSE = 5.0     #: ... up to this
+STABLE = 60.0           #: seconds after which the pause starts again at the shortest
+PROGRESS = 5.0          #: seconds between log lines about loading
 
 
 class EmbeddedRedisError(RoutemasterError):
-    """The embedded Redis cannot be had: one sentence for the operator."""
+    """The embedded Redis cannot be started: one sentence for the operator."""
 
 
-class _NobodyThereError(RoutemasterError):
-    """Nothing listens on the socket."""
-
-
-class _Child(ProcessProtocol):
-    """A running server."""
-
-    transport: Any = None
-
-    def __init__(self) -> None:
-        self.said = b""
-        self.ending = ""  #: how it ended, once it has
-        self._waiting: list[Deferred[None]] = []
-
-    def childDataReceived(self, childFD: int, data: bytes) -> None:
-        self.said = (self.said + data)[-2000:]
-
-    def processEnded(self, reason: Failure) -> None:
-        how: Any = reason.value
-        self.ending = f"signal {how.signal}" if how.signal else f"exit status {how.exitCode}"
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            each.callback(None)
-
-    def ended(self) -> Deferred[None]:
-        if self.ending:
-            return succeed(None)
-        self._waiting.append(Deferred())
-        return self._waiting[-1]
+class _NotListening(RoutemasterError):
+    """No server listens on the socket."""
 
 
 class EmbeddedRedis:
-    """One server for one daemon. `programs` are tried in turn; `state_dir` is made if need be."""
+    """One server for one daemon. `programs` are tried in this order; `state_dir` is created if it is missing."""
 
     log = Logger()
 
@@ -110,122 +67,106 @@ class EmbeddedRedis:
         self._programs = find_programs() if programs is None else programs
         self._program = ""
         self._daemon_lock: int | None = None
-        self._child = _Child()
-        self._log_from = 0
+        self._process = ServerProcess()
+        self._log_start = 0  #: where the log of the current process starts in the log file
         self._stopping = False
-        self._watch: Deferred[None] | None = None
+        self._supervision: Deferred[None] | None = None
         self._log_file = self._directory / "redis.log"
         self._pid_file = self._directory / "redis.pid"
         self.address = RedisAddress(path=str(self._directory / "redis.sock"))
 
     @property
     def pid(self) -> int | None:
-        """The server's process, None while there is none."""
-        return None if self._child.transport is None else self._child.transport.pid
+        """The server's process ID, None while it does not run."""
+        return self._process.pid
 
     async def start(self) -> RedisAddress:
-        """Return when the server answers, however long it loads.
+        """Return the address when the server has loaded its data, however long that takes.
 
-        EmbeddedRedisError if it cannot be had: no program, another daemon, a
-        path too long, data of a later version, or a server that ends at once.
+        Raises EmbeddedRedisError: no program, another daemon, a path that is
+        too long, data of a newer version, or a server that ends at once.
         """
         try:
-            self._take_directory()
+            self._lock_directory()
             self._program = await self._choose_program()
             await self._launch()
-            await self._until_ready()
+            await self._wait_until_ready()
         except BaseException as error:
             await self.stop()
             if isinstance(error, CancelledError):
                 raise EmbeddedRedisError("the embedded Redis was stopped before it was ready") from None
             raise
-        self._watch = Deferred.fromCoroutine(self._keep_alive())
+        self._supervision = Deferred.fromCoroutine(self._supervise())
         return self.address
 
     async def stop(self) -> None:
-        """Stop the server cleanly and let go of the directory."""
+        """Stop the server cleanly, and unlock the directory."""
         self._stopping = True
-        watch, self._watch = self._watch, None
-        if watch is not None:
-            watch.cancel()
-            await watch
-        await self._end_child()
+        supervision, self._supervision = self._supervision, None
+        if supervision is not None:
+            supervision.cancel()
+            await supervision
+        await self._process.stop(self._reactor)
         if self._daemon_lock is not None:
             os.close(self._daemon_lock)
             self._daemon_lock = None
 
-    async def _end_child(self) -> None:
-        """SIGTERM, again and again: between fork and exec one would be lost. SIGKILL after a long wait."""
-        child = self._child
-        limit = self._reactor.seconds() + STOP_PATIENCE
-        while child.transport is not None and not child.ending:
-            signal = "TERM"
-            if self._reactor.seconds() > limit:
-                signal = "KILL"
-                self.log.error("the embedded Redis did not stop in {s:g} s: it is killed", s=STOP_PATIENCE)
-            with suppress(ProcessExitedAlready):
-                child.transport.signalProcess(signal)
-            with suppress(TimeoutError):
-                await child.ended().addTimeout(STOP_AGAIN, self._reactor)
-
     # -- before the start
 
-    def _take_directory(self) -> None:
-        """Make the directory ours, or say whose it is."""
+    def _lock_directory(self) -> None:
         if len(os.fsencode(self.address.path)) > SOCKET_LIMIT:
             raise EmbeddedRedisError(
-                f"state_dir is too long: the socket {self.address.path} would exceed the {SOCKET_LIMIT} bytes "
-                "which the path of a Unix socket may have; choose a shorter ROUTEMASTER_STATE_DIR"
+                f"state_dir is invalid: its Unix socket would be {self.address.path}, expected a path of at most "
+                f"{SOCKET_LIMIT} bytes; choose a shorter ROUTEMASTER_STATE_DIR"
             )
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._directory.chmod(0o700)
-            lock = _lock(self._directory / "daemon.lock")
+            lock = lock_file(self._directory / "daemon.lock")
         except OSError as error:
             raise EmbeddedRedisError(f"state_dir: cannot use {self._directory}: {error.strerror}") from error
         if lock is None:
             holder = (self._directory / "daemon.lock").read_text().strip() or "unknown"
             raise EmbeddedRedisError(
                 f"another routemaster (pid {holder}) uses the state directory {self._directory.parent}: "
-                "stop it, or give this one a state_dir of its own"
+                "stop it, or set another state_dir"
             )
         os.ftruncate(lock, 0)
         os.pwrite(lock, b"%d\n" % os.getpid(), 0)
         self._daemon_lock = lock
 
     async def _choose_program(self) -> str:
-        """The first program that is new enough, also for the data."""
+        """The first program that is new enough, also for the data in the directory."""
         refusal = NO_PROGRAM
         for path in self._programs:
-            said = await getProcessOutput(path, ["--version"], env=os.environ, reactor=self._reactor)
-            version = program_version(said)
+            output = await getProcessOutput(path, ["--version"], env=os.environ, reactor=self._reactor)
+            version = program_version(output)
             if version < OLDEST:
-                refusal = f"{path} is too old: Redis {OLDEST[0]}.{OLDEST[1]} or later is needed"
+                refusal = f"{path} is too old: expected Redis {OLDEST[0]}.{OLDEST[1]} or later"
             elif version < (7, 0) and (self._directory / "appendonlydir").exists():
                 refusal = (
                     f"{self._directory} holds data of Redis 7 or later, and {path} is {version[0]}.{version[1]}, "
-                    "which would not see it and start empty: install redis-server 7 or later"
+                    "which would not read it and start empty: install redis-server 7 or later"
                 )
             else:
                 return path
         raise EmbeddedRedisError(refusal)
 
-    async def _clear_the_way(self) -> int:
-        """End what an earlier run left behind; the lock on the data, as a descriptor."""
-        limit = self._reactor.seconds() + ORPHAN_PATIENCE
-        asked = False
+    async def _lock_data(self) -> int:
+        """The descriptor of `data.lock`, after a server of an earlier run has ended."""
+        limit = self._reactor.seconds() + ORPHAN_TIMEOUT
+        shutdown_sent = False
         while True:
-            lock = _lock(self._directory / "data.lock")
-            occupied = lock is None or await self._occupied()
-            if lock is not None and not occupied:
-                return lock
+            lock = lock_file(self._directory / "data.lock")
             if lock is not None:
+                if not await self._is_listening():
+                    return lock
                 os.close(lock)
-            if not asked:
-                asked = True
-                self.log.warn("a Redis server of an earlier run is still there: asking it to shut down")
-                with suppress(RoutemasterError):  # it closes the connection instead of answering
-                    await self._ask(b"SHUTDOWN", b"NOSAVE")
+            if not shutdown_sent:
+                shutdown_sent = True
+                self.log.warn("a Redis server of an earlier run still runs: it is shut down")
+                with suppress(RoutemasterError):  # it closes the connection without a reply
+                    await self._query(b"SHUTDOWN", b"NOSAVE")
             if self._reactor.seconds() > limit:
                 raise EmbeddedRedisError(
                     f"a Redis server of an earlier run still uses {self._directory} and does not shut down "
@@ -233,11 +174,11 @@ class EmbeddedRedis:
                 )
             await self._sleep(0.05)
 
-    async def _occupied(self) -> bool:
-        """Whether a server listens on the socket, even one that says nothing."""
+    async def _is_listening(self) -> bool:
+        """Whether a server listens on the socket, even if it does not reply."""
         try:
-            await self._ask(b"PING")
-        except _NobodyThereError:
+            await self._query(b"PING")
+        except _NotListening:
             return False
         except RoutemasterError:
             return True
@@ -246,36 +187,33 @@ class EmbeddedRedis:
     # -- running
 
     async def _launch(self) -> None:
-        lock = await self._clear_the_way()
+        lock = await self._lock_data()
         if self._stopping:
             os.close(lock)
             raise CancelledError
-        self._log_from = self._log_file.stat().st_size if self._log_file.exists() else 0
-        place = str(self._directory)
+        self._log_start = self._log_file.stat().st_size if self._log_file.exists() else 0
+        directory = str(self._directory)
         command = [
             self._program, "--port", "0", "--unixsocket", self.address.path, "--unixsocketperm", "700",
-            "--dir", place, "--logfile", str(self._log_file), "--pidfile", str(self._pid_file),
+            "--dir", directory, "--logfile", str(self._log_file), "--pidfile", str(self._pid_file),
             "--appendonly", "yes", "--appendfsync", "everysec", "--aof-load-truncated", "yes", "--save", "",
             "--maxmemory-policy", "noeviction", "--daemonize", "no",
-        ]
-        self._child = _Child()
-        launcher = [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), *command]
-        kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        ]  # fmt: skip
+        self._process = ServerProcess()
         try:
-            self._reactor.spawnProcess(self._child, sys.executable, launcher, env=kept, path=place,
-                                       childFDs={0: "w", 1: "r", 2: "r", 3: lock})
+            self._process.spawn(self._reactor, command, directory, lock)
         finally:
-            os.close(lock)  # from now on it is the server's
+            os.close(lock)  # the server has inherited it
 
-    async def _until_ready(self) -> None:
+    async def _wait_until_ready(self) -> None:
         next_line = self._reactor.seconds() + PROGRESS
         while True:
-            if self._child.ending:
-                raise EmbeddedRedisError(f"{self._program} ended ({self._child.ending}): {self._last_words()}")
-            with suppress(RoutemasterError):  # not listening yet, loading, or dying: the next turn tells
-                if await self._ask(b"PING") == b"PONG":
+            if self._process.ending:
+                raise EmbeddedRedisError(f"{self._program} ended ({self._process.ending}): {self._last_output()}")
+            with suppress(RoutemasterError):  # it does not listen yet, loads, or is ending
+                if await self._query(b"PING") == b"PONG":
                     self.log.info("the embedded Redis is ready: {program}, data in {place}",
-                                  program=self._program, place=str(self._directory))
+                                  program=self._program, place=str(self._directory))  # fmt: skip
                     return
             if self._reactor.seconds() > next_line:
                 next_line += PROGRESS
@@ -284,46 +222,44 @@ class EmbeddedRedis:
 
     async def _progress(self) -> str:
         try:
-            info = parse_info(await self._ask(b"INFO", b"persistence"))
+            info = parse_info(await self._query(b"INFO", b"persistence"))
         except RoutemasterError:
-            return "it does not answer"
+            return "no reply"
         return f"{info.get('loading_loaded_perc', '?')} % of its data loaded"
 
-    async def _keep_alive(self) -> None:
+    async def _supervise(self) -> None:
         """Start the server again whenever it ends."""
-        pause = 0.05
+        failures = 0
         while not self._stopping:
             with suppress(CancelledError):
                 since = self._reactor.seconds()
                 try:
-                    await self._child.ended()
+                    await self._process.ended()
                     self.log.error("the embedded Redis ended ({ending}): {words}; it is started again",
-                                   ending=self._child.ending, words=self._last_words())
-                    if self._reactor.seconds() - since > 60:
-                        pause = 0.05
-                    await self._sleep(pause)
-                    pause = min(pause * 2, MAX_PAUSE)
+                                   ending=self._process.ending, words=self._last_output())  # fmt: skip
+                    failures = 1 if self._reactor.seconds() - since > STABLE else failures + 1
+                    await self._sleep(backoff(failures, SHORTEST_PAUSE, LONGEST_PAUSE, 0))
                     await self._launch()
-                    await self._until_ready()
+                    await self._wait_until_ready()
                 except (RoutemasterError, OSError) as error:  # OSError: no descriptors, no processes, disk full
                     self.log.error("the embedded Redis did not start again: {error}", error=str(error))
 
-    def _last_words(self) -> str:
-        """The end of what the server said since its start."""
+    def _last_output(self) -> str:
+        """The last lines that the server has written since its start."""
         logged = b""
         with suppress(OSError), self._log_file.open("rb") as log:
             size = log.seek(0, os.SEEK_END)
-            log.seek(max(self._log_from, size - 2000))
+            log.seek(max(self._log_start, size - KEPT_OUTPUT))
             logged = log.read()
-        said = (logged + self._child.said).decode("utf-8", "replace").splitlines()
-        lines = [line.strip() for line in said if line.strip() and "overcommit" not in line]
-        return " | ".join(lines[-4:]) or "it said nothing"
+        output = (logged + self._process.output).decode("utf-8", "replace").splitlines()
+        lines = [line.strip() for line in output if line.strip() and "overcommit" not in line]
+        return " | ".join(lines[-4:]) or "no output"
 
     def _sleep(self, seconds: float) -> Deferred[None]:
         return deferLater(self._reactor, seconds, lambda: None)
 
-    async def _ask(self, *args: bytes) -> Reply:
-        """The reply to one command on a connection of its own; _NobodyThereError if none can be made."""
+    async def _query(self, *args: bytes) -> Reply:
+        """The reply to one command on a connection of its own; _NotListening if there is no connection."""
         try:
             async with temporary_connection(self.address, "the embedded Redis", self._reactor, 1.5) as redis:
                 return await redis.execute_command(*args)
@@ -332,15 +268,4 @@ class EmbeddedRedis:
         except Exception as error:
             if self._stopping:
                 raise CancelledError from None
-            raise _NobodyThereError(str(error)) from None
-
-
-def _lock(path: Path) -> int | None:
-    """A descriptor that holds the lock on the file, None if another process holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
+            raise _NotListening(str(error)) from None

@@ -1,8 +1,8 @@
-"""A Redis that answers as a test tells it to: for the errors and cuts which a real one gives too rarely.
+"""A fake Redis whose replies a test chooses, for errors and interruptions that a real one rarely causes.
 
 It speaks the protocol on a Unix socket or behind any endpoint. `script` maps a
-connection (0, 1, 2, ...) and a command to the raw bytes to answer, to None for
-no answer ever, or to `CLOSE`; what it leaves to `polite` gets a healthy answer.
+connection (0, 1, 2, ...) and a command to the raw bytes of the reply, to None for
+no reply, or to `CLOSE`. `polite` is the script of a healthy server.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Script = Callable[[int, list[bytes]], Any]
 
 
 def polite(connection: int, command: list[bytes]) -> bytes:
-    """What a healthy server says."""
+    """The reply of a healthy server."""
     name = command[0].upper()
     if name == b"INFO":
         return b"$%d\r\n%b\r\n" % (len(INFO), INFO)
@@ -47,13 +47,13 @@ class _Server(Protocol):
     def dataReceived(self, data: bytes) -> None:
         self._reader.feed(data)
         while (command := self._reader.gets()) is not False:
-            self._fake.heard(self._number, command)
-            answer = self._fake.script(self._number, command)
-            if answer is CLOSE:
+            self._fake.received(self._number, command)
+            reply = self._fake.script(self._number, command)
+            if reply is CLOSE:
                 self.transport.loseConnection()
                 return
-            if answer is not None:
-                self.transport.write(answer)
+            if reply is not None:
+                self.transport.write(reply)
 
 
 class FakeRedis(Factory):
@@ -87,7 +87,7 @@ class FakeRedis(Factory):
         self.servers.append(_Server(self, len(self.servers)))
         return self.servers[-1]
 
-    def heard(self, connection: int, command: list[bytes]) -> None:
+    def received(self, connection: int, command: list[bytes]) -> None:
         self.seen.append((connection, command))
         for name, fired in list(self._awaited):
             if command[0].upper() == name:

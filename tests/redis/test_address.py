@@ -1,4 +1,4 @@
-"""Redis URLs: what is understood, what is refused, and that no password is ever shown."""
+"""Redis URLs: what is valid, what is refused, and that no password is shown."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ NO_SENTINELS = [
 
 class ParseTests(SynchronousTestCase):
     def test_good(self) -> None:
-        """Every form of URL that the contract names gives the address that it says."""
+        """Each form of URL gives its address."""
         for url, address in GOOD.items():
             self.assertEqual(parse(url), address, url)
 
     def test_ill_formed(self) -> None:
-        """An ill-formed URL is a ConfigError which shows nothing of it, also not in its context."""
+        """An ill-formed URL is a ConfigError that shows no part of it, nor does its context."""
         for url in HOSTILE:
             if url == "redis://:hunter2@host?":  # an empty query is no query
                 continue
@@ -78,7 +78,7 @@ class ParseTests(SynchronousTestCase):
             self.assertTrue(error.__suppress_context__ or error.__context__ is None, url)
 
     def test_clusters(self) -> None:
-        """A cluster's URL names nodes, each with the same login; a database is refused, and nothing is shown."""
+        """The nodes in a cluster's URL have the same user and password; a database other than 0 is refused."""
         for url, seeds in CLUSTERS.items():
             address = parse(url)
             self.assertIsInstance(address, ClusterAddress)
@@ -122,7 +122,7 @@ class ParseTests(SynchronousTestCase):
         self.assertEqual(parse("redis://[::1]").label, "redis://[::1]:6379")
 
     def test_ca_file(self) -> None:
-        """A ca_file that cannot be read, or holds no certificate, is named when the daemon starts."""
+        """The error for a ca_file that cannot be read, or holds no valid certificate, names the file."""
         empty = self.mktemp()
         broken = self.mktemp()
         Path(empty).touch()

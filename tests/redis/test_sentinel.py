@@ -27,7 +27,7 @@ from routemaster.testing.sentinels import SentinelGroup
 from tests.redis.fake_redis import CLOSE, FakeRedis, polite
 from tests.system.test_system import Mark, SystemCase, marks, until
 
-DOWN_AFTER = 0.5  #: seconds for which sentinels believe in a silent master
+DOWN_AFTER = 0.5  #: seconds without a reply after which sentinels consider the master down
 
 
 class GroupTests(TestCase):
@@ -36,7 +36,7 @@ class GroupTests(TestCase):
     timeout = 90
 
     async def test_doctor(self) -> None:
-        """Doctor asks every sentinel, looks at the master that they name, and tells who is silent."""
+        """Doctor queries every sentinel, checks the master that they report, and names those without a reply."""
         group = SentinelGroup(servers()[0])
         self.addCleanup(group.stop)
         group.start()
@@ -82,7 +82,7 @@ class GroupTests(TestCase):
         self.assertEqual((await publish("cats")).last.n, 3)
 
     async def test_unknown_with_the_connection(self) -> None:
-        """A WAIT that is lost with its connection confirms nothing, for none that was written on it."""
+        """A WAIT that is lost with its connection confirms none of the writes on that connection."""
 
         def script(connection: int, command: list[bytes]) -> object:
             return None if command[0] == b"WAIT" else polite(connection, command)
@@ -106,7 +106,7 @@ class GroupTests(TestCase):
         self.assertEqual([number for number, command in fake.seen if command[0] == b"WAIT"], [0, 1])
 
     async def test_failover(self) -> None:
-        """When the master stands still, the connection goes to its successor."""
+        """When the master hangs, the connection moves to the new master."""
         group = SentinelGroup(servers()[0])
         self.addCleanup(group.stop)
         group.start()
@@ -124,33 +124,33 @@ class GroupTests(TestCase):
         self.assertEqual((await connection.command(b"CONFIG", b"GET", b"port"))[1], b"%d" % group.ports[1])
 
 
-def told(port: int, epoch: int) -> dict[bytes, bytes]:
-    """What a sentinel says of a master on loopback, by the question."""
+def replies(port: int, epoch: int) -> dict[bytes, bytes]:
+    """The replies of a sentinel about a master on loopback, by command."""
     return {b"MASTER": b"*2\r\n$12\r\nconfig-epoch\r\n:%d\r\n" % epoch,
             b"GET-MASTER-ADDR-BY-NAME": b"*2\r\n$9\r\n127.0.0.1\r\n:%d\r\n" % port}  # fmt: skip
 
 
 def both(answer: object) -> dict[bytes, object]:
-    """The same to either question."""
+    """The same reply to both commands."""
     return {b"MASTER": answer, b"GET-MASTER-ADDR-BY-NAME": answer}
 
 
-SILENT, HANGS_UP = both(None), both(CLOSE)
+NO_REPLY, CLOSES = both(None), both(CLOSE)
 UNKNOWN = both(b"-ERR No such master with that name\r\n")
 NONSENSE = (
     *map(both, (b"+OK\r\n", b":1\r\n", b"*-1\r\n", b"*1\r\n$1\r\na\r\n", b"*0\r\n", b"HTTP/1.1 400\r\n\r\n")),
-    told(0, 9), told(70000, 9), told(2, 9) | {b"MASTER": b"*0\r\n"},
-    told(2, 9) | {b"GET-MASTER-ADDR-BY-NAME": b"*-1\r\n"},
+    replies(0, 9), replies(70000, 9), replies(2, 9) | {b"MASTER": b"*0\r\n"},
+    replies(2, 9) | {b"GET-MASTER-ADDR-BY-NAME": b"*-1\r\n"},
 )  # fmt: skip
 
 
 class LocatorTests(TestCase):
-    """The asking, of sentinels that answer as told."""
+    """Queries to fake sentinels."""
 
     timeout = 60
 
     async def locate(self, *answers: dict[bytes, Any], query: str = "") -> tuple[int, list[FakeRedis]]:
-        """The port of the master that is found when the sentinels answer so; CLOSE: one that hangs up."""
+        """The port of the master that is found with these replies of the sentinels."""
         fakes = []
         for answer in answers:
             fake = FakeRedis(lambda _, words, answer=answer: answer.get(words[1], b"+OK\r\n"))
@@ -165,34 +165,35 @@ class LocatorTests(TestCase):
         return found.port, fakes
 
     async def test_found(self) -> None:
-        """The latest epoch wins, whoever else is silent, hangs up, knows nothing or talks nonsense."""
+        """The highest epoch counts, whatever the other sentinels reply."""
         for answers in (
-            (told(1, 1),), (told(1, 5), told(2, 4), told(3, 3)), (told(3, 3), told(2, 4), told(1, 5)),
-            (SILENT, told(1, 1)), (HANGS_UP, told(1, 1)), (UNKNOWN, told(1, 1)),
-            *((nonsense, told(1, 1)) for nonsense in NONSENSE),
+            (replies(1, 1),), (replies(1, 5), replies(2, 4), replies(3, 3)),
+            (replies(3, 3), replies(2, 4), replies(1, 5)),
+            (NO_REPLY, replies(1, 1)), (CLOSES, replies(1, 1)), (UNKNOWN, replies(1, 1)),
+            *((nonsense, replies(1, 1)) for nonsense in NONSENSE),
         ):  # fmt: skip
             port, _ = await self.locate(*answers)
             self.assertEqual(port, 1, answers)
 
     async def test_not_found(self) -> None:
-        """When no sentinel tells, that is one error which names the service."""
-        for answers in ((SILENT, HANGS_UP), (UNKNOWN,), NONSENSE):
+        """If no sentinel reports a master, the error names the service."""
+        for answers in ((NO_REPLY, CLOSES), (UNKNOWN,), NONSENSE):
             error = await self.assertFailure(Deferred.fromCoroutine(self.locate(*answers)), StoreUnavailable)
             self.assertIn("no sentinel reports a master of s", str(error))
 
     async def test_password(self) -> None:
-        """The sentinels get their own password, and not the server's."""
-        _, (fake,) = await self.locate(told(1, 1), query="?sentinel_password=other")
+        """Sentinels receive their own password, not that of the server."""
+        _, (fake,) = await self.locate(replies(1, 1), query="?sentinel_password=other")
         self.assertEqual(fake.seen[0], (0, [b"AUTH", b"other"]))
-        _, (fake,) = await self.locate(told(1, 1))
+        _, (fake,) = await self.locate(replies(1, 1))
         self.assertEqual({command[0] for _, command in fake.seen}, {b"SENTINEL"})
 
 
 class BusTests(SystemCase):
-    """A real bus behind sentinels, with publishers that never rest."""
+    """A real bus with sentinels, under load."""
 
     async def fail_over(self, how: Callable[[SentinelGroup], None], replicas: int) -> tuple[float, list[Mark]]:
-        """Seconds without any event accepted, and the accepted events that were lost."""
+        """The seconds in which no event was accepted, and the accepted events that were lost."""
         group = SentinelGroup(servers()[0], replicas=replicas, down_after=DOWN_AFTER)
         self.addCleanup(group.stop)
         group.start()
@@ -221,13 +222,13 @@ class BusTests(SystemCase):
         return outage, sorted(load.accepted - set(marks(sink)))
 
     async def test_killed(self) -> None:
-        """The master is killed: nothing that replicas confirmed is lost, and the outage is bounded."""
+        """After the master was killed no event that replicas confirmed is lost, and the outage is bounded."""
         outage, lost = await self.fail_over(lambda group: group.master.kill(), replicas=2)
         self.assertEqual(lost, [])
         self.assertLess(outage, stretched(2 * (DOWN_AFTER + 3)), "the goal, and as much for a busy machine")
 
-    async def test_told(self) -> None:
-        """An operator has the replica promoted: what the old master takes meanwhile is not confirmed."""
+    async def test_operator(self) -> None:
+        """After a failover by the operator no event that replicas confirmed is lost."""
         outage, lost = await self.fail_over(SentinelGroup.fail_over, replicas=1)
         self.assertEqual(lost, [])
         self.assertLess(outage, stretched(2 * (DOWN_AFTER + 3)), "the goal, and as much for a busy machine")
