@@ -54,6 +54,7 @@ from routemaster.store.scripts import SCRIPTS
 from routemaster.util.periodic import Periodic
 from routemaster.web.api import Api
 from routemaster.web.auth import Authenticator
+from routemaster.web.certificate_watch import CHECK_INTERVAL, CertificateWatch
 from routemaster.web.certificates import ReloadableTLS
 
 TOKEN_POLL = 0.5        #: seconds; every process applies a change of tokens within a second
@@ -83,6 +84,7 @@ class Bus(DaemonService):
         """
         certificate, key = assembly.certificate_files(config, time())
         self._tls = None if config.role == "worker" else ReloadableTLS(certificate, key)
+        self._certificate_watch = None if self._tls is None else CertificateWatch(self._tls, time)
         self._listeners = None if self._tls is None else Listeners(config, self._tls, reactor)
         self._sender = None if config.role == "web" else assembly.sender(config, reactor, certificate)
         self._process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -144,6 +146,9 @@ class Bus(DaemonService):
             Periodic("counter flush", self._monitor.flush, config.counter_flush_interval, reactor),
             Periodic("metrics export", self._monitor.export, config.monitor_interval, reactor),
         ]
+        if self._certificate_watch is not None:
+            check = self._certificate_watch.check
+            self._periodic.append(Periodic("certificate check", check, CHECK_INTERVAL, reactor))
         if self._sender is not None:
             self._worker = worker = assembly.worker(
                 config, reactor, self._process, self._store, self._sender, self._meter
@@ -257,14 +262,8 @@ class Bus(DaemonService):
 
     def reload(self) -> None:
         """Read the certificate again; if it cannot be used, log that and keep the current one."""
-        if self._tls is not None:
-            try:
-                self._tls.reload()
-            except ConfigError as error:
-                self._log.error("certificate not reloaded, the current one stays in use: {error}", error=error)
-            else:
-                days = self._tls.days_left(time())
-                self._log.info("certificate reloaded; it is valid for {days} days", days=int(days))
+        if self._certificate_watch is not None:
+            self._certificate_watch.reload()
 
     # -- stop
 

@@ -13,6 +13,8 @@ that succeeds, new connections use it, and open connections keep the old one.
 from __future__ import annotations
 
 import os
+import re
+import socket
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -84,6 +86,9 @@ def _self_signed(key: ec.EllipticCurvePrivateKey, seconds: float) -> x509.Certif
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Routemaster on localhost")])
     names: list[x509.GeneralName] = [x509.DNSName("localhost")]
     names += [x509.IPAddress(ip_address(address)) for address in ("127.0.0.1", "::1")]
+    host = socket.gethostname().lower()
+    if host != "localhost" and len(host) <= 253 and re.fullmatch(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", host):
+        names.append(x509.DNSName(host))
     usage = x509.KeyUsage(
         digital_signature=True, key_cert_sign=True, content_commitment=False,
         key_encipherment=False, data_encipherment=False, key_agreement=False,
@@ -144,7 +149,19 @@ class ReloadableTLS:
         Raises:
             ConfigError: they are invalid; the previous pair stays in use.
         """
-        self._context, self.expires = _context(self.certificate, self.private_key)
+        # First the state of the files: a change while they are read is noticed by `changed`.
+        self._state = self._file_state()
+        self._context, own = _context(self.certificate, self.private_key)
+        self.expires = own.not_valid_after_utc.timestamp()  #: seconds since the epoch
+        self.serial = f"{own.serial_number:X}"              #: in hexadecimal, as openssl prints it
+
+    @property
+    def changed(self) -> bool:
+        """Whether a file was replaced or written since the last call of `reload`, failed or not."""
+        return self._file_state() != self._state
+
+    def _file_state(self) -> list[tuple[int, ...] | None]:
+        return [_stat(path) for path in (self.certificate, self.private_key)]
 
     def days_left(self, now: float) -> float:
         """Days until the certificate expires, negative after; `now` is in seconds since the epoch."""
@@ -170,8 +187,17 @@ class _TLSFactory(TLSMemoryBIOFactory):
         return None if wrapped is None else self.protocol(self, wrapped)
 
 
-def _context(certificate: Path, private_key: Path) -> tuple[SSL.Context, float]:
-    """An OpenSSL context, and the certificate's expiry in seconds since the epoch."""
+def _stat(path: Path) -> tuple[int, ...] | None:
+    """What changes when the file is replaced, written or made readable; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _context(certificate: Path, private_key: Path) -> tuple[SSL.Context, x509.Certificate]:
+    """An OpenSSL context, and the certificate."""
     pem = _read("certificate", certificate)
     try:
         own, *chain = x509.load_pem_x509_certificates(pem)
@@ -197,7 +223,7 @@ def _context(certificate: Path, private_key: Path) -> tuple[SSL.Context, float]:
         context.use_privatekey(cast(Any, key))
     except (SSL.Error, TypeError):
         raise ConfigError(f"certificate: {certificate} cannot be used for TLS, key included") from None
-    return context, own.not_valid_after_utc.timestamp()
+    return context, own
 
 
 def _read(option: str, path: Path) -> bytes:

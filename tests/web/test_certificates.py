@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import stat
 import time
 from collections.abc import Callable
@@ -49,7 +50,7 @@ class SelfSignedTests(SynchronousTestCase):
         self.assertEqual(sorted(os.listdir(self.directory)), ["localhost.crt", "localhost.key"])
 
     def test_content(self) -> None:
-        """The key is ECDSA P-256; the certificate is for localhost and its addresses and can issue no other."""
+        """The key is ECDSA P-256; the certificate covers localhost and the host's name, and can issue no other."""
         ensure_self_signed(self.directory, NOW)
         certificate = self.certificate()
         key = certificate.public_key()
@@ -57,7 +58,8 @@ class SelfSignedTests(SynchronousTestCase):
         self.assertEqual(key.curve.name, "secp256r1")
         self.assertLess((certificate.not_valid_after_utc - certificate.not_valid_before_utc).days, 825)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        self.assertEqual([str(name.value) for name in names], ["localhost", "127.0.0.1", "::1"])
+        expected = ["localhost", "127.0.0.1", "::1", socket.gethostname().lower()]
+        self.assertEqual([str(name.value) for name in names], expected)
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
         self.assertEqual((constraints.ca, constraints.path_length), (True, 0))
 
