@@ -25,23 +25,54 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if not isfinite(number):
-        raise Invalid("body is invalid: got a number beyond the range of a 64-bit float")
-    return number
+class Number:
+    """A JSON number with a fraction or an exponent, in the digits in which it was written."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        if not isfinite(float(text)):
+            raise Invalid("body is invalid: got a number beyond the range of a 64-bit float")
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Number) and other.text == self.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+
+def _integer(text: str) -> int | Number:
+    return Number(text) if text == "-0" else int(text)
 
 
 def _no_constant(name: str) -> None:
     raise Invalid(f"body is invalid: got {name}, expected JSON")
 
 
+class _HasNumber(Exception):
+    """The value contains a Number, which Python's encoder cannot write."""
+
+
+def _refuse_number(value: object) -> None:
+    if isinstance(value, Number):
+        raise _HasNumber
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
 _decode = json.JSONDecoder(
-    object_pairs_hook=_no_repeats, parse_float=_finite, parse_constant=_no_constant
+    object_pairs_hook=_no_repeats, parse_float=Number, parse_constant=_no_constant
+).decode
+#: for texts that may hold "-0", whose sign an int would lose; slower, because it calls `_integer` for each integer
+_decode_signed = json.JSONDecoder(
+    object_pairs_hook=_no_repeats, parse_float=Number, parse_int=_integer, parse_constant=_no_constant
 ).decode
 # Circular values cannot occur: each value was decoded before, or is built by a handler.
 _encode = json.JSONEncoder(
-    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
+    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"), default=_refuse_number
 ).encode
 
 
@@ -51,8 +82,10 @@ def decode(body: bytes) -> Any:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise Invalid(f"body is invalid: byte {error.start} is not UTF-8") from None
+    if text.startswith("\ufeff"):
+        raise Invalid("body is invalid: got a byte order mark, expected JSON in UTF-8 without it")
     try:
-        value = _decode(text)
+        value = (_decode_signed if "-0" in text else _decode)(text)
     except json.JSONDecodeError as error:
         raise Invalid(f"body is invalid: expected JSON, failed at character {error.pos}: {error.msg}") from None
     except RecursionError:
@@ -66,11 +99,28 @@ def decode(body: bytes) -> Any:
 
 
 def encode(value: Any) -> bytes:
-    """The compact JSON text of a decoded value; raises Invalid for a lone surrogate."""
+    """The compact JSON text of a decoded value, its numbers as they were written.
+
+    Raises Invalid for a lone surrogate.
+    """
     try:
-        return _encode(value).encode()
+        try:
+            return _encode(value).encode()
+        except _HasNumber:
+            return _with_numbers(value).encode()
     except UnicodeEncodeError:
         raise Invalid("body is invalid: got half of a surrogate pair, expected Unicode text") from None
+
+
+def _with_numbers(value: Any) -> str:
+    if isinstance(value, Number):
+        return value.text
+    if isinstance(value, dict):
+        members = (f"{_encode(name)}:{_with_numbers(member)}" for name, member in value.items())
+        return "{" + ",".join(members) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_with_numbers, value)) + "]"
+    return _encode(value)
 
 
 def _too_deep() -> Invalid:

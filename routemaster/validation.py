@@ -70,13 +70,17 @@ def is_token(text: str) -> bool:
     return _TOKEN.fullmatch(text) is not None
 
 
-def event_fragment(topic: str, event: object, now_ms: int, max_data: int) -> bytes:
+def event_fragment(
+    topic: str, event: object, now_ms: int, max_data: int, received: dict[object, int] | None = None
+) -> bytes:
     """The fragment of one published event.
 
     Args:
         topic: a valid name.
         event: the decoded JSON.
         now_ms: the time of reception, for an event without timestamp.
+        received: of the other events of a bulk, the last such time by URL; events of one URL get
+            growing times, because receivers tell duplicates by URL and time.
         max_data: the most bytes of `data` as compact JSON.
 
     Raises:
@@ -92,6 +96,8 @@ def event_fragment(topic: str, event: object, now_ms: int, max_data: int) -> byt
     timestamp = event.get("timestamp")
     if timestamp is None:
         timestamp = now_ms
+        if received is not None:
+            timestamp = received[url] = received.get(url, now_ms - 1) + 1
     elif type(timestamp) is not int or not 0 <= timestamp < 2**53:
         raise _invalid("timestamp", timestamp, "an integer of milliseconds since the epoch from 0 to 2^53 - 1")
     head = f'{{"topic":"{topic}","type":"{kind}","url":{encode_basestring(url)},"t":{timestamp}'
@@ -114,10 +120,10 @@ def event_fragments(topic: str, body: object, now_ms: int, max_data: int) -> lis
         return [event_fragment(topic, body, now_ms, max_data)]
     if not 1 <= len(body) <= MAX_BULK:
         raise Invalid(f"body is invalid: got {len(body)} events, expected 1 to {MAX_BULK:,}")
-    fragments = []
+    fragments, received = [], dict[object, int]()
     for index, event in enumerate(body):
         try:
-            fragments.append(event_fragment(topic, event, now_ms, max_data))
+            fragments.append(event_fragment(topic, event, now_ms, max_data, received))
         except Invalid as error:
             raise Invalid(f"event {index}: {error}") from None
     return fragments

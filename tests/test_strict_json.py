@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster import strict_json
 from routemaster.errors import Invalid
+from routemaster.strict_json import Number
 
 #: name of a case -> an invalid body
 REFUSED: dict[str, bytes] = {
@@ -86,11 +87,11 @@ TAKEN: list[tuple[bytes, Any]] = [
     (b"null", None),
     (b" \t\r\n{ } \n", {}),
     (b"[]", []),
-    (b"-0", 0),
-    (b"-0.0", -0.0),
-    (b"1E5", 100000.0),
-    (b"1e-999", 0.0),
-    (b"1.7976931348623157e308", 1.7976931348623157e308),
+    (b"-0", Number("-0")),
+    (b"-0.0", Number("-0.0")),
+    (b"1E5", Number("1E5")),
+    (b"1e-999", Number("1e-999")),
+    (b"1.7976931348623157e308", Number("1.7976931348623157e308")),
     (b"9223372036854775808", 2**63),
     (b"9" * 4300, int("9" * 4300)),
     (b'"\\ud83d\\ude00"', "😀"),
@@ -117,7 +118,9 @@ JSON = st.recursive(
 
 
 def same(left: Any, right: Any) -> bool:
-    """Equal in value and in type, all the way down."""
+    """Equal in value and in type, all the way down; a decoded Number equals the float that was encoded."""
+    if isinstance(left, Number) and isinstance(right, float):
+        left = float(left.text)
     if type(left) is not type(right):
         return False
     if isinstance(left, dict):
@@ -147,6 +150,11 @@ class DecodeTests(SynchronousTestCase):
             with self.subTest(body[:40]):
                 self.assertTrue(same(strict_json.decode(body), value))
 
+    def test_byte_order_mark(self) -> None:
+        """A byte order mark is named in the error."""
+        error = self.assertRaises(Invalid, strict_json.decode, b"\xef\xbb\xbf{}")
+        self.assertIn("byte order mark", str(error))
+
     def test_depth_is_refused_quickly(self) -> None:
         """Rejecting a deeply nested body takes little time."""
         began = time.process_time()
@@ -173,6 +181,12 @@ class EncodeTests(SynchronousTestCase):
         sent = strict_json.decode(json.dumps(value).encode())
         self.assertTrue(same(sent, value))
         self.assertTrue(same(strict_json.decode(strict_json.encode(sent)), value))
+
+    def test_numbers_keep_their_form(self) -> None:
+        """Numbers are encoded in the digits in which they were written, at any depth."""
+        for text in ("1.10", "12345678901234567.123456789", "1E5", "-0", "-0.0", "1e-7", "0.1",
+                     '{"a":[1.50,{"b":-0,"c":"1.0"},[2E+3]],"d":[],"e":{}}'):  # fmt: skip
+            self.assertEqual(strict_json.encode(strict_json.decode(text.encode())).decode(), text)
 
     def test_compact(self) -> None:
         """The text is compact JSON in UTF-8."""

@@ -217,7 +217,7 @@ class EventTests(Case):
             '"' + "😀" * 15 + '12"': 64,
             '[ 1 ,\n 2 ,    "' + "a" * 56 + '" ]': 64,
             '{ "a" : ' + "1" * 58 + " }": 64,
-            "1.0000000000": 3,
+            "1.0000000000": 12,
             "0": 1,
         }.items():
             sized(text, size)
@@ -246,6 +246,13 @@ class EventTests(Case):
         """An event is a JSON object."""
         for value in (None, 0, True, "x", "x" * 100_000, 10**4000, [[]]):
             self.refused_event(value, "event")
+
+    def test_times_grow_within_a_bulk(self) -> None:
+        """Events of one URL without a timestamp get times that grow by 1 ms; other URLs the time of reception."""
+        bodies = [event(url=url) for url in ("https://a/1", "https://a/2", "https://a/1", "https://a/1")]
+        bodies.insert(3, event(url="https://a/1", timestamp=5))
+        times = [json.loads(fragment)["t"] for fragment in event_fragments("cats", bodies, NOW, 4096)]
+        self.assertEqual(times, [NOW, NOW, NOW + 1, 5, NOW + 2])
 
     def test_bulk(self) -> None:
         """An array holds 1 to 1,000 events, in order; the message names the index of the first invalid one."""

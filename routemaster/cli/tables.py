@@ -63,7 +63,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[
 def tokens(facts: Sequence[dict[str, Any]]) -> list[str]:
     """The tokens created by root."""
     if not facts:
-        return ["no tokens (those in the configuration are not listed)"]
+        return ["no tokens"]
     return table(["NAME", "TOKEN"], [[clean(each["name"]), clean(each["token"])] for each in facts])
 
 

@@ -259,10 +259,12 @@ class Api:
     async def tokens(self, request: Any) -> bytes:
         """GET /api_tokens"""
         self._root(request)
-        tokens = await self._store.tokens()
+        made = {each.token: each.name for each in await self._store.tokens()}
+        configured = {token: public_name(token) for token in self._authenticator.clients}
+        tokens = sorted((made | configured).items(), key=lambda item: (item[1], item[0]))
         if not tokens:
             return no_content(request)
-        return json_answer(request, [{"name": made.name, "token": made.token} for made in tokens])
+        return json_answer(request, [{"name": name, "token": token} for token, name in tokens])
 
     async def add_token(self, request: Any) -> bytes:
         """POST /api_tokens"""
@@ -276,6 +278,8 @@ class Api:
     async def remove_token(self, request: Any, token: str) -> bytes:
         """DELETE /api_tokens/:token"""
         self._root(request)
+        if token in self._authenticator.clients:
+            raise Refused(409, "token is configured: remove it from the option clients, and restart the bus")
         if is_token(token):  # otherwise it cannot exist
             await _complete(self._remove_token(token))
         return no_content(request)

@@ -5,10 +5,12 @@ A request is answered 308 with the same path and query at the configured public
 URL. Location does not depend on the client's Host; a request target is visible
 ASCII, so it cannot end the header line.
 
-A proxy that terminates TLS sends `X-Forwarded-Proto: https`. The API serves a
-request with exactly one such header if the address of the connection's peer is
-in `trusted_proxies`. The proxy must set the header itself and not forward the
-client's.
+A proxy that terminates TLS sends `X-Forwarded-Proto: https`; several proxies in a
+row make a list of it, whose first value is the client's protocol. The API serves
+such a request if the address of the connection's peer is in `trusted_proxies`.
+The proxy must set the header itself and not forward the client's.
+
+Health checks are answered here, too: load balancers use the plain port.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from twisted.web.resource import Resource
 from routemaster.web.http_server.request import BusRequest
 
 CACHED = 1024  #: addresses for which the result is cached
+HEALTH = (b"/health", b"/health/ping", b"/health/ping.json", b"/health/ready")
 
 
 class RedirectResource(Resource):
@@ -47,14 +50,15 @@ class RedirectResource(Resource):
 
     def render(self, request: BusRequest) -> Any:
         """The API's answer, or an empty 308."""
-        if self._api is not None and self._came_over_https(request):
+        if self._api is not None and (request.path in HEALTH or self._came_over_https(request)):
             return self._api.render(request)
         request.setResponseCode(308)
         request.setHeader(b"Location", self._base + request.uri)
         return b""
 
     def _came_over_https(self, request: BusRequest) -> bool:
-        if request.requestHeaders.getRawHeaders(b"X-Forwarded-Proto") != [b"https"]:
+        values = request.requestHeaders.getRawHeaders(b"X-Forwarded-Proto", ())
+        if len(values) != 1 or values[0].partition(b",")[0].strip().lower() != b"https":
             return False
         host = getattr(request.client, "host", None)  # None for a Unix socket, which is not trusted
         return host is not None and self.trusted(host)

@@ -569,18 +569,20 @@ class CommandTests(ApiCase):
         made = (await self.done("tokens", "add", "bob")).out
         self.assertRegex(made, r"\Abob--[0-9a-f]{32}\n\Z")
         self.assertEqual(await self.store.tokens(), [ApiToken("bob", made.strip())])
-        self.assertEqual((await self.done("tokens", "list")).out, f"NAME  TOKEN\nbob   {made}")
+        listed = f"NAME   TOKEN\nalice  {CLIENT}\nbob    {made}"
+        self.assertEqual((await self.done("tokens", "list")).out, listed)
         self.assertEqual((await self.done("topics", ROUTEMASTER_CLIENTS=made.strip())).out, "no topics\n")
         run = await self.done("tokens", "delete", "-", stdin=made)
         self.assertIn("token of bob deleted", run.out)
         self.assertEqual(await self.store.tokens(), [])
 
     async def test_tokens_json(self) -> None:
-        """In JSON the answers of the API come through, an empty list too; a token can be given."""
-        self.assertEqual((await self.done("tokens", "list", "--json")).json, [])
+        """In JSON the answers of the API are unchanged; a token can be given."""
+        alice = {"name": "alice", "token": CLIENT}
+        self.assertEqual((await self.done("tokens", "list", "--json")).json, [alice])
         made = {"name": "bob", "token": "bob--1"}
         self.assertEqual((await self.done("--json", "tokens", "add", "bob", "--token", "bob--1")).json, made)
-        self.assertEqual((await self.done("tokens", "list", "--json")).json, [made])
+        self.assertEqual((await self.done("tokens", "list", "--json")).json, [alice, made])
         self.assertEqual((await self.done("tokens", "delete", "bob--1", "--json")).json, {"deleted": "bob--1"})
 
     async def test_mistyped_token(self) -> None:
@@ -630,7 +632,7 @@ class CommandTests(ApiCase):
         file = self.state / "root-key"
         file.write_text(f"{ROOT_KEY}\n")
         run = await self.done("tokens", "list", "--root-key-file", str(file), ROUTEMASTER_ROOT_KEY="other")
-        self.assertIn("no tokens", run.out)
+        self.assertIn("alice", run.out)
 
     async def test_trust(self) -> None:
         """Only the authority that is named, or the state directory's certificate, is believed."""
@@ -743,7 +745,7 @@ class SystemTests(CommandCase):
         self.assertRegex(checks["round trip"]["found"], r"delivered after [0-9.]+ ms")
         root = Client(reactor, daemon, ROOT_KEY)
         self.addCleanup(root.close)
-        self.assertEqual((await root.ask("GET", "/api_tokens")).status, 204)
+        self.assertEqual([made["name"] for made in (await root.ask("GET", "/api_tokens")).json], ["demo"])
         for path in ("/topics", "/subscriptions"):
             self.assertEqual((await root.ask("GET", path)).json, [])
         run = await self.run_command("doctor", *url)

@@ -825,19 +825,20 @@ class TokenTests(Case):
         return json.loads(self.expect(201, "POST", "/api_tokens", body, ROOT_KEY).body)
 
     def test_life(self) -> None:
-        """Tokens are listed, added and removed."""
-        self.expect(204, "GET", "/api_tokens", user=ROOT_KEY)
+        """Tokens are listed, those of the configuration included, added and removed."""
+        configured = self.read("/api_tokens", ROOT_KEY)
+        self.assertEqual(configured, [{"name": "alice", "token": A}, {"name": "bob", "token": B}])
         made = self.make(name="svc")
         self.assertEqual(made["name"], "svc")
         self.assertRegex(made["token"], r"\Asvc--[0-9a-f]{32}\Z")
         other = self.make(name="b", token="b:1_2-3")
         self.assertEqual(other, {"name": "b", "token": "b:1_2-3"})
-        self.assertEqual(self.read("/api_tokens", ROOT_KEY), [other, made])
+        self.assertEqual(self.read("/api_tokens", ROOT_KEY), [configured[0], other, configured[1], made])
         for token in (made["token"], other["token"]):
             self.expect(204, "GET", "/pulse", user=token)
             self.expect(204, "DELETE", f"/api_tokens/{token}", user=ROOT_KEY)
             self.expect(401, "GET", "/pulse", user=token)
-        self.expect(204, "GET", "/api_tokens", user=ROOT_KEY)
+        self.assertEqual(self.read("/api_tokens", ROOT_KEY), configured)
 
     def test_tokens_differ(self) -> None:
         """Generated tokens are unique."""
@@ -851,12 +852,13 @@ class TokenTests(Case):
         self.assertEqual(self.make(name="svc"), {"name": "svc", "token": "svc--" + "ab" * 16})
 
     def test_delete_is_always_204(self) -> None:
-        """Removing any token is answered 204; an invalid one does not reach the store."""
+        """Removing any token is answered 204, unless it is configured: that one would stay valid (409)."""
         calls = len(self.store.calls)
         for token in ("A", "a%20b", "a" * 65, "%C3%A9", "*"):
             self.expect(204, "DELETE", f"/api_tokens/{token}", user=ROOT_KEY)
         self.assertEqual(self.store.calls[calls:], [])
-        for token in ("unknown", "unknown", "a" * 64, "a:b", "a%3Ab", A):
+        self.expect(409, "DELETE", f"/api_tokens/{A}", user=ROOT_KEY)
+        for token in ("unknown", "unknown", "a" * 64, "a:b", "a%3Ab"):
             self.expect(204, "DELETE", f"/api_tokens/{token}", user=ROOT_KEY)
         self.expect(204, "GET", "/pulse", user=A)
 
@@ -891,12 +893,12 @@ class TokenTests(Case):
         self.expect(401, "GET", "/pulse", user=MADE)
 
     def test_taken(self) -> None:
-        """The root key cannot be a token; removing a configured client's token leaves it valid."""
+        """The root key cannot be a token; a configured client's token can be added, and stays configured."""
         self.root_key = "root--1"
         self.setUp()
         self.expect(400, "POST", "/api_tokens", {"name": "x", "token": "root--1"}, "root--1")
         self.expect(201, "POST", "/api_tokens", {"name": "alice", "token": A}, "root--1")
-        self.expect(204, "DELETE", f"/api_tokens/{A}", user="root--1")
+        self.expect(409, "DELETE", f"/api_tokens/{A}", user="root--1")
         self.expect(204, "GET", "/pulse", user=A)
 
     def test_refused(self) -> None:
@@ -905,7 +907,7 @@ class TokenTests(Case):
                      {"name": "a", "token": "a" * 65}, {"name": "a", "token": 1}, {"name": "a", "x": 1},
                      {"token": "a"}, {"name": None}, {"name": ["a"]}):  # fmt: skip
             self.expect(400, "POST", "/api_tokens", body, ROOT_KEY)
-        self.expect(204, "GET", "/api_tokens", user=ROOT_KEY)
+        self.assertEqual(len(self.read("/api_tokens", ROOT_KEY)), 2)
 
     def test_store_fails_after_the_change(self) -> None:
         """A change calls the store once."""

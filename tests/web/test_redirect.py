@@ -62,6 +62,21 @@ class RedirectTests(SynchronousTestCase):
             self.assertNotIn("location", answer.headers)
 
 
+class HealthTests(SynchronousTestCase):
+    """Health checks."""
+
+    def test_health(self) -> None:
+        """Health checks are answered on the plain port, where load balancers look; other paths redirect."""
+        app = BusApp()
+        for path in ("/health", "/health/ping", "/health/ready"):
+            app.route(path)(lambda request: b"{}")
+            wire = Wire(RedirectResource(PUBLIC, app.resource()))
+            self.assertEqual([answer.status for answer in wire.send(request("GET", path))], [200], path)
+        for path in ("/health/", "/healthy", "/pulse"):
+            wire = Wire(RedirectResource(PUBLIC, app.resource()))
+            self.assertEqual([answer.status for answer in wire.send(request("GET", path))], [308], path)
+
+
 class ForwardedTests(SynchronousTestCase):
     """X-Forwarded-Proto."""
 
@@ -96,15 +111,15 @@ class ForwardedTests(SynchronousTestCase):
         self.assertEqual(self.status("10.1.2.3", "X-Forwarded-Proto: https", networks=()), 308)
 
     def test_what(self) -> None:
-        """A trusted proxy sends exactly one X-Forwarded-Proto with the value https; otherwise it is redirected."""
+        """One X-Forwarded-Proto whose first value is https, in any case, is served; others are redirected."""
+        for value in ("https", "HTTPS", "https, http", "https,http", "Https , https"):
+            self.assertEqual(self.status("10.1.2.3", f"X-Forwarded-Proto: {value}"), 200, value)
         for headers in (
             [],
             ["X-Forwarded-Proto: http"],
-            ["X-Forwarded-Proto: https, http"],
             ["X-Forwarded-Proto: http, https"],
             ["X-Forwarded-Proto: https", "X-Forwarded-Proto: http"],
             ["X-Forwarded-Proto: https", "X-Forwarded-Proto: https"],
-            ["X-Forwarded-Proto: HTTPS"],
             ["X-Forwarded-Proto:"],
             ["X_Forwarded_Proto: https"],
             ["Forwarded: proto=https"],

@@ -31,6 +31,7 @@ _LABEL = rb"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST = re.compile(
     rb"(?:" + _LABEL + rb"(?:\." + _LABEL + rb")*\.?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?"
 )
+_ORIGIN = re.compile(rb"https?://" + _HOST.pattern + rb"(?=[/?]|$)", re.IGNORECASE)
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -54,7 +55,7 @@ def parse_head(raw: bytes) -> Head:
         raw: the bytes before the empty line, without its CRLF.
 
     Raises:
-        Refused: 400, 404, 413, 431 or 501.
+        Refused: 400, 404, 413, 415, 431 or 501.
     """
     end = raw.find(b"\r\n")
     line = _REQUEST_LINE.fullmatch(raw, 0, end if end >= 0 else len(raw))
@@ -76,7 +77,9 @@ def parse_head(raw: bytes) -> Head:
     length = _length(headers, current)
     _check_host(headers, current)
     _check_method(method)
+    target = _origin_form(target)
     _check_target(target)
+    _check_content_coding(headers)
     connection = headers.getRawHeaders(b"Connection")
     expect = headers.getRawHeaders(b"Expect")
     return Head(
@@ -97,7 +100,7 @@ def _length(headers: Headers, current: bool) -> int | None:
     if codings is not None:
         if lengths is not None:
             raise Refused(400, "body length is ambiguous: expected Content-Length or Transfer-Encoding")
-        if not current or codings != [b"chunked"]:
+        if not current or len(codings) != 1 or codings[0].lower() != b"chunked":
             raise Refused(400, "Transfer-Encoding is invalid: expected chunked, once, in HTTP/1.1")
         return None
     if lengths is None:
@@ -124,6 +127,22 @@ def _check_method(method: bytes) -> None:
     # Werkzeug ignores the case of methods; in HTTP `get` and `GET` are different methods.
     if _METHOD.fullmatch(method) is None:
         raise Refused(501, "method is not supported")
+
+
+def _origin_form(target: bytes) -> bytes:
+    """The path and query of a target; of an absolute-form target (RFC 9112 section 3.2.2) without its origin."""
+    found = _ORIGIN.match(target)
+    if found is None:
+        return target
+    rest = target[found.end() :]
+    return rest if rest.startswith(b"/") else b"/" + rest
+
+
+def _check_content_coding(headers: Headers) -> None:
+    """A body is read as it is sent: decompression could multiply its size."""
+    codings = headers.getRawHeaders(b"Content-Encoding")
+    if codings is not None and [coding.lower() for coding in codings] != [b"identity"]:
+        raise Refused(415, "Content-Encoding is not supported: expected identity")
 
 
 def _check_target(target: bytes) -> None:

@@ -63,8 +63,9 @@ REFUSED: dict[str, tuple[bytes, set[int]]] = {
     "a Host with a path": (head(b"GET /hello HTTP/1.1", b"Host: a/b"), {400}),
     "a list of Hosts": (head(b"GET /hello HTTP/1.1", b"Host: a, b"), {400}),
     "a port that is none": (head(b"GET /hello HTTP/1.1", b"Host: a:b"), {400}),
-    "a whole URL": (get(b"https://bus.test/hello"), {400}),
-    "a URL of elsewhere": (get(b"http://other.test/hello"), {400}),
+    "a URL with user info": (get(b"https://u:p@bus.test/hello"), {400}),
+    "a URL with an invalid host": (get(b"http://a..b/hello"), {400}),
+    "a compressed body": (post(b"Content-Encoding: gzip", b"Content-Length: 2", body=b"{}"), {415}),
     "a star": (head(b"OPTIONS * HTTP/1.1", b"Host: bus.test"), {400}),
     "CONNECT": (head(b"CONNECT other.test:443 HTTP/1.1", b"Host: other.test:443"), {400}),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", {400}),
@@ -186,6 +187,18 @@ class RefusalTests(Case):
         wire.pass_time(7)
         self.assertTrue(wire.transport.aborted)
 
+    def test_forms_of_clients(self) -> None:
+        """Codings have no case, a target may be a whole URL, and identity is no compression (RFC 9110, 9112)."""
+        chunks = b"2\r\n{}\r\n0\r\n\r\n"
+        for data, status in (
+            (get(b"https://bus.test/hello"), 200),
+            (get(b"HTTP://other.test:8080/hello?a=b"), 200),
+            (get(b"http://bus.test"), 404),
+            (post(b"Transfer-Encoding: Chunked", body=chunks), 204),
+            (post(b"Transfer-Encoding: CHUNKED", b"Content-Encoding: Identity", body=chunks), 204),
+        ):
+            self.assertEqual(self.wire().send(data)[0].status, status, data)
+
     def test_mangled(self) -> None:
         """For any bytes the site writes complete answers or closes, and logs no error."""
         dice = random.Random(20240811)
@@ -199,7 +212,7 @@ class RefusalTests(Case):
                 )
             wire = self.wire()
             for answer in wire.send(bytes(data), dice.choice([0, 0, 1, 13])):
-                self.assertIn(answer.status, {100, 200, 204, 400, 404, 405, 413, 431, 501}, data)
+                self.assertIn(answer.status, {100, 200, 204, 400, 404, 405, 413, 415, 431, 501}, data)
             wire.clock.pump([1] * 70)
             self.assertTrue(wire.transport.lost, data)
             self.assertEqual(wire.clock.getDelayedCalls(), [])
