@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +38,7 @@ LAWS: dict[str, tuple[str, ...]] = {
         "error_reporting.", "logs",
     ),
     "tap": ("", "config", "errors", "daemon.", "logs"),
-    "cli.": (*VALUES, "redis.address", "redis.server_info"),  # these two import no reactor
+    "cli.": (*VALUES, "redis.address", "redis.cluster_slots", "redis.server_info"),  # no reactor
     "testing.": ("interfaces", "redis."),
 }  # fmt: skip
 #: what users of the bus and tests import, and programs; nothing of the bus itself imports it
@@ -189,6 +190,17 @@ class WingTests(SynchronousTestCase):
             if not lives_in(each.source, OTHER_SIDE) and lives_in(target(each) or "-", OTHER_SIDE)
         ]
         self.assertEqual(wrong, [])
+
+    def test_redis_wing_names_nothing_of_the_bus(self) -> None:
+        """`redis/` serves any program: its source names neither topics, subscribers, events, leases nor hints."""
+        word = re.compile(r"\b(topic|subscriber|event|lease|hint|courier|wake-up|publication)s?\b", re.IGNORECASE)
+        found = [
+            f"{path.name}:{number}: {line.strip()}"
+            for path in sorted((HOME / "redis").glob("*.py"))
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+            if word.search(line)
+        ]
+        self.assertEqual(found, [])
 
     def test_rules_do_no_io(self) -> None:
         """Values and rules know neither Twisted nor sockets nor processes."""

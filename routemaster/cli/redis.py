@@ -13,15 +13,15 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import hiredis
-from attrs import evolve, frozen
+from attrs import frozen
 
 from routemaster.config import Config
-from routemaster.errors import RoutemasterError
+from routemaster.errors import RoutemasterError, StoreBroken
 from routemaster.redis.address import ClusterAddress, RedisAddress, SentinelAddress, parse
+from routemaster.redis.cluster_slots import parse_slots
 from routemaster.redis.server_info import parse_info
 from routemaster.validation import shown
 
-SLOTS = 16384  #: of a cluster
 TIMEOUT = 3.0  #: seconds to connect, and to wait for each reply
 
 
@@ -42,15 +42,14 @@ def primaries(cluster: ClusterAddress) -> list[RedisAddress]:
     for seed in cluster.seeds:
         try:
             with Redis(seed) as redis:
-                slots = redis.ask(b"CLUSTER", b"SLOTS")
-        except RedisError as error:
-            failure = error
+                owners = parse_slots(redis.ask(b"CLUSTER", b"SLOTS"), seed.host)
+        except (RedisError, StoreBroken) as error:
+            failure = RedisError(f"{seed.label}: {error}") if isinstance(error, StoreBroken) else error
             continue
-        nodes = [node for _first, _last, node, *_replicas in slots]
-        found = {(node[0].decode() if node[0] else seed.host, int(node[1])) for node in nodes}
-        if sum(last + 1 - first for first, last, *_nodes in slots) < SLOTS:
+        nodes = {node for node in owners if node is not None}
+        if None in owners:
             raise RedisError(f"{seed.label} reports slots without a node: topics in these slots are unavailable")
-        return [cluster.node(host, port) for host, port in sorted(found)]
+        return [cluster.node(host, port) for host, port in sorted(nodes)]
     raise failure or RedisError("the cluster has no nodes")
 
 
@@ -66,20 +65,20 @@ class SentinelReply:
 
 def query_sentinels(address: SentinelAddress) -> list[SentinelReply]:
     """The reply of each sentinel."""
-    return [_query(sentinel, address.service, address.server) for sentinel in address.sentinels]
+    return [_query(address, sentinel) for sentinel in address.sentinels]
 
 
-def _query(sentinel: RedisAddress, service: str, server: RedisAddress) -> SentinelReply:
+def _query(address: SentinelAddress, sentinel: RedisAddress) -> SentinelReply:
+    service = address.service.encode()
     try:
         with Redis(sentinel) as redis:
-            reply: Any = redis.ask(b"SENTINEL", b"MASTER", service.encode())
-            host, port = redis.ask(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", service.encode())
-        fields = dict(zip(reply[::2], reply[1::2], strict=True))
-        master = evolve(server, host=host.decode(), port=int(port))
-        return SentinelReply(sentinel.label, master, int(fields[b"config-epoch"]))
+            reply = redis.ask(b"SENTINEL", b"MASTER", service)
+            host_port = redis.ask(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", service)
+        epoch, master = address.parse_master(reply, host_port)
+        return SentinelReply(sentinel.label, master, epoch)
     except RedisError as error:
         return SentinelReply(sentinel.label, None, error=str(error))
-    except (KeyError, ValueError, TypeError):
+    except ValueError:
         return SentinelReply(sentinel.label, None, error=f"{sentinel.label} sent an invalid reply")
 
 

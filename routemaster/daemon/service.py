@@ -137,7 +137,7 @@ class Bus(DaemonService):
         )  # fmt: skip
         self._wakeups = PubSub(
             self._connection.address, Keys(config.namespace).wakeups, reactor=reactor,
-            on_message=self._on_wakeup, on_up=self._read_all, chance=random,
+            on_message=self._on_wakeup, on_up=self._read_all, chance=random, purpose="wake-ups",
         )  # fmt: skip
         self._token_poll = Periodic("token poll", self._authenticator.poll, TOKEN_POLL, reactor)
         self._hastened = [self._token_poll]  #: tasks that run at once when wake-ups may have been missed

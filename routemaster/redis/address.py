@@ -95,6 +95,18 @@ class SentinelAddress:
         database = f"/{self.server.db}" if self.server.db else ""
         return f"{'rediss' if self.server.tls else 'redis'}+sentinel://{hosts}/{self.service}{database}"
 
+    def parse_master(self, master: Any, host_port: Any) -> tuple[int, RedisAddress]:
+        """The configuration epoch and the master, from a sentinel's replies to SENTINEL MASTER and
+        GET-MASTER-ADDR-BY-NAME; raises ValueError for replies of another form."""
+        try:
+            fields = dict(zip(master[::2], master[1::2], strict=True))
+            host, port, epoch = host_port[0].decode(), int(host_port[1]), int(fields[b"config-epoch"])
+        except (KeyError, IndexError, TypeError, AttributeError):
+            raise ValueError from None
+        if not host or not 0 < port < 65536:
+            raise ValueError
+        return epoch, evolve(self.server, host=host, port=port)
+
 
 @frozen
 class ClusterAddress:

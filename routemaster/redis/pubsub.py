@@ -17,7 +17,7 @@ from routemaster.redis.protocol import Clock, RedisProtocol, Reply
 from routemaster.redis.reconnect import Address, Reconnector
 
 
-class _Subscriber(RedisProtocol):
+class _SubscribedProtocol(RedisProtocol):
     """Messages arrive between the replies."""
 
     log = Logger()
@@ -39,7 +39,8 @@ class PubSub:
 
     `on_message` is called with the bytes of each message; `on_up` when the
     subscription is active, first and after each interruption. `reply_timeout`
-    in seconds; `chance` returns numbers in [0, 1) for jitter.
+    in seconds; `chance` returns numbers in [0, 1) for jitter; log lines name
+    `purpose`.
     """
 
     def __init__(
@@ -52,11 +53,13 @@ class PubSub:
         on_up: Callable[[], None] | None = None,
         reply_timeout: float = 1.5,
         chance: Callable[[], float] = lambda: 0.5,
+        purpose: str = "messages",
     ) -> None:
         self._channel = channel
         self._reconnector = Reconnector(
-            address, reactor=reactor, chance=chance, purpose="wake-ups", on_up=on_up, on_down=None,
-            prepare=self._subscribe, build=lambda name: _Subscriber(name, reply_timeout, reactor, on_message),
+            address, reactor=reactor, chance=chance, purpose=purpose, on_up=on_up, on_down=None,
+            prepare=self._subscribe,
+            build=lambda name: _SubscribedProtocol(name, reply_timeout, reactor, on_message),
         )  # fmt: skip
 
     def start(self) -> None:

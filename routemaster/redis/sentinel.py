@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.task import deferLater
 
@@ -65,15 +64,7 @@ class SentinelLocator:
             async with temporary_connection(sentinel, name, self._reactor, QUERY_TIMEOUT, QUERY_TIMEOUT) as redis:
                 # during a failover the first reply may have the new epoch, and only the second the new master
                 master = await redis.execute_command(b"SENTINEL", b"MASTER", service)
-                host, port = await redis.execute_command(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", service)
-            return _parse_master(master, host, port, self._address.server)
-        except (ValueError, KeyError, TypeError, AttributeError):
+                host_port = await redis.execute_command(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", service)
+            return self._address.parse_master(master, host_port)
+        except ValueError:
             raise StoreUnavailable(f"{name} sent an invalid reply") from None
-
-
-def _parse_master(master: Any, host: Any, port: Any, server: RedisAddress) -> tuple[int, RedisAddress]:
-    """The configuration epoch, and `server` with the host and port of the master."""
-    fields = dict(zip(master[::2], master[1::2], strict=True))
-    if not host or not 0 < int(port) < 65536:
-        raise ValueError
-    return int(fields[b"config-epoch"]), evolve(server, host=host.decode(), port=int(port))
