@@ -49,10 +49,7 @@ class Head(NamedTuple):
 
 
 def parse_head(raw: bytes) -> Head:
-    """Check and split a head.
-
-    Args:
-        raw: the bytes before the empty line, without its CRLF.
+    """Check and split a head: `raw` is the bytes before the empty line, without its CRLF.
 
     Raises:
         Refused: 400, 404, 413, 415, 431 or 501.
