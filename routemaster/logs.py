@@ -12,31 +12,30 @@ Unprintable characters are escaped and long texts are cut, because topics, URLs
 and names come from clients. Nothing is masked here: events must not contain
 secrets.
 
-A log file that was renamed is opened again. While it cannot be written, events
-are dropped and counted; the count is logged before the next event that can be
-written. The time is that of the event: nothing here reads a clock.
+While the log cannot be written (the disk is full, or standard error is a pipe that
+no process reads), events are dropped and counted, and nothing waits; the count is
+logged before the next event that can be written. The time is that of the event:
+nothing here reads a clock.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
-from io import FileIO
 from math import isfinite
 from pathlib import Path
 from threading import RLock
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from zope.interface.declarations import implementer
 
+from routemaster.log_sinks import Sink, sink_for
+
 LONGEST_FIELD = 8 * 1024
 LONGEST_TRACEBACK = 64 * 1024
-CHECK_INTERVAL = 1.0
 
 LEVELS = {
     "DEBUG": LogLevel.debug,
@@ -57,8 +56,7 @@ def observer(target: TextIO | Path | None, level: str, form: str) -> LogObserver
     None is the standard error of the process, also after Twisted has replaced
     `sys.stderr`. Raises OSError if the file cannot be opened.
     """
-    sink: Sink = FileSink(target) if isinstance(target, Path) else StreamSink(target or sys.__stderr__)
-    return LogObserver(sink, level, {"text": as_text, "json": as_json}[form])
+    return LogObserver(sink_for(target or sys.__stderr__), level, {"text": as_text, "json": as_json}[form])
 
 
 @implementer(ILogObserver)  # type: ignore[no-untyped-call]  # zope.interface has no types
@@ -203,98 +201,3 @@ def _scalar(value: Any) -> Any:
     if isinstance(value, str):
         return _cut(value, LONGEST_FIELD)
     return repr(value) if isinstance(value, float) and not isfinite(value) else value
-
-
-class Sink(Protocol):
-    """Where lines are written."""
-
-    def write(self, text: str, when: float | None) -> None:
-        """Write complete lines; `when`: the time of the event, seconds since the epoch. Raises if it fails."""
-
-    def reopen(self) -> None:
-        """Open the file that has the name of the log now; never raises."""
-
-    def close(self) -> None:
-        """Close what this object has opened."""
-
-
-class StreamSink:
-    """A stream that others open and close."""
-
-    def __init__(self, stream: TextIO | None) -> None:
-        self._stream = stream
-
-    def write(self, text: str, when: float | None) -> None:
-        """Write and flush; raises the errors of the stream."""
-        if self._stream is None:
-            raise OSError("the process has no standard error")
-        self._stream.write(text)
-        self._stream.flush()
-
-    def reopen(self) -> None:
-        """Do nothing: a stream has no name."""
-
-    def close(self) -> None:
-        """Do nothing: others close the stream."""
-
-
-class FileSink:
-    """A file, appended to without a buffer; when it is renamed, the file with its name is opened again."""
-
-    def __init__(self, path: Path) -> None:
-        # Twisted changes the working directory when it becomes a daemon.
-        self._path = path.absolute()
-        self._file = self._opened()
-        self._checked: float | None = None
-        self._partial = False
-
-    def write(self, text: str, when: float | None) -> None:
-        """Append the lines; raises OSError if that fails, possibly after writing a part."""
-        if when is not None:
-            self._follow(when)
-        data = memoryview(("\n" * self._partial + text).encode("utf-8", "backslashreplace"))
-        while data:
-            written = self._file.write(data)
-            if not written:
-                raise BlockingIOError
-            data = data[written:]
-            self._partial = bool(data)
-
-    def reopen(self) -> None:
-        """Open the file that has the name now; if that fails, keep the open file."""
-        with suppress(OSError):
-            self._replace()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def _opened(self) -> FileIO:
-        return open(self._path, "ab", buffering=0)
-
-    def _replace(self) -> None:
-        opened = self._opened()
-        self._file.close()
-        self._file = opened
-        self._partial = False
-
-    def _follow(self, now: float) -> None:
-        """Check, at most once a second, whether the file still has its name; if not, open the file that has it."""
-        if self._checked is not None and abs(now - self._checked) < CHECK_INTERVAL:
-            return
-        self._checked = now
-        if self._in_place():
-            return
-        try:
-            self._replace()
-        except OSError:
-            # A renamed file can still be read, a deleted one cannot.
-            if os.fstat(self._file.fileno()).st_nlink == 0:
-                self._checked = None
-                raise
-
-    def _in_place(self) -> bool:
-        try:
-            return os.path.samestat(os.stat(self._path), os.fstat(self._file.fileno()))
-        except OSError:
-            return False

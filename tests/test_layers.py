@@ -32,7 +32,8 @@ LAWS: dict[str, tuple[str, ...]] = {
     ),
     "metrics.": ("errors", "interfaces", "model", "util.", "store.autodrop", "delivery.forecast"),
     "error_reporting.": ("errors", "interfaces", "config_types", "util."),
-    "logs": (),
+    "logs": ("log_sinks",),
+    "log_sinks": (),
     "daemon.": (
         *VALUES, "util.", "redis.", "store.", "sender.", "delivery.", "web.", "web.http_server.", "metrics.",
         "error_reporting.", "logs",

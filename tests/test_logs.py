@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import socket
 import sys
 from io import StringIO
 from pathlib import Path
@@ -17,16 +20,8 @@ from twisted.python.log import LogPublisher as LegacyPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from routemaster.logs import (
-    LEVELS,
-    LONGEST_FIELD,
-    LONGEST_TRACEBACK,
-    FileSink,
-    LogObserver,
-    as_json,
-    as_text,
-    observer,
-)
+from routemaster.log_sinks import BUFFER, DescriptorSink, FileSink, _write_if_ready
+from routemaster.logs import LEVELS, LONGEST_FIELD, LONGEST_TRACEBACK, LogObserver, as_json, as_text, observer
 
 WHEN = 1_767_323_045.678
 DANGEROUS = "\n\r\t\0\x1b[31m\x7f\x85\x9b\u2028\u2029\u202e\ud800"
@@ -331,3 +326,85 @@ class FileTests(SynchronousTestCase):
         sink.write("two\n", WHEN)
         sink.write("three\n", WHEN)
         self.assertEqual(self.path.read_text(), "one a\ntwo\nthree\n")
+
+
+class DescriptorTests(SynchronousTestCase):
+    """Standard error of the process: no write waits for a reader."""
+
+    def filled(self, reading: Any, writing: Any) -> None:
+        """Write to a descriptor that nobody reads until it is full, then read, and compare."""
+        stream = open(writing, "w", closefd=False)  # noqa: SIM115
+        self.addCleanup(stream.close)
+        observe = observer(stream, "INFO", "text")
+        self.addCleanup(observe.close)
+        count = 0
+        while observe.dropped < 3:
+            count += 1
+            observe(event(f"{count:01000}"))
+        self.assertTrue(os.get_blocking(writing), "others that share the open file expect it to block")
+        os.set_blocking(reading, False)
+        text = b""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                text += os.read(reading, 65536)
+        observe(event("last"))
+        text += os.read(reading, 65536)
+        lines = text.decode().splitlines()
+        self.assertGreater(len(text), BUFFER // 8)
+        self.assertTrue(lines[-1].endswith("last"))
+        self.assertIn("3 log events were lost", lines[-2])
+        self.assertTrue(lines[0].endswith(f"{1:01000}"))
+
+    def test_pipe(self) -> None:
+        """When a pipe is full, events are dropped and counted, and written again when there is room."""
+        reading, writing = os.pipe()
+        self.addCleanup(os.close, reading)
+        self.addCleanup(os.close, writing)
+        self.filled(reading, writing)
+
+    def test_socket(self) -> None:
+        """A socket, such as systemd's journal, is like a pipe."""
+        ours, theirs = socket.socketpair()
+        self.addCleanup(ours.close)
+        self.addCleanup(theirs.close)
+        self.filled(theirs.fileno(), ours.fileno())
+
+    def test_terminal(self) -> None:
+        """A terminal whose output is stopped, or not read, is like a pipe."""
+        reading, writing = os.openpty()
+        self.addCleanup(os.close, reading)
+        self.addCleanup(os.close, writing)
+        observe = LogObserver(DescriptorSink(writing), "INFO", as_text)
+        self.addCleanup(observe.close)
+        for _ in range(1000):
+            observe(event("x" * 1000))
+        self.assertGreater(observe.dropped, 0)
+        self.assertTrue(os.get_blocking(writing))
+
+    def test_without_proc(self) -> None:
+        """A pipe that cannot be opened once more is written only when it has room."""
+        reading, writing = os.pipe()
+        self.addCleanup(os.close, reading)
+        self.addCleanup(os.close, writing)
+        with self.assertRaises(BlockingIOError):
+            while True:
+                self.assertGreater(_write_if_ready(writing, memoryview(b"x" * 10_000)), 0)
+
+    def test_no_reader(self) -> None:
+        """When the reader has exited, events are dropped and counted."""
+        reading, writing = os.pipe()
+        self.addCleanup(os.close, writing)
+        observe = LogObserver(DescriptorSink(writing), "INFO", as_text)
+        self.addCleanup(observe.close)
+        os.close(reading)
+        observe(event())
+        self.assertEqual(observe.dropped, 1)
+
+    def test_file(self) -> None:
+        """A file as standard error is appended to at its position."""
+        path = Path(self.mktemp())
+        with path.open("w", encoding="utf-8") as stream:
+            stream.write("before\n")
+            stream.flush()
+            observer(stream, "INFO", "text")(event("é"))
+        self.assertRegex(path.read_text("utf-8"), "^before\n20.* é\n$")

@@ -8,6 +8,7 @@ the end its account is compared with what a receiver really got.
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import random
@@ -32,7 +33,8 @@ from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SkipTest, TestCase
 
 from chaos.fleet import stretched
-from routemaster.testing.daemon import LOOPBACK, Answer, Client, Daemon
+from routemaster.log_sinks import BUFFER
+from routemaster.testing.daemon import LOOPBACK, RUN, Answer, Client, Daemon
 from routemaster.testing.redis_server import PrivateRedis, ServerBinary, servers
 from routemaster.testing.zoo import ZOO, Authority, Beast, HttpsSink, Wire
 from routemaster.testing.zoo import Answer as SinkAnswer
@@ -380,6 +382,27 @@ class StopTests(SystemCase):
         began = reactor.seconds()
         self.assertEqual(await daemon.stop(), 0)
         self.assertGreater(reactor.seconds() - began, 0.5)
+
+    async def test_log_that_nobody_reads(self) -> None:
+        """A bus whose standard error is a full pipe serves and stops as usual."""
+        reading, writing = os.pipe()
+        self.addCleanup(os.close, reading)
+        self.addCleanup(os.close, writing)
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, BUFFER)
+        os.write(writing, bytes(BUFFER))
+        port = free_port()
+        daemon = Daemon(
+            reactor, self.place / "bus", "--https", f"tcp:{port}:interface={LOOPBACK}",
+            program=f"import os; os.dup2(3, 2); {RUN}", inherited=[writing],
+        )  # fmt: skip
+        self.addCleanup(daemon.end)
+        daemon.launch()
+        await daemon.listening(port)
+        client = self.client(daemon)
+        await self.ok(client.publish("cats", 1))
+        self.assertEqual(await daemon.stop(), 0)
+        os.set_blocking(reading, False)
+        self.assertEqual(len(os.read(reading, 2 * BUFFER)), BUFFER)
 
     async def test_stop_without_redis(self) -> None:
         """A bus that waits for Redis to become ready stops with status 0."""
