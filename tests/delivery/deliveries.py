@@ -21,7 +21,7 @@ from routemaster.store.memory_store import MemoryStore
 from routemaster.testing.script_sender import ACKNOWLEDGED, Attempt, ScriptedSender
 
 TTL = 10.0
-SWEEP = 3.0
+RECONCILE = 3.0
 NOW = 1_700_000_000.0
 CALLBACK = "https://sub.example/events"
 HOT = 3000  #: store calls at one moment of the clock that only a loop that never rests makes
@@ -45,21 +45,21 @@ class StoreClock:
         return self._clock.seconds() + self.apart
 
 
-class TroubledStore:
+class FaultyStore:
     """A store whose calls are counted, and fail or are late where a test says so."""
 
     def __init__(self, store: MemoryStore, clock: Clock) -> None:
         self._store, self._clock = store, clock
         self.calls: Counter[str] = Counter()
-        self.away = False  #: no call gets through
+        self.unavailable = False  #: no call gets through
         self._faults: dict[str, deque[tuple[Exception, bool]]] = defaultdict(deque)
         self._gates: dict[str, deque[tuple[Deferred[None], bool]]] = defaultdict(deque)
         self.hot = HOT
         self._moment, self._at_once = -1.0, 0
 
-    def trip(self, name: str, times: int = 1, done: bool = False, error: Exception | None = None) -> None:
+    def fail_next(self, name: str, times: int = 1, done: bool = False, error: Exception | None = None) -> None:
         """The next calls of `name` raise; `done`: after they have been carried out."""
-        fault = error or StoreUnavailable("the store is away", outcome_unknown=done)
+        fault = error or StoreUnavailable("the store is unavailable", outcome_unknown=done)
         self._faults[name].extend([(fault, done)] * times)
 
     def delay(self, name: str, before: bool = False) -> Deferred[None]:
@@ -68,8 +68,8 @@ class TroubledStore:
         self._gates[name].append((gate, before))
         return gate
 
-    def mend(self) -> None:
-        self.away = False
+    def recover(self) -> None:
+        self.unavailable = False
         self._faults.clear()
 
     def __getattr__(self, name: str) -> Any:
@@ -77,9 +77,9 @@ class TroubledStore:
 
         async def call(*arguments: Any) -> Any:
             self.calls[name] += 1
-            self._cool()
-            if self.away:
-                raise StoreUnavailable("the store is away")
+            self._check_loop()
+            if self.unavailable:
+                raise StoreUnavailable("the store is unavailable")
             error, done = self._faults[name].popleft() if self._faults[name] else (None, True)
             gate, before = self._gates[name].popleft() if self._gates[name] else (None, False)
             if gate is not None and before:
@@ -93,7 +93,7 @@ class TroubledStore:
 
         return call
 
-    def _cool(self) -> None:
+    def _check_loop(self) -> None:
         if self._clock.seconds() != self._moment:
             self._moment, self._at_once = self._clock.seconds(), 0
         self._at_once += 1
@@ -109,25 +109,25 @@ class DeliveryTestCase(SynchronousTestCase):
         self.clock.advance(NOW)
         self.store_clock = StoreClock(self.clock)
         self.memory = MemoryStore(self.store_clock, TTL, self._hint)  # type: ignore[arg-type]
-        self.store = TroubledStore(self.memory, self.clock)
+        self.store = FaultyStore(self.memory, self.clock)
         self.sender, self.meter = ScriptedSender(), Meter()
         self.workers: list[Worker] = []
-        self.deaf = False  #: hints are lost
+        self.lose_hints = False  #: hints are lost
         self.chance = 0.0
         self._count = 0
-        self.addCleanup(self._all_stops)
+        self.addCleanup(self.stop_all)
 
     def _hint(self, message: bytes) -> None:
-        if not self.deaf:
+        if not self.lose_hints:
             for worker in list(self.workers):
                 hint(worker, message)
 
-    def _all_stops(self) -> None:
-        self.store.mend()
+    def stop_all(self) -> None:
+        self.store.recover()
         for worker in self.workers:
             done = Deferred.fromCoroutine(worker.stop(0))
             self.clock.advance(0)
-            self.clock.pump([5, 1, 1, 1, 1])  # a sweep that is under way takes rests
+            self.clock.pump([5, 1, 1, 1, 1])  # a reconciliation under way pauses
             self.successResultOf(done)
             self.assertEqual(worker.leases, 0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -149,10 +149,10 @@ class DeliveryTestCase(SynchronousTestCase):
             self.meter,
         )
         self.workers.append(worker)
-        self.sweep(worker)
+        self.reconcile(worker)
         return worker
 
-    def sweep(self, worker: Worker) -> None:
+    def reconcile(self, worker: Worker) -> None:
         """Sweep, as far as the store answers."""
         sweeping = Deferred.fromCoroutine(worker.reconcile())
         sweeping.addErrback(lambda failure: failure.trap(StoreUnavailable))
@@ -184,8 +184,8 @@ class DeliveryTestCase(SynchronousTestCase):
             for worker in self.workers:
                 if before // 1 != self.clock.seconds() // 1:
                     worker.tick()
-                if before // SWEEP != self.clock.seconds() // SWEEP:
-                    self.sweep(worker)
+                if before // RECONCILE != self.clock.seconds() // RECONCILE:
+                    self.reconcile(worker)
 
     # -- seeing
 
@@ -195,14 +195,14 @@ class DeliveryTestCase(SynchronousTestCase):
         return self.sender.bodies
 
     @property
-    def flying(self) -> Attempt:
+    def in_flight(self) -> Attempt:
         """The one attempt in flight."""
         (attempt,) = self.sender.in_flight
         return attempt
 
     def end(self, outcome: Outcome = ACKNOWLEDGED) -> None:
         """End the one attempt in flight."""
-        self.flying.end(outcome)
+        self.in_flight.end(outcome)
 
     def facts(self, name: str = "sub") -> Any:
         (facts,) = [f for f in self.do(self.memory.subscriptions()) if f.subscription.subscriber == name]

@@ -8,12 +8,12 @@ from routemaster.delivery.attempt_metrics import AttemptMetrics
 from routemaster.metrics.meter import Meter
 
 
-class MeasuresTests(SynchronousTestCase):
+class AttemptMetricsTests(SynchronousTestCase):
     """Attempts, counted."""
 
     def setUp(self) -> None:
         self.meter = Meter()
-        self.measures = AttemptMetrics(self.meter, "svc")
+        self.metrics = AttemptMetrics(self.meter, "svc")
 
     def counters(self) -> dict[str, int]:
         """What was counted, the histograms left out."""
@@ -21,7 +21,7 @@ class MeasuresTests(SynchronousTestCase):
 
     def test_attempts_by_status(self) -> None:
         """Events, batches, milliseconds and their squares are counted by status."""
-        self.measures.attempt(3, 100.0, 101.0, 101.020, False)
+        self.metrics.attempt(3, 100.0, 101.0, 101.020, False)
         self.assertEqual(
             self.counters(),
             {"delivery.events|queue=svc,status=failure": 3, "delivery.batches|queue=svc,status=failure": 1,
@@ -30,20 +30,20 @@ class MeasuresTests(SynchronousTestCase):
 
     def test_latency_of_first_and_last_attempt(self) -> None:
         """A batch's wait is counted once it is acknowledged: for its first attempt and for its last."""
-        self.measures.attempt(3, 100.0, 100.5, 100.6, False)
-        self.measures.attempt(4, 100.0, 102.0, 102.1, True)
+        self.metrics.attempt(3, 100.0, 100.5, 100.6, False)
+        self.metrics.attempt(4, 100.0, 102.0, 102.1, True)
         counts = self.counters()
         self.assertEqual(counts["latency.batches.count|queue=svc"], 1)
         self.assertEqual(counts["latency.batches.first_attempt|queue=svc"], 500)
         self.assertEqual(counts["latency.batches.last_attempt|queue=svc"], 2000)
-        self.measures.attempt(1, 103.0, 103.1, 103.2, True)
+        self.metrics.attempt(1, 103.0, 103.1, 103.2, True)
         counts = self.counters()
         self.assertEqual(counts["latency.batches.first_attempt|queue=svc"], 100)
 
     def test_histograms(self) -> None:
         """Waits until the first attempt and until the acknowledgement, and durations, are observed."""
-        self.measures.attempt(1, 100.0, 100.5, 100.6, False)
-        self.measures.attempt(1, 100.0, 102.0, 102.1, True)
+        self.metrics.attempt(1, 100.0, 100.5, 100.6, False)
+        self.metrics.attempt(1, 100.0, 102.0, 102.1, True)
         counts = self.meter.take()
         self.assertEqual(counts["latency.first_attempt.sum"], 500)
         self.assertEqual(counts["latency.acknowledged.sum"], 2100)
@@ -51,5 +51,5 @@ class MeasuresTests(SynchronousTestCase):
 
     def test_clocks_apart(self) -> None:
         """A store's clock before ours makes no negative wait."""
-        self.measures.attempt(1, 100.0, 99.0, 99.5, True)
+        self.metrics.attempt(1, 100.0, 99.0, 99.5, True)
         self.assertEqual(self.counters()["latency.batches.first_attempt|queue=svc"], 0)

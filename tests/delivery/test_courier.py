@@ -7,14 +7,13 @@ from unittest.mock import AsyncMock, Mock
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
-from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.delivery.backlog import Backlog
 from routemaster.delivery.clock_offset import ClockOffset
 from routemaster.delivery.wakeup_index import WakeupIndex
-from routemaster.interfaces import Membership, Outcome, ReadResult
-from routemaster.testing.script_sender import ACKNOWLEDGED, LOCAL, ScriptedSender, refused
-from tests.delivery.deliveries import CALLBACK, NOW, SWEEP, TTL, DeliveryTestCase, hint
+from routemaster.interfaces import Membership, ReadResult
+from routemaster.testing.script_sender import ACKNOWLEDGED, LOCAL, refused
+from tests.delivery.deliveries import CALLBACK, NOW, RECONCILE, TTL, DeliveryTestCase, hint
 
 
 class BatchTests(DeliveryTestCase):
@@ -108,9 +107,9 @@ class BatchTests(DeliveryTestCase):
             self.setUp()
             self.store_clock.apart = apart
             self.subscribe("cats", timeout=500)
-            self.deaf = True
+            self.lose_hints = True
             self.publish("cats")
-            self.deaf = False
+            self.lose_hints = False
             self.clock.advance(0.3)
             self.worker()
             self.clock.advance(0.199)
@@ -137,11 +136,11 @@ class BatchTests(DeliveryTestCase):
         self.store_clock.apart = 3600.0
         self.publish("cats")
         self.store_clock.apart = 0.0
-        self.sweep(worker)
+        self.reconcile(worker)
         self.clock.advance(0.5)
         self.assertEqual(self.batches, [[1]])
 
-    def test_timeout_nothing(self) -> None:
+    def test_timeout_zero(self) -> None:
         """With timeout 0 every event goes at once."""
         self.subscribe("cats", timeout=0)
         self.worker()
@@ -424,7 +423,7 @@ class OutcomeTests(DeliveryTestCase):
         for _ in range(50):
             self.publish("cats")
             hint(worker, b"s sub")
-            self.sweep(worker)
+            self.reconcile(worker)
         self.assertEqual(len(self.sender.attempts), 1)
         self.assertEqual(self.sender.most_at_once[CALLBACK], 1)
 
@@ -459,9 +458,9 @@ class RaceTests(DeliveryTestCase):
                         self.publish("cats")
                         gate.callback(None)
                         for _ in range(20):
-                            self.clock.advance(0.2)  # no sweep
+                            self.clock.advance(0.2)  # no reconciliation
                         self.assertEqual(self.queued(), 0)
-                        self._all_stops()
+                        self.stop_all()
 
     def test_first_reading_overtaken(self) -> None:
         """An event accepted between the first reading and its answer is seen, though the answer lacks it."""
@@ -476,32 +475,32 @@ class RaceTests(DeliveryTestCase):
         """A lost hint costs one sweep's period at most."""
         self.subscribe("cats")
         worker = self.worker()
-        self.deaf = True
+        self.lose_hints = True
         self.publish("cats")
         self.assertEqual(self.batches, [])
-        self.sweep(worker)
+        self.reconcile(worker)
         self.assertEqual(self.batches, [[1]])
 
     def test_lost_hint_keeps_the_timeout(self) -> None:
         """An event found by the sweep has waited since it was accepted, not since it was found."""
         self.subscribe("cats", timeout=2000)
         worker = self.worker()
-        self.deaf = True
+        self.lose_hints = True
         self.publish("cats")
         self.clock.advance(1.5)
-        self.sweep(worker)
+        self.reconcile(worker)
         self.clock.advance(0.499)
         self.assertEqual(self.batches, [])
         self.clock.advance(0.002)
         self.assertEqual(self.batches, [[1]])
 
-    def test_one_hint_lost_another_heard(self) -> None:
+    def test_lost_hint_before_a_received_one(self) -> None:
         """A hint that does not follow on what is known does not make the oldest event younger than it is."""
         self.subscribe("cats", timeout=1000)
         self.worker()
-        self.deaf = True
+        self.lose_hints = True
         self.publish("cats")
-        self.deaf = False
+        self.lose_hints = False
         self.clock.advance(0.9)
         self.publish("cats")
         self.clock.advance(0.101)
@@ -511,12 +510,12 @@ class RaceTests(DeliveryTestCase):
         """An event found by the sweep in one topic is not made younger by one heard of in another."""
         self.subscribe("cats", "dogs", timeout=1000)
         worker = self.worker()
-        self.deaf = True
+        self.lose_hints = True
         self.publish("cats")
-        self.deaf = False
+        self.lose_hints = False
         self.clock.advance(0.5)
-        self.store.trip("read")
-        self.sweep(worker)
+        self.store.fail_next("read")
+        self.reconcile(worker)
         self.publish("dogs")
         self.clock.advance(0.25)
         self.clock.advance(0.251)
@@ -566,8 +565,8 @@ class RaceTests(DeliveryTestCase):
         self.publish("cats")
         self.subscribe("cats", create=False, callback="https://new.example/", uuid="bob")
         self.end(refused(503, 50.0))
-        self.assertEqual((self.flying.callback, self.flying.uuid), ("https://new.example/", "bob"))
-        self.assertEqual((self.flying.events, self.facts().health.failures), ([1], 0))
+        self.assertEqual((self.in_flight.callback, self.in_flight.uuid), ("https://new.example/", "bob"))
+        self.assertEqual((self.in_flight.events, self.facts().health.failures), ([1], 0))
 
     def test_changed_in_flight_and_failed(self) -> None:
         """A failure during which only options changed counts as ever."""
@@ -634,7 +633,7 @@ class RaceTests(DeliveryTestCase):
                 delivered = [n for a in self.sender.attempts if a.outcome == ACKNOWLEDGED for n in a.events]
                 self.assertEqual(delivered, [1, 3])
                 self.assertEqual(self.facts().subscription.topics, ("dogs",))
-                self._all_stops()
+                self.stop_all()
 
     def test_last_topic_left(self) -> None:
         """A subscriber that has left its last topic gets what is owed and then nothing, and costs nothing."""
@@ -664,15 +663,15 @@ class RaceTests(DeliveryTestCase):
                     self.end()
                 self.pass_time(20)
                 self.assertEqual((len(self.batches), worker.leases), (before, 0))
-                self._all_stops()
+                self.stop_all()
 
-    def test_unsubscribed_unheard_of(self) -> None:
+    def test_unsubscribed_with_lost_hint(self) -> None:
         """That a subscription ended in flight is also learnt from the acknowledgement's answer."""
         self.sender.otherwise = None
         self.subscribe("cats")
         worker = self.worker()
         self.publish("cats", 2)
-        self.deaf = True
+        self.lose_hints = True
         self.do(self.memory.unsubscribe("sub"))
         self.end()
         self.assertEqual(worker.leases, 0)
@@ -704,53 +703,53 @@ class RaceTests(DeliveryTestCase):
                 self.publish("cats")
                 if moment != "waiting":
                     self.end(refused(503, 30.0) if moment == "failing" else ACKNOWLEDGED)
-                self.clock.advance(0.1)  # no sweep
+                self.clock.advance(0.1)  # no reconciliation
                 self.assertEqual(self.batches[-1], [3])
                 self.assertEqual((len(self.batches), self.queued()), (2 - (moment == "waiting"), 0))
-                self._all_stops()
+                self.stop_all()
 
     def test_topic_deleted_and_made_again(self) -> None:
         """What a deleted topic owed comes; of the new one of that name only what is subscribed to anew."""
         for in_flight in (False, True):
-            for deaf in (False, True):
-                with self.subTest(in_flight=in_flight, deaf=deaf):
+            for lost in (False, True):
+                with self.subTest(in_flight=in_flight, lost=lost):
                     self.setUp()
                     self.sender.otherwise = None if in_flight else ACKNOWLEDGED
                     self.subscribe("cats", "dogs")
                     self.worker()
                     self.publish("cats", 3)
-                    self.deaf = deaf
+                    self.lose_hints = lost
                     self.do(self.memory.delete_topic("cats", "pub"))
                     self.publish("cats")
                     self.subscribe("cats", "dogs", create=False)
                     self.publish("cats")
                     self.publish("dogs")
-                    self.deaf = False
+                    self.lose_hints = False
                     if in_flight:
                         self.sender.otherwise = ACKNOWLEDGED
                         self.end()
                     self.pass_time(4)
                     self.assertEqual([n for batch in self.batches for n in batch], [1, 2, 3, 5, 6])
                     self.assertEqual(self.queued(), 0)
-                    self._all_stops()
+                    self.stop_all()
 
 
-class RestTests(DeliveryTestCase):
+class RecoveryTests(DeliveryTestCase):
     """A courier that cannot go on comes to rest, and is driven again."""
 
-    def hollow(self) -> None:
+    def lose_events(self) -> None:
         """The log loses its entries; the cursor stays behind."""
         self.memory._topics["cats"].log.clear()
 
-    def test_hollow_log(self) -> None:
+    def test_missing_events(self) -> None:
         """Events that are owed but not there make no loop: one reading every few seconds, one line in the log."""
-        self.deaf = True
+        self.lose_hints = True
         for options in ({"timeout": 0}, {"timeout": 500}, {"timeout": 60_000, "max": 1}):
             with self.subTest(**options):
                 self.setUp()
                 self.subscribe("cats", **options)
                 self.publish("cats", 2)
-                self.hollow()
+                self.lose_events()
                 self.worker()
                 self.pass_time(1)
                 self.store.calls.clear()
@@ -758,26 +757,26 @@ class RestTests(DeliveryTestCase):
                 self.assertEqual(self.batches, [])
                 self.assertLess(self.store.calls["read"], 30)
                 self.assertLess(self.store.calls["acquire"] + self.store.calls["repair"], 5)
-                self._all_stops()
+                self.stop_all()
 
-    def test_hollow_beginning(self) -> None:
+    def test_missing_first_events(self) -> None:
         """Events that are there are delivered although those before them are lost."""
         self.subscribe("cats")
         self.worker()
         self.sender.otherwise = None
         self.publish("cats")
         self.end(refused())
-        self.hollow()
+        self.lose_events()
         self.publish("cats")
         self.sender.otherwise = ACKNOWLEDGED
         self.pass_time(1)
         self.assertEqual((self.batches, self.queued()), ([[1], [2]], 0))
 
-    def test_hollow_log_and_an_event_meanwhile(self) -> None:
+    def test_missing_events_and_a_new_event(self) -> None:
         """An event accepted while the reading that found nothing was under way is delivered at once."""
         self.subscribe("cats")
         self.publish("cats")
-        self.hollow()
+        self.lose_events()
         gate = self.store.delay("read")
         self.worker()
         self.publish("cats")
@@ -788,13 +787,13 @@ class RestTests(DeliveryTestCase):
         """An event accepted after the loss is not held up by it."""
         self.subscribe("cats")
         self.publish("cats")
-        self.hollow()
+        self.lose_events()
         self.worker()
         self.clock.advance(1)
         self.publish("cats")
         self.assertEqual((self.batches, self.queued()), ([[2]], 0))
 
-    def test_hint_that_lies(self) -> None:
+    def test_wrong_hint(self) -> None:
         """A hint of events that the store has lost, or never had, makes no loop."""
         for timeout in (0, 500):
             self.setUp()
@@ -808,9 +807,9 @@ class RestTests(DeliveryTestCase):
             self.publish("cats")
             self.pass_time(5)
             self.assertEqual(self.batches, [[1]])
-            self._all_stops()
+            self.stop_all()
 
-    def test_topic_begun_again(self) -> None:
+    def test_topic_recreated(self) -> None:
         """A log that begins anew under a cursor of its earlier life is not counted against other topics."""
         self.subscribe("cats", "dogs", timeout=60_000, max=4)
         worker = self.worker()
@@ -820,7 +819,7 @@ class RestTests(DeliveryTestCase):
         self.publish("dogs", 4)
         self.assertEqual(self.batches, [[1, 2, 3, 4], [5, 6, 7, 8]])
 
-    def test_stay_that_should_be_left(self) -> None:
+    def test_membership_to_end(self) -> None:
         """A cursor left open in a stay that is to end is mended at the first look."""
         self.subscribe("cats", "dogs")
         known = self.memory._subscribers["sub"]
@@ -837,7 +836,7 @@ class RestTests(DeliveryTestCase):
             self.do(backlog.read(10))
             self.assertEqual(list(store.read.call_args.args[1]), ["a", "b", "c"])
 
-    def test_stay_without_cursor(self) -> None:
+    def test_membership_without_cursor(self) -> None:
         """A stay that its topic does not know is mended once, then left to the store's upkeep."""
         self.subscribe("cats", "dogs")
         cursor = self.memory._topics["cats"].cursors.pop("sub")
@@ -854,7 +853,7 @@ class RestTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1]])
         self.memory._topics["cats"].cursors["sub"] = cursor
 
-    def test_cursor_of_another_stay(self) -> None:
+    def test_cursor_of_an_earlier_membership(self) -> None:
         """Events under the cursor of a stay that is over, which no acknowledgement could move, are not sent."""
         self.subscribe("cats")
         self.publish("cats")
@@ -864,7 +863,7 @@ class RestTests(DeliveryTestCase):
         self.pass_time(20)
         self.assertEqual(self.batches, [])
 
-    def test_store_away_at_each_await(self) -> None:
+    def test_store_unavailable_at_each_await(self) -> None:
         """A store that is away at any step loses nothing; the one batch in hand is repeated at the most."""
         for call in ("acquire", "read", "acknowledge", "fail", "repair"):
             for done in (False, True):
@@ -874,7 +873,7 @@ class RestTests(DeliveryTestCase):
                         self.sender.then(refused())
                         self.subscribe("cats", "dogs", max=2)
                         worker = self.worker()
-                        self.store.trip(call, times=times, done=done)
+                        self.store.fail_next(call, times=times, done=done)
                         hint(worker, b"s sub")
                         self.publish("cats", 2)
                         self.do(self.memory.leave("sub", "cats"))
@@ -883,13 +882,13 @@ class RestTests(DeliveryTestCase):
                         sent = [n for a in self.sender.attempts if a.outcome == ACKNOWLEDGED for n in a.events]
                         self.assertEqual(sent, [1, 2, 3, 4])
                         self.assertEqual((self.queued(), worker.leases), (0, 1))
-                        self._all_stops()
+                        self.stop_all()
 
-    def test_store_away_is_not_pressed(self) -> None:
+    def test_unavailable_store_gets_few_calls(self) -> None:
         """A store that is away is asked now and then, ever less often, not in a loop."""
         self.subscribe("cats")
         self.worker()
-        self.store.away = True
+        self.store.unavailable = True
         self.publish("cats")
         self.store.calls.clear()
         for _ in range(80):
@@ -897,25 +896,25 @@ class RestTests(DeliveryTestCase):
         self.assertLess(sum(self.store.calls.values()), 12)
         self.assertGreater(sum(self.store.calls.values()), 3)
 
-    def test_store_is_back(self) -> None:
+    def test_store_recovers(self) -> None:
         """When the store answers again, as a renewal shows, nobody rests any longer, to settle or to read."""
         self.sender.otherwise = None
         self.subscribe("cats")
         worker = self.worker()
         self.publish("cats")
-        self.store.away = True
+        self.store.unavailable = True
         self.end()
         self.clock.advance(0.21)
         self.clock.advance(0.41)  # from now on it rests for nearly a second
-        self.store.away = False
+        self.store.unavailable = False
         self.assertEqual(self.queued(), 1)
-        self.sweep(worker)
+        self.reconcile(worker)
         self.assertEqual(self.queued(), 0)
-        self.store.trip("read", times=2)
+        self.store.fail_next("read", times=2)
         self.publish("cats")
         self.clock.advance(0.21)
         self.assertEqual(self.batches, [[1]])
-        self.sweep(worker)
+        self.reconcile(worker)
         self.assertEqual(self.batches, [[1], [2]])
 
     def test_lease_that_waits_for_renewal(self) -> None:
@@ -925,14 +924,14 @@ class RestTests(DeliveryTestCase):
         self.clock.advance(TTL * 0.6)
         self.publish("cats")
         self.assertEqual(self.batches, [])
-        self.sweep(worker)
+        self.reconcile(worker)
         self.assertEqual(self.batches, [[1]])
 
     def test_lease_is_kept_through_trouble(self) -> None:
         """A store that is away for a moment does not cost the lease."""
         self.subscribe("cats")
         worker = self.worker()
-        self.store.trip("read", times=2)
+        self.store.fail_next("read", times=2)
         self.publish("cats")
         self.pass_time(2)
         self.assertEqual((self.batches, worker.leases), ([[1]], 1))
@@ -944,7 +943,7 @@ class RestTests(DeliveryTestCase):
         self.sender.otherwise = refused(503, 5.0)
         self.subscribe("cats")
         self.worker()
-        self.store.trip("fail", times=3)
+        self.store.fail_next("fail", times=3)
         self.publish("cats")
         self.pass_time(2)
         health = self.facts().health
@@ -955,14 +954,14 @@ class RestTests(DeliveryTestCase):
         self.pass_time(0.2)
         self.assertEqual(len(self.batches), 2)
 
-    def test_reading_ahead_in_vain(self) -> None:
+    def test_failed_read_ahead(self) -> None:
         """A failure to read ahead delays nothing but that reading."""
         self.sender.otherwise = None
         self.subscribe("cats", max=1)
         self.worker()
         gate = self.store.delay("read")
         self.publish("cats", 2)
-        self.store.trip("read")
+        self.store.fail_next("read")
         gate.callback(None)
         self.end()
         self.assertEqual(self.batches, [[1], [2]])
@@ -1052,9 +1051,9 @@ class TurnTests(DeliveryTestCase):
         self.worker("w2")
         self.assertEqual(self.batches, [[1, 2]])
 
-    def test_store_away(self) -> None:
+    def test_store_unavailable(self) -> None:
         """A turn that comes while the store is away is given back, and asked for again."""
-        self.store.trip("read")
+        self.store.fail_next("read")
         self.sender.give_turns()
         self.assertEqual(self.batches, [])
         self.pass_time(1)
@@ -1062,55 +1061,10 @@ class TurnTests(DeliveryTestCase):
 
     def test_lease_lost(self) -> None:
         """No attempt begins when the lease was not renewed while it waited."""
-        self.store.away = True
+        self.store.unavailable = True
         self.pass_time(TTL * 0.6)
-        self.store.mend()
+        self.store.recover()
         self.sender.give_turns()
         self.assertEqual(self.batches, [])
-        self.pass_time(SWEEP)
+        self.pass_time(RECONCILE)
         self.assertEqual(self.batches, [[1, 2]])
-
-
-class ScriptedSenderTests(SynchronousTestCase):
-    """The sender that plays a script keeps the contract of senders."""
-
-    def post(
-        self, sender: ScriptedSender, to: str, uuid: str | None = None, body: bytes = b"[]"
-    ) -> Deferred[Outcome]:
-        async def post() -> Outcome:
-            async with sender.turn(to, uuid) as turn:
-                return await turn.post(body)
-
-        return Deferred.fromCoroutine(post())
-
-    def test_script(self) -> None:
-        """Attempts end as the script says, then as `otherwise` says, and are on record."""
-        sender = ScriptedSender(refused(404), otherwise=None)
-        sending = [self.post(sender, CALLBACK, "u", b"[%d]" % n) for n in range(2)]
-        self.assertEqual(self.successResultOf(sending[0]).status, 404)
-        self.assertNoResult(sending[1])
-        sender.attempts[1].end(ACKNOWLEDGED)
-        self.assertEqual(self.successResultOf(sending[1]), ACKNOWLEDGED)
-        self.assertEqual(sender.bodies, [[0], [1]])
-        self.assertEqual((sender.attempts[1].callback, sender.attempts[1].uuid), (CALLBACK, "u"))
-        self.assertRaises(ValueError, sender.attempts[1].end, LOCAL)
-
-    def test_at_once(self) -> None:
-        """It counts the attempts to one callback that are in flight at the same time."""
-        sender = ScriptedSender(otherwise=None)
-        sending = [self.post(sender, to) for to in ("a", "b", "a")]
-        self.assertEqual(sender.most_at_once, {"a": 2, "b": 1})
-        Deferred.fromCoroutine(sender.close())
-        for attempt in sending:
-            self.failureResultOf(attempt)
-        self.assertTrue(all(attempt.was_aborted for attempt in sender.attempts))
-
-    def test_cut(self) -> None:
-        """Only cancellation raises, and what is cut is not in flight any more."""
-        sender = ScriptedSender(otherwise=None)
-        sending = self.post(sender, CALLBACK)
-        sending.cancel()
-        self.failureResultOf(sending)
-        self.assertEqual(sender.in_flight, [])
-
-

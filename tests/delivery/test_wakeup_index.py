@@ -22,129 +22,129 @@ class Recorder:
         self.woke.append((topic, first))
 
 
-class WatchTests(SynchronousTestCase):
+class WakeupIndexTests(SynchronousTestCase):
     """`WakeupIndex` with sleepers that take notes."""
 
     def setUp(self) -> None:
-        self.watch = WakeupIndex()
+        self.index = WakeupIndex()
         self.one, self.two = Recorder(), Recorder()
 
-    def attend(self, *sleepers: Recorder, topic: str = "cats") -> None:
+    def follow(self, *sleepers: Recorder, topic: str = "cats") -> None:
         for sleeper in sleepers:
-            self.watch.follow(topic, sleeper)
+            self.index.follow(topic, sleeper)
 
     def test_woken_at_its_number(self) -> None:
         """A sleeper is woken when the log reaches its number, not before."""
-        self.attend(self.one)
-        self.watch.wake_at("cats", 5, self.one)
-        self.watch.advance("cats", at(4), at(4))
+        self.follow(self.one)
+        self.index.wake_at("cats", 5, self.one)
+        self.index.advance("cats", at(4), at(4))
         self.assertEqual(self.one.woke, [])
-        self.watch.advance("cats", at(5), at(7))
+        self.index.advance("cats", at(5), at(7))
         self.assertEqual(self.one.woke, [("cats", at(5))])
 
     def test_woken_once(self) -> None:
         """A wish is fulfilled once; who wants more asks again."""
-        self.attend(self.one)
-        self.watch.wake_at("cats", 5, self.one)
-        self.watch.advance("cats", None, at(5))
-        self.watch.advance("cats", None, at(9))
+        self.follow(self.one)
+        self.index.wake_at("cats", 5, self.one)
+        self.index.advance("cats", None, at(5))
+        self.index.advance("cats", None, at(9))
         self.assertEqual(len(self.one.woke), 1)
 
     def test_last_wish_counts(self) -> None:
         """A new wish replaces the earlier one of the same sleeper, be it nearer or farther."""
-        self.attend(self.one, self.two)
+        self.follow(self.one, self.two)
         for first, second, sleeper in [(2, 5, self.one), (5, 2, self.two)]:
-            self.watch.wake_at("cats", first, sleeper)
-            self.watch.wake_at("cats", second, sleeper)
-        self.watch.advance("cats", None, at(2))
+            self.index.wake_at("cats", first, sleeper)
+            self.index.wake_at("cats", second, sleeper)
+        self.index.advance("cats", None, at(2))
         self.assertEqual((len(self.one.woke), len(self.two.woke)), (0, 1))
-        self.watch.advance("cats", None, at(5))
+        self.index.advance("cats", None, at(5))
         self.assertEqual((len(self.one.woke), len(self.two.woke)), (1, 1))
 
     def test_only_those_who_must_act(self) -> None:
         """Of a thousand sleepers only those whose number is reached are called."""
         sleepers = [Recorder() for _ in range(1000)]
         for n, sleeper in enumerate(sleepers, 1):
-            self.watch.follow("cats", sleeper)
-            self.watch.wake_at("cats", n, sleeper)
-        self.watch.advance("cats", None, at(3))
+            self.index.follow("cats", sleeper)
+            self.index.wake_at("cats", n, sleeper)
+        self.index.advance("cats", None, at(3))
         self.assertEqual([n for n, s in enumerate(sleepers, 1) if s.woke], [1, 2, 3])
 
     def test_old_news(self) -> None:
         """A hint that comes late wakes nobody and moves nothing back."""
-        self.attend(self.one)
-        self.watch.advance("cats", None, at(9))
-        self.watch.wake_at("cats", 10, self.one)
-        self.watch.advance("cats", at(1), at(3))
-        self.watch.advance("cats", at(9), at(9))
-        self.assertEqual((self.watch.tail("cats"), self.one.woke), (at(9), []))
+        self.follow(self.one)
+        self.index.advance("cats", None, at(9))
+        self.index.wake_at("cats", 10, self.one)
+        self.index.advance("cats", at(1), at(3))
+        self.index.advance("cats", at(9), at(9))
+        self.assertEqual((self.index.tail("cats"), self.one.woke), (at(9), []))
 
     def test_begun_again(self) -> None:
         """A log that counts from 1 again, its topic made anew, wakes all: their numbers mean nothing."""
-        self.attend(self.one)
-        self.watch.advance("cats", None, at(9))
-        self.watch.wake_at("cats", 10, self.one)
-        self.watch.advance("cats", None, at(1, us=2000))
-        self.assertEqual((self.watch.tail("cats"), len(self.one.woke)), (at(1, us=2000), 1))
+        self.follow(self.one)
+        self.index.advance("cats", None, at(9))
+        self.index.wake_at("cats", 10, self.one)
+        self.index.advance("cats", None, at(1, us=2000))
+        self.assertEqual((self.index.tail("cats"), len(self.one.woke)), (at(1, us=2000), 1))
 
     def test_gone_back(self) -> None:
         """A store that answers with less than was told before it was asked has lost it: the watch believes it."""
-        self.attend(self.one)
-        self.watch.advance("cats", None, at(9))
-        self.watch.step_back("cats", at(9), at(7))
-        self.assertEqual(self.watch.tail("cats"), at(7))
+        self.follow(self.one)
+        self.index.advance("cats", None, at(9))
+        self.index.step_back("cats", at(9), at(7))
+        self.assertEqual(self.index.tail("cats"), at(7))
 
     def test_answer_overtaken(self) -> None:
         """An answer that a hint has overtaken takes nothing back."""
-        self.attend(self.one)
-        self.watch.advance("cats", None, at(7))
-        self.watch.advance("cats", None, at(9))  # after the store was asked
-        self.watch.step_back("cats", at(7), at(7))
-        self.watch.step_back("cats", at(7), at(6))
-        self.watch.step_back("cats", None, at(6))
-        self.assertEqual(self.watch.tail("cats"), at(9))
+        self.follow(self.one)
+        self.index.advance("cats", None, at(7))
+        self.index.advance("cats", None, at(9))  # after the store was asked
+        self.index.step_back("cats", at(7), at(7))
+        self.index.step_back("cats", at(7), at(6))
+        self.index.step_back("cats", None, at(6))
+        self.assertEqual(self.index.tail("cats"), at(9))
 
     def test_leaving(self) -> None:
         """Who leaves is not woken; a topic that nobody attends to is forgotten, tail and all."""
-        self.attend(self.one, self.two)
-        self.watch.advance("cats", None, at(3))
-        self.watch.wake_at("cats", 4, self.one)
-        self.watch.wake_at("cats", 4, self.two)
-        self.watch.unfollow("cats", self.one)
-        self.watch.advance("cats", None, at(4))
+        self.follow(self.one, self.two)
+        self.index.advance("cats", None, at(3))
+        self.index.wake_at("cats", 4, self.one)
+        self.index.wake_at("cats", 4, self.two)
+        self.index.unfollow("cats", self.one)
+        self.index.advance("cats", None, at(4))
         self.assertEqual((len(self.one.woke), len(self.two.woke)), (0, 1))
-        self.watch.unfollow("cats", self.two)
-        self.watch.unfollow("cats", self.two)
-        self.assertEqual((self.watch.topics(), self.watch.tail("cats")), ([], None))
+        self.index.unfollow("cats", self.two)
+        self.index.unfollow("cats", self.two)
+        self.assertEqual((self.index.topics(), self.index.tail("cats")), ([], None))
 
-    def test_wish_does_not_outlive_a_stay(self) -> None:
+    def test_request_ends_with_unfollow(self) -> None:
         """Who leaves and comes back has no wish."""
-        self.attend(self.one, self.two)
-        self.watch.wake_at("cats", 4, self.one)
-        self.watch.unfollow("cats", self.one)
-        self.attend(self.one)
-        self.watch.advance("cats", None, at(4))
+        self.follow(self.one, self.two)
+        self.index.wake_at("cats", 4, self.one)
+        self.index.unfollow("cats", self.one)
+        self.follow(self.one)
+        self.index.advance("cats", None, at(4))
         self.assertEqual(self.one.woke, [])
 
-    def test_unattended(self) -> None:
+    def test_topic_without_couriers(self) -> None:
         """News of a topic that nobody attends to is not kept."""
-        self.watch.advance("dogs", None, at(4))
-        self.assertEqual((self.watch.topics(), self.watch.tail("dogs")), ([], None))
+        self.index.advance("dogs", None, at(4))
+        self.assertEqual((self.index.topics(), self.index.tail("dogs")), ([], None))
 
-    def test_replaced_wishes_are_not_hoarded(self) -> None:
+    def test_replaced_requests_use_bounded_memory(self) -> None:
         """A sleeper that asks again for ever, far ahead of the log, costs a bounded memory."""
-        self.attend(self.one, self.two)
-        self.watch.wake_at("cats", 5, self.two)
+        self.follow(self.one, self.two)
+        self.index.wake_at("cats", 5, self.two)
         for n in range(10_000):
-            self.watch.wake_at("cats", 100_000 + n, self.one)
-        self.assertLess(len(self.watch._logs["cats"].heap), 2 * SLACK)
-        self.watch.advance("cats", None, at(5))
-        self.watch.advance("cats", None, at(109_999))
+            self.index.wake_at("cats", 100_000 + n, self.one)
+        self.assertLess(len(self.index._logs["cats"].heap), 2 * SLACK)
+        self.index.advance("cats", None, at(5))
+        self.index.advance("cats", None, at(109_999))
         self.assertEqual((len(self.one.woke), len(self.two.woke)), (1, 1))
 
-    def test_asking_while_woken(self) -> None:
+    def test_request_during_wake(self) -> None:
         """A sleeper may ask anew, and leave, in the very call that wakes it."""
-        watch = self.watch
+        watch = self.index
 
         class Restless(Recorder):
             def wake(self, topic: str, first: EventID | None) -> None:
@@ -155,9 +155,9 @@ class WatchTests(SynchronousTestCase):
                     watch.unfollow(topic, self)
 
         restless = Restless()
-        self.attend(restless)
-        self.watch.wake_at("cats", 5, restless)
+        self.follow(restless)
+        self.index.wake_at("cats", 5, restless)
         for n in (5, 6, 7):
-            self.watch.advance("cats", None, at(n))
+            self.index.advance("cats", None, at(n))
         self.assertEqual(len(restless.woke), 2)
-        self.assertEqual(self.watch.topics(), [])
+        self.assertEqual(self.index.topics(), [])

@@ -14,7 +14,7 @@ from routemaster.model import EventID
 from routemaster.testing.script_sender import ACKNOWLEDGED, Attempt, refused
 from routemaster.util.chunks import PAUSE
 from routemaster.util.log_throttle import MAX_ALL
-from tests.delivery.deliveries import CALLBACK, NOW, SWEEP, TTL, DeliveryTestCase, TroubledStore, hint
+from tests.delivery.deliveries import CALLBACK, NOW, RECONCILE, TTL, DeliveryTestCase, FaultyStore, hint
 
 #: two workers, and which of them the subscriber `sub` belongs to
 OWNER = preferred("sub", ("w1", "w2"))
@@ -36,7 +36,7 @@ class HintTests(DeliveryTestCase):
         self.publish("cats")
         self.assertEqual(self.batches, [[1]])
 
-    def test_unattended_topic(self) -> None:
+    def test_topic_without_couriers_topic(self) -> None:
         """News of topics that nobody here is subscribed to costs the store nothing."""
         self.subscribe("cats")
         worker = self.worker()
@@ -52,42 +52,42 @@ class HintTests(DeliveryTestCase):
         self.publish("cats")
         self.assertEqual(self.batches, [[1]])
 
-    def test_new_subscriber_unheard_of(self) -> None:
+    def test_new_subscriber_with_lost_hint(self) -> None:
         """A subscription whose hint was lost is found by the sweep, events since then included."""
         worker = self.worker()
-        self.deaf = True
+        self.lose_hints = True
         self.subscribe("cats")
         self.publish("cats")
-        self.sweep(worker)
+        self.reconcile(worker)
         self.assertEqual(self.batches, [[1]])
 
-    def test_part_of_the_store_is_away(self) -> None:
+    def test_part_of_the_store_unavailable(self) -> None:
         """Where a cluster has lost the names and the workers, lost hints and leases are made good."""
         self.subscribe("cats")
         worker = self.worker()
-        self.store.trip("announce", 1000)
-        self.store.trip("subscribers", 1000)
-        self.deaf = True
+        self.store.fail_next("announce", 1000)
+        self.store.fail_next("subscribers", 1000)
+        self.lose_hints = True
         self.publish("cats")
-        self.sweep(worker)
+        self.reconcile(worker)
         self.assertEqual(self.batches, [[1]])
-        self.store.trip("renew", 5)
+        self.store.fail_next("renew", 5)
         self.pass_time(TTL)
         self.assertEqual(worker.leases, 0)
         self.pass_time(4 * TTL)
         self.assertEqual(worker.leases, 1)
 
-    def test_change_unheard_of(self) -> None:
+    def test_change_with_lost_hint(self) -> None:
         """A change whose hint was lost is found by the sweep."""
         self.subscribe("cats", timeout=60_000)
         worker = self.worker()
         self.publish("cats")
-        self.deaf = True
+        self.lose_hints = True
         self.subscribe("cats", create=False, timeout=0, callback="https://new.example/")
-        self.sweep(worker)
+        self.reconcile(worker)
         self.assertEqual([a.callback for a in self.sender.attempts], ["https://new.example/"])
 
-    def test_hint_while_asking(self) -> None:
+    def test_hint_during_acquire(self) -> None:
         """A subscription made while the store still answers that there is none is not overlooked."""
         worker = self.worker()
         answer = self.store.delay("acquire")
@@ -97,7 +97,7 @@ class HintTests(DeliveryTestCase):
         answer.callback(None)
         self.assertEqual(worker.leases, 1)
 
-    def test_change_while_asking(self) -> None:
+    def test_change_during_acquire(self) -> None:
         """A change made while the lease is being asked for is in force from the beginning."""
         self.subscribe("cats", timeout=60_000)
         self.publish("cats")
@@ -107,7 +107,7 @@ class HintTests(DeliveryTestCase):
         answer.callback(None)
         self.assertEqual(self.batches, [[1]])
 
-    def test_back_while_the_end_is_being_mended(self) -> None:
+    def test_resubscribed_during_repair(self) -> None:
         """A client that is back before its courier has noticed the end of its subscription is served at once."""
         self.subscribe("cats")
         worker = self.worker()
@@ -196,22 +196,22 @@ class LeaseTests(DeliveryTestCase):
             self.clock.advance(late + 0.01)
             self.clock.advance(1)
             self.assertEqual(self.batches, [])
-            self.sweep(worker)
+            self.reconcile(worker)
             self.clock.advance(0.6)
             self.assertEqual(self.batches, [[1]])
-            self._all_stops()
+            self.stop_all()
 
     def test_renewal_counts_from_when_it_was_sent(self) -> None:
         """A renewal whose answer was late is good for less, for it may have been carried out at once."""
         self.subscribe("cats")
         worker = self.worker()
         answer = self.store.delay("renew")
-        self.sweep(worker)
+        self.reconcile(worker)
         self.clock.advance(6)
         answer.callback(None)
         self.publish("cats")
         self.assertEqual(self.batches, [])
-        self.sweep(worker)
+        self.reconcile(worker)
         self.clock.advance(0.5)
         self.assertEqual(self.batches, [[1]])
 
@@ -223,7 +223,7 @@ class LeaseTests(DeliveryTestCase):
         self.publish("cats", 2)
         self.memory._leases.clear()
         self.do(self.memory.acquire("sub", "another"))
-        self.sweep(worker)
+        self.reconcile(worker)
         self.assertTrue(self.sender.attempts[0].was_aborted)
         self.assertEqual((self.queued(), self.facts().health.failures, worker.leases), (2, 0, 0))
         self.sender.otherwise = ACKNOWLEDGED
@@ -236,13 +236,13 @@ class LeaseTests(DeliveryTestCase):
         self.subscribe("cats")
         self.worker()
         self.publish("cats")
-        self.store.away = True
+        self.store.unavailable = True
         self.pass_time(TTL - 2)
         self.assertEqual(len(self.sender.in_flight), 1)
         self.pass_time(1)
         self.assertEqual(self.sender.in_flight, [])
-        self.store.away = False
-        self.pass_time(SWEEP)
+        self.store.unavailable = False
+        self.pass_time(RECONCILE)
         self.assertEqual([a.events for a in self.sender.attempts], [[1], [1]])
 
     def test_many_expired(self) -> None:
@@ -253,7 +253,7 @@ class LeaseTests(DeliveryTestCase):
         self.worker()
         self.pass_time(1)
         with capturedLogs() as events:
-            self.store.away = True
+            self.store.unavailable = True
             self.pass_time(61)
         lines = [formatEvent(event) for event in events if event["log_level"] is LogLevel.warn]
         self.assertEqual(len(lines), MAX_ALL + 1)
@@ -264,7 +264,7 @@ class LeaseTests(DeliveryTestCase):
         self.sender.otherwise = None
         self.subscribe("cats", max=2)
         self.worker("w1")
-        other = TroubledStore(self.memory, self.clock)
+        other = FaultyStore(self.memory, self.clock)
         self.publish("cats", 4)
         stalled = self.workers.pop()
         (late,) = self.sender.in_flight
@@ -276,7 +276,7 @@ class LeaseTests(DeliveryTestCase):
         late.end(ACKNOWLEDGED)  # the stalled one moves on, and acknowledges what is acknowledged
         self.assertEqual((self.queued(), self.facts().sent), (2, 2))
         stalled.tick()
-        self.sweep(stalled)
+        self.reconcile(stalled)
         self.sender.in_flight[-1].end(ACKNOWLEDGED)
         self.assertEqual((self.queued(), self.facts().sent), (0, 4))
         self.assertEqual([a.events for a in self.sender.attempts], [[1, 2], [1, 2], [3, 4]])
@@ -290,7 +290,7 @@ class LeaseTests(DeliveryTestCase):
         self.publish("cats")
         self.clock.advance(1.5 * TTL)
         self.assertEqual(self.batches, [])
-        self.pass_time(SWEEP + 1)
+        self.pass_time(RECONCILE + 1)
         self.assertEqual(self.batches, [[1]])
 
     def test_late_acknowledgement_moves_forward_only(self) -> None:
@@ -320,11 +320,11 @@ class LeaseTests(DeliveryTestCase):
         self.subscribe("cats")
         worker = self.worker()
         self.memory._leases.clear()
-        self.pass_time(2 * SWEEP)
+        self.pass_time(2 * RECONCILE)
         self.publish("cats")
         self.assertEqual((self.batches, worker.leases), ([[1]], 1))
 
-    def test_dissolved_half_way(self) -> None:
+    def test_incomplete_unsubscribe(self) -> None:
         """A subscription that is dissolved but not cleared away is repaired, and makes no loop of hints."""
         self.subscribe("cats")
         repairs: list[str] = []
@@ -337,7 +337,7 @@ class LeaseTests(DeliveryTestCase):
         worker = self.worker()
         hint(worker, b"s sub")
         self.assertEqual((worker.leases, len(repairs)), (0, 2))
-        self.pass_time(3 * SWEEP)
+        self.pass_time(3 * RECONCILE)
         self.assertLess(len(repairs), 7)
 
     def test_answer_of_another(self) -> None:
@@ -386,27 +386,27 @@ class SharingTests(DeliveryTestCase):
         self.pass_time(4.2)
         self.assertEqual(len(self.batches), 2)
 
-    def test_newcomer_unheard_of(self) -> None:
+    def test_newcomer_with_lost_hint(self) -> None:
         """A newcomer whose hint was lost is found by the next sweep."""
         self.subscribe("cats")
         first = self.worker(OTHER)
-        self.deaf = True
+        self.lose_hints = True
         second = self.worker(OWNER)
-        self.deaf = False
+        self.lose_hints = False
         self.assertEqual((first.leases, second.leases), (1, 0))
-        self.sweep(first)
+        self.reconcile(first)
         self.assertEqual((first.leases, second.leases), (0, 1))
 
-    def test_end_unheard_of(self) -> None:
+    def test_end_with_lost_hint(self) -> None:
         """A peer that withdrew counts as live no more after the next sweep, and what it gave back is taken."""
         self.subscribe("cats")
         owner, other = self.worker(OWNER), self.worker(OTHER)
-        self.deaf = True
+        self.lose_hints = True
         self.do(owner.stop(0))
-        self.deaf = False
+        self.lose_hints = False
         self.workers.remove(owner)
         self.assertEqual(other.leases, 0)
-        self.sweep(other)
+        self.reconcile(other)
         self.assertEqual(other.leases, 1)
 
     def test_peer_that_goes_while_it_is_handed_over_to(self) -> None:
@@ -418,7 +418,7 @@ class SharingTests(DeliveryTestCase):
         self.do(self.memory.announce(OWNER, TTL))
         self.do(self.memory.withdraw(OWNER))
         self.end()
-        self.assertEqual((first.leases, self.flying.events), (1, [2]))
+        self.assertEqual((first.leases, self.in_flight.events), (1, [2]))
 
     def test_neglected(self) -> None:
         """What a peer that lives leaves lying about is taken in the end, and kept until the peers change."""
@@ -433,10 +433,10 @@ class SharingTests(DeliveryTestCase):
         self.assertEqual(other.leases, 1)
         self.assertEqual(self.store.calls["acquire"], 1)
         owner = self.worker(OWNER)  # which lived all the time: nothing changes
-        self.pass_time(2 * SWEEP)
+        self.pass_time(2 * RECONCILE)
         self.assertEqual((owner.leases, other.leases), (0, 1))
         self.do(self.memory.announce("third", 1))
-        self.pass_time(2 * SWEEP)
+        self.pass_time(2 * RECONCILE)
         self.assertEqual(owner.leases + other.leases, 1)
         self.assertEqual(other.leases, 0)
 
@@ -447,7 +447,7 @@ class SharingTests(DeliveryTestCase):
         worker = self.worker()
         self.publish("cats")
         stopping = Deferred.fromCoroutine(worker.stop(25))
-        self.sweep(worker)
+        self.reconcile(worker)
         self.assertEqual(self.memory._workers, {})
         self.end()
         self.successResultOf(stopping)
@@ -455,7 +455,7 @@ class SharingTests(DeliveryTestCase):
     def test_store_away_at_the_end(self) -> None:
         """A worker that cannot withdraw stops all the same."""
         worker = self.worker()
-        self.store.away = True
+        self.store.unavailable = True
         self.do(worker.stop(0))
 
     def test_nonsense(self) -> None:
@@ -483,7 +483,7 @@ class TimeTests(DeliveryTestCase):
         self.assertAlmostEqual(self.local(worker, NOW + 100), 0.0, 3)
         for before in (True, False):
             answer = self.store.delay("renew", before=before)
-            self.sweep(worker)
+            self.reconcile(worker)
             self.clock.advance(2)
             answer.callback(None)
             self.assertAlmostEqual(self.local(worker, NOW + 100), 0.0, 2)
@@ -495,7 +495,7 @@ class TimeTests(DeliveryTestCase):
         self.clock.advance(2)
         answer.callback(None)
         self.assertAlmostEqual(self.local(worker, NOW), -1.0, 3)
-        self.sweep(worker)
+        self.reconcile(worker)
         self.assertAlmostEqual(self.local(worker, NOW), 0.0, 3)
 
     def test_clock_set(self) -> None:
@@ -504,17 +504,17 @@ class TimeTests(DeliveryTestCase):
         for apart in (3600.0, -3600.0, 0.5):
             self.memory._last_us = 0
             self.store_clock.apart = apart
-            self.sweep(worker)
+            self.reconcile(worker)
             self.assertAlmostEqual(self.local(worker, NOW + apart), 0.0, 3)
 
     def test_drift(self) -> None:
         """A store clock that runs fast is followed, also while some answers are late."""
         worker = self.worker()
         for round_ in range(60):
-            self.clock.advance(SWEEP)
-            self.store_clock.apart += SWEEP * 1e-4
+            self.clock.advance(RECONCILE)
+            self.store_clock.apart += RECONCILE * 1e-4
             gate = self.store.delay("renew", before=True)
-            self.sweep(worker)
+            self.reconcile(worker)
             if round_ % 2:
                 self.clock.advance(1)
             gate.callback(None)
@@ -528,7 +528,7 @@ class TimeTests(DeliveryTestCase):
             self.memory._last_us = 0
             self.store_clock.apart = apart
             self.publish("cats")
-            self.pass_time(SWEEP + 1)
+            self.pass_time(RECONCILE + 1)
         self.assertEqual([n for batch in self.batches for n in batch], [1, 2, 3, 4])
 
 
@@ -611,8 +611,8 @@ class StopTests(DeliveryTestCase):
         """An acknowledgement that the store cannot take yet is tried until the grace is over."""
         self.subscribe("cats")
         worker = self.worker()
-        self.store.away = False
-        self.store.trip("acknowledge", times=5)
+        self.store.unavailable = False
+        self.store.fail_next("acknowledge", times=5)
         self.publish("cats")
         stopping = self.stop(worker)
         self.assertNoResult(stopping)
@@ -620,25 +620,25 @@ class StopTests(DeliveryTestCase):
         self.stopped(stopping, worker)
         self.assertEqual((self.batches, self.queued()), ([[1]], 0))
 
-    def test_store_away_to_the_end(self) -> None:
+    def test_store_unavailable_at_stop(self) -> None:
         """A store that stays away does not keep a worker from stopping."""
         self.subscribe("cats")
         worker = self.worker()
-        self.store.trip("acknowledge", times=999)
+        self.store.fail_next("acknowledge", times=999)
         self.publish("cats")
-        self.store.away = True
+        self.store.unavailable = True
         stopping = self.stop(worker, 5)
         self.pass_time(5.5)
         self.successResultOf(stopping)
         self.assertEqual((worker.leases, self.clock.getDelayedCalls()), (0, []))
 
-    def test_deaf_after_stop(self) -> None:
+    def test_hints_after_stop(self) -> None:
         """A stopped worker takes nothing, whatever it hears, and a sweep is harmless."""
         self.subscribe("cats")
         worker = self.worker()
         self.do(worker.stop(5))
         hint(worker, b"s sub")
-        self.sweep(worker)
+        self.reconcile(worker)
         worker.tick()
         self.publish("cats")
         self.assertEqual((self.batches, worker.leases), ([], 0))
@@ -666,10 +666,10 @@ class StopTests(DeliveryTestCase):
         self.stopped(stopping, worker)
 
 
-class BreakdownTests(DeliveryTestCase):
+class InternalErrorTests(DeliveryTestCase):
     """What nobody foresaw: reported once, and no loop."""
 
-    def breakdowns(self) -> int:
+    def internal_errors(self) -> int:
         """Tracebacks logged since the last call; trial fails a test that leaves any."""
         return len(self.flushLoggedErrors())
 
@@ -680,7 +680,7 @@ class BreakdownTests(DeliveryTestCase):
                 self.setUp()
                 self.subscribe("cats")
                 self.publish("cats")
-                self.store.trip(call, times=99, error=StoreBroken("WRONGTYPE"))
+                self.store.fail_next(call, times=99, error=StoreBroken("WRONGTYPE"))
                 worker = self.worker()
                 for _ in range(100):
                     hint(worker, b"s sub")
@@ -688,11 +688,11 @@ class BreakdownTests(DeliveryTestCase):
                 self.pass_time(300)
                 self.assertLess(self.store.calls[call], 12)
                 self.assertLess(len(self.batches), 12)
-                self.assertEqual(self.breakdowns(), 1)
-                self.store.mend()
+                self.assertEqual(self.internal_errors(), 1)
+                self.store.recover()
                 self.pass_time(61)
                 self.assertEqual((self.queued(), worker.leases), (0, 1))
-                self._all_stops()
+                self.stop_all()
 
     def test_many_fail(self) -> None:
         """Subscribers that fail by the hundred are summed up in the log, once a minute."""
@@ -706,10 +706,10 @@ class BreakdownTests(DeliveryTestCase):
             self.pass_time(61, step=1 / 4)
         lines = [formatEvent(event) for event in events if event["log_level"] is LogLevel.warn]
         self.assertLessEqual(len(lines), 2 * MAX_ALL + 1)
-        (told,) = [line for line in lines if "further" in line]
-        self.assertRegex(told, r"^\d+ further deliveries failed in the last minute, to 140 subscribers, ")
+        (summary,) = [line for line in lines if "further" in line]
+        self.assertRegex(summary, r"^\d+ further deliveries failed in the last minute, to 140 subscribers, ")
 
-    def test_others_go_on(self) -> None:
+    def test_other_subscribers_continue(self) -> None:
         """A subscriber that breaks down holds back no other."""
         self.subscribe("cats", name="poison", callback="https://poison.example/")
         self.subscribe("cats", name="sane", create=False)
@@ -725,46 +725,46 @@ class BreakdownTests(DeliveryTestCase):
             self.pass_time(1)
         self.assertEqual([n for a in self.sender.attempts if a.callback == CALLBACK for n in a.events],
                          list(range(1, 31)))
-        self.assertEqual(self.breakdowns(), 1)
+        self.assertEqual(self.internal_errors(), 1)
         self.assertEqual(self.queued("poison"), 30)
 
-    def test_lease_is_not_passed_round(self) -> None:
+    def test_lease_stays_after_an_internal_error(self) -> None:
         """A poison subscriber goes to another worker only when its lease has ended, not at once."""
         self.subscribe("cats")
         self.publish("cats")
-        self.store.trip("read", times=999, error=StoreBroken("WRONGTYPE"))
+        self.store.fail_next("read", times=999, error=StoreBroken("WRONGTYPE"))
         for name in ("w1", "w2", "w3"):
             self.worker(name)
         self.pass_time(0.5)
         self.assertEqual(self.store.calls["read"], 1)
         self.pass_time(120)
         self.assertLess(self.store.calls["read"], 20)
-        self.assertEqual(self.breakdowns(), 3)
+        self.assertEqual(self.internal_errors(), 3)
 
-    def test_new_fault_after_a_good_time(self) -> None:
+    def test_new_internal_error_after_recovery(self) -> None:
         """A breakdown long after the last one is reported anew, and counts as the first."""
         self.subscribe("cats")
         self.worker()
         for _ in range(2):
-            self.store.trip("read", error=StoreBroken("WRONGTYPE"))
+            self.store.fail_next("read", error=StoreBroken("WRONGTYPE"))
             self.publish("cats")
-            self.assertEqual(self.breakdowns(), 1)
+            self.assertEqual(self.internal_errors(), 1)
             self.pass_time(15 + TTL)
             self.assertEqual(self.queued(), 0)
             self.pass_time(120)
 
-    def test_failure_to_read_ahead_is_told_by_the_reading(self) -> None:
+    def test_read_ahead_error_is_reported_by_the_next_read(self) -> None:
         """A fault met in reading ahead is not hidden: the reading that counts meets it too."""
         self.sender.otherwise = None
         self.subscribe("cats", max=1)
         self.worker()
         gate = self.store.delay("read")
         self.publish("cats", 2)
-        self.store.trip("read", times=2, error=StoreBroken("WRONGTYPE"))
+        self.store.fail_next("read", times=2, error=StoreBroken("WRONGTYPE"))
         gate.callback(None)
-        self.assertEqual(self.breakdowns(), 0)
+        self.assertEqual(self.internal_errors(), 0)
         self.end()
-        self.assertEqual((self.breakdowns(), self.queued()), (1, 1))
+        self.assertEqual((self.internal_errors(), self.queued()), (1, 1))
 
 
 class CostTests(DeliveryTestCase):
@@ -787,19 +787,19 @@ class CostTests(DeliveryTestCase):
         worker = self.worker()
         self.assertEqual(worker.leases, self.MANY)
         self.store.calls.clear()
-        self.sweep(worker)
+        self.reconcile(worker)
         self.clock.pump([PAUSE] * 4)
         self.assertEqual(self.store.calls, {"renew": 4, "announce": 1, "tails": 1, "subscribers": 1})
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.store.calls.clear()
-        self.pass_time(10 * SWEEP)
+        self.pass_time(10 * RECONCILE)
         self.assertEqual(self.store.calls, {"renew": 40, "announce": 10, "tails": 10, "subscribers": 10})
 
     def test_second_worker(self) -> None:
         """A second worker asks once for each half that is its own, and not at all for the first one's."""
         self.many()
         first = self.worker("w1")
-        other = TroubledStore(self.memory, self.clock)
+        other = FaultyStore(self.memory, self.clock)
         other.hot *= 10
         second = self.worker("w2", store=other)
         self.assertEqual(first.leases + second.leases, self.MANY)
@@ -845,11 +845,11 @@ class CostTests(DeliveryTestCase):
             self.publish("cats")
         self.assertEqual((len(woken), len(self.batches)), (2, 1))
 
-    def test_outage_is_no_storm(self) -> None:
+    def test_outage_causes_few_calls(self) -> None:
         """A store that is away is pressed little by a thousand couriers with work to do; they go on with it."""
         self.many(topics=1)
         worker = self.worker()
-        self.store.away = True
+        self.store.unavailable = True
         self.publish("topic_a")
         self.store.calls.clear()
         for _ in range(32):
@@ -860,34 +860,34 @@ class CostTests(DeliveryTestCase):
         self.store.calls.clear()
         self.pass_time(10)
         self.assertLess(sum(self.store.calls.values()), 20)
-        self.store.away = False
-        self.pass_time(2 * SWEEP)
+        self.store.unavailable = False
+        self.pass_time(2 * RECONCILE)
         self.assertEqual((worker.leases, len(self.sender.attempts)), (self.MANY, self.MANY))
 
-    def test_sweeps_renew_although_taking_is_slow(self) -> None:
+    def test_slow_acquire_does_not_delay_renewals(self) -> None:
         """However long it takes to ask for free leases, those that are held are renewed meanwhile."""
         self.subscribe("cats")
         worker = self.worker()
-        self.deaf = True
+        self.lose_hints = True
         self.subscribe("dogs", name="slow")
-        self.deaf = False
+        self.lose_hints = False
         answer = self.store.delay("acquire")
         self.pass_time(5 * TTL)
         self.assertEqual(worker.leases, 1)
         self.publish("cats")
         self.assertEqual(self.batches, [[1]])
         answer.callback(None)
-        self.pass_time(2 * SWEEP)
+        self.pass_time(2 * RECONCILE)
         self.assertEqual(worker.leases, 2)
 
-    def test_sweep_within_a_sweep(self) -> None:
+    def test_concurrent_reconciliations(self) -> None:
         """A sweep that begins while another is under way does no harm."""
         self.subscribe("cats")
-        self.deaf = True
+        self.lose_hints = True
         gate = self.store.delay("subscribers")
         worker = self.worker()
         self.publish("cats")
-        self.sweep(worker)
-        self.sweep(worker)
+        self.reconcile(worker)
+        self.reconcile(worker)
         gate.callback(None)
         self.assertEqual((self.batches, worker.leases, self.store.calls["acquire"]), ([[1]], 1, 1))

@@ -20,7 +20,7 @@ class PreferredTests(SynchronousTestCase):
         for share in shares.values():
             self.assertLess(abs(share - 400), 80)
 
-    def test_order_of_the_peers_is_of_no_matter(self) -> None:
+    def test_order_of_peers_does_not_matter(self) -> None:
         """All workers come to the same result, whatever the order in which they know of each other."""
         for each in SUBSCRIBERS[:100]:
             self.assertEqual(preferred(each, ["a", "b", "c"]), preferred(each, ["c", "a", "b"]))
@@ -33,59 +33,59 @@ class PreferredTests(SynchronousTestCase):
                 self.assertEqual(preferred(each, ["a", "b"]), before)
 
 
-class PeersTests(SynchronousTestCase):
+class WorkerMembershipTests(SynchronousTestCase):
     """What a worker knows of the others."""
 
     def setUp(self) -> None:
-        self.peers = WorkerMembership("me")
+        self.membership = WorkerMembership("me")
 
     def mine(self) -> int:
-        return sum(self.peers.is_preferred(each) for each in SUBSCRIBERS)
+        return sum(self.membership.is_preferred(each) for each in SUBSCRIBERS)
 
     def test_alone(self) -> None:
         """Without peers everything is one's own; its own announcement makes no difference."""
-        self.assertFalse(self.peers.update({"me": 10.0}, 0.0))
-        self.assertFalse(self.peers.joined("me", 10.0))
+        self.assertFalse(self.membership.update({"me": 10.0}, 0.0))
+        self.assertFalse(self.membership.joined("me", 10.0))
         self.assertEqual(self.mine(), len(SUBSCRIBERS))
 
     def test_shared(self) -> None:
         """Two that know of each other leave no subscriber out, and none to both."""
         other = WorkerMembership("other")
-        self.peers.joined("other", 10.0)
+        self.membership.joined("other", 10.0)
         other.joined("me", 10.0)
         for each in SUBSCRIBERS:
-            self.assertNotEqual(self.peers.is_preferred(each), other.is_preferred(each))
+            self.assertNotEqual(self.membership.is_preferred(each), other.is_preferred(each))
 
-    def test_change_is_told_once(self) -> None:
+    def test_change_is_returned_once(self) -> None:
         """Each way of hearing says whether the peers are others than before, and only then."""
         for expected, step in (
-            (True, lambda: self.peers.joined("a", 10.0)),
-            (False, lambda: self.peers.joined("a", 20.0)),
-            (False, lambda: self.peers.update({"me": 9.0, "a": 5.0}, 1.0)),
-            (True, lambda: self.peers.update({"a": 5.0, "b": 7.0}, 1.0)),
-            (False, lambda: self.peers.expire(5.9)),
-            (True, lambda: self.peers.expire(6.0)),
-            (False, lambda: self.peers.left("a")),
-            (True, lambda: self.peers.left("b")),
-            (False, lambda: self.peers.expire(100.0)),
+            (True, lambda: self.membership.joined("a", 10.0)),
+            (False, lambda: self.membership.joined("a", 20.0)),
+            (False, lambda: self.membership.update({"me": 9.0, "a": 5.0}, 1.0)),
+            (True, lambda: self.membership.update({"a": 5.0, "b": 7.0}, 1.0)),
+            (False, lambda: self.membership.expire(5.9)),
+            (True, lambda: self.membership.expire(6.0)),
+            (False, lambda: self.membership.left("a")),
+            (True, lambda: self.membership.left("b")),
+            (False, lambda: self.membership.expire(100.0)),
         ):
             self.assertEqual(step(), expected)
         self.assertEqual(self.mine(), len(SUBSCRIBERS))
 
     def test_adopted(self) -> None:
         """What was adopted is one's own until the peers change."""
-        self.peers.joined("a", 10.0)
-        foreign = next(each for each in SUBSCRIBERS if not self.peers.is_preferred(each))
-        self.peers.adopt(foreign)
-        self.peers.update({"a": 10.0}, 3.0)
-        self.assertTrue(self.peers.is_preferred(foreign))
-        self.peers.joined("b", 10.0)
-        self.peers.left("b")
-        self.assertFalse(self.peers.is_preferred(foreign))
+        self.membership.joined("a", 10.0)
+        foreign = next(each for each in SUBSCRIBERS if not self.membership.is_preferred(each))
+        self.membership.adopt(foreign)
+        self.membership.update({"a": 10.0}, 3.0)
+        self.assertTrue(self.membership.is_preferred(foreign))
+        self.membership.joined("b", 10.0)
+        self.membership.left("b")
+        self.assertFalse(self.membership.is_preferred(foreign))
 
-    def test_forgets(self) -> None:
+    def test_retain(self) -> None:
         """Nothing is kept about subscribers that are gone."""
-        self.peers.joined("a", 10.0)
+        self.membership.joined("a", 10.0)
         self.mine()
-        self.peers.retain({"x", SUBSCRIBERS[0]})
-        self.assertEqual(list(self.peers._preferred), [SUBSCRIBERS[0]])
+        self.membership.retain({"x", SUBSCRIBERS[0]})
+        self.assertEqual(list(self.membership._preferred), [SUBSCRIBERS[0]])
