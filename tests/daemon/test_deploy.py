@@ -143,11 +143,13 @@ class UnitTests(SynchronousTestCase):
             self.assertEqual(options.config.role, role)
 
     def test_time_to_stop(self) -> None:
-        """systemd's stop timeout is longer than the shutdown may take."""
-        grace = load({}, {}, None).grace
+        """systemd's stop timeout is longer than the shutdown may take; the start may wait for Redis forever."""
+        config = load({}, {}, None)
+        longest = config.drain_delay + config.grace
         for unit, redis in zip(UNITS, (30, 0), strict=True):
             service = dict(directives(unit, "Service"))
-            self.assertGreater(int(service["TimeoutStopSec"]), grace + redis)
+            self.assertGreater(int(service["TimeoutStopSec"]), longest + redis)
+            self.assertEqual(service["TimeoutStartSec"], "infinity")
             self.assertEqual((service["KillMode"], service["Type"]), ("mixed", "notify"))
 
     def test_descriptors(self) -> None:
