@@ -26,8 +26,8 @@ _NUMBER = re.compile(r"[0-9]+|0[Xx][0-9A-Fa-f]*")
 class CallbackURL:
     """The parts of a valid callback."""
 
-    netloc: str  #: host and port as given, for the Host header
-    host: str    #: to resolve, connect to and verify: lower case, without brackets
+    netloc: str  #: for the Host header: host and port as given, without a trailing dot of the host
+    host: str    #: to resolve: lower case, without brackets, with a trailing dot if one is given
     port: int
     path: str    #: begins with a slash
 
@@ -36,7 +36,9 @@ def parse_callback(url: object) -> CallbackURL | None:
     """The parts of a callback; None if it is invalid.
 
     A callback is an https:// URL of at most 1,024 characters with a host in
-    ASCII, an optional port from 1 to 65535, and no user info, query or fragment.
+    ASCII, an optional port from 1 to 65535, and no user info, query or fragment. A
+    trailing dot of the host (a name that the resolver completes with no suffix) is
+    for DNS only: TLS and HTTP name the host without it.
     """
     match = _CALLBACK.fullmatch(url) if isinstance(url, str) and len(url) <= MAX_URL else None
     if match is None:
@@ -44,12 +46,15 @@ def parse_callback(url: object) -> CallbackURL | None:
     host, port = _host(match["host"]), int(match["port"] or 443)
     if host is None or port > 65535:
         return None
-    return CallbackURL(match["netloc"], host, port, match["path"] or "/")
+    netloc = match["netloc"]
+    if host.endswith("."):
+        netloc = match["host"][:-1] + netloc[len(match["host"]):]
+    return CallbackURL(netloc, host, port, match["path"] or "/")
 
 
 def _host(text: str) -> str | None:
     """A host name in lower case, or an IP address in its canonical notation."""
-    labels = text.split(".")
+    labels = text.removesuffix(".").split(".")
     try:
         if text.startswith("["):
             return str(IPv6Address(text[1:-1]))
@@ -57,4 +62,4 @@ def _host(text: str) -> str | None:
             return str(IPv4Address(text))
     except ValueError:
         return None
-    return text.lower() if len(text) <= 253 and all(map(_LABEL.fullmatch, labels)) else None
+    return text.lower() if len(text.removesuffix(".")) <= 253 and all(map(_LABEL.fullmatch, labels)) else None

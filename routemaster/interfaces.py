@@ -74,8 +74,10 @@ class Turn(Protocol):
     async def __aexit__(self, *error: object) -> None:
         """Free the place."""
 
-    async def post(self, body: bytes) -> Outcome:
+    async def post(self, body: bytes, number: int = 1) -> Outcome:
         """Make the one attempt of this turn: POST `body`; returns an Outcome whatever the subscriber does.
+
+        `number`: 1 for the first attempt at these events; the request carries it.
 
         Cancelling (`CancelledError`) aborts the connection.
         """

@@ -14,6 +14,8 @@ Each step of the loop waits for one thing at most, so that a stop, a changed
 subscription or a lost lease takes effect before another attempt. If the store
 is unavailable, the courier pauses and tries again; any other exception ends it,
 and the worker decides when deliveries are tried again.
+
+The module is longer than 350 lines because the steps of a courier share its state.
 """
 
 from __future__ import annotations
@@ -76,6 +78,7 @@ class Courier:
         self._store_failures = 0    #: in a row
         self._missing_logged = False
         self._attempt: Deferred[Outcome | None] | None = None
+        self._moved = False         #: whether the attempt under way is cut because its callback or uuid changed
 
     def _follow(self, grant: LeaseGrant, subscription: Subscription) -> None:
         self._subscription, self.version = subscription, grant.version
@@ -95,6 +98,8 @@ class Courier:
     def reload(self) -> None:
         """The subscription or its positions may have changed: read them before the next step."""
         self._outdated = True
+        if self._attempt is not None:
+            Deferred.fromCoroutine(self._cut_if_moved(self._attempt))
         self._wait.end()
 
     def renewed(self) -> None:
@@ -214,10 +219,13 @@ class Courier:
         try:
             outcome = await self._attempt
         except CancelledError:
-            self._end()
-            outcome = Outcome(Verdict.LOCAL, error="the attempt was aborted")
+            if self._moved:
+                outcome = Outcome(Verdict.LOCAL, error="the attempt was cut: callback or uuid changed")
+            else:
+                self._end()
+                outcome = Outcome(Verdict.LOCAL, error="the attempt was aborted")
         finally:
-            self._attempt, self._wait.reason = None, Reason.NOTHING
+            self._attempt, self._moved, self._wait.reason = None, False, Reason.NOTHING
         if outcome is None:
             return
         if attempt.batch is not None:
@@ -232,6 +240,18 @@ class Courier:
         else:
             self._retry_at = self._clock.seconds() + LOCAL_PAUSE * (1 + self._chance() / 2)
 
+    async def _cut_if_moved(self, attempt: Deferred[Outcome | None]) -> None:
+        """Cut the attempt if its callback or uuid is not that of the subscription any more."""
+        tried = (self._subscription.callback, self._subscription.uuid)
+        try:
+            answer = await self.lease.acquire()
+        except StoreUnavailable:
+            return  # the next renewal of the lease reports the new version again
+        found = answer.subscription if isinstance(answer, LeaseGrant) else None
+        if found is not None and (found.callback, found.uuid) != tried and attempt is self._attempt:
+            self._moved = True
+            attempt.cancel()
+
     async def _send(self, attempt: _Attempt) -> Outcome | None:
         """Wait for the turn, take the batch and post it; None if there is nothing to send any more."""
         async with self._sender.turn(attempt.callback, attempt.uuid) as turn:
@@ -240,7 +260,7 @@ class Courier:
             batch = attempt.batch = await self._next_batch(attempt)
             if batch is None:
                 return None
-            return await turn.post(batch.body)
+            return await turn.post(batch.body, self._failures + 1)
 
     async def _next_batch(self, attempt: _Attempt) -> Batch | None:
         """The batch to send; None if there is no reason for an attempt any more."""

@@ -66,11 +66,11 @@ class TreqSender:
         """`interfaces.Sender.turn`."""
         return Turn(self, callback, uuid)
 
-    async def exchange(self, target: Target, body: bytes) -> Outcome:
+    async def exchange(self, target: Target, body: bytes, attempt: int) -> Outcome:
         """POST `body` to `target` at once; for `Turn`."""
         if self.queue.closed:
             return STOPPING
-        exchange = Exchange(self._client, self._reactor, self._timeout, target, body)
+        exchange = Exchange(self._client, self._reactor, self._timeout, target, body, attempt)
         self._exchanges.add(exchange)
         try:
             exchange.post()
@@ -135,12 +135,12 @@ class Turn:
             self._target = target
         return self
 
-    async def post(self, body: bytes) -> Outcome:
+    async def post(self, body: bytes, number: int = 1) -> Outcome:
         """`interfaces.Turn.post`."""
         if self._refusal is not None or self._target is None:
             return self._refusal or STOPPING
         self._answered = False
-        outcome = await self._sender.exchange(self._target, body)
+        outcome = await self._sender.exchange(self._target, body, number)
         self._answered = None if outcome is STOPPING else outcome.status is not None
         return outcome
 

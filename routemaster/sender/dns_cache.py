@@ -32,6 +32,7 @@ from routemaster.sender.failure_reasons import DeliveryError, LocalFault, is_loc
 from routemaster.sender.fair_queue import FairQueue, QueueClosed, QueueFull
 
 T = TypeVar("T")
+MakeError = Callable[[], DeliveryError]  #: makes a new exception for each caller
 Addresses = tuple[str, ...]
 Callers = list[Deferred[Addresses]]
 
@@ -100,10 +101,14 @@ def choose(addresses: Sequence[str]) -> Addresses:
 
 @define
 class _Entry:
-    """The cached result of a look-up; times in the clock's seconds."""
+    """The cached result of a look-up; times in the clock's seconds.
+
+    It holds no exception: the traceback of one that is raised again and again
+    grows, and keeps every frame that raised it, with the batch of each attempt.
+    """
 
     addresses: Addresses
-    error: DeliveryError | None
+    error: MakeError | None
     fresh_until: float
     usable_until: float
 
@@ -135,7 +140,7 @@ class DNSCache:
                 except QueueFull:
                     entry.fresh_until = now + NEGATIVE_TTL
             if entry.error is not None:
-                raise entry.error
+                raise entry.error()
             return entry.addresses
         answer: Deferred[Addresses] = Deferred()
         waiting = self._waiting.get(name)
@@ -164,7 +169,7 @@ class DNSCache:
         self._queue.close()
         self._threads.stop()
         for waiting in tuple(self._waiting.values()):
-            self._answer(waiting, (), LocalFault("the bus is stopping"))
+            self._answer(waiting, (), partial(LocalFault, "the bus is stopping"))
 
     def _start(self, name: str, *callers: Deferred[Addresses]) -> Callers:
         """Start a look-up for `callers`; returns the list to which later callers are added."""
@@ -175,40 +180,42 @@ class DNSCache:
 
     async def _look_up(self, name: str, turn: Deferred[None] | None, waiting: Callers) -> None:
         addresses: Addresses = ()
-        error: DeliveryError | None = None
+        error: MakeError | None = None
+        local = False
         try:
             if turn is not None:
                 await turn
             try:
                 addresses = choose(await self._threads.run(partial(self._resolve, name)))
             except DeliveryError as known:
-                error = known
-            self._store(name, addresses, error)
+                error = partial(type(known), str(known))
+                local = isinstance(known, LocalFault)
+            self._store(name, addresses, error, local)
             self._queue.leave(name, succeeded=error is None)
         except QueueClosed:
-            error = LocalFault("the bus is stopping")
+            error = partial(LocalFault, "the bus is stopping")
         except Exception as unexpected:
-            error = DeliveryError(f"the DNS look-up of {name} failed: {unexpected}")
+            error = partial(DeliveryError, f"the DNS look-up of {name} failed: {unexpected}")
             self._queue.leave(name, succeeded=False)
         del self._waiting[name]
         self._answer(waiting, addresses, error)
 
-    def _answer(self, waiting: Callers, addresses: Addresses, error: DeliveryError | None) -> None:
+    def _answer(self, waiting: Callers, addresses: Addresses, error: MakeError | None) -> None:
         while waiting:
             caller = waiting.pop(0)
             if error is None:
                 caller.callback(addresses)
             else:
-                caller.errback(error)
+                caller.errback(error())
 
-    def _store(self, name: str, addresses: Addresses, error: DeliveryError | None) -> None:
+    def _store(self, name: str, addresses: Addresses, error: MakeError | None, local: bool) -> None:
         now = self._clock.seconds()
         entry = self._entries.pop(name, None)
         if error is None:
             entry = _Entry(addresses, None, now + TTL, now + STALE)
         elif entry is not None and entry.error is None and now < entry.usable_until:
             entry.fresh_until = now + NEGATIVE_TTL  # the old answer stays in use
-        elif isinstance(error, LocalFault):
+        elif local:
             return
         else:
             entry = _Entry((), error, now + NEGATIVE_TTL, now + NEGATIVE_TTL)

@@ -47,10 +47,12 @@ class Exchange(Protocol):
     `done` fires once with the Outcome; cancelling it aborts the connection.
     """
 
-    def __init__(self, client: HTTPClient, reactor: Any, timeout: float, target: Target, body: bytes) -> None:
-        """`timeout`: seconds for the whole exchange."""
+    def __init__(
+        self, client: HTTPClient, reactor: Any, timeout: float, target: Target, body: bytes, attempt: int
+    ) -> None:
+        """`timeout`: seconds for the whole exchange; `attempt`: its number, from 1, for the server."""
         self._client, self._reactor, self._timeout = client, reactor, timeout
-        self.target = target
+        self.target, self.attempt = target, attempt
         self._body = body
         self.length = len(body)
         self.done: Deferred[Outcome] = Deferred(lambda _: self.abort())

@@ -89,7 +89,7 @@ class Pool:
         host, port = key
         deadline = self._reactor.seconds() + self._connect_timeout
         addresses = await self._dns.addresses(host, self._connect_timeout)
-        creator: Any = self._trust.creator(host)
+        creator: Any = self._trust.creator(host.removesuffix("."))
         plain: Any = Factory.forProtocol(partial(Connection, self, key))
         plain.noisy = False
         factory: Any = TLSMemoryBIOFactory(creator, True, plain, clock=self._reactor)

@@ -41,7 +41,7 @@ class PreparedURL(EncodedURL):
 class Target:
     """All of a request but its body."""
 
-    host: str                      #: to resolve, connect to and verify: lower case, without brackets
+    host: str                      #: to resolve, with a trailing dot if given: lower case, without brackets
     port: int
     path: bytes
     url: PreparedURL
@@ -66,6 +66,7 @@ class Target:
         headers = Headers({
             b"Host": [parts.netloc.encode("ascii")],
             b"Content-Type": [b"application/json"],
+            b"Accept": [b"*/*"],
             b"User-Agent": [user_agent.encode("ascii", "replace")],
         })
         if uuid is not None:

@@ -11,12 +11,19 @@ each connection.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from cryptography.x509 import DNSName, ExtensionNotFound, IPAddress, SubjectAlternativeName
 from OpenSSL import SSL, crypto
-from service_identity import VerificationError
-from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
-from service_identity.pyopenssl import extract_patterns
+from service_identity import CertificateError
+from service_identity.hazmat import (
+    DNS_ID,
+    CertificatePattern,
+    DNSPattern,
+    IPAddress_ID,
+    IPAddressPattern,
+)
 from twisted.internet import ssl
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
@@ -117,8 +124,30 @@ class HostCreator:
     def _mismatch(self, certificate: crypto.X509) -> str | None:
         """Why the certificate is not for the host (RFC 9525); None if it is."""
         expected = DNS_ID(self._host) if self._is_name else IPAddress_ID(self._host)
-        try:
-            verify_service_identity(extract_patterns(certificate), [expected], [])
-        except VerificationError:
+        names = alternative_names(certificate)
+        if names is None:
+            common_name = certificate.get_subject().commonName
+            return f"the certificate has no subjectAltName, only the CN {common_name or '(none)'}"
+        if not any(expected.verify(name) for name in names):
             return f"the certificate is not for {self._host}"
         return None
+
+
+def alternative_names(certificate: crypto.X509) -> list[CertificatePattern] | None:
+    """The host names and addresses in a certificate's subjectAltName; None if it has no such extension.
+
+    A name that is no valid pattern (`*.*.internal`, an address as a DNS name) is
+    left out: it matches no host, and the other names are as good without it.
+    """
+    try:
+        extension = certificate.to_cryptography().extensions.get_extension_for_class(SubjectAlternativeName)
+    except ExtensionNotFound:
+        return None
+    names: list[CertificatePattern] = [
+        IPAddressPattern(address)  # type: ignore[arg-type]  # a network has no match
+        for address in extension.value.get_values_for_type(IPAddress)
+    ]
+    for name in extension.value.get_values_for_type(DNSName):
+        with suppress(CertificateError):
+            names.append(DNSPattern.from_bytes(name.encode()))
+    return names

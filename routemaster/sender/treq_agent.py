@@ -37,6 +37,7 @@ class Request(Protocol):
     """What the producer of a request's body does for the agent (an `Exchange`)."""
 
     target: Target
+    attempt: int  #: number of the attempt, from 1
     fresh: bool  #: whether it needs a new connection
 
     def send_over(self, connection: Connection, method: bytes, headers: Headers) -> Deferred[IResponse]:
@@ -61,6 +62,7 @@ class _Agent:
         producer: Request = bodyProducer
         assert headers is not None  # noqa: S101  # treq passes a copy of the target's
         headers.setRawHeaders(b"accept-encoding", [b"identity"])
+        headers.setRawHeaders(b"routemaster-attempt", [b"%d" % producer.attempt])
         key = producer.target.key
         connection = None if producer.fresh else self._pool.take(key)
         if connection is not None:

@@ -139,7 +139,8 @@ class MemoryStore:
         known = self._subscribers.setdefault(name, _Subscriber(version))
         old, known.subscription, known.version = known.subscription, subscription, version
         if old is not None and (old.callback, old.uuid) != (subscription.callback, subscription.uuid):
-            known.health = evolve(known.health, failures=0, retry_at=None)
+            known.health = evolve(known.health, failures=0)
+        known.health = evolve(known.health, retry_at=None)
         for topic in known.topics.keys() - set(subscription.topics):
             known.topics[topic] = evolve(known.topics[topic], state="left")
             self._topics[topic].cursors[name] = _closed(

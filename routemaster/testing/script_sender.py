@@ -33,6 +33,7 @@ class Attempt:
     callback: str
     uuid: str | None
     body: bytes
+    number: int = 1  #: 1 for the first attempt at these events
     outcome: Outcome | None = None  #: None while it is in flight, and if it was aborted
     was_aborted: bool = False
     _ended: Deferred[Outcome] = field(factory=Deferred, init=False)
@@ -126,8 +127,8 @@ class ScriptedTurn:
     async def __aexit__(self, *error: object) -> None:
         """Nothing is held."""
 
-    async def post(self, body: bytes) -> Outcome:
-        attempt = Attempt(self._callback, self._uuid, body)
+    async def post(self, body: bytes, number: int = 1) -> Outcome:
+        attempt = Attempt(self._callback, self._uuid, body, number)
         self._sender.outcome_of(attempt)
         try:
             return await attempt._ended

@@ -208,6 +208,21 @@ class BatchTests(DeliveryTestCase):
         self.assertEqual(self.store.calls["read"], 1)  # ahead of the third, which is the last
         self.assertEqual(len(self.batches), 3)
 
+    def test_number_of_the_attempt(self) -> None:
+        """An attempt bears its number: 1 at first, and one more for each failure in a row, kept in the store."""
+        self.sender.otherwise = refused()
+        self.subscribe("cats")
+        worker = self.worker(retry_delay=1.0)
+        self.publish("cats")
+        self.pass_time(3.5)
+        self.do(worker.stop(1))
+        self.workers.remove(worker)
+        self.worker("w2", retry_delay=1.0)
+        self.sender.otherwise = ACKNOWLEDGED
+        self.pass_time(5)
+        self.publish("cats")
+        self.assertEqual([attempt.number for attempt in self.sender.attempts], [1, 2, 3, 4, 1])
+
     def test_what_is_sent(self) -> None:
         """The body is a JSON array of the fragments as stored; callback and uuid are the subscription's."""
         self.subscribe("cats", uuid="alice")
@@ -545,28 +560,64 @@ class RaceTests(DeliveryTestCase):
         self.clock.advance(0.1)
         self.assertEqual(self.queued(), 0)
 
-    def test_options_changed_in_backoff(self) -> None:
-        """A change that does not concern how the subscriber is reached leaves the pause as it was."""
-        self.sender.then(refused(503, 5.0))
-        self.subscribe("cats")
-        self.worker()
-        self.publish("cats")
-        self.subscribe("cats", create=False, max=7)
-        self.pass_time(4.9)
-        self.assertEqual(len(self.batches), 1)
-        self.pass_time(0.2)
-        self.assertEqual(len(self.batches), 2)
+    def test_subscribed_again_in_backoff(self) -> None:
+        """Subscribing again, even unchanged, ends the pause; the failures in a row stay."""
+        for options in ({}, {"max": 7}):
+            self.setUp()
+            self.sender.then(refused(503, 50.0), refused(503, 5.0))
+            self.subscribe("cats")
+            self.worker()
+            self.publish("cats")
+            self.assertEqual(len(self.batches), 1)
+            self.subscribe("cats", create=False, **options)
+            self.assertEqual((len(self.batches), self.facts().health.failures), (2, 2))
+            self.pass_time(4.9)
+            self.assertEqual(len(self.batches), 2)
+            self.pass_time(0.2)
+            self.assertEqual((len(self.batches), self.queued()), (3, 0))
 
     def test_callback_changed_in_flight(self) -> None:
-        """An attempt goes to its end where it began; its failure says nothing about the new callback."""
+        """When callback or uuid changes, the attempt under way is cut and its events go to the new one at once."""
+        for changed in ({"callback": "https://new.example/"}, {"uuid": "bob"}):
+            self.setUp()
+            self.sender.otherwise = None
+            self.subscribe("cats", max=1)
+            self.worker()
+            self.publish("cats", 2)
+            self.subscribe("cats", create=False, max=1, **changed)
+            old, new = self.sender.attempts
+            self.assertEqual((old.was_aborted, old.number, new.number), (True, 1, 1))
+            self.assertEqual(new.callback, changed.get("callback", CALLBACK))
+            self.assertEqual(new.uuid, changed.get("uuid", old.uuid))
+            self.assertEqual((self.in_flight.events, self.facts().health.failures), ([1], 0))
+            self.end()
+            self.end()
+            self.assertEqual((self.batches, self.queued()), ([[1], [1], [2]], 0))
+
+    def test_changed_in_flight_without_store(self) -> None:
+        """A change that cannot be read at once cuts the attempt when the lease is renewed."""
         self.sender.otherwise = None
         self.subscribe("cats")
         self.worker()
         self.publish("cats")
-        self.subscribe("cats", create=False, callback="https://new.example/", uuid="bob")
-        self.end(refused(503, 50.0))
-        self.assertEqual((self.in_flight.callback, self.in_flight.uuid), ("https://new.example/", "bob"))
-        self.assertEqual((self.in_flight.events, self.facts().health.failures), ([1], 0))
+        self.store.fail_next("acquire")
+        self.subscribe("cats", create=False, callback="https://new.example/")
+        self.assertFalse(self.sender.attempts[0].was_aborted)
+        self.pass_time(TTL / 2)
+        self.assertTrue(self.sender.attempts[0].was_aborted)
+        self.assertEqual(self.in_flight.callback, "https://new.example/")
+
+    def test_changed_while_waiting_for_a_turn(self) -> None:
+        """A courier that waits for a turn at the old callback asks for one at the new callback instead."""
+        self.sender.busy = True
+        self.subscribe("cats")
+        self.worker()
+        self.publish("cats")
+        self.assertEqual(len(self.sender.waiting), 1)
+        self.sender.busy = False
+        self.subscribe("cats", create=False, callback="https://new.example/")
+        self.assertEqual([a.callback for a in self.sender.attempts], ["https://new.example/"])
+        self.assertEqual((self.sender.waiting, self.queued()), ([], 0))
 
     def test_changed_in_flight_and_failed(self) -> None:
         """A failure during which only options changed counts as ever."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from gc import collect
 from queue import SimpleQueue
 from threading import Event, current_thread
 from typing import Any
+from weakref import ref
 
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
@@ -48,6 +50,36 @@ class DNSCacheTests(SynchronousTestCase):
         for literal in ("127.0.0.1", "::1"):
             self.assertEqual(self.successResultOf(self.addresses(literal)), (literal,))
         self.assertEqual(self.look_ups, [])
+
+    def test_no_exception_is_raised_twice(self) -> None:
+        """Each caller gets an exception of its own, so that none keeps the frames of another attempt."""
+        waiting = [self.addresses("a.example") for _ in range(2)]
+        self.look_ups[0].errback(NoAddress("the host name a.example does not resolve"))
+        failures = [each.value for each in map(self.failureResultOf, waiting)]
+        failures += [self.failureResultOf(self.addresses("a.example")).value for _ in range(3)]
+        self.assertEqual(len(set(map(id, failures))), 5)
+        self.assertEqual({(type(each), str(each)) for each in failures}, {(NoAddress, str(failures[0]))})
+
+    def test_failed_attempts_keep_nothing(self) -> None:
+        """What an attempt holds is freed when its look-up fails, though the failure is cached."""
+
+        class Batch:
+            """Held by the frame of an attempt."""
+
+        async def attempt(batch: Batch) -> None:
+            await self.cache.addresses("a.example", 2.0)
+
+        batches = []
+        for number in range(4):
+            batch = Batch()
+            batches.append(ref(batch))
+            failed = Deferred.fromCoroutine(attempt(batch))
+            if not number:
+                self.look_ups[0].errback(NoAddress("a.example"))
+            self.failureResultOf(failed, NoAddress)
+            del batch, failed
+        collect()
+        self.assertEqual([each() for each in batches], [None] * 4)
 
     def test_single_flight(self) -> None:
         """Concurrent callers share one look-up."""

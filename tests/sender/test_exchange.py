@@ -33,11 +33,21 @@ class RequestTests(SenderCase):
         self.assertEqual(request.headers, {
             b"host": b"127.0.0.1:%d" % sink.port,
             b"content-type": b"application/json",
+            b"accept": b"*/*",
+            b"routemaster-attempt": b"1",
             b"content-length": b"6",
             b"user-agent": b"routemaster/9",
             b"accept-encoding": b"identity",
             b"authorization": b"Basic " + b64encode(f"{UUID}:{UUID}".encode()),
         })
+
+    async def test_attempt(self) -> None:
+        """Each request carries the number of its attempt."""
+        sink, sender = self.sink(), self.sender()
+        for number in (2, 1, 35):
+            async with sender.turn(sink.url, UUID) as turn:
+                self.assertAcknowledged(await turn.post(b"[]", number))
+        self.assertEqual([each.headers[b"routemaster-attempt"] for each in sink.received], [b"2", b"1", b"35"])
 
     async def test_no_uuid(self) -> None:
         """Without a uuid there is no Authorization header, even after a delivery that had one."""

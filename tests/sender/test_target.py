@@ -25,6 +25,15 @@ class TargetTests(SynchronousTestCase):
             target = Target.parse(callback, None, "x")
             self.assertEqual((target.host, target.port, target.path), expected)
 
+    def test_trailing_dot(self) -> None:
+        """A trailing dot of the host is kept for DNS, and left out of the Host header."""
+        for callback, host, header in (
+            ("https://A.example./x", "a.example.", b"A.example"),
+            ("https://a.example.:8443/", "a.example.", b"a.example:8443"),
+        ):
+            target = Target.parse(callback, None, "x")
+            self.assertEqual((target.host, target.headers.getRawHeaders(b"Host")), (host, [header]))
+
     def test_refused_callbacks(self) -> None:
         """Ambiguous URLs are refused, and so are IP addresses in unusual forms."""
         for callback in (
@@ -34,7 +43,7 @@ class TargetTests(SynchronousTestCase):
             "https://127.1/", "https://1.2.3.04/", "https://a.example/?q", "https://a.example/#f", "https://[::1/",
             "https://a.example/ x", "https://a.example/\n", "https://a.example\n", "https://[fe80::1%25lo]/", "",
             "https://bücher.example/", "https://a.example/\x00", "https://[1]/", "https://a.0x/",
-            "https://a.example./", "https://a.example:0443/", "https://a.example/a\\b",
+            "https://a.example../", "https://./", "https://127.0.0.1./", "https://a.example:0443/", "https://a.example/a\\b",
         ):
             self.assertRaises(BadCallback, Target.parse, callback, None, "x")
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from cryptography.x509 import DNSName, IPAddress
+from OpenSSL import crypto
 from twisted.internet import reactor, ssl
 
 from routemaster.errors import ConfigError
@@ -62,6 +65,52 @@ class TLSTests(SenderCase):
         sink = self._stopped(HttpsSink(reactor, options))
         self.assertAcknowledged(await self.sender().post(sink.url_for("localhost"), UUID, b"[]"))
         self.assertEqual(named, [b"localhost"])
+
+    async def test_trailing_dot(self) -> None:
+        """A trailing dot of the host is resolved, and neither sent as SNI, nor verified, nor in Host."""
+        options, named, resolved = AUTHORITY.issue("localhost"), [], []
+        options.getContext().set_tlsext_servername_callback(lambda tls: named.append(tls.get_servername()))
+        sink = self._stopped(HttpsSink(reactor, options))
+
+        def resolve(name: str) -> list[str]:
+            resolved.append(name)
+            return ["127.0.0.1"]
+
+        self.assertAcknowledged(await self.sender(resolve=resolve).post(sink.url_for("localhost."), UUID, b"[]"))
+        self.assertEqual((resolved, named), (["localhost."], [b"localhost"]))
+        self.assertEqual(sink.received[0].headers[b"host"], b"localhost:%d" % sink.port)
+
+    async def test_names_without_sense(self) -> None:
+        """A name that is no valid pattern is passed over: the other names count."""
+        senseless = [DNSName("*.*.internal"), DNSName("10.0.0.1"), DNSName("")]
+        for names, accepted in (
+            ([*senseless, IPAddress(ip_address("127.0.0.1"))], True),
+            ([*senseless, DNSName("localhost")], False),
+            ([DNSName("127.0.0.1")], False),
+            (senseless, False),
+        ):
+            options = zoo.certificate(names)
+            sender = self.sender(ca_files=[self.trusted(options)])
+            beast = self._stopped(HttpsSink(reactor, options))
+            outcome = await sender.post(beast.url, UUID, b"[]")
+            if accepted:
+                self.assertAcknowledged(outcome)
+            else:
+                self.assertFailed(outcome, "the certificate is not for 127.0.0.1")
+
+    async def test_no_alternative_name(self) -> None:
+        """A certificate without subjectAltName is refused; the reason says so and gives its CN."""
+        options = zoo.certificate(None, "shop.example")
+        beast = self._stopped(HttpsSink(reactor, options))
+        outcome = await self.sender(ca_files=[self.trusted(options)]).post(beast.url, UUID, b"[]")
+        self.assertFailed(outcome, "the certificate has no subjectAltName, only the CN shop.example")
+        self.assertEqual(beast.received, [])
+
+    def trusted(self, options: ssl.CertificateOptions) -> Path:
+        """A file with the server's self-signed certificate."""
+        path = Path(self.mktemp())
+        path.write_bytes(crypto.dump_certificate(crypto.FILETYPE_PEM, options.certificate))
+        return path
 
     def test_unusable_ca_file(self) -> None:
         """A ca_file without certificates is a configuration error that names the file."""

@@ -471,6 +471,15 @@ class StoreContract:
         grant = await self.grant()
         self.assertEqual((grant.failures, grant.retry_at), (0, 0))
 
+    async def test_subscribing_again_ends_the_pause(self) -> None:
+        """The same subscription again removes the pause, and leaves the count of failures."""
+        await self.create("cats")
+        await self.store.subscribe(subscription("cats"))
+        await self.store.fail("sub", "w1", (await self.grant()).epoch, 60.0, "refused")
+        await self.store.subscribe(subscription("cats"))
+        grant = await self.grant()
+        self.assertEqual((grant.failures, grant.retry_at), (1, 0))
+
     async def test_tails(self) -> None:
         """Tails tell where logs end; a topic that does not exist has none."""
         await self.create("cats")

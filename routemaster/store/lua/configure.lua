@@ -10,10 +10,9 @@ if not meta[2] then
   redis.call('HSET', KEYS[1], 'version', digits(version), 'created', digits(version), 'sent', '0', 'failures', '0')
 end
 if meta[2] and (meta[2] ~= ARGV[1] or meta[3] ~= ARGV[2]) then
-  -- the callback or uuid changed: end the backoff
   redis.call('HSET', KEYS[1], 'failures', '0')
-  redis.call('HDEL', KEYS[1], 'retry_at')
 end
+redis.call('HDEL', KEYS[1], 'retry_at') -- end the backoff: who subscribes again may have repaired the receiver
 redis.call('HSET', KEYS[1], 'version', digits(version),
   'callback', ARGV[1], 'uuid', ARGV[2], 'timeout', ARGV[3], 'max', ARGV[4])
 local spoken = ' ' .. digits(version) .. ' '
