@@ -134,6 +134,11 @@ def _write_if_ready(descriptor: int, data: memoryview) -> int:
     return os.write(descriptor, data[: select.PIPE_BUF])
 
 
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a file; a named pipe without a reader is an error, and one that is full fails to be written."""
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
+
+
 class FileSink:
     """A file, appended to without a buffer; when it is renamed, the file with its name is opened again."""
 
@@ -160,7 +165,7 @@ class FileSink:
         self._file.close()
 
     def _opened(self) -> FileIO:
-        return open(self._path, "ab", buffering=0)
+        return open(self._path, "ab", buffering=0, opener=_open_without_waiting)
 
     def _replace(self) -> None:
         opened = self._opened()

@@ -305,6 +305,18 @@ class FileTests(SynchronousTestCase):
         self.assertEqual(self.messages()[0][:23], "2 log events were lost:")
         self.assertEqual((self.messages()[1:], observe.dropped), (["three", "four"], 2))
 
+    def test_named_pipe(self) -> None:
+        """A named pipe as log file must have a reader, and when it is full, events are dropped."""
+        os.mkfifo(self.path)
+        self.assertRaises(OSError, self.opened)
+        reading = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
+        self.addCleanup(os.close, reading)
+        observe = self.opened()
+        for _ in range(200):
+            observe(event("x" * 1000))
+        self.assertGreater(observe.dropped, 0)
+        self.assertIn(b"x" * 1000, os.read(reading, 65536))
+
     def test_torn_line(self) -> None:
         """The event after a partly written line starts on a new line."""
         sink = FileSink(self.path)
