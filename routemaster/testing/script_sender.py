@@ -1,4 +1,4 @@
-"""A sender whose attempts end as a test says: no socket, no time of its own.
+"""A sender whose attempts end with the outcomes that a test sets, without sockets and timers.
 
     sender = ScriptedSender(refused(), ACKNOWLEDGED)  # the first two attempts; the others are acknowledged
     sender = ScriptedSender(otherwise=None)           # attempts stay in flight ...
@@ -22,13 +22,13 @@ LOCAL = Outcome(Verdict.LOCAL, error="too many open files")
 
 
 def refused(status: int = 500, retry_after: float | None = None) -> Outcome:
-    """The subscriber answered with a status that is no acknowledgement."""
+    """The outcome of a response whose status is not an acknowledgement."""
     return Outcome(Verdict.FAILED, status, f"answered {status}", retry_after)
 
 
 @define(eq=False)
 class Attempt:
-    """One POST, as the subscriber sees it."""
+    """One POST, as the subscriber receives it."""
 
     callback: str
     uuid: str | None
@@ -50,7 +50,7 @@ class Attempt:
         return batch
 
     def end(self, outcome: Outcome) -> None:
-        """End it with this outcome; it must be in flight."""
+        """End the attempt with this outcome. Raises ValueError if it has ended."""
         if not self.in_flight:
             raise ValueError("this attempt has ended")
         self.outcome = outcome
@@ -81,7 +81,7 @@ class ScriptedSender:
         return [attempt.events for attempt in self.attempts]
 
     def then(self, *script: Outcome | None) -> None:
-        """The outcomes of the next attempts."""
+        """Append the outcomes of the next attempts to the script."""
         self._script.extend(script)
 
     def give_turns(self) -> None:
@@ -95,7 +95,7 @@ class ScriptedSender:
         return ScriptedTurn(self, callback, uuid)
 
     def outcome_of(self, attempt: Attempt) -> None:
-        """Note a new attempt, and end it if the script has an outcome for it."""
+        """Record a new attempt, and end it if the script has an outcome for it."""
         self.attempts.append(attempt)
         together = sum(other.callback == attempt.callback for other in self.in_flight)
         self.most_at_once[attempt.callback] = max(together, self.most_at_once[attempt.callback])
@@ -105,7 +105,7 @@ class ScriptedSender:
             attempt.end(outcome)
 
     async def close(self) -> None:
-        """Abort what is in flight."""
+        """Abort all attempts in flight."""
         for attempt in self.in_flight:
             attempt._ended.cancel()
 

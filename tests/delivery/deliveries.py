@@ -1,4 +1,4 @@
-"""Workers on a store in memory with a scripted sender and a clock: what the tests of deliveries stand on."""
+"""The base of the delivery tests: workers on a memory store, with a scripted sender and a test clock."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ TTL = 10.0
 RECONCILE = 3.0
 NOW = 1_700_000_000.0
 CALLBACK = "https://sub.example/events"
-HOT = 3000  #: store calls at one moment of the clock that only a loop that never rests makes
+HOT = 3000  #: store calls at one clock time that only an endless loop makes
 
 
 def hint(worker: Worker, message: bytes) -> None:
-    """Give a worker the hint that a message carries, if it carries one."""
+    """Pass a message's hint to a worker; ignore a malformed message."""
     found = decode(message)
     if found is not None:
         worker.on_hint(found)
 
 
 class StoreClock:
-    """The clock of the store's host: that of the test, set apart."""
+    """The clock of the store's host: the test's clock plus `apart` seconds."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -46,24 +46,24 @@ class StoreClock:
 
 
 class FaultyStore:
-    """A store whose calls are counted, and fail or are late where a test says so."""
+    """A store that counts its calls, and fails or delays those that a test selects."""
 
     def __init__(self, store: MemoryStore, clock: Clock) -> None:
         self._store, self._clock = store, clock
         self.calls: Counter[str] = Counter()
-        self.unavailable = False  #: no call gets through
+        self.unavailable = False  #: every call fails
         self._faults: dict[str, deque[tuple[Exception, bool]]] = defaultdict(deque)
         self._gates: dict[str, deque[tuple[Deferred[None], bool]]] = defaultdict(deque)
         self.hot = HOT
         self._moment, self._at_once = -1.0, 0
 
     def fail_next(self, name: str, times: int = 1, done: bool = False, error: Exception | None = None) -> None:
-        """The next calls of `name` raise; `done`: after they have been carried out."""
+        """Make the next calls of `name` raise; with `done`, after the store has executed them."""
         fault = error or StoreUnavailable("the store is unavailable", outcome_unknown=done)
         self._faults[name].extend([(fault, done)] * times)
 
     def delay(self, name: str, before: bool = False) -> Deferred[None]:
-        """Hold back the answer of the next call, or with `before` the call, until what is returned fires."""
+        """Delay the next call's reply, or with `before` the call itself, until the returned Deferred fires."""
         gate: Deferred[None] = Deferred()
         self._gates[name].append((gate, before))
         return gate
@@ -98,11 +98,11 @@ class FaultyStore:
             self._moment, self._at_once = self._clock.seconds(), 0
         self._at_once += 1
         if self._at_once > self.hot:
-            raise AssertionError("a loop that never comes to rest")
+            raise AssertionError("endless loop of store calls")
 
 
 class DeliveryTestCase(SynchronousTestCase):
-    """A bus without its way in; whatever a test did, everything stops without a trace at its end."""
+    """Workers without the API; after each test all workers stop, and no timer may be left."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -138,7 +138,7 @@ class DeliveryTestCase(SynchronousTestCase):
         return self.successResultOf(Deferred.fromCoroutine(work))
 
     def worker(self, name: str = "w1", store: Any = None, **rules: Any) -> Worker:
-        """A worker that has swept once."""
+        """Start a worker and reconcile once."""
         worker = Worker(
             name,
             store or self.store,
@@ -153,31 +153,31 @@ class DeliveryTestCase(SynchronousTestCase):
         return worker
 
     def reconcile(self, worker: Worker) -> None:
-        """Sweep, as far as the store answers."""
+        """Reconcile; an unavailable store is ignored."""
         sweeping = Deferred.fromCoroutine(worker.reconcile())
         sweeping.addErrback(lambda failure: failure.trap(StoreUnavailable))
 
     def create(self, *topics: str) -> None:
-        """Topics exist once their publisher has sent an event."""
+        """Create topics by publishing one event to each."""
         for topic in topics:
             self.do(self.memory.publish(topic, "pub", [b"{}"]))
 
     def subscribe(self, *topics: str, name: str = "sub", create: bool = True, **options: Any) -> None:
-        """Subscribe to topics, which are created; batches go at once unless told otherwise."""
+        """Create the topics and subscribe to them; by default batches are sent at once."""
         if create:
             self.create(*topics)
         options = {"callback": CALLBACK, "timeout": 0, "max": 100, **options}
         self.do(self.memory.subscribe(Subscription(name, topics, **options)))
 
     def publish(self, topic: str, count: int = 1) -> list[int]:
-        """Publish events, numbered as they come over all topics; the numbers."""
+        """Publish events, numbered in order over all topics; return the numbers."""
         numbers = [self._count + 1 + place for place in range(count)]
         self._count += count
         self.do(self.memory.publish(topic, "pub", [b"%d" % number for number in numbers]))
         return numbers
 
     def pass_time(self, seconds: float, step: float = 1 / 16) -> None:
-        """Let time pass, with the periodic calls that the wiring makes."""
+        """Advance the clock, with the periodic calls that the daemon makes."""
         for _ in range(round(seconds / step)):
             before = self.clock.seconds()
             self.clock.advance(step)

@@ -1,4 +1,4 @@
-"""What deliveries are measured by."""
+"""The metrics of attempts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from routemaster.metrics.meter import Meter
 
 
 class AttemptMetricsTests(SynchronousTestCase):
-    """Attempts, counted."""
+    """`AttemptMetrics`."""
 
     def setUp(self) -> None:
         self.meter = Meter()
@@ -50,6 +50,6 @@ class AttemptMetricsTests(SynchronousTestCase):
         self.assertEqual(counts["delivery.duration.sum"], 200)
 
     def test_clocks_apart(self) -> None:
-        """A store's clock before ours makes no negative wait."""
+        """A store clock ahead of the worker's gives no negative latency."""
         self.metrics.attempt(1, 100.0, 99.0, 99.5, True)
         self.assertEqual(self.counters()["latency.batches.first_attempt|queue=svc"], 0)

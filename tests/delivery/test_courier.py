@@ -1,4 +1,4 @@
-"""One subscriber's deliveries: what is sent when, and what an attempt's end changes."""
+"""One subscriber's deliveries: what is sent when, and what an attempt's outcome changes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.delivery.deliveries import CALLBACK, NOW, RECONCILE, TTL, DeliveryTes
 
 
 class BatchTests(DeliveryTestCase):
-    """When a batch goes, and what is in it."""
+    """When a batch is sent, and what it holds."""
 
     def test_full_batch_at_once(self) -> None:
-        """As soon as `max` events wait a batch goes, however long the timeout."""
+        """A batch is sent as soon as `max` events wait, however long the timeout."""
         self.subscribe("cats", max=3, timeout=60_000)
         self.worker()
         self.publish("cats", 2)
@@ -49,7 +49,7 @@ class BatchTests(DeliveryTestCase):
             self.assertEqual(self.batches, [[1, 2, 3, 4, 5, 6, 7, 8]], spread)
 
     def test_timeout(self) -> None:
-        """A batch that is not full goes when its oldest event has waited `timeout`."""
+        """A batch that is not full is sent when its oldest event has waited `timeout`."""
         self.subscribe("cats", timeout=500)
         self.worker()
         self.publish("cats")
@@ -74,7 +74,7 @@ class BatchTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1], [2]])
 
     def test_accepted_in_flight(self) -> None:
-        """What is accepted during an attempt has waited since then, not since its end."""
+        """An event accepted during an attempt waits from its acceptance, not from the attempt's end."""
         self.sender.otherwise = None
         self.subscribe("cats", timeout=500)
         self.worker()
@@ -90,7 +90,7 @@ class BatchTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1], [2]])
 
     def test_overdue_after_flight(self) -> None:
-        """What became due during an attempt goes as soon as that ends."""
+        """A batch that became due during an attempt is sent as soon as that attempt ends."""
         self.sender.otherwise = None
         self.subscribe("cats", timeout=500)
         self.worker()
@@ -102,7 +102,7 @@ class BatchTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1], [2]])
 
     def test_by_the_stores_clock(self) -> None:
-        """How long an event has waited is counted by the store's clock, however far that is from ours."""
+        """An event's wait is counted by the store's clock, whatever its offset from the worker's clock."""
         for apart in (3600.0, -3600.0, 0.25):
             self.setUp()
             self.store_clock.apart = apart
@@ -141,7 +141,7 @@ class BatchTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1]])
 
     def test_timeout_zero(self) -> None:
-        """With timeout 0 every event goes at once."""
+        """With timeout 0 every event is sent at once."""
         self.subscribe("cats", timeout=0)
         self.worker()
         self.publish("cats")
@@ -149,7 +149,7 @@ class BatchTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1], [2, 3]])
 
     def test_at_once_while_events_pour_in(self) -> None:
-        """With timeout 0 a batch goes although the answer of each reading is overtaken by further events."""
+        """With timeout 0 a batch is sent although further events overtake the reply of each read."""
         self.subscribe("cats", timeout=0, max=10_000)
         self.worker()
         gate = self.store.delay("read")
@@ -159,7 +159,7 @@ class BatchTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1], [2]])
 
     def test_no_empty_batch(self) -> None:
-        """Without events nothing is sent, ever."""
+        """Without events nothing is sent."""
         self.subscribe("cats", "dogs")
         self.worker()
         self.pass_time(60)
@@ -253,10 +253,10 @@ class BatchTests(DeliveryTestCase):
 
 
 class OutcomeTests(DeliveryTestCase):
-    """What the end of an attempt changes."""
+    """What an attempt's outcome changes."""
 
     def test_only_acknowledged_moves(self) -> None:
-        """A cursor moves when an attempt is acknowledged, and by nothing else: failure, local fault, being cut."""
+        """Only an acknowledged attempt moves a cursor; a failed, local-fault or aborted one does not."""
         self.sender.otherwise = None
         self.subscribe("cats")
         worker = self.worker()
@@ -275,7 +275,7 @@ class OutcomeTests(DeliveryTestCase):
         self.assertEqual((self.queued(), self.facts().sent), (0, 2))
 
     def test_not_before_it_is_acknowledged(self) -> None:
-        """While an attempt is in flight its events are still owed."""
+        """While an attempt is in flight its events stay in the backlog."""
         self.sender.otherwise = None
         self.subscribe("cats")
         self.worker()
@@ -296,7 +296,7 @@ class OutcomeTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1, 2], [1, 2, 3], [1, 2, 3, 4], [5, 6]])
 
     def test_read_ahead_is_dropped_by_failure(self) -> None:
-        """What was read behind a batch that failed is not sent before that batch."""
+        """Events read ahead behind a failed batch are not sent before that batch."""
         self.sender.then(refused())
         self.subscribe("cats", max=2)
         self.worker()
@@ -306,7 +306,7 @@ class OutcomeTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1, 2], [1, 2], [3, 4], [5, 6]])
 
     def test_dropped_after_failure(self) -> None:
-        """Events of a failed batch that were dropped meanwhile, to free memory, do not come again."""
+        """Events of a failed batch that autodrop removed are not sent again."""
         self.sender.then(refused())
         self.subscribe("cats")
         self.worker()
@@ -318,7 +318,7 @@ class OutcomeTests(DeliveryTestCase):
         self.assertEqual((self.batches, self.queued()), ([[1, 2], [2]], 0))
 
     def test_pauses_grow(self) -> None:
-        """Pauses double with each failure in a row, up to the longest, and go on for ever."""
+        """Pauses double with each failure in a row, up to the longest, and retries never end."""
         self.sender.otherwise = refused()
         self.subscribe("cats")
         times: list[float] = []
@@ -330,7 +330,7 @@ class OutcomeTests(DeliveryTestCase):
         self.assertEqual([round(p, 1) for p in pauses], [1, 2, 4, 8, 10, 10, 10, 10])
 
     def test_jitter(self) -> None:
-        """Chance spreads the pauses."""
+        """Jitter spreads the pauses."""
         self.chance, self.sender.otherwise = 0.5, refused()
         self.subscribe("cats")
         self.worker(retry_delay=1.0)
@@ -378,7 +378,7 @@ class OutcomeTests(DeliveryTestCase):
         self.assertEqual(len(self.batches), 1)
 
     def test_failures_are_kept(self) -> None:
-        """Failures and the pause are in the store: another worker goes on from there."""
+        """Failures and the pause are stored, and another worker continues from them."""
         self.sender.otherwise = refused()
         self.subscribe("cats")
         worker = self.worker(retry_delay=1.0)
@@ -423,7 +423,7 @@ class OutcomeTests(DeliveryTestCase):
         self.assertEqual((len(self.batches), self.queued()), (6, 0))
 
     def test_error_is_recorded(self) -> None:
-        """The last error is kept with the failure, for people to see."""
+        """The last error is stored with the failure."""
         self.sender.then(refused(418))
         self.subscribe("cats")
         self.worker()
@@ -431,7 +431,7 @@ class OutcomeTests(DeliveryTestCase):
         self.assertEqual(self.facts().health.last_error, "answered 418")
 
     def test_hint_flood_is_no_second_attempt(self) -> None:
-        """While an attempt is in flight, however many hints pour in, there is no other."""
+        """While an attempt is in flight, no number of hints starts another."""
         self.sender.otherwise = None
         self.subscribe("cats", max=1)
         worker = self.worker()
@@ -443,7 +443,7 @@ class OutcomeTests(DeliveryTestCase):
         self.assertEqual(self.sender.most_at_once[CALLBACK], 1)
 
     def test_next_attempt_after_the_acknowledgement_is_stored(self) -> None:
-        """The next batch goes only when the acknowledgement of the last is stored: a crash repeats one at most."""
+        """The next batch is sent only after the last acknowledgement is stored: a crash repeats one at most."""
         self.subscribe("cats", max=1)
         self.worker()
         gate = self.store.delay("acknowledge", before=True)
@@ -454,10 +454,10 @@ class OutcomeTests(DeliveryTestCase):
 
 
 class RaceTests(DeliveryTestCase):
-    """Events accepted, and changes made, at every moment of a courier's round."""
+    """Events accepted and changes made at every step of a courier."""
 
     def test_accepted_during_any_await(self) -> None:
-        """An event accepted while the store carries out a call, or while its answer is late, is not left lying."""
+        """An event accepted during a store call, or while its reply is late, is delivered."""
         for call in ("acquire", "read", "acknowledge", "fail", "repair"):
             for before in (True, False):
                 for timeout in (0, 500):
@@ -478,7 +478,7 @@ class RaceTests(DeliveryTestCase):
                         self.stop_all()
 
     def test_first_reading_overtaken(self) -> None:
-        """An event accepted between the first reading and its answer is seen, though the answer lacks it."""
+        """An event accepted between the first read and its reply is delivered, although the reply lacks it."""
         self.subscribe("cats", "dogs")
         gate = self.store.delay("read")
         self.worker()
@@ -487,7 +487,7 @@ class RaceTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1]])
 
     def test_lost_hint(self) -> None:
-        """A lost hint costs one sweep's period at most."""
+        """A lost hint delays an event by one reconciliation interval at most."""
         self.subscribe("cats")
         worker = self.worker()
         self.lose_hints = True
@@ -497,7 +497,7 @@ class RaceTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1]])
 
     def test_lost_hint_keeps_the_timeout(self) -> None:
-        """An event found by the sweep has waited since it was accepted, not since it was found."""
+        """An event found by reconciliation waits from its acceptance, not from when it was found."""
         self.subscribe("cats", timeout=2000)
         worker = self.worker()
         self.lose_hints = True
@@ -522,7 +522,7 @@ class RaceTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1, 2]])
 
     def test_hint_for_another_topic_after_a_lost_one(self) -> None:
-        """An event found by the sweep in one topic is not made younger by one heard of in another."""
+        """A hint for one topic does not change the age of an event that reconciliation found in another."""
         self.subscribe("cats", "dogs", timeout=1000)
         worker = self.worker()
         self.lose_hints = True
@@ -537,7 +537,7 @@ class RaceTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1, 2]])
 
     def test_subscription_changed_while_waiting(self) -> None:
-        """A new timeout, maximum or callback is in force at once for what waits."""
+        """A new timeout, maximum or callback applies at once to waiting events."""
         for changed in ({"timeout": 0}, {"max": 2}, {"timeout": 0, "callback": "https://new.example/"}):
             self.setUp()
             self.subscribe("cats", timeout=60_000, max=10)
@@ -549,7 +549,7 @@ class RaceTests(DeliveryTestCase):
             self.assertEqual(self.sender.attempts[0].callback, changed.get("callback", CALLBACK))
 
     def test_callback_changed_in_backoff(self) -> None:
-        """A subscriber that can be reached in another way is tried at once, as if it had never failed."""
+        """A changed callback ends the backoff and its failure count."""
         self.sender.then(refused(503, 50.0), refused())
         self.subscribe("cats")
         self.worker()
@@ -634,7 +634,7 @@ class RaceTests(DeliveryTestCase):
         self.assertEqual(len(self.batches), 2)
 
     def test_maximum_lowered_in_flight(self) -> None:
-        """What was read ahead under another maximum is not sent."""
+        """Events read ahead under another maximum are not sent."""
         self.sender.otherwise = None
         self.subscribe("cats", max=3)
         self.worker()
@@ -644,7 +644,7 @@ class RaceTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1, 2, 3], [4]])
 
     def test_changed_while_reading(self) -> None:
-        """A change told while a batch is being read is in force for that batch."""
+        """A change during a read applies to the batch being read."""
         self.subscribe("cats")
         self.worker()
         gate = self.store.delay("read")
@@ -667,7 +667,7 @@ class RaceTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1, 2, 3]])
 
     def test_topic_left(self) -> None:
-        """What a topic owed when it was left still comes, nothing later does, and the rest goes on."""
+        """A topic that was left still delivers its backlog and no later event; other topics continue."""
         for moment in ("waiting", "backoff", "flight"):
             with self.subTest(moment=moment):
                 self.setUp()
@@ -687,7 +687,7 @@ class RaceTests(DeliveryTestCase):
                 self.stop_all()
 
     def test_last_topic_left(self) -> None:
-        """A subscriber that has left its last topic gets what is owed and then nothing, and costs nothing."""
+        """A subscriber that left its last topic gets its backlog, then nothing, and causes no store calls."""
         self.subscribe("cats", timeout=500)
         self.worker()
         self.publish("cats")
@@ -700,7 +700,7 @@ class RaceTests(DeliveryTestCase):
         self.assertEqual(self.store.calls, {})
 
     def test_unsubscribed(self) -> None:
-        """After unsubscribing no attempt starts, whatever the courier was at; one in flight ends in peace."""
+        """After an unsubscription no attempt starts, and one in flight is not aborted."""
         for moment in ("waiting", "backoff", "flight"):
             with self.subTest(moment=moment):
                 self.setUp()
@@ -717,7 +717,7 @@ class RaceTests(DeliveryTestCase):
                 self.stop_all()
 
     def test_unsubscribed_with_lost_hint(self) -> None:
-        """That a subscription ended in flight is also learnt from the acknowledgement's answer."""
+        """The acknowledgement's reply also shows that a subscription ended in flight."""
         self.sender.otherwise = None
         self.subscribe("cats")
         worker = self.worker()
@@ -728,7 +728,7 @@ class RaceTests(DeliveryTestCase):
         self.assertEqual(worker.leases, 0)
 
     def test_dissolved(self) -> None:
-        """A subscription that is found dissolved is cleared away, and nothing is sent for it."""
+        """A half-removed subscription is repaired, and nothing is sent for it."""
         self.subscribe("cats", timeout=500)
         worker = self.worker()
         self.publish("cats")
@@ -739,7 +739,7 @@ class RaceTests(DeliveryTestCase):
         self.assertEqual(self.batches, [])
 
     def test_unsubscribed_and_back(self) -> None:
-        """Who unsubscribes and comes back gets what is accepted from then on, at once and nothing twice."""
+        """A client that resubscribes gets the events accepted from then on, once and at once."""
         for moment in ("waiting", "flight", "failing"):
             with self.subTest(moment=moment):
                 self.setUp()
@@ -786,14 +786,14 @@ class RaceTests(DeliveryTestCase):
 
 
 class RecoveryTests(DeliveryTestCase):
-    """A courier that cannot go on comes to rest, and is driven again."""
+    """A courier that cannot continue pauses, and resumes."""
 
     def lose_events(self) -> None:
-        """The log loses its entries; the cursor stays behind."""
+        """Remove the log's entries; keep the cursor."""
         self.memory._topics["cats"].log.clear()
 
     def test_missing_events(self) -> None:
-        """Events that are owed but not there make no loop: one reading every few seconds, one line in the log."""
+        """Missing events cause one read every few seconds and one log line, not a loop."""
         self.lose_hints = True
         for options in ({"timeout": 0}, {"timeout": 500}, {"timeout": 60_000, "max": 1}):
             with self.subTest(**options):
@@ -811,7 +811,7 @@ class RecoveryTests(DeliveryTestCase):
                 self.stop_all()
 
     def test_missing_first_events(self) -> None:
-        """Events that are there are delivered although those before them are lost."""
+        """Events behind missing ones are delivered."""
         self.subscribe("cats")
         self.worker()
         self.sender.otherwise = None
@@ -824,7 +824,7 @@ class RecoveryTests(DeliveryTestCase):
         self.assertEqual((self.batches, self.queued()), ([[1], [2]], 0))
 
     def test_missing_events_and_a_new_event(self) -> None:
-        """An event accepted while the reading that found nothing was under way is delivered at once."""
+        """An event accepted during a read that found nothing is delivered at once."""
         self.subscribe("cats")
         self.publish("cats")
         self.lose_events()
@@ -835,7 +835,7 @@ class RecoveryTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[2]])
 
     def test_next_event_ends_the_wait_for_lost_ones(self) -> None:
-        """An event accepted after the loss is not held up by it."""
+        """An event accepted after the loss is not delayed by it."""
         self.subscribe("cats")
         self.publish("cats")
         self.lose_events()
@@ -845,7 +845,7 @@ class RecoveryTests(DeliveryTestCase):
         self.assertEqual((self.batches, self.queued()), ([[2]], 0))
 
     def test_wrong_hint(self) -> None:
-        """A hint of events that the store has lost, or never had, makes no loop."""
+        """A hint of events that the store does not hold causes no loop."""
         for timeout in (0, 500):
             self.setUp()
             self.subscribe("cats", timeout=timeout)
@@ -861,7 +861,7 @@ class RecoveryTests(DeliveryTestCase):
             self.stop_all()
 
     def test_topic_recreated(self) -> None:
-        """A log that begins anew under a cursor of its earlier life is not counted against other topics."""
+        """A recreated log that ends before its old cursor does not reduce the count of other topics."""
         self.subscribe("cats", "dogs", timeout=60_000, max=4)
         worker = self.worker()
         self.publish("cats", 4)
@@ -871,7 +871,7 @@ class RecoveryTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1, 2, 3, 4], [5, 6, 7, 8]])
 
     def test_membership_to_end(self) -> None:
-        """A cursor left open in a stay that is to end is mended at the first look."""
+        """A cursor left open in a membership that is to end is repaired at the first reload."""
         self.subscribe("cats", "dogs")
         known = self.memory._subscribers["sub"]
         known.topics["cats"] = evolve(known.topics["cats"], state="left")
@@ -879,7 +879,7 @@ class RecoveryTests(DeliveryTestCase):
         self.assertEqual(self.store.calls["repair"], 1)
 
     def test_topics_in_one_order(self) -> None:
-        """Topics are always named to the store in the same order, which decides where times are equal."""
+        """Topics are passed to the store in one order, which decides between equal times."""
         store = Mock(read=AsyncMock(return_value=ReadResult((), {})))
         backlog = Backlog("sub", store, WakeupIndex(), self.clock, ClockOffset(), 1000)
         for topics in ("bca", "cab"):
@@ -888,7 +888,7 @@ class RecoveryTests(DeliveryTestCase):
             self.assertEqual(list(store.read.call_args.args[1]), ["a", "b", "c"])
 
     def test_membership_without_cursor(self) -> None:
-        """A stay that its topic does not know is mended once, then left to the store's upkeep."""
+        """A membership without a cursor is repaired once, then left to the store's clean-up."""
         self.subscribe("cats", "dogs")
         cursor = self.memory._topics["cats"].cursors.pop("sub")
         repairs: list[str] = []
@@ -905,7 +905,7 @@ class RecoveryTests(DeliveryTestCase):
         self.memory._topics["cats"].cursors["sub"] = cursor
 
     def test_cursor_of_an_earlier_membership(self) -> None:
-        """Events under the cursor of a stay that is over, which no acknowledgement could move, are not sent."""
+        """Events under the cursor of an ended membership are not sent."""
         self.subscribe("cats")
         self.publish("cats")
         log = self.memory._topics["cats"]
@@ -915,7 +915,7 @@ class RecoveryTests(DeliveryTestCase):
         self.assertEqual(self.batches, [])
 
     def test_store_unavailable_at_each_await(self) -> None:
-        """A store that is away at any step loses nothing; the one batch in hand is repeated at the most."""
+        """A store unavailable at any step loses no event, and one batch at most is repeated."""
         for call in ("acquire", "read", "acknowledge", "fail", "repair"):
             for done in (False, True):
                 for times in (1, 3):
@@ -936,7 +936,7 @@ class RecoveryTests(DeliveryTestCase):
                         self.stop_all()
 
     def test_unavailable_store_gets_few_calls(self) -> None:
-        """A store that is away is asked now and then, ever less often, not in a loop."""
+        """An unavailable store is called at growing intervals, not in a loop."""
         self.subscribe("cats")
         self.worker()
         self.store.unavailable = True
@@ -948,7 +948,7 @@ class RecoveryTests(DeliveryTestCase):
         self.assertGreater(sum(self.store.calls.values()), 3)
 
     def test_store_recovers(self) -> None:
-        """When the store answers again, as a renewal shows, nobody rests any longer, to settle or to read."""
+        """A successful renewal ends the pause of a courier that waits for the store."""
         self.sender.otherwise = None
         self.subscribe("cats")
         worker = self.worker()
@@ -969,7 +969,7 @@ class RecoveryTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1], [2]])
 
     def test_lease_that_waits_for_renewal(self) -> None:
-        """Who may not start an attempt for want of a younger lease starts it as soon as that is renewed."""
+        """A courier whose lease is too old for an attempt starts it as soon as the lease is renewed."""
         self.subscribe("cats")
         worker = self.worker()
         self.clock.advance(TTL * 0.6)
@@ -979,7 +979,7 @@ class RecoveryTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1]])
 
     def test_lease_is_kept_through_trouble(self) -> None:
-        """A store that is away for a moment does not cost the lease."""
+        """A short outage of the store does not lose the lease."""
         self.subscribe("cats")
         worker = self.worker()
         self.store.fail_next("read", times=2)
@@ -990,7 +990,7 @@ class RecoveryTests(DeliveryTestCase):
         self.assertEqual(self.store.calls["release"], 0)
 
     def test_failure_that_cannot_be_stored(self) -> None:
-        """A failure is stored as soon as the store is back, with what is left of the pause by then."""
+        """A failure is stored when the store recovers, with the rest of its pause."""
         self.sender.otherwise = refused(503, 5.0)
         self.subscribe("cats")
         self.worker()
@@ -1006,7 +1006,7 @@ class RecoveryTests(DeliveryTestCase):
         self.assertEqual(len(self.batches), 2)
 
     def test_failed_read_ahead(self) -> None:
-        """A failure to read ahead delays nothing but that reading."""
+        """A failed read-ahead delays only that read."""
         self.sender.otherwise = None
         self.subscribe("cats", max=1)
         self.worker()
@@ -1018,7 +1018,7 @@ class RecoveryTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1], [2]])
 
     def test_slow_reading_ahead(self) -> None:
-        """A reading ahead that is late holds back the next batch, and nothing is sent twice for it."""
+        """A late read-ahead delays the next batch, and nothing is sent twice."""
         self.subscribe("cats", max=1)
         self.worker()
         self.sender.otherwise = None
@@ -1041,7 +1041,7 @@ class RecoveryTests(DeliveryTestCase):
 
 
 class TurnTests(DeliveryTestCase):
-    """An attempt may have to wait for its turn, and everything may change meanwhile."""
+    """An attempt waits for its turn, and the facts may change meanwhile."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -1052,7 +1052,7 @@ class TurnTests(DeliveryTestCase):
         self.assertEqual((len(self.sender.waiting), self.batches), (1, []))
 
     def test_holds_nothing(self) -> None:
-        """Who waits for a turn holds no events; what is accepted meanwhile goes along."""
+        """A courier that waits for a turn holds no events, and events accepted meanwhile join the batch."""
         (courier,) = self.first._couriers.values()
         self.assertEqual(courier._backlog.in_memory, 0)
         self.publish("cats")
@@ -1061,7 +1061,7 @@ class TurnTests(DeliveryTestCase):
         self.assertEqual(self.queued(), 0)
 
     def test_nothing_left(self) -> None:
-        """Nothing is sent when what waited is gone by the time that its turn comes."""
+        """Nothing is sent when the backlog is empty at the turn."""
         self.do(self.memory.drop_oldest(10))
         self.sender.give_turns()
         self.pass_time(5)
@@ -1070,7 +1070,7 @@ class TurnTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[3]])
 
     def test_not_due_any_more(self) -> None:
-        """The timeout that a subscription has when its turn comes decides."""
+        """The subscription's timeout at the turn decides."""
         self.subscribe("cats", create=False, timeout=20_000)
         self.sender.give_turns()
         self.pass_time(19)
@@ -1079,13 +1079,13 @@ class TurnTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1, 2]])
 
     def test_other_callback(self) -> None:
-        """The callback to which an attempt goes is the one that holds when its turn comes."""
+        """An attempt uses the callback that the subscription has at the turn."""
         self.subscribe("cats", create=False, callback="https://other.example/")
         self.sender.give_turns()
         self.assertEqual([attempt.callback for attempt in self.sender.attempts], ["https://other.example/"])
 
     def test_timeout_and_long_queues(self) -> None:
-        """With a timeout and few events too, the first turn that comes is used."""
+        """A batch that is due by its timeout uses the first turn."""
         self.subscribe("dogs", name="patient", timeout=1000)
         self.publish("dogs")
         self.pass_time(2)
@@ -1094,7 +1094,7 @@ class TurnTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[3]])
 
     def test_stop(self) -> None:
-        """Whoever waits does not hold up a stop, and gives its lease back."""
+        """A courier that waits for a turn stops at once and releases its lease."""
         stopping = Deferred.fromCoroutine(self.first.stop(10))
         self.successResultOf(stopping)
         self.assertEqual((self.sender.waiting, self.first.leases), ([], 0))
@@ -1103,7 +1103,7 @@ class TurnTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1, 2]])
 
     def test_store_unavailable(self) -> None:
-        """A turn that comes while the store is away is given back, and asked for again."""
+        """A turn that comes while the store is unavailable is returned and requested again."""
         self.store.fail_next("read")
         self.sender.give_turns()
         self.assertEqual(self.batches, [])

@@ -1,4 +1,4 @@
-"""When a batch is sent: the whole table."""
+"""When a batch is sent: the table of `decide`."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class DecideTests(SynchronousTestCase):
     """`decide` against its table."""
 
     def test_table(self) -> None:
-        """A batch goes when it is full or its oldest event has waited enough, and no pause holds it back."""
+        """A batch is sent when it is full or its oldest event has waited `timeout`, unless a pause lasts."""
         for backlog, oldest, most, timeout, retry_at, now, step in TABLE:
             facts = Facts(backlog, oldest, most, timeout, retry_at)
             self.assertEqual(decide(facts, now), step, facts)
 
     def test_until_is_a_change(self) -> None:
-        """At the moment that a step names it is over: a courier that sleeps until then never sleeps twice."""
+        """At the time that a step names, the decision differs, so a courier never waits twice for one step."""
         for backlog, oldest, most, timeout, retry_at, now, _ in TABLE:
             facts = Facts(backlog, oldest, most, timeout, retry_at)
             step = decide(facts, now)

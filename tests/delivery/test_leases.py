@@ -126,7 +126,7 @@ class TableTests(SynchronousTestCase):
 
 
 class LeasesTests(SynchronousTestCase):
-    """The rest of the table's answers."""
+    """The other methods of `Leases`."""
 
     def setUp(self) -> None:
         self.membership = WorkerMembership("w1")

@@ -13,22 +13,22 @@ copyreg.pickle(EventID, lambda event: (EventID, (event.us, event.n)))  # how it 
 
 
 class LostWritesTests(DeliveryTestCase):
-    """A worker that runs on while the store goes back to an earlier state."""
+    """A worker that keeps running while the store returns to an earlier state."""
 
     def remember(self) -> dict[str, Any]:
-        """The store's data of this moment."""
+        """Copy the store's data."""
         shared = {id(each): each for each in (self.memory._clock, self.memory._hint)}
         return deepcopy(vars(self.memory), shared)
 
     def go_back(self, data: dict[str, Any]) -> None:
-        """The store has these data again, and has been connected to anew."""
+        """Restore copied data, and reconnect."""
         vars(self.memory).update(data)
         self.clock.advance(1)
         for worker in self.workers:
             worker.reload_all()
 
     def test_idle(self) -> None:
-        """An event that got the number of one lost after its delivery is delivered at once."""
+        """An event with the number of a lost, delivered event is delivered at once."""
         self.subscribe("cats")
         self.worker()
         self.publish("cats", 2)
@@ -41,7 +41,7 @@ class LostWritesTests(DeliveryTestCase):
         self.assertEqual(self.batches[2:], [[6], [7, 8]])
 
     def test_delivered_again(self) -> None:
-        """Events whose acknowledgement was lost, but not they themselves, are delivered again, in order."""
+        """Events whose acknowledgement was lost are delivered again, in order."""
         self.subscribe("cats")
         self.sender.otherwise = None
         self.worker()
@@ -56,7 +56,7 @@ class LostWritesTests(DeliveryTestCase):
         self.assertEqual(self.queued(), 0)
 
     def test_in_flight(self) -> None:
-        """Acknowledging lost events does not pass over those that got their numbers."""
+        """Acknowledging lost events does not skip the events that have their numbers now."""
         self.subscribe("cats")
         data = self.remember()
         self.sender.otherwise = None
@@ -70,7 +70,7 @@ class LostWritesTests(DeliveryTestCase):
         self.assertEqual(self.queued(), 0)
 
     def test_read_ahead(self) -> None:
-        """What was read behind a lost batch is not sent before what became of the log is known."""
+        """Events read ahead behind a lost batch are not sent before the log is read again."""
         self.subscribe("cats", max=2)
         data = self.remember()
         self.sender.otherwise = None

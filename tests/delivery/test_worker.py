@@ -1,4 +1,4 @@
-"""Leases, hints and sweeps, the end of a worker, and what many subscribers cost."""
+"""A worker's hints, leases, reconciliation, sharing and stop, and its cost with many subscribers."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ OTHER = {"w1": "w2", "w2": "w1"}[OWNER]
 
 
 class HintTests(DeliveryTestCase):
-    """What a worker makes of messages on the wake-up channel."""
+    """How a worker reacts to messages on the wake-up channel."""
 
     def test_nonsense(self) -> None:
-        """A message that is not understood is no hint, and raises nothing."""
+        """A malformed message on the wake-up channel is ignored and raises nothing."""
         self.subscribe("cats")
         worker = self.worker()
         for message in (
@@ -37,7 +37,7 @@ class HintTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1]])
 
     def test_topic_without_couriers_topic(self) -> None:
-        """News of topics that nobody here is subscribed to costs the store nothing."""
+        """A hint for a topic without a courier on this worker makes no store call."""
         self.subscribe("cats")
         worker = self.worker()
         self.store.calls.clear()
@@ -45,7 +45,7 @@ class HintTests(DeliveryTestCase):
         self.assertEqual(self.store.calls, {})
 
     def test_new_subscriber(self) -> None:
-        """A subscription that is made while the worker runs is taken at once."""
+        """A worker acquires the lease of a new subscription at once."""
         worker = self.worker()
         self.subscribe("cats")
         self.assertEqual(worker.leases, 1)
@@ -53,7 +53,7 @@ class HintTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1]])
 
     def test_new_subscriber_with_lost_hint(self) -> None:
-        """A subscription whose hint was lost is found by the sweep, events since then included."""
+        """Reconciliation finds a subscription whose hint was lost, and delivers the events accepted since."""
         worker = self.worker()
         self.lose_hints = True
         self.subscribe("cats")
@@ -62,7 +62,7 @@ class HintTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1]])
 
     def test_part_of_the_store_unavailable(self) -> None:
-        """Where a cluster has lost the names and the workers, lost hints and leases are made good."""
+        """Reconciliation repairs lost hints and leases while the subscriber and worker lists are unavailable."""
         self.subscribe("cats")
         worker = self.worker()
         self.store.fail_next("announce", 1000)
@@ -78,7 +78,7 @@ class HintTests(DeliveryTestCase):
         self.assertEqual(worker.leases, 1)
 
     def test_change_with_lost_hint(self) -> None:
-        """A change whose hint was lost is found by the sweep."""
+        """Reconciliation finds a changed subscription whose hint was lost."""
         self.subscribe("cats", timeout=60_000)
         worker = self.worker()
         self.publish("cats")
@@ -88,7 +88,7 @@ class HintTests(DeliveryTestCase):
         self.assertEqual([a.callback for a in self.sender.attempts], ["https://new.example/"])
 
     def test_hint_during_acquire(self) -> None:
-        """A subscription made while the store still answers that there is none is not overlooked."""
+        """A subscription made during an acquire call that finds none is acquired after that call."""
         worker = self.worker()
         answer = self.store.delay("acquire")
         hint(worker, b"s sub")
@@ -98,7 +98,7 @@ class HintTests(DeliveryTestCase):
         self.assertEqual(worker.leases, 1)
 
     def test_change_during_acquire(self) -> None:
-        """A change made while the lease is being asked for is in force from the beginning."""
+        """A change made during the acquire call applies to the first batch."""
         self.subscribe("cats", timeout=60_000)
         self.publish("cats")
         answer = self.store.delay("acquire")
@@ -108,7 +108,7 @@ class HintTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1]])
 
     def test_resubscribed_during_repair(self) -> None:
-        """A client that is back before its courier has noticed the end of its subscription is served at once."""
+        """A client that subscribes again before its courier saw the unsubscription gets new events at once."""
         self.subscribe("cats")
         worker = self.worker()
         answer = self.store.delay("acquire")
@@ -121,10 +121,10 @@ class HintTests(DeliveryTestCase):
 
 
 class LeaseTests(DeliveryTestCase):
-    """One worker at a time, and what becomes of those that lose a lease."""
+    """One worker at a time delivers to a subscriber, and a lost lease ends its deliveries."""
 
     def test_single_flight_with_two_workers(self) -> None:
-        """Two workers on one store never have two attempts to one subscriber in flight, whatever hints pour in."""
+        """Two workers never have two attempts to one subscriber in flight, whatever hints they receive."""
         self.sender.otherwise = None
         self.create("cats", "dogs")
         for number in range(4):
@@ -153,7 +153,7 @@ class LeaseTests(DeliveryTestCase):
             self.assertEqual(delivered, list(range(1, 181)))
 
     def test_taken_over_after_a_crash(self) -> None:
-        """The subscribers of a worker that died are taken over within a lease's life and a second."""
+        """The subscribers of a crashed worker are taken over within a lease's lifetime plus one second."""
         self.subscribe("cats")
         self.worker(OWNER)
         self.pass_time(4)
@@ -166,7 +166,7 @@ class LeaseTests(DeliveryTestCase):
         self.do(dead.stop(0))
 
     def test_taken_over_at_once_after_a_stop(self) -> None:
-        """The subscribers of a worker that stopped in good order are taken over at once."""
+        """The subscribers of a worker that stopped cleanly are taken over at once."""
         self.subscribe("cats")
         owner, other = self.worker(OWNER), self.worker(OTHER)
         self.assertEqual((owner.leases, other.leases), (1, 0))
@@ -174,7 +174,7 @@ class LeaseTests(DeliveryTestCase):
         self.assertEqual((owner.leases, other.leases), (0, 1))
 
     def test_leases_live(self) -> None:
-        """A lease is kept for as long as sweeps go through."""
+        """A lease is kept for as long as reconciliations succeed."""
         self.subscribe("cats")
         worker = self.worker()
         self.pass_time(100)
@@ -202,7 +202,7 @@ class LeaseTests(DeliveryTestCase):
             self.stop_all()
 
     def test_renewal_counts_from_when_it_was_sent(self) -> None:
-        """A renewal whose answer was late is good for less, for it may have been carried out at once."""
+        """A renewal counts from when it was sent, because the store may have executed it then."""
         self.subscribe("cats")
         worker = self.worker()
         answer = self.store.delay("renew")
@@ -216,7 +216,7 @@ class LeaseTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1]])
 
     def test_lost_in_flight(self) -> None:
-        """A lease lost in flight cuts the attempt: nothing moves, nothing counts, the next holder goes on."""
+        """Losing the lease aborts the attempt; no cursor moves, no failure counts, the next holder continues."""
         self.sender.otherwise = None
         self.subscribe("cats")
         worker = self.worker()
@@ -231,7 +231,7 @@ class LeaseTests(DeliveryTestCase):
         self.assertEqual((self.batches, worker.leases), ([[1, 2], [1, 2]], 1))
 
     def test_expired_in_flight(self) -> None:
-        """A lease that cannot be renewed cuts the attempt before another worker could begin one."""
+        """A lease that cannot be renewed aborts its attempt before another worker could start one."""
         self.sender.otherwise = None
         self.subscribe("cats")
         self.worker()
@@ -246,7 +246,7 @@ class LeaseTests(DeliveryTestCase):
         self.assertEqual([a.events for a in self.sender.attempts], [[1], [1]])
 
     def test_many_expired(self) -> None:
-        """Leases lost by the hundred, with the store away, are summed up in the log."""
+        """When many leases are lost, the log sums them up."""
         self.create("cats")
         for number in range(100):
             self.subscribe("cats", name=f"sub{number}", create=False)
@@ -260,7 +260,7 @@ class LeaseTests(DeliveryTestCase):
         self.assertEqual(lines[-1], "lost the leases on 40 further subscribers")
 
     def test_stalled_in_flight(self) -> None:
-        """A worker that stalled beyond its lease, and then hears the answer, neither rewinds nor skips."""
+        """A response received after a stall beyond the lease neither rewinds the cursor nor skips events."""
         self.sender.otherwise = None
         self.subscribe("cats", max=2)
         self.worker("w1")
@@ -284,7 +284,7 @@ class LeaseTests(DeliveryTestCase):
         self.do(stalled.stop(0))
 
     def test_stalled_while_waiting(self) -> None:
-        """A worker that stalled beyond its lease starts no attempt on waking up."""
+        """A worker that stalled beyond its lease starts no attempt when it runs again."""
         self.subscribe("cats", timeout=1000)
         self.worker()
         self.publish("cats")
@@ -305,7 +305,7 @@ class LeaseTests(DeliveryTestCase):
         self.assertEqual((self.queued(), self.facts().health.last_success), (1, None))
 
     def test_failure_under_a_lost_lease(self) -> None:
-        """A failure under a lost lease is not recorded, and ends the deliveries from here."""
+        """A failure under a lost lease is not recorded, and ends this worker's deliveries."""
         self.sender.otherwise = None
         self.subscribe("cats")
         worker = self.worker()
@@ -316,7 +316,7 @@ class LeaseTests(DeliveryTestCase):
         self.assertEqual((self.facts().health.failures, worker.leases), (0, 0))
 
     def test_lease_gone_and_taken_again(self) -> None:
-        """A lease that the store has forgotten is taken again within two sweeps; nothing is lost."""
+        """A lease missing in the store is acquired again within two reconciliations, and no event is lost."""
         self.subscribe("cats")
         worker = self.worker()
         self.memory._leases.clear()
@@ -325,7 +325,7 @@ class LeaseTests(DeliveryTestCase):
         self.assertEqual((self.batches, worker.leases), ([[1]], 1))
 
     def test_incomplete_unsubscribe(self) -> None:
-        """A subscription that is dissolved but not cleared away is repaired, and makes no loop of hints."""
+        """A half-removed subscription is repaired, without a loop of hints."""
         self.subscribe("cats")
         repairs: list[str] = []
 
@@ -341,7 +341,7 @@ class LeaseTests(DeliveryTestCase):
         self.assertLess(len(repairs), 7)
 
     def test_answer_of_another(self) -> None:
-        """A courier whose lease went to another while it looked ends, and the worker waits for its end."""
+        """A courier whose lease went to another worker stops, and the worker waits until that lease ends."""
         self.subscribe("cats")
         worker = self.worker()
         self.memory._leases["sub"] = ("another", 1, self.clock.seconds() + 5)
@@ -356,10 +356,10 @@ class LeaseTests(DeliveryTestCase):
 
 
 class SharingTests(DeliveryTestCase):
-    """How workers share subscribers out, and hand them over."""
+    """How workers share subscribers and hand them over."""
 
     def test_handed_over_between_attempts(self) -> None:
-        """A newcomer gets what belongs to it after the attempt in flight, and goes on behind that."""
+        """A new worker gets its subscribers after the attempt in flight, and continues behind that batch."""
         self.sender.otherwise = None
         self.subscribe("cats", max=2)
         first = self.worker(OTHER)
@@ -373,7 +373,7 @@ class SharingTests(DeliveryTestCase):
         self.assertEqual([a.events for a in self.sender.attempts], [[1, 2], [3, 4]])
 
     def test_rest_is_kept(self) -> None:
-        """The pause after a failure goes on with whoever takes over."""
+        """The pause after a failure continues on the worker that takes over."""
         self.sender.otherwise = refused()
         self.subscribe("cats")
         self.worker(OTHER, retry_delay=8)
@@ -387,7 +387,7 @@ class SharingTests(DeliveryTestCase):
         self.assertEqual(len(self.batches), 2)
 
     def test_newcomer_with_lost_hint(self) -> None:
-        """A newcomer whose hint was lost is found by the next sweep."""
+        """The next reconciliation finds a new worker whose hint was lost."""
         self.subscribe("cats")
         first = self.worker(OTHER)
         self.lose_hints = True
@@ -398,7 +398,7 @@ class SharingTests(DeliveryTestCase):
         self.assertEqual((first.leases, second.leases), (0, 1))
 
     def test_end_with_lost_hint(self) -> None:
-        """A peer that withdrew counts as live no more after the next sweep, and what it gave back is taken."""
+        """After the next reconciliation a withdrawn peer is not live, and its subscribers are acquired."""
         self.subscribe("cats")
         owner, other = self.worker(OWNER), self.worker(OTHER)
         self.lose_hints = True
@@ -410,7 +410,7 @@ class SharingTests(DeliveryTestCase):
         self.assertEqual(other.leases, 1)
 
     def test_peer_that_goes_while_it_is_handed_over_to(self) -> None:
-        """A subscriber whose new owner is gone before it got it stays where it was."""
+        """A subscriber whose new owner leaves before the hand-over stays on its worker."""
         self.sender.otherwise = None
         self.subscribe("cats", max=1)
         first = self.worker(OTHER)
@@ -421,7 +421,7 @@ class SharingTests(DeliveryTestCase):
         self.assertEqual((first.leases, self.in_flight.events), (1, [2]))
 
     def test_neglected(self) -> None:
-        """What a peer that lives leaves lying about is taken in the end, and kept until the peers change."""
+        """A subscriber that a live peer neglects is acquired, and kept until the peers change."""
         self.subscribe("cats")
         self.do(self.memory.announce(OWNER, 3600))
         other = self.worker(OTHER)
@@ -441,7 +441,7 @@ class SharingTests(DeliveryTestCase):
         self.assertEqual(other.leases, 0)
 
     def test_withdrawn_for_good(self) -> None:
-        """A worker that stops counts as live no more, also when it sweeps to the end of its last attempt."""
+        """A stopping worker no longer counts as live, although it reconciles until its last attempt ends."""
         self.sender.otherwise = None
         self.subscribe("cats")
         worker = self.worker()
@@ -453,13 +453,13 @@ class SharingTests(DeliveryTestCase):
         self.successResultOf(stopping)
 
     def test_store_away_at_the_end(self) -> None:
-        """A worker that cannot withdraw stops all the same."""
+        """A worker stops although its withdrawal fails."""
         worker = self.worker()
         self.store.unavailable = True
         self.do(worker.stop(0))
 
     def test_nonsense(self) -> None:
-        """What is no news of a peer changes nothing."""
+        """A malformed hint about a peer is ignored."""
         self.subscribe("cats")
         worker = self.worker(OTHER)
         for message in (b"w", b"w ", b"w " + OWNER.encode(), f"w {OWNER} off".encode(), f"w {OWNER} up".encode(),
@@ -469,14 +469,14 @@ class SharingTests(DeliveryTestCase):
 
 
 class TimeTests(DeliveryTestCase):
-    """The difference between the store's clock and ours."""
+    """The difference between the store's clock and the worker's."""
 
     def local(self, worker: Any, store_seconds: float) -> float:
         found: float = worker._offset.local(round(store_seconds * 1e6)) - NOW
         return found
 
     def test_late_answer(self) -> None:
-        """An answer that took seconds does not spoil what a quick one told."""
+        """A late reply does not widen the offset that a quick reply gave."""
         self.subscribe("cats")
         self.store_clock.apart = 100.0
         worker = self.worker()
@@ -489,7 +489,7 @@ class TimeTests(DeliveryTestCase):
             self.assertAlmostEqual(self.local(worker, NOW + 100), 0.0, 2)
 
     def test_quick_answer_mends(self) -> None:
-        """What a late answer told roughly a quick one tells well."""
+        """A quick reply narrows the offset that a late reply gave."""
         answer = self.store.delay("renew", before=True)
         worker = self.worker()
         self.clock.advance(2)
@@ -499,7 +499,7 @@ class TimeTests(DeliveryTestCase):
         self.assertAlmostEqual(self.local(worker, NOW), 0.0, 3)
 
     def test_clock_set(self) -> None:
-        """A store clock that was set, ahead or back, is believed at the next answer."""
+        """The offset follows at the next reply when the store's clock is set ahead or back."""
         worker = self.worker()
         for apart in (3600.0, -3600.0, 0.5):
             self.memory._last_us = 0
@@ -508,7 +508,7 @@ class TimeTests(DeliveryTestCase):
             self.assertAlmostEqual(self.local(worker, NOW + apart), 0.0, 3)
 
     def test_drift(self) -> None:
-        """A store clock that runs fast is followed, also while some answers are late."""
+        """The offset follows a store clock that runs fast, although some replies are late."""
         worker = self.worker()
         for round_ in range(60):
             self.clock.advance(RECONCILE)
@@ -521,7 +521,7 @@ class TimeTests(DeliveryTestCase):
             self.assertLess(abs(self.local(worker, NOW + self.store_clock.apart)), 0.01)
 
     def test_store_clock_jumps(self) -> None:
-        """Whatever the store's clock does, events go in order, and none waits for long."""
+        """When the store's clock jumps, events stay in order and none waits long."""
         self.subscribe("cats", timeout=500)
         self.worker()
         for apart in (0.0, 3600.0, -3600.0, 0.0):
@@ -586,7 +586,7 @@ class StopTests(DeliveryTestCase):
         self.assertEqual(self.facts().health.failures, 0)
 
     def test_no_attempt_after_a_read(self) -> None:
-        """A batch whose reading is under way when the worker stops is not sent."""
+        """A batch that is being read when the worker stops is not sent."""
         self.subscribe("cats")
         worker = self.worker()
         gate = self.store.delay("read")
@@ -598,7 +598,7 @@ class StopTests(DeliveryTestCase):
         self.assertEqual(self.batches, [])
 
     def test_lease_granted_meanwhile(self) -> None:
-        """A lease that is granted after the stop was ordered is given back before the worker has stopped."""
+        """A lease granted during the stop is released before the stop ends."""
         self.subscribe("cats")
         answer = self.store.delay("acquire")
         worker = self.worker()
@@ -608,7 +608,7 @@ class StopTests(DeliveryTestCase):
         self.stopped(stopping, worker)
 
     def test_acknowledgement_waits_for_the_store(self) -> None:
-        """An acknowledgement that the store cannot take yet is tried until the grace is over."""
+        """An acknowledgement that fails is retried until the grace period ends."""
         self.subscribe("cats")
         worker = self.worker()
         self.store.unavailable = False
@@ -621,7 +621,7 @@ class StopTests(DeliveryTestCase):
         self.assertEqual((self.batches, self.queued()), ([[1]], 0))
 
     def test_store_unavailable_at_stop(self) -> None:
-        """A store that stays away does not keep a worker from stopping."""
+        """A worker stops although the store stays unavailable."""
         self.subscribe("cats")
         worker = self.worker()
         self.store.fail_next("acknowledge", times=999)
@@ -633,7 +633,7 @@ class StopTests(DeliveryTestCase):
         self.assertEqual((worker.leases, self.clock.getDelayedCalls()), (0, []))
 
     def test_hints_after_stop(self) -> None:
-        """A stopped worker takes nothing, whatever it hears, and a sweep is harmless."""
+        """A stopped worker acquires no lease, whatever hint or reconciliation follows."""
         self.subscribe("cats")
         worker = self.worker()
         self.do(worker.stop(5))
@@ -644,7 +644,7 @@ class StopTests(DeliveryTestCase):
         self.assertEqual((self.batches, worker.leases), ([], 0))
 
     def test_stopped_twice(self) -> None:
-        """A second order to stop changes nothing."""
+        """A second call of stop changes nothing."""
         self.sender.otherwise = None
         self.subscribe("cats")
         worker = self.worker()
@@ -655,7 +655,7 @@ class StopTests(DeliveryTestCase):
         self.stopped(second, worker)
 
     def test_courier_that_ends_at_once(self) -> None:
-        """A courier that ends in the very moment of its start leaves nothing behind."""
+        """A courier that ends as soon as it starts leaves no lease and no timer."""
         self.subscribe("cats")
         answer = self.store.delay("acquire", before=True)
         worker = self.worker()
@@ -667,14 +667,14 @@ class StopTests(DeliveryTestCase):
 
 
 class InternalErrorTests(DeliveryTestCase):
-    """What nobody foresaw: reported once, and no loop."""
+    """Internal errors are reported once, and cause no loop."""
 
     def internal_errors(self) -> int:
         """Tracebacks logged since the last call; trial fails a test that leaves any."""
         return len(self.flushLoggedErrors())
 
     def test_store_broken(self) -> None:
-        """A subscriber whose data break the store's calls rests, ever longer, and is reported once."""
+        """A subscriber whose data break store calls is retried at growing intervals, and reported once."""
         for call in ("read", "acquire", "acknowledge"):
             with self.subTest(call=call):
                 self.setUp()
@@ -695,7 +695,7 @@ class InternalErrorTests(DeliveryTestCase):
                 self.stop_all()
 
     def test_many_fail(self) -> None:
-        """Subscribers that fail by the hundred are summed up in the log, once a minute."""
+        """When many subscribers fail, the log sums them up once a minute."""
         self.create("cats")
         for number in range(200):
             self.subscribe("cats", name=f"sub{number}", create=False)
@@ -710,7 +710,7 @@ class InternalErrorTests(DeliveryTestCase):
         self.assertRegex(summary, r"^\d+ further deliveries failed in the last minute, to 140 subscribers, ")
 
     def test_other_subscribers_continue(self) -> None:
-        """A subscriber that breaks down holds back no other."""
+        """An internal error for one subscriber delays no other."""
         self.subscribe("cats", name="poison", callback="https://poison.example/")
         self.subscribe("cats", name="sane", create=False)
 
@@ -729,7 +729,7 @@ class InternalErrorTests(DeliveryTestCase):
         self.assertEqual(self.queued("poison"), 30)
 
     def test_lease_stays_after_an_internal_error(self) -> None:
-        """A poison subscriber goes to another worker only when its lease has ended, not at once."""
+        """A subscriber with an internal error moves to another worker only when its lease has expired."""
         self.subscribe("cats")
         self.publish("cats")
         self.store.fail_next("read", times=999, error=StoreBroken("WRONGTYPE"))
@@ -742,7 +742,7 @@ class InternalErrorTests(DeliveryTestCase):
         self.assertEqual(self.internal_errors(), 3)
 
     def test_new_internal_error_after_recovery(self) -> None:
-        """A breakdown long after the last one is reported anew, and counts as the first."""
+        """An internal error long after the last one is reported again, and counts as the first."""
         self.subscribe("cats")
         self.worker()
         for _ in range(2):
@@ -754,7 +754,7 @@ class InternalErrorTests(DeliveryTestCase):
             self.pass_time(120)
 
     def test_read_ahead_error_is_reported_by_the_next_read(self) -> None:
-        """A fault met in reading ahead is not hidden: the reading that counts meets it too."""
+        """An error while reading ahead is reported by the next regular read."""
         self.sender.otherwise = None
         self.subscribe("cats", max=1)
         self.worker()
@@ -768,7 +768,7 @@ class InternalErrorTests(DeliveryTestCase):
 
 
 class CostTests(DeliveryTestCase):
-    """What many subscribers cost."""
+    """The cost of many subscribers."""
 
     MANY = 1000
 
@@ -782,7 +782,7 @@ class CostTests(DeliveryTestCase):
             )
 
     def test_idle(self) -> None:
-        """A sweep over a thousand idle subscribers is seven calls, and between sweeps there is none."""
+        """Reconciling a thousand idle subscribers takes seven calls, and there is no call in between."""
         self.many()
         worker = self.worker()
         self.assertEqual(worker.leases, self.MANY)
@@ -796,7 +796,7 @@ class CostTests(DeliveryTestCase):
         self.assertEqual(self.store.calls, {"renew": 40, "announce": 10, "tails": 10, "subscribers": 10})
 
     def test_second_worker(self) -> None:
-        """A second worker asks once for each half that is its own, and not at all for the first one's."""
+        """A second worker requests each lease of its half once, and none of the first worker's."""
         self.many()
         first = self.worker("w1")
         other = FaultyStore(self.memory, self.clock)
@@ -809,7 +809,7 @@ class CostTests(DeliveryTestCase):
         self.assertEqual(self.store.calls["release"], second.leases)
 
     def test_one_topic_of_ten(self) -> None:
-        """An event costs those who are subscribed to its topic, and no others."""
+        """An event causes store calls only for the subscribers of its topic."""
         self.many()
         self.worker()
         self.store.calls.clear()
@@ -817,7 +817,7 @@ class CostTests(DeliveryTestCase):
         self.assertEqual(self.store.calls, {"read": 100, "acknowledge": 100})
 
     def test_waiting(self) -> None:
-        """A thousand who wait for their batches to fill cost the store nothing for each event."""
+        """An event that joins a thousand unfilled batches makes no store call."""
         self.many(topics=1, timeout=3_600_000, max=100)
         worker = self.worker()
         self.store.calls.clear()
@@ -829,7 +829,7 @@ class CostTests(DeliveryTestCase):
         self.assertEqual(worker.leases, self.MANY)
 
     def test_wakes_only_those_who_must_act(self) -> None:
-        """While a batch fills its courier is woken twice: by the first event, and by the last."""
+        """While a batch fills, its courier is woken only by the first and the last event."""
         self.subscribe("cats", timeout=3_600_000, max=1000)
         worker = self.worker()
         woken: list[tuple[str, EventID | None]] = []
@@ -846,7 +846,7 @@ class CostTests(DeliveryTestCase):
         self.assertEqual((len(woken), len(self.batches)), (2, 1))
 
     def test_outage_causes_few_calls(self) -> None:
-        """A store that is away is pressed little by a thousand couriers with work to do; they go on with it."""
+        """A thousand couriers with work make few calls to an unavailable store, and continue after the outage."""
         self.many(topics=1)
         worker = self.worker()
         self.store.unavailable = True
@@ -865,7 +865,7 @@ class CostTests(DeliveryTestCase):
         self.assertEqual((worker.leases, len(self.sender.attempts)), (self.MANY, self.MANY))
 
     def test_slow_acquire_does_not_delay_renewals(self) -> None:
-        """However long it takes to ask for free leases, those that are held are renewed meanwhile."""
+        """Held leases are renewed however long an acquire call takes."""
         self.subscribe("cats")
         worker = self.worker()
         self.lose_hints = True
@@ -881,7 +881,7 @@ class CostTests(DeliveryTestCase):
         self.assertEqual(worker.leases, 2)
 
     def test_concurrent_reconciliations(self) -> None:
-        """A sweep that begins while another is under way does no harm."""
+        """Reconciliations may overlap."""
         self.subscribe("cats")
         self.lose_hints = True
         gate = self.store.delay("subscribers")

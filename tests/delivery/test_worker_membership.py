@@ -1,4 +1,4 @@
-"""Which worker a subscriber belongs to."""
+"""Which worker is preferred for a subscriber."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ class PreferredTests(SynchronousTestCase):
     """Rendezvous hashing."""
 
     def test_equal_shares(self) -> None:
-        """Each of five workers gets a fifth, give or take a fifth of that."""
+        """Each of five workers gets a fifth of the subscribers, within 20 %."""
         shares = Counter(preferred(each, [f"host-{n}" for n in range(5)]) for each in SUBSCRIBERS)
         for share in shares.values():
             self.assertLess(abs(share - 400), 80)
 
     def test_order_of_peers_does_not_matter(self) -> None:
-        """All workers come to the same result, whatever the order in which they know of each other."""
+        """The order of the peers does not change the result."""
         for each in SUBSCRIBERS[:100]:
             self.assertEqual(preferred(each, ["a", "b", "c"]), preferred(each, ["c", "a", "b"]))
 
     def test_little_moves(self) -> None:
-        """A worker that goes moves what was its own, and nothing else."""
+        """When a worker leaves, only its own subscribers move."""
         for each in SUBSCRIBERS:
             before = preferred(each, ["a", "b", "c"])
             if before != "c":
@@ -34,7 +34,7 @@ class PreferredTests(SynchronousTestCase):
 
 
 class WorkerMembershipTests(SynchronousTestCase):
-    """What a worker knows of the others."""
+    """`WorkerMembership`: the live peers of a worker."""
 
     def setUp(self) -> None:
         self.membership = WorkerMembership("me")
@@ -43,13 +43,13 @@ class WorkerMembershipTests(SynchronousTestCase):
         return sum(self.membership.is_preferred(each) for each in SUBSCRIBERS)
 
     def test_alone(self) -> None:
-        """Without peers everything is one's own; its own announcement makes no difference."""
+        """A worker without peers is preferred for every subscriber; its own announcement changes nothing."""
         self.assertFalse(self.membership.update({"me": 10.0}, 0.0))
         self.assertFalse(self.membership.joined("me", 10.0))
         self.assertEqual(self.mine(), len(SUBSCRIBERS))
 
     def test_shared(self) -> None:
-        """Two that know of each other leave no subscriber out, and none to both."""
+        """Exactly one of two workers that know each other is preferred for each subscriber."""
         other = WorkerMembership("other")
         self.membership.joined("other", 10.0)
         other.joined("me", 10.0)
@@ -57,7 +57,7 @@ class WorkerMembershipTests(SynchronousTestCase):
             self.assertNotEqual(self.membership.is_preferred(each), other.is_preferred(each))
 
     def test_change_is_returned_once(self) -> None:
-        """Each way of hearing says whether the peers are others than before, and only then."""
+        """Each update returns whether the set of peers changed."""
         for expected, step in (
             (True, lambda: self.membership.joined("a", 10.0)),
             (False, lambda: self.membership.joined("a", 20.0)),
@@ -73,7 +73,7 @@ class WorkerMembershipTests(SynchronousTestCase):
         self.assertEqual(self.mine(), len(SUBSCRIBERS))
 
     def test_adopted(self) -> None:
-        """What was adopted is one's own until the peers change."""
+        """An adopted subscriber is preferred here until the peers change."""
         self.membership.joined("a", 10.0)
         foreign = next(each for each in SUBSCRIBERS if not self.membership.is_preferred(each))
         self.membership.adopt(foreign)
@@ -84,7 +84,7 @@ class WorkerMembershipTests(SynchronousTestCase):
         self.assertFalse(self.membership.is_preferred(foreign))
 
     def test_retain(self) -> None:
-        """Nothing is kept about subscribers that are gone."""
+        """Subscribers that no longer exist are dropped."""
         self.membership.joined("a", 10.0)
         self.mine()
         self.membership.retain({"x", SUBSCRIBERS[0]})
