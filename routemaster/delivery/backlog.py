@@ -31,8 +31,12 @@ class Batch:
 
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> Batch:
-        """One JSON array of the entries, of which there is at least one."""
-        body = b"[%s]" % b",".join([fragment for _, _, fragment in entries])
+        """One JSON array of the entries, of which there is at least one.
+
+        Each event gets its ID as the last member: topic and ID together tell a
+        receiver that it has the event already.
+        """
+        body = b"[%s]" % b",".join([b'%s,"id":"%d-%d"}' % (fragment[:-1], *at) for _, at, fragment in entries])
         ends = {topic: entry_id for topic, entry_id, _ in entries}
         return cls(body, len(entries), entries[0][1], entries[-1][1], ends)
 

@@ -33,6 +33,7 @@ class Attempt:
     callback: str
     uuid: str | None
     body: bytes
+    decode: Callable[[bytes], list[Any]]
     number: int = 1  #: 1 for the first attempt at these events
     outcome: Outcome | None = None  #: None while it is in flight, and if it was aborted
     was_aborted: bool = False
@@ -46,8 +47,7 @@ class Attempt:
     @property
     def events(self) -> list[Any]:
         """The batch, decoded."""
-        batch: list[Any] = json.loads(self.body)
-        return batch
+        return self.decode(self.body)
 
     def end(self, outcome: Outcome) -> None:
         """End the attempt with this outcome. Raises ValueError if it has ended."""
@@ -60,8 +60,15 @@ class Attempt:
 class ScriptedSender:
     """`interfaces.Sender` without a network."""
 
-    def __init__(self, *script: Outcome | None, otherwise: Outcome | None = ACKNOWLEDGED) -> None:
-        """`script` holds the outcomes of the first attempts, `otherwise` that of all others; None: in flight."""
+    def __init__(
+        self, *script: Outcome | None, otherwise: Outcome | None = ACKNOWLEDGED,
+        decode: Callable[[bytes], list[Any]] = json.loads,
+    ) -> None:  # fmt: skip
+        """`script` holds the outcomes of the first attempts, `otherwise` that of all others; None: in flight.
+
+        `decode` makes `Attempt.events` of a body.
+        """
+        self.decode = decode
         self.attempts: list[Attempt] = []
         self.otherwise = otherwise
         self.most_at_once: Counter[str] = Counter()  #: by callback: attempts in flight at the same time
@@ -128,7 +135,7 @@ class ScriptedTurn:
         """Nothing is held."""
 
     async def post(self, body: bytes, number: int = 1) -> Outcome:
-        attempt = Attempt(self._callback, self._uuid, body, number)
+        attempt = Attempt(self._callback, self._uuid, body, self._sender.decode, number)
         self._sender.outcome_of(attempt)
         try:
             return await attempt._ended

@@ -117,6 +117,7 @@ class Api:
             ("/pulse/scaling", "GET", self.scaling),
             ("/health", "GET", self.health),
             ("/health/ping", "GET", self.ping),
+            ("/health/ping.json", "GET", self.ping),
             ("/health/ready", "GET", self.readiness),
             ("/metrics", "GET", self.metrics),
             ("/api_tokens", "GET", self.tokens),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict, deque
 from collections.abc import Coroutine
 from typing import Any
@@ -32,6 +33,11 @@ def hint(worker: Worker, message: bytes) -> None:
     found = decode(message)
     if found is not None:
         worker.on_hint(found)
+
+
+def numbers(body: bytes) -> list[int]:
+    """The numbers of the events in a batch."""
+    return [event["n"] for event in json.loads(body)]
 
 
 class StoreClock:
@@ -110,7 +116,7 @@ class DeliveryTestCase(SynchronousTestCase):
         self.store_clock = StoreClock(self.clock)
         self.memory = MemoryStore(self.store_clock, TTL, self._hint)  # type: ignore[arg-type]
         self.store = FaultyStore(self.memory, self.clock)
-        self.sender, self.meter = ScriptedSender(), Meter()
+        self.sender, self.meter = ScriptedSender(decode=numbers), Meter()
         self.workers: list[Worker] = []
         self.lose_hints = False  #: hints are lost
         self.chance = 0.0
@@ -171,10 +177,10 @@ class DeliveryTestCase(SynchronousTestCase):
 
     def publish(self, topic: str, count: int = 1) -> list[int]:
         """Publish events, numbered in order over all topics; return the numbers."""
-        numbers = [self._count + 1 + place for place in range(count)]
+        numbered = [self._count + 1 + place for place in range(count)]
         self._count += count
-        self.do(self.memory.publish(topic, "pub", [b"%d" % number for number in numbers]))
-        return numbers
+        self.do(self.memory.publish(topic, "pub", [b'{"n":%d}' % number for number in numbered]))
+        return numbered
 
     def pass_time(self, seconds: float, step: float = 1 / 16) -> None:
         """Advance the clock, with the periodic calls that the daemon makes."""

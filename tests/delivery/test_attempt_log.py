@@ -18,7 +18,7 @@ from routemaster.util.log_throttle import MAX_ALL
 class AttemptLogTests(SynchronousTestCase):
     """The log lines of attempts."""
 
-    batch = Batch.of((("cats", EventID(7, 1), b"1"), ("cats", EventID(8, 2), b"2")))
+    batch = Batch.of((("cats", EventID(7, 1), b'{"n":1}'), ("cats", EventID(8, 2), b'{"n":2}')))
     failed = Outcome(Verdict.FAILED, 503, "answered 503", reused=True)
 
     def end(self, log: AttemptLog, outcome: Outcome, at: float) -> None:
@@ -34,7 +34,7 @@ class AttemptLogTests(SynchronousTestCase):
         debug = [event for event in events if event["log_level"] is LogLevel.debug]
         self.assertEqual(len(debug), 6)
         fields = {"name": "svc", "events": 2, "first": "7-1", "last": "8-2", "attempt": 1, "status": 503,
-                "ms": 250.0, "bytes": 5, "reused": True, "error": "answered 503"}  # fmt: skip
+                "ms": 250.0, "bytes": 39, "reused": True, "error": "answered 503"}  # fmt: skip
         self.assertEqual({name: debug[-1][name] for name in fields}, fields)
 
     def test_lines(self) -> None:

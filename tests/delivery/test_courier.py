@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from unittest.mock import AsyncMock, Mock
 
-from attrs import evolve
+from attrs import astuple, evolve
 from twisted.internet.defer import Deferred
 
 from routemaster.delivery.backlog import Backlog
@@ -14,6 +14,11 @@ from routemaster.delivery.wakeup_index import WakeupIndex
 from routemaster.interfaces import Membership, ReadResult
 from routemaster.testing.script_sender import ACKNOWLEDGED, LOCAL, refused
 from tests.delivery.deliveries import CALLBACK, NOW, RECONCILE, TTL, DeliveryTestCase, hint
+
+
+def sized(size: int) -> bytes:
+    """A fragment of so many bytes."""
+    return b'{"n":1,"x":"%s"}' % (b"x" * (size - 14))
 
 
 class BatchTests(DeliveryTestCase):
@@ -123,11 +128,11 @@ class BatchTests(DeliveryTestCase):
         self.worker()
         for t in (0, int(NOW * 1000) + 3_600_000):
             del self.sender.attempts[:]
-            self.do(self.memory.publish("cats", "pub", [b'{"t":%d}' % t]))
+            self.do(self.memory.publish("cats", "pub", [b'{"n":%d}' % t]))
             self.clock.advance(0.499)
             self.assertEqual(self.batches, [])
             self.clock.advance(0.002)
-            self.assertEqual(self.batches, [[{"t": t}]])
+            self.assertEqual(self.batches, [[t]])
 
     def test_store_clock_set_back(self) -> None:
         """Events stamped by a store clock that was an hour ahead do not wait that hour."""
@@ -190,7 +195,7 @@ class BatchTests(DeliveryTestCase):
     def test_bytes_are_capped(self) -> None:
         """A batch's body is as large as allowed at the most, and an event larger than that goes alone."""
         self.subscribe("cats", max=100, timeout=60_000)
-        self.do(self.memory.publish("cats", "pub", [b"1" * 40] * 4 + [b"2" * 200] + [b"1" * 40] * 95))
+        self.do(self.memory.publish("cats", "pub", [sized(40)] * 4 + [sized(200)] + [sized(40)] * 95))
         self.worker(max_batch_body=100)
         self.pass_time(61)
         self.assertEqual([len(batch) for batch in self.batches[:4]], [2, 2, 1, 2])
@@ -201,7 +206,7 @@ class BatchTests(DeliveryTestCase):
         self.sender.otherwise = None
         self.subscribe("cats", max=100)
         self.worker(max_batch_body=100)
-        self.do(self.memory.publish("cats", "pub", [b"1" * 40] * 6))
+        self.do(self.memory.publish("cats", "pub", [sized(40)] * 6))
         self.store.calls.clear()
         self.end()
         self.end()
@@ -224,12 +229,14 @@ class BatchTests(DeliveryTestCase):
         self.assertEqual([attempt.number for attempt in self.sender.attempts], [1, 2, 3, 4, 1])
 
     def test_what_is_sent(self) -> None:
-        """The body is a JSON array of the fragments as stored; callback and uuid are the subscription's."""
+        """The body is a JSON array of the stored fragments with their IDs, sent to the callback with the uuid."""
         self.subscribe("cats", uuid="alice")
         self.worker()
-        self.do(self.memory.publish("cats", "pub", [b'{"topic":"cats", "t": 1}', b'{"x":"\xc3\xa9"}']))
+        fragments = [b'{"n":7,"t": 1}', b'{"n":8,"x":"\xc3\xa9"}']
+        first, last = astuple(self.do(self.memory.publish("cats", "pub", fragments)))
         (attempt,) = self.sender.attempts
-        self.assertEqual(attempt.body, b'[{"topic":"cats", "t": 1},{"x":"\xc3\xa9"}]')
+        expected = b'[{"n":7,"t": 1,"id":"%s"},{"n":8,"x":"\xc3\xa9","id":"%s"}]' % (bytes(first), bytes(last))
+        self.assertEqual(attempt.body, expected)
         self.assertEqual((attempt.callback, attempt.uuid), (CALLBACK, "alice"))
 
     def test_two_round_trips(self) -> None:
