@@ -106,4 +106,4 @@ def mark_of(delivered: Any) -> Mark | None:
     except (TypeError, KeyError, ValueError):
         return None
     expected["t"] = expected.pop("timestamp", moment)
-    return mark if delivered == expected | {"topic": topic} else None
+    return mark if delivered == expected | {"topic": topic, "id": delivered.get("id")} else None
