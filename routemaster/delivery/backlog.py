@@ -1,8 +1,7 @@
-"""What waits for one subscriber, as far as its courier knows.
+"""The events waiting for one subscriber, by the store's last replies and the hints since then.
 
-The subscriber's position in each topic comes from the store's replies; how far
-the logs have grown since then, from the wake-up index. The oldest events may be
-in memory already: read ahead of an attempt, or read for the age of the oldest.
+The oldest of them may be in memory already: read ahead of an attempt, or read
+for the age of the oldest.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ Entry = tuple[str, EventID, bytes]
 
 @frozen
 class Batch:
-    """The events of one attempt, in few objects: thousands of batches may be in memory."""
+    """The events of one attempt. Compact, because thousands of batches may be in memory."""
 
     body: bytes
     events: int
@@ -47,7 +46,7 @@ class Backlog:
     def __init__(
         self, subscriber: str, store: Store, index: WakeupIndex, clock: Clock, offset: ClockOffset, max_bytes: int
     ) -> None:
-        """`max_bytes`: the most bytes of fragments in one batch, its first event aside."""
+        """`max_bytes`: the most bytes of fragments in one batch; the first event may be larger."""
         self._subscriber, self._store, self._index = subscriber, store, index
         self._clock, self._offset, self._max_bytes = clock, offset, max_bytes
         self._waiter: Waiter | None = None
@@ -56,7 +55,7 @@ class Backlog:
         self._wake_at: dict[str, int] = {}  #: by topic, the number at which the index wakes the waiter
         self._counted: int | None = None  #: events that waited at the last read from the cursors
         self._cut_by_size = False         #: whether `_ahead` ends early because of `max_bytes`
-        self._up_to_date = False          #: whether `_ahead` was read at this moment
+        self._up_to_date = False          #: whether no time has passed since `_ahead` was read
         self._ahead: Sequence[Entry] = ()
         self.oldest: float | None = None  #: when the oldest was accepted, by the clock here; None: not known
 
@@ -115,8 +114,8 @@ class Backlog:
     def wake_when(self, missing: int) -> None:
         """Have the waiter woken when `missing` more events may have been accepted.
 
-        All topics together have grown by so many only if at least one of them
-        has grown by its share.
+        If all topics together grow by `missing`, at least one of them grows by
+        its equal share: so a wake-up at each share is enough.
         """
         growing = {
             topic: position.tail
@@ -195,7 +194,7 @@ class Backlog:
         self.oldest = self._accepted_at(entries[0][1]) if entries else None
 
     def outdate(self) -> None:
-        """Time has passed since the last read: more may wait than it found."""
+        """Mark the last read as old: more events may wait now."""
         self._up_to_date = False
 
     @property
@@ -204,7 +203,7 @@ class Backlog:
         return len(self._ahead)
 
     def is_ready(self, most: int) -> bool:
-        """Whether what is in memory is as good a batch as another read would give."""
+        """Whether another read would add no events to the batch in memory."""
         return bool(self._ahead) and (
             self._up_to_date or self._cut_by_size or len(self._ahead) >= min(most, self.count())
         )
@@ -227,7 +226,7 @@ class Backlog:
         return [Ack(topic, self._memberships[topic].id, last) for topic, last in batch.ends.items()]
 
     def acknowledged(self, positions: Mapping[str, Position]) -> bool:
-        """The cursors have moved over a batch, to these positions; whether each of its memberships goes on."""
+        """The cursors have moved over a batch, to these positions; whether every membership is still current."""
         self._positions.update(positions)
         self.discard()
         return all(

@@ -1,8 +1,7 @@
-"""The store's times as times of the clock here.
+"""Converts the store's times to the local clock.
 
-Times in the store are by the store's clock. Each reply that carries the store's
-time narrows the difference down: the store read its clock between the moment of
-sending and the moment of the reply.
+Each reply that carries the store's time bounds the offset: the store read its
+clock between the moment of sending and the moment of the reply.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ class ClockOffset:
     def observe(self, sent: float, now: float, store_us: int) -> None:
         """The store's clock showed `store_us` microseconds at some moment between `sent` and `now`.
 
-        Quick replies narrow the interval; late ones do not widen it, but for
-        an allowance for drift. A reply that contradicts the interval (a clock
+        Quick replies narrow the interval; a late one widens it by an allowance
+        for drift only. A reply that contradicts the interval (a clock
         was set) starts a new one.
         """
         least, most = store_us / 1e6 - now, store_us / 1e6 - sent

@@ -3,7 +3,7 @@
 A courier exists while its worker holds the subscriber's lease. Its facts
 (positions, failures, the pause) are corrected by each reply of the store; a
 wake-up only makes it look at them again. What it does follows from
-`decision.decide`, so a successor that starts from the store continues the same.
+`decision.decide`, so that the next holder of the lease makes the same decisions.
 
 One attempt is two round trips to the store: read, then acknowledge or record
 the failure. The batch is read when the sender gives the turn, so that only
@@ -39,14 +39,14 @@ from routemaster.util.backoff import backoff
 
 STORE_RETRY = 0.2          #: seconds before the first retry of a call to an unavailable store ...
 STORE_RETRY_LONGEST = 2.0  #: ... and the longest such pause
-LEASE_POLL = 0.5      #: seconds between looks at a lease under which no attempt may start
+LEASE_POLL = 0.5      #: seconds between checks of a lease that is too old for an attempt
 LOCAL_PAUSE = 1.0     #: seconds to wait after a fault of this machine, and up to half as long again
 MISSING_PAUSE = 5.0   #: seconds between reads of events that are missing in the store
 
 
 @define
 class _Attempt:
-    """One attempt, and under which lease and where the subscriber is tried."""
+    """One attempt, with the lease's epoch and the callback that it uses."""
 
     epoch: int
     callback: str
@@ -72,7 +72,7 @@ class Courier:
         self._rules, self._clock, self._offset, self._chance = rules, clock, offset, chance
         self._run, self._wait = Run.RUNNING, Wait(clock)
         self.version = grant.version  #: of the subscription
-        self._grant: LeaseGrant | None = grant  #: not followed yet
+        self._grant: LeaseGrant | None = grant  #: for the first reload
         self._outdated = True       #: whether the subscription and the positions have to be read again
         self._repaired = 0          #: version of the subscription that was repaired last
         self._store_failures = 0    #: in a row
@@ -200,7 +200,7 @@ class Courier:
             self._missing_logged = False
 
     async def _wait_for_missing(self, now: float) -> None:
-        """Wait until the store's clean-up has found out what became of events that its log does not hold."""
+        """Wait for the store's clean-up, which skips events that the log does not hold."""
         if not self._missing_logged:
             self._log.error("events for '{name}' are missing in Redis", name=self.name)
             self._missing_logged = True
@@ -294,7 +294,7 @@ class Courier:
             positions = await self._store.acknowledge(
                 self.subscriber, self.lease.worker, self.lease.epoch, self._backlog.acks(batch)
             )
-            # a store that lost its last writes may hold other events behind the batch than those read
+            # after lost writes, other events may follow the batch than those read ahead
             if any(positions[topic].owes(last) for topic, last in batch.ends.items()):
                 self._outdated = True
             if not self._backlog.acknowledged(positions):
@@ -347,7 +347,7 @@ class Courier:
     # -- waiting
 
     async def _wait_for(self, step: Step, missing: int | None = None) -> None:
-        """Wait until the step's time, or until `missing` events more, or for another reason to look again."""
+        """Wait until the step's time, `missing` more events, or a call that ends the wait."""
         if self._run is not Run.RUNNING or self._outdated:
             return
         idle = step.state is State.IDLE

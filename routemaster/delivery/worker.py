@@ -1,8 +1,7 @@
 """One worker: it carries out what its table of leases says, and runs a courier for each lease.
 
-Hints are only hints, and the store is the truth: `on_hint` makes a courier look
-again, and `reconcile` finds by itself, every few seconds, what a lost hint would
-have announced.
+A hint may be lost; the store is authoritative. `on_hint` wakes a courier, and
+`reconcile` reads every few seconds what a lost hint would have announced.
 
 Workers share the subscribers by rendezvous hashing (`worker_membership`). Each
 one announces itself with every reconciliation, requests the leases for which it
@@ -11,8 +10,8 @@ attempt under way has ended. How leases change is in `leases`.
 
 A lease is released when the subscriber belongs to a peer, and when the worker
 stops. A lease that was lost is not released; a subscriber whose deliveries ended
-with an internal error keeps its lease until that expires, so that an error in
-its data comes back after a pause, not at once on the next worker.
+with an internal error keeps its lease until that expires, so that another worker
+does not repeat the same error at once.
 """
 
 from __future__ import annotations
@@ -98,7 +97,7 @@ class Worker:
         self._act()
 
     def reload_all(self) -> None:
-        """The store may have lost its last writes: every courier reads its subscription and positions again."""
+        """Make every courier read its subscription and positions again, because the store may have lost writes."""
         for courier in list(self._couriers.values()):
             courier.reload()
 
@@ -112,11 +111,11 @@ class Worker:
         for topic, tail in (await self._store.tails(list(known))).items():
             self._index.step_back(topic, known[topic], tail)
             self._index.advance(topic, None, tail)
-        # last, what one node of a cluster holds for all: if it is unavailable, the rest is done
+        # workers and subscribers are on one node of a cluster: its outage must not stop the steps above
         subscribers: set[str] | None = None
         try:
             if not self._stopping:
-                # after the renewals, so that leases expire first: a peer that misses this worker can have them
+                # after the renewals: leases expire before the announcement, so that peers can acquire them
                 left = await self._store.announce(self._name, self._rules.lease_ttl)
                 self._membership.update(left, self._clock.seconds())
             subscribers = await self._store.subscribers()
@@ -156,7 +155,7 @@ class Worker:
     # -- leases
 
     def tick(self) -> None:
-        """Act on what the time has changed; to be called about 20 times in a lease's life."""
+        """Act on expired leases and ended pauses; to be called about 20 times in a lease's life."""
         log_suppressed(self._allowances, self._clock.seconds())
         self._act()
 
@@ -201,7 +200,7 @@ class Worker:
 
     async def _take_over(self, lease: Lease, grant: LeaseGrant) -> None:
         if grant.subscription is None:
-            # this ends the lease, too; otherwise another try would have to wait until it expires
+            # the repair releases the lease, too, so that the next request need not wait until it expires
             await self._store.repair(lease.subscriber)
         elif self._stopping:
             await lease.release()
@@ -254,7 +253,7 @@ class Worker:
     async def stop(self, grace: float) -> None:
         """Start no attempt; wait up to `grace` seconds for those under way, then abort them; release the leases.
 
-        `reconcile` has to go on meanwhile, because an attempt needs its lease to the end.
+        The caller keeps calling `reconcile` meanwhile, because an attempt needs its lease to the end.
         """
         self._stopping = True
         self._spawn(Deferred.fromCoroutine(self._withdraw()))
@@ -267,7 +266,7 @@ class Worker:
             abort.cancel()
 
     async def _withdraw(self) -> None:
-        """Have the peers share this worker's subscribers, so that each lease is taken once it is released."""
+        """Withdraw the announcement, so that peers acquire each lease as soon as it is released."""
         with suppress(StoreUnavailable):
             await self._store.withdraw(self._name)
 
