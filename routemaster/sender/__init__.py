@@ -16,7 +16,8 @@ modules, in the order in which an attempt passes them:
 `pool`               opens, keeps, reuses and closes connections
 `dns_cache`          host names to addresses: own threads, cache
 `tls`                certificates and host names are verified
-`connection`         HTTP/1.1, with strict heads of limited size
+`connection`         HTTP/1.1, with checked heads of limited size
+`chunk_decoder`      the chunked transfer coding
 `failure_reasons`    exceptions to a verdict and one sentence for the operator
 ===================  =========================================================
 
@@ -27,8 +28,7 @@ is not part of the deadline, because it says nothing about the subscriber.
 
 *What acknowledges.* A valid head with 200 or 204, and the complete body or
 64 KiB of it. A body with neither Content-Length nor chunks ends with the
-connection (RFC 9112 section 6.3); without TLS's close_notify it may have been
-cut short, so the batch is sent again. A duplicate is permitted, a loss is not.
+connection (RFC 9112 section 6.3), with or without TLS's close_notify.
 
 *A stale connection.* A server may close an idle connection at the moment it is
 used. If the connection was used before, and no byte of the answer arrived, the
@@ -69,6 +69,8 @@ the exchange as producer,   1.1   the agent cannot report the connection
 not `FileBodyProducer`
 `check_head` before         0.95  heads without limit, a log line for each 1xx,
 Twisted's parser                  answers that two parsers read differently
+`ChunkDecoder`, not               spaces around a size, and bare LF, fail the
+Twisted's                         answer; small chunks take 1.6 times as long
 `DNSCache`, not                   slow names fill the reactor's thread pool
 `reactor.nameResolver`
 `TLSTrust`, not                   the CA bundle in memory once for each host;

@@ -35,6 +35,7 @@ from routemaster.sender.target import Target
 from routemaster.sender.treq_agent import NO_COOKIES
 
 MAX_BODY = 65536  #: bytes of an answer's body that are read
+MAX_WIRE = 2 * 65536  #: bytes of an answer that are read, its head and the sizes of its chunks included
 REFUSAL_BODY_TIMEOUT = 1.0  #: seconds for the body of an answer whose status is a failure
 
 _ACKNOWLEDGING = (200, 204)
@@ -135,21 +136,16 @@ class Exchange(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         self._received += len(data)
-        if self._received > MAX_BODY and not self._ended:
+        wire = self.connection.received if self.connection is not None else 0
+        if (self._received > MAX_BODY or wire > MAX_WIRE) and not self._ended:
             self._finish(self._error)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._ended:
             return
-        complete = reason.check(ResponseDone) or (
-            reason.check(PotentialDataLoss) and self.connection is not None and self.connection.ended_cleanly
-        )
-        if complete or self._error:
+        # PotentialDataLoss: a body of unannounced length ends with the connection (RFC 9112 section 6.3)
+        if reason.check(ResponseDone, PotentialDataLoss) or self._error:
             self._finish(self._error)
-        elif reason.check(PotentialDataLoss):
-            self._finish(
-                f"answered {self._status}, cut short: no length, and closed without TLS close_notify"
-            )
         else:
             self._finish(f"answered {self._status}, but its body was cut short")
 

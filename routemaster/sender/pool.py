@@ -66,6 +66,7 @@ class Pool:
         while idle := self._idle.get(key):
             connection = idle[-1]
             self._remove(connection)
+            connection.settle()
             if connection.usable:
                 return connection
             connection.drop()

@@ -23,6 +23,9 @@ class FakeConnection:
         self.usable = True
         self.calls: list[str] = []
 
+    def settle(self) -> None:
+        """Nothing has arrived."""
+
     def close(self) -> None:
         self.calls.append("close")
 

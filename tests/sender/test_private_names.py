@@ -6,13 +6,13 @@ fails here, the sender has to change with it.
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any
 
 from hyperlink import EncodedURL
 from OpenSSL import SSL
-from service_identity import VerificationError
-from service_identity.hazmat import DNS_ID, IPAddress_ID, verify_service_identity
-from service_identity.pyopenssl import extract_patterns
+from service_identity import CertificateError
+from service_identity.hazmat import DNS_ID, DNSPattern, IPAddress_ID, IPAddressPattern
 from treq.client import HTTPClient
 from treq.cookies import IndexableCookieJar
 from twisted.internet import ssl
@@ -107,6 +107,15 @@ class TwistedWebTests(SynchronousTestCase):
         self.request()
         self.connection.dataReceived(b"HTTP/1.1 204 N\r\n\r\nextra")
         self.assertEqual((self.connection.rest, self.quiescent), (b"extra", [self.connection]))
+
+    def test_transfer_decoders(self) -> None:
+        """`_transferDecoders` of the request's `_parser` makes the decoder of a coding, by its name."""
+        self.request()
+        made: list[Any] = []
+        self.connection._parser._transferDecoders = {b"chunked": lambda *arguments: made.append(arguments)}
+        self.connection.dataReceived(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n")
+        [(on_data, on_end)] = made
+        self.assertTrue(callable(on_data) and callable(on_end))
 
     def test_request_not_sent(self) -> None:
         """A second request before the response fails with `RequestNotSent`."""
@@ -248,13 +257,17 @@ class CertificateTests(SynchronousTestCase):
     """service_identity and pyOpenSSL."""
 
     def test_service_identity(self) -> None:
-        """`verify_service_identity` compares `extract_patterns` of a certificate with a name or an address."""
-        options = Authority().issue("a.example", "127.0.0.1")
-        patterns = extract_patterns(options.certificate)
-        for good in (DNS_ID("a.example"), IPAddress_ID("127.0.0.1")):
-            verify_service_identity(patterns, [good], [])
-        for bad in (DNS_ID("b.example"), IPAddress_ID("127.0.0.2")):
-            self.assertRaises(VerificationError, verify_service_identity, patterns, [bad], [])
+        """`DNS_ID` and `IPAddress_ID` are verified against patterns; a bad pattern is a `CertificateError`."""
+        name, address = DNSPattern.from_bytes(b"*.a.example"), IPAddressPattern(ip_address("127.0.0.1"))
+        for expected, matches in (
+            (DNS_ID("b.a.example"), [True, False]),
+            (DNS_ID("a.example"), [False, False]),
+            (IPAddress_ID("127.0.0.1"), [False, True]),
+            (IPAddress_ID("127.0.0.2"), [False, False]),
+        ):
+            self.assertEqual([expected.verify(pattern) for pattern in (name, address)], matches)
+        for senseless in (b"*.*.internal", b"10.0.0.1", b""):
+            self.assertRaises(CertificateError, DNSPattern.from_bytes, senseless)
 
     def test_tls_error(self) -> None:
         """`SSL.Error` holds a list of tuples, the last item of each of which is OpenSSL's text."""
