@@ -39,6 +39,7 @@ from routemaster.config_types import (
     ROOT_KEY,
     SECRET,
     SECRET_URL,
+    STATUSES,
     TOKENS,
     YES_OR_NO,
     Option,
@@ -100,6 +101,7 @@ class Config:
 
     ssl_verify: bool = option("delivery", YES_OR_NO)
     ca_file: Path | None = option("delivery", optional(PATH))
+    acknowledge: tuple[int, ...] = option("delivery", STATUSES)
     connect_timeout: float = option("delivery", seconds(0.01, HOUR))
     timeout: float = option("delivery", seconds(0.01, HOUR))
     retry_delay: int = option("delivery", integer(1, HOUR * 1000))

@@ -132,6 +132,24 @@ def comma_separated(item: OptionType) -> OptionType:
     return OptionType(f"{item.expected}, or several separated by commas", parse, write, item.mask)
 
 
+ALL_2XX = tuple(range(200, 300))  #: the value of `2xx`
+
+
+def parse_statuses(text: str) -> tuple[int, ...]:
+    """The statuses of a comma-separated list, sorted; `2xx` stands for all from 200 to 299."""
+    if text.lower() == "2xx":
+        return ALL_2XX
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch("[2-5][0-9][0-9]", part) for part in parts):
+        raise ValueError
+    return tuple(sorted(set(map(int, parts))))
+
+
+def write_statuses(statuses: tuple[int, ...]) -> str:
+    """The inverse of parse_statuses."""
+    return "2xx" if statuses == ALL_2XX else ",".join(map(str, statuses))
+
+
 def optional(kind: OptionType) -> OptionType:
     """A value of that type, or None, which is written as an empty text."""
 
@@ -319,6 +337,9 @@ ORIGIN = OptionType("an https:// URL of a host and perhaps a port, without a pat
 ENDPOINT = OptionType("a Twisted endpoint such as tcp:17890 or unix:/path, and never ssl:", parse_endpoint)
 NETWORKS = comma_separated(OptionType("an IP address or network such as 10.0.0.0/8", ip_network))
 PATH = OptionType("a path", parse_path)
+STATUSES = OptionType(
+    "HTTP statuses from 200 to 599, separated by commas, or 2xx", parse_statuses, write_statuses
+)
 YES_OR_NO = OptionType("YES or NO", parse_yes, lambda yes: "YES" if yes else "NO")
 NAMESPACE = matching("[a-z0-9_-]{1,32}", "1 to 32 of a-z, 0-9, '_', '-'")
 APP_NAME = matching("[A-Za-z0-9_.-]{1,64}", "1 to 64 letters, digits, '_', '.', '-'")

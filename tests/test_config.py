@@ -90,6 +90,7 @@ class TableTests(Case):
             "redis_max_mem": 100_000_000,
             "redis_min_free": 10_000_000,
             "ssl_verify": True,
+            "acknowledge": (200, 204),
             "connect_timeout": 2.0,
             "timeout": 20.0,
             "retry_delay": 100,
@@ -363,6 +364,7 @@ class ShowTests(Case):
             "redis_timeout": "0.25",
             "redis_url": "unix:///run/redis.sock?db=1",
             "ssl_verify": "no",
+            "acknowledge": "2XX",
             "log_file": "~/rm.log",
             "log_level": "debug",
         }

@@ -54,6 +54,7 @@ def sender(config: Config, reactor: Any, certificate: Path) -> TreqSender:
     return TreqSender(
         reactor,
         user_agent=f"routemaster/{__version__}",
+        acknowledge=config.acknowledge,
         connect_timeout=config.connect_timeout,
         timeout=config.timeout,
         verify=config.ssl_verify,

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 
 from routemaster.interfaces import Outcome, Verdict
 from routemaster.sender.dns_cache import DNSCache, Threads, look_up
-from routemaster.sender.exchange import Exchange
+from routemaster.sender.exchange import Acknowledging, Exchange
 from routemaster.sender.failure_reasons import one_line
 from routemaster.sender.fair_queue import FairQueue, QueueClosed
 from routemaster.sender.pool import Pool
@@ -37,6 +37,7 @@ class TreqSender:
         user_agent: str,
         connect_timeout: float = 2.0,
         timeout: float = 20.0,
+        acknowledge: Collection[int] = (200, 204),
         verify: bool = True,
         ca_files: Sequence[Path] = (),
         max_open: int = 1000,
@@ -46,12 +47,14 @@ class TreqSender:
         """`connect_timeout`: seconds for look-up and TCP; `timeout`: seconds for the whole exchange.
 
         `max_open`: attempts, and connections, at the same time; `max_per_server`:
-        for one host and port. `resolve` looks a name up; it blocks, in a thread.
+        for one host and port. `acknowledge`: the statuses that acknowledge. `resolve`
+        looks a name up; it blocks, in a thread.
         Raises `ConfigError` if one of `ca_files` cannot be used.
         """
         self._reactor = reactor
         self._timeout = timeout
         self._user_agent = user_agent
+        self._acknowledging = Acknowledging(acknowledge)
         self._dns = DNSCache(reactor, Threads(reactor), resolve)
         self.pool = Pool(
             reactor, self._dns, TLSTrust(verify, ca_files), max_open=max_open, connect_timeout=connect_timeout
@@ -70,7 +73,9 @@ class TreqSender:
         """POST `body` to `target` at once; for `Turn`."""
         if self.queue.closed:
             return STOPPING
-        exchange = Exchange(self._client, self._reactor, self._timeout, target, body, attempt)
+        exchange = Exchange(
+            self._client, self._reactor, self._timeout, self._acknowledging, target, body, attempt
+        )
         self._exchanges.add(exchange)
         try:
             exchange.post()

@@ -14,6 +14,7 @@ limit.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from email.utils import parsedate_to_datetime
 from typing import Any, cast
 
@@ -38,7 +39,18 @@ MAX_BODY = 65536  #: bytes of an answer's body that are read
 MAX_WIRE = 2 * 65536  #: bytes of an answer that are read, its head and the sizes of its chunks included
 REFUSAL_BODY_TIMEOUT = 1.0  #: seconds for the body of an answer whose status is a failure
 
-_ACKNOWLEDGING = (200, 204)
+MAX_QUOTED = 120  #: characters of a refusal's body in its reason
+QUOTED_FROM = 1024  #: bytes of it that are kept for that
+
+
+class Acknowledging:
+    """The statuses that acknowledge a delivery."""
+
+    def __init__(self, statuses: Collection[int]) -> None:
+        self.statuses = frozenset(statuses)
+        *most, last = map(str, sorted(statuses))
+        #: says which they are
+        self.text = f"only {', '.join(most)} and {last} acknowledge" if most else f"only {last} acknowledges"
 
 
 @implementer(IBodyProducer)
@@ -49,11 +61,13 @@ class Exchange(Protocol):
     """
 
     def __init__(
-        self, client: HTTPClient, reactor: Any, timeout: float, target: Target, body: bytes, attempt: int
-    ) -> None:
+        self, client: HTTPClient, reactor: Any, timeout: float, acknowledging: Acknowledging, target: Target,
+        body: bytes, attempt: int,
+    ) -> None:  # fmt: skip
         """`timeout`: seconds for the whole exchange; `attempt`: its number, from 1, for the server."""
         self._client, self._reactor, self._timeout = client, reactor, timeout
         self.target, self.attempt = target, attempt
+        self._acknowledging = acknowledging
         self._body = body
         self.length = len(body)
         self.done: Deferred[Outcome] = Deferred(lambda _: self.abort())
@@ -65,6 +79,7 @@ class Exchange(Protocol):
         self._error = ""              #: why the status is no acknowledgement
         self._retry_after: float | None = None
         self._received = 0
+        self._quoted = b""            #: the beginning of a refusal's body
         self._ended = False
         self._timer = reactor.callLater(timeout, self._timed_out)
 
@@ -124,9 +139,11 @@ class Exchange(Protocol):
         if self._ended:
             return
         self._status = response.code
-        if response.code not in _ACKNOWLEDGING:
+        if response.code not in self._acknowledging.statuses:
             self._error = f"answered {response.code}"
-            if 300 <= response.code < 400:
+            if response.code < 300:
+                self._error += f" ({self._acknowledging.text})"
+            elif 300 <= response.code < 400:
                 self._error += " (redirects are not followed)"
             if response.code in (429, 503):
                 self._retry_after = retry_after(response.headers)
@@ -136,6 +153,8 @@ class Exchange(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         self._received += len(data)
+        if self._error and len(self._quoted) < QUOTED_FROM:
+            self._quoted += data[:QUOTED_FROM]
         wire = self.connection.received if self.connection is not None else 0
         if (self._received > MAX_BODY or wire > MAX_WIRE) and not self._ended:
             self._finish(self._error)
@@ -183,6 +202,8 @@ class Exchange(Protocol):
 
     def _finish(self, error: str, verdict: Verdict = Verdict.FAILED) -> None:
         """End with this outcome; no error means acknowledged."""
+        if error and error == self._error and (quoted := first_line(self._quoted, self.target.secrets)):
+            error = f"{error}: {quoted}"
         try:
             self.abort()
         finally:  # `done` fires even if a canceller raises
@@ -190,6 +211,16 @@ class Exchange(Protocol):
                 verdict if error else Verdict.ACKNOWLEDGED,
                 self._status, one_line(error), self._retry_after, self._reused, self._received,
             ))  # fmt: skip
+
+
+def first_line(body: bytes, secrets: Collection[str]) -> str:
+    """The first line of a refusal's body as far as it is printable text, with the secrets masked."""
+    text = body.decode("utf-8", "surrogateescape").lstrip("\ufeff \t\r\n").replace("\t", " ")
+    end = next((index for index, character in enumerate(text) if not character.isprintable()), len(text))
+    text = text[:end]
+    for secret in secrets:
+        text = text.replace(secret, "********")
+    return text[:MAX_QUOTED].rstrip()
 
 
 def retry_after(headers: Headers) -> float | None:

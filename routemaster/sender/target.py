@@ -46,6 +46,7 @@ class Target:
     path: bytes
     url: PreparedURL
     headers: Headers = field(repr=False)  #: with the uuid, a secret
+    secrets: tuple[str, ...] = field(repr=False)  #: texts that must not appear in an error
 
     @property
     def key(self) -> tuple[str, int]:
@@ -69,6 +70,10 @@ class Target:
             b"Accept": [b"*/*"],
             b"User-Agent": [user_agent.encode("ascii", "replace")],
         })
+        secrets: tuple[str, ...] = ()
         if uuid is not None:
-            headers.addRawHeader(b"Authorization", b"Basic " + b64encode(f"{uuid}:{uuid}".encode()))
-        return cls(parts.host, parts.port, parts.path.encode("ascii"), PreparedURL.prepare(callback), headers)
+            credentials = b64encode(f"{uuid}:{uuid}".encode())
+            headers.addRawHeader(b"Authorization", b"Basic " + credentials)
+            secrets = (credentials.decode("ascii"), uuid)
+        url = PreparedURL.prepare(callback)
+        return cls(parts.host, parts.port, parts.path.encode("ascii"), url, headers, secrets)

@@ -97,6 +97,34 @@ class AnswerTests(SenderCase):
                 self.assertFailed(outcome, f"answered {status}")
         self.assertAcknowledged(await sender.post(self.sink().url, UUID, b"[]"))
 
+    async def test_other_acknowledging_statuses(self) -> None:
+        """Which statuses acknowledge is an option; the reason of another 2xx says which do."""
+        for acknowledge, accepted, refused, why in (
+            ((200, 204), 204, 202, "answered 202 (only 200 and 204 acknowledge)"),
+            ((204, 201, 200), 201, 202, "answered 202 (only 200, 201 and 204 acknowledge)"),
+            ((202,), 202, 200, "answered 200 (only 202 acknowledges)"),
+            (range(200, 300), 226, 400, "answered 400"),
+        ):
+            sender = self.sender(acknowledge=acknowledge)
+            self.assertAcknowledged(await sender.post(self.sink(Answer(accepted)).url, UUID, b"[]"))
+            outcome = await sender.post(self.sink(Answer(refused)).url, UUID, b"[]")
+            self.assertEqual((outcome.verdict, outcome.error), (Verdict.FAILED, why))
+
+    async def test_quoted_body(self) -> None:
+        """The reason of a refusal has the first line of its body, with the uuid masked."""
+        sender, secret = self.sender(), b64encode(f"{UUID}:{UUID}".encode())
+        for status, body, why in (
+            (500, b"\r\n no database\r\nTraceback", "answered 500: no database"),
+            (202, b"queued", "answered 202 (only 200 and 204 acknowledge): queued"),
+            (401, b"no user " + UUID.encode() + b", " + secret, "answered 401: no user ********, ********"),
+            (400, b"\x1f\x8b\x08", "answered 400"),
+            (400, "\ufeffbad\tvalue\x00".encode(), "answered 400: bad value"),
+            (400, b"x" * 70_000, "answered 400: " + "x" * 120),
+        ):
+            outcome = await sender.post(self.sink(Answer(status, body)).url, UUID, b"[]")
+            self.assertEqual((outcome.verdict, outcome.error), (Verdict.FAILED, why))
+        self.assertAcknowledged(await sender.post(self.sink(Answer(200, b"fine")).url, UUID, b"[]"))
+
     async def test_redirects(self) -> None:
         """No redirect is followed: no connection is opened to its target."""
         other, sender = self.sink(), self.sender()
