@@ -73,18 +73,15 @@ def is_token(text: str) -> bool:
 def event_fragment(
     topic: str, event: object, now_ms: int, max_data: int, received: dict[object, int] | None = None
 ) -> bytes:
-    """The fragment of one published event.
+    """The fragment of one published event; raises Invalid.
 
     Args:
         topic: a valid name.
         event: the decoded JSON.
         now_ms: the time of reception, for an event without timestamp.
-        received: of the other events of a bulk, the last such time by URL; events of one URL get
-            growing times, because receivers tell duplicates by URL and time.
         max_data: the most bytes of `data` as compact JSON.
-
-    Raises:
-        Invalid: the event breaks a rule.
+        received: of a bulk, the last time of reception by URL: events of one
+            URL get growing times, by which receivers may tell duplicates.
     """
     if not isinstance(event, dict) or not event.keys() <= _EVENT_FIELDS:
         raise _no_object("event", event, _EVENT_FIELDS)
@@ -95,9 +92,9 @@ def event_fragment(
         raise _invalid("url", url, f"an https:// URL of at most {MAX_URL:,} characters")
     timestamp = event.get("timestamp")
     if timestamp is None:
-        timestamp = now_ms
+        timestamp = now_ms if received is None else received.get(url, now_ms - 1) + 1
         if received is not None:
-            timestamp = received[url] = received.get(url, now_ms - 1) + 1
+            received[url] = timestamp
     elif type(timestamp) is not int or not 0 <= timestamp < 2**53:
         raise _invalid("timestamp", timestamp, "an integer of milliseconds since the epoch from 0 to 2^53 - 1")
     head = f'{{"topic":"{topic}","type":"{kind}","url":{encode_basestring(url)},"t":{timestamp}'

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -39,11 +40,13 @@ class DaemonService(Service):
         self._starting: Deferred[None] | None = None
         self._stopping = self._failed = False
 
+    @abstractmethod
     async def _start(self) -> None:
-        raise NotImplementedError
+        """Start all parts."""
 
+    @abstractmethod
     async def _stop(self) -> None:
-        raise NotImplementedError
+        """Stop all parts."""
 
     def startService(self) -> None:
         """Start in the background; a failure is logged in one line."""

@@ -11,9 +11,8 @@ attempts under way hold one, and the next batch is read meanwhile. The next
 attempt starts only when the last is settled: a crash repeats one batch at most.
 
 Each step of the loop waits for one thing at most, so that a stop, a changed
-subscription or a lost lease takes effect before another attempt. If the store
-is unavailable, the courier pauses and tries again; any other exception ends it,
-and the worker decides when deliveries are tried again.
+subscription or a lost lease takes effect before another attempt. If the store is
+unavailable, the courier pauses and retries; any other exception ends it.
 
 The module is longer than 350 lines because the steps of a courier share its state.
 """
@@ -22,14 +21,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from attrs import define
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from routemaster.delivery.attempt_log import AttemptLog
 from routemaster.delivery.backlog import Backlog, Batch
 from routemaster.delivery.clock_offset import ClockOffset
-from routemaster.delivery.courier_state import Reason, Run, Wait
+from routemaster.delivery.courier_state import Attempt, Reason, Run, Wait
 from routemaster.delivery.decision import Facts, Rules, State, Step, decide
 from routemaster.delivery.lease import Lease
 from routemaster.errors import StoreUnavailable
@@ -37,23 +35,10 @@ from routemaster.interfaces import Clock, LeaseGrant, Outcome, ReadResult, Sende
 from routemaster.model import EventID, Subscription, public_name
 from routemaster.util.backoff import backoff
 
-STORE_RETRY = 0.2          #: seconds before the first retry of a call to an unavailable store ...
-STORE_RETRY_LONGEST = 2.0  #: ... and the longest such pause
+STORE_RETRY = (0.2, 2.0)  #: seconds before a retry while the store is unavailable: the first, the longest
 LEASE_POLL = 0.5      #: seconds between checks of a lease that is too old for an attempt
 LOCAL_PAUSE = 1.0     #: seconds to wait after a fault of this machine, and up to half as long again
 MISSING_PAUSE = 5.0   #: seconds between reads of events that are missing in the store
-
-
-@define
-class _Attempt:
-    """One attempt, with the lease's epoch and the callback that it uses."""
-
-    epoch: int
-    callback: str
-    uuid: str | None
-    began: float = 0.0                                   #: seconds, by the clock here
-    batch: Batch | None = None                           #: None: there is nothing to send
-    behind: Deferred[ReadResult | None] | None = None    #: the read of what follows the batch
 
 
 class Courier:
@@ -211,7 +196,7 @@ class Courier:
     async def _deliver(self) -> None:
         """Make one attempt, and settle it."""
         subscription = self._subscription
-        attempt = _Attempt(self.lease.epoch, subscription.callback, subscription.uuid)
+        attempt = Attempt(self.lease.epoch, subscription.callback, subscription.uuid)
         self._wait.reason = Reason.TURN
         self._attempt = Deferred.fromCoroutine(self._send(attempt))
         if self._wait.reason is Reason.TURN:
@@ -241,18 +226,18 @@ class Courier:
             self._retry_at = self._clock.seconds() + LOCAL_PAUSE * (1 + self._chance() / 2)
 
     async def _cut_if_moved(self, attempt: Deferred[Outcome | None]) -> None:
-        """Cut the attempt if its callback or uuid is not that of the subscription any more."""
+        """Cut the attempt if the subscription's callback or uuid has changed."""
         tried = (self._subscription.callback, self._subscription.uuid)
         try:
             answer = await self.lease.acquire()
-        except StoreUnavailable:
-            return  # the next renewal of the lease reports the new version again
+        except Exception:
+            return  # the reload after the attempt reports it
         found = answer.subscription if isinstance(answer, LeaseGrant) else None
         if found is not None and (found.callback, found.uuid) != tried and attempt is self._attempt:
             self._moved = True
             attempt.cancel()
 
-    async def _send(self, attempt: _Attempt) -> Outcome | None:
+    async def _send(self, attempt: Attempt) -> Outcome | None:
         """Wait for the turn, take the batch and post it; None if there is nothing to send any more."""
         async with self._sender.turn(attempt.callback, attempt.uuid) as turn:
             self._wait.reason = Reason.ANSWER
@@ -262,7 +247,7 @@ class Courier:
                 return None
             return await turn.post(batch.body, self._failures + 1)
 
-    async def _next_batch(self, attempt: _Attempt) -> Batch | None:
+    async def _next_batch(self, attempt: Attempt) -> Batch | None:
         """The batch to send; None if there is no reason for an attempt any more."""
         backlog, most = self._backlog, self._subscription.max
         if not backlog.is_ready(most):  # the turn came late, or nothing is read yet
@@ -307,7 +292,7 @@ class Courier:
         if result and not self._outdated:
             self._backlog.keep_behind(result, self._subscription.max)
 
-    async def _record_failure(self, attempt: _Attempt, outcome: Outcome) -> None:
+    async def _record_failure(self, attempt: Attempt, outcome: Outcome) -> None:
         if self._outdated:
             await self._reload()
             tried = (attempt.epoch, attempt.callback, attempt.uuid)
@@ -344,8 +329,6 @@ class Courier:
                     raise
             await self._wait.wait(Reason.STORE, self._store_pause())
 
-    # -- waiting
-
     async def _wait_for(self, step: Step, missing: int | None = None) -> None:
         """Wait until the step's time, `missing` more events, or a call that ends the wait."""
         if self._run is not Run.RUNNING or self._outdated:
@@ -363,4 +346,4 @@ class Courier:
 
     def _store_pause(self) -> float:
         self._store_failures += 1
-        return backoff(self._store_failures, STORE_RETRY, STORE_RETRY_LONGEST, self._chance())
+        return backoff(self._store_failures, *STORE_RETRY, self._chance())

@@ -1,12 +1,14 @@
-"""A courier's state: whether it runs, and what it waits for."""
+"""A courier's state: whether it runs, what it waits for, and the attempt under way."""
 
 from __future__ import annotations
 
 from enum import Enum
 
+from attrs import define
 from twisted.internet.defer import Deferred
 
-from routemaster.interfaces import Clock, Timer
+from routemaster.delivery.backlog import Batch
+from routemaster.interfaces import Clock, ReadResult, Timer
 
 
 class Run(Enum):
@@ -26,6 +28,18 @@ class Reason(Enum):
     STORE = "store"    #: until the store replies or the lease is renewed
     TURN = "turn"      #: at the sender
     ANSWER = "answer"  #: of the subscriber
+
+
+@define
+class Attempt:
+    """One attempt, with the lease's epoch and the callback that it uses."""
+
+    epoch: int
+    callback: str
+    uuid: str | None
+    began: float = 0.0                                   #: seconds, by the clock here
+    batch: Batch | None = None                           #: None: there is nothing to send
+    behind: Deferred[ReadResult | None] | None = None    #: the read of what follows the batch
 
 
 class Wait:
