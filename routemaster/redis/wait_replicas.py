@@ -41,17 +41,17 @@ class Replication:
     async def _run(self) -> None:
         while waiting := self._waiting:
             self._waiting = []
-            error: Exception | None = None
+            why = ""
             try:
                 count = int(await self.connection.command(b"WAIT", b"%d" % self._least, b"%d" % self._timeout))
                 if count < self._least:
-                    error = self._unknown(f"{count} of {self._least} replicas confirmed in {self._timeout} ms")
+                    why = f"{count} of {self._least} replicas confirmed in {self._timeout} ms"
             except Exception as raised:
                 # the next WAIT fails at once, too: there is no new connection yet
-                error = self._unknown(f"no confirmation by replicas: {raised}")
+                why = f"no confirmation by replicas: {raised}"
             for done in waiting:
                 if not done.called:  # cancelled
-                    done.callback(None) if error is None else done.errback(error)
+                    done.errback(self._unknown(why)) if why else done.callback(None)
         self._running = False
 
     @staticmethod

@@ -8,6 +8,7 @@ the publications that wait behind it fail at once, with nothing stored.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, fail
@@ -34,7 +35,8 @@ class _Publication:
             if error is None:
                 self.done.callback(None)
             else:
-                self.done.errback(error)
+                # an exception of its own: one that many raise collects the tracebacks of all
+                self.done.errback(copy(error) if isinstance(error, StoreUnavailable) else error)
 
 
 @define(eq=False)

@@ -163,7 +163,8 @@ class GroupCommitTests(SynchronousTestCase):
         done = [self.publish(b"a"), self.publish(b"b"), self.publish(b"c")]
         self.store.answer(DOWN)
         self.assertEqual(self.store.sent, [[b"a"]])
-        self.assertIs(self.failureResultOf(done[0], StoreUnavailable).value, DOWN)
+        error = self.failureResultOf(done[0], StoreUnavailable).value
+        self.assertEqual((str(error), error.outcome_unknown), (str(DOWN), True))
         for waited in done[1:]:
             error = self.failureResultOf(waited, StoreUnavailable).value
             self.assertFalse(error.outcome_unknown)
@@ -176,8 +177,9 @@ class GroupCommitTests(SynchronousTestCase):
         done = [self.publish(b"b"), self.publish(b"c")]
         self.store.answer()
         self.store.answer(DOWN)
-        for each in done:
-            self.assertTrue(self.failureResultOf(each, StoreUnavailable).value.outcome_unknown)
+        errors = [self.failureResultOf(each, StoreUnavailable).value for each in done]
+        self.assertEqual([error.outcome_unknown for error in errors], [True, True])
+        self.assertIsNot(errors[0], errors[1])  # each raises one of its own
         self.nothing_left()
 
     def test_refusal_of_one_call(self) -> None:
