@@ -186,7 +186,7 @@ class ProcessTests(SynchronousTestCase):
         self.reactor = FakeReactor()
         self.reloads = self.replacements = self.skipped = 0
         self.process = Process(self.reactor)
-        bus: Any = SimpleNamespace(reload=self.reload, replace=self.replace, skip_drain_delay=self.skip)
+        bus: Any = SimpleNamespace(reload=self.reload, replace=self.replace, skip_drain_delay=self.skip_delay)
         self.process.handle_signals(bus)
 
     def reload(self) -> None:
@@ -195,7 +195,7 @@ class ProcessTests(SynchronousTestCase):
     def replace(self) -> None:
         self.replacements += 1
 
-    def skip(self) -> None:
+    def skip_delay(self) -> None:
         self.skipped += 1
 
     def send(self, number: int) -> None:
