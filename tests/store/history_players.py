@@ -43,7 +43,7 @@ class Face:
     def slot(self, key: bytes) -> int:
         return slot_of(key) if self.apart else 0
 
-    def place(self, key: bytes) -> str:
+    def node_of(self, key: bytes) -> str:
         return ""
 
 
