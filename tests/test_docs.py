@@ -49,7 +49,9 @@ def endpoints() -> set[str]:
 def way(title: str) -> list[tuple[str, str]]:
     """The steps that the architecture lists under a title: path and name of a function or class (Lua: none)."""
     section = ARCHITECTURE.read_text("utf-8").partition(f"\n{title}\n===")[2].partition("\n\n\n")[0]
-    return re.findall(r"^\d+\. ``([a-z_/]+\.(?:py|lua))``:(?: ``([A-Za-z_.]+)``)?", section, re.MULTILINE)
+    steps = re.findall(r"^\d+\. ``([a-z_/]+\.(?:py|lua))``:(?: ``([A-Za-z_.]+)``)?", section, re.MULTILINE)
+    assert len(steps) == len(re.findall(r"^\d+\. ", section, re.MULTILINE)), f"{title}: a step of another form"
+    return steps
 
 
 def definitions(path: str) -> set[str]:
@@ -87,6 +89,15 @@ class WayTests(SynchronousTestCase):
                 registered = len(used.findall(source)) > 1
                 self.assertTrue(number == 0 or registered or used.search(before), f"{path} {name} is not used")
                 before += source
+
+    def test_answers_exist(self) -> None:
+        """Each answer of "Where to find things" names files and functions that exist."""
+        section = ARCHITECTURE.read_text("utf-8").partition("\nWhere to find things\n")[2].partition("\n\n\n")[0]
+        text = " ".join(section.split())
+        found = re.findall(r"``([a-z_]+/[a-z_/]+\.py)``: ``([A-Za-z_.]+)``", text)
+        self.assertGreater(len(found), 4)
+        for path, name in found:
+            self.assertIn(name, definitions(f"routemaster/{path}"), path)
 
     def test_the_way_out_is_short(self) -> None:
         """A batch takes at most 9 hops through at most 10 files."""
