@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from unittest.mock import AsyncMock, Mock
 
-from attrs import astuple, evolve
+from attrs import evolve
 from twisted.internet.defer import Deferred
 
 from routemaster.delivery.backlog import Backlog
@@ -233,7 +233,8 @@ class BatchTests(DeliveryTestCase):
         self.subscribe("cats", uuid="alice")
         self.worker()
         fragments = [b'{"n":7,"t": 1}', b'{"n":8,"x":"\xc3\xa9"}']
-        first, last = astuple(self.do(self.memory.publish("cats", "pub", fragments)))
+        published = self.do(self.memory.publish("cats", "pub", fragments))
+        first, last = published.first, published.last
         (attempt,) = self.sender.attempts
         expected = b'[{"n":7,"t": 1,"id":"%s"},{"n":8,"x":"\xc3\xa9","id":"%s"}]' % (bytes(first), bytes(last))
         self.assertEqual(attempt.body, expected)
