@@ -166,7 +166,8 @@ class Worker:
             self._lose(subscriber)
         if not self._stopping:
             for subscriber in actions.give_back:
-                self._couriers[subscriber].stop()
+                if (courier := self._couriers.get(subscriber)) is not None:  # none while it is taken over
+                    courier.stop()
             self._request(actions.request)
 
     def _lose(self, subscriber: str) -> None:
