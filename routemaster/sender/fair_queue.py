@@ -68,6 +68,7 @@ class FairQueue:
         self._ready: dict[bool | None, dict[_KeyQueue, None]] = {True: {}, None: {}, False: {}}
         self._groups = deque(self._ready)
         self._failing_admitted = False  # since the last tick
+        self._serving = False
         self.closed = False
         self.active = 0
         self.not_healthy = 0  #: active entries of failing and unknown keys
@@ -162,12 +163,19 @@ class FairQueue:
             self._keys.pop(queue.key, None)
 
     def _serve(self) -> None:
-        while queue := self._next():
-            entry = queue.waiting.popleft()
-            self.waiting -= 1
-            self._admit(queue)
-            self._update(queue)
-            entry.callback(None)
+        """Admit what has capacity now; an admitted entry that leaves at once calls this again."""
+        if self._serving:
+            return  # the loop below goes on: nested calls would exhaust the stack
+        self._serving = True
+        try:
+            while queue := self._next():
+                entry = queue.waiting.popleft()
+                self.waiting -= 1
+                self._admit(queue)
+                self._update(queue)
+                entry.callback(None)
+        finally:
+            self._serving = False
 
     def _next(self) -> _KeyQueue | None:
         """Take the next key out of the ready ones; None if there is none, or no capacity."""

@@ -255,12 +255,12 @@ class MemoryStore:
     async def set_reported(self, counts: Mapping[str, int]) -> None:
         self._reported.update(counts)
 
-    async def elect_leader(self, office: str, process: str, seconds: float) -> bool:
+    async def elect_leader(self, task: str, process: str, seconds: float) -> bool:
         now = self._clock.seconds()
-        holder, until = self._leader_locks.get(office, (process, 0.0))
+        holder, until = self._leader_locks.get(task, (process, 0.0))
         if holder != process and until > now:
             return False
-        self._leader_locks[office] = process, now + seconds
+        self._leader_locks[task] = process, now + seconds
         return True
 
     # -- workers and leases

@@ -40,9 +40,9 @@ class Upkeep:
     async def set_reported(self, counts: Mapping[str, int]) -> None:
         await self._redis.run("report", (self._keys.reported,), *codec.pairs(counts))
 
-    async def elect_leader(self, office: str, process: str, seconds: float) -> bool:
+    async def elect_leader(self, task: str, process: str, seconds: float) -> bool:
         life = b"%d" % round(seconds * 1000)
-        return bool(await self._redis.run("elect", (self._keys.leader_lock(office),), process.encode(), life))
+        return bool(await self._redis.run("elect", (self._keys.leader_lock(task),), process.encode(), life))
 
     async def repair(self, subscriber: str) -> None:
         await self._memberships.repair(subscriber)

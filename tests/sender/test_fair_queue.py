@@ -115,6 +115,29 @@ class FairQueueTests(SynchronousTestCase):
         self.successResultOf(second)
         self.assertEqual(queue.waiting, 0)
 
+    def test_entries_that_end_at_once(self) -> None:
+        """Entries that end as soon as they are admitted are served one after another, not nested in each other."""
+        queue, served, depth, deepest = FairQueue(10, 2), [], 0, 0
+        for key in ("k", "k"):
+            self.assertIsNone(queue.enter(key))
+
+        def end(_: None) -> None:
+            nonlocal depth, deepest
+            depth += 1
+            deepest = max(deepest, depth)
+            served.append(1)
+            queue.leave("k", succeeded=None)
+            depth -= 1
+
+        for _ in range(2000):
+            entry = queue.enter("k")
+            assert entry is not None
+            entry.addCallback(end)
+        queue.leave("k", succeeded=None)
+        self.assertEqual((len(served), queue.active, queue.waiting, deepest), (2000, 1, 0, 1))
+        queue.leave("k", succeeded=True)
+        self.assertEqual((queue.active, queue.not_healthy), (0, 0))
+
     def test_close(self) -> None:
         """Closing ends active, waiting and later attempts with LOCAL."""
         queue = FairQueue(2, 2)
