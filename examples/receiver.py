@@ -1,13 +1,13 @@
 """A subscriber in one file: receives batches over HTTPS and prints their events.
 
-Nothing but Python is needed. It borrows the certificate that the bus has made
-for localhost, which the bus trusts too:
+It needs only Python. It uses the certificate that the bus made for localhost,
+which the bus also trusts:
 
     python examples/receiver.py --port 17891
 
 Then subscribe with `https://localhost:17891/events` as callback. A real
-receiver acknowledges (200 or 204) once it has put the events where they are
-safe, can tell a duplicate from its `url` and `t`, and checks the credential.
+receiver acknowledges (200 or 204) once the events are stored safely, detects
+duplicates by `topic` and `id` together, and checks the credential.
 """
 
 import argparse
@@ -46,7 +46,7 @@ class Receiver(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *details):
-        """The events say enough."""
+        """Do not log requests: the events are printed."""
 
 
 def basic(uuid):

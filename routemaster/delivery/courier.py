@@ -13,8 +13,6 @@ attempt starts only when the last is settled: a crash repeats one batch at most.
 Each step of the loop waits for one thing at most, so that a stop, a changed
 subscription or a lost lease takes effect before another attempt. If the store is
 unavailable, the courier pauses and retries; any other exception ends it.
-
-The module is longer than 350 lines because the steps of a courier share its state.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ from routemaster.delivery.courier_state import Attempt, Reason, Run, Wait
 from routemaster.delivery.decision import Facts, Rules, State, Step, decide
 from routemaster.delivery.lease import Lease
 from routemaster.errors import StoreUnavailable
-from routemaster.interfaces import Clock, LeaseGrant, Outcome, ReadResult, Sender, Store, Verdict
+from routemaster.interfaces import Clock, LeaseGrant, LeaseHeld, Outcome, ReadResult, Sender, Store, Verdict
 from routemaster.model import EventID, Subscription, public_name
 from routemaster.util.backoff import backoff
 
@@ -232,6 +230,8 @@ class Courier:
             answer = await self.lease.acquire()
         except Exception:
             return  # the reload after the attempt reports it
+        if isinstance(answer, LeaseHeld) and attempt is self._attempt:
+            self.abort()  # renewals no longer cover this lease: another worker delivers now
         found = answer.subscription if isinstance(answer, LeaseGrant) else None
         if found is not None and (found.callback, found.uuid) != tried and attempt is self._attempt:
             self._moved = True

@@ -230,6 +230,18 @@ class LeaseTests(DeliveryTestCase):
         self.pass_time(TTL + 1)
         self.assertEqual((self.batches, worker.leases), ([[1, 2], [1, 2]], 1))
 
+    def test_hint_shows_lost_lease_in_flight(self) -> None:
+        """A hint during an attempt reads the lease; if another worker has it, the attempt is aborted at once."""
+        self.sender.otherwise = None
+        self.subscribe("cats")
+        worker = self.worker()
+        self.publish("cats")
+        self.memory._leases.clear()
+        self.do(self.memory.acquire("sub", "another"))
+        hint(worker, b"s sub")
+        self.assertTrue(self.sender.attempts[0].was_aborted)
+        self.assertEqual((self.queued(), worker.leases, self.store.calls["release"]), (1, 0, 0))
+
     def test_expired_in_flight(self) -> None:
         """A lease that cannot be renewed aborts its attempt before another worker could start one."""
         self.sender.otherwise = None
