@@ -58,6 +58,8 @@ class Backlog:
         self._up_to_date = False          #: whether no time has passed since `_ahead` was read
         self._ahead: Sequence[Entry] = ()
         self.oldest: float | None = None  #: when the oldest was accepted, by the clock here; None: not known
+        #: a waiting event, and when it was accepted at the latest, by the clock here
+        self._waits_since: tuple[str, EventID, float] | None = None
 
     # -- which topics
 
@@ -137,11 +139,23 @@ class Backlog:
         position = self._positions.get(topic)
         if was_empty and first is not None and position is not None and position.tail is not None:
             if first.n == position.tail.n + 1:
-                self.oldest = self._accepted_at(first)
+                self.oldest = self._accepted_at(topic, first)
 
-    def _accepted_at(self, event: EventID) -> float:
-        # never in the future, even if the store's clock was set back
-        return min(self._offset.local(event.us), self._clock.seconds())
+    def _accepted_at(self, topic: str, event: EventID) -> float:
+        """When the oldest event was accepted, by the clock here.
+
+        After the store's clock was set back, new IDs are in the future, for as
+        long as an hour. Then the wait counts from when an event that still
+        waits was first seen, and no later look makes it start anew.
+        """
+        at = min(self._offset.local(event.us), self._clock.seconds())
+        if self._waits_since is not None:
+            seen_topic, seen, since = self._waits_since
+            position = self._positions.get(seen_topic)
+            if since <= at and position is not None and position.owes(seen):
+                return since
+        self._waits_since = topic, event, at
+        return at
 
     # -- reading
 
@@ -191,7 +205,7 @@ class Backlog:
     def discard(self, entries: Sequence[Entry] = ()) -> None:
         """Drop what was read, or hold these `entries` in its place."""
         self._ahead, self._cut_by_size, self._up_to_date = entries, False, False
-        self.oldest = self._accepted_at(entries[0][1]) if entries else None
+        self.oldest = self._accepted_at(*entries[0][:2]) if entries else None
 
     def outdate(self) -> None:
         """Mark the last read as old: more events may wait now."""

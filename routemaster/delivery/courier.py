@@ -58,18 +58,19 @@ class Courier:
         self._grant: LeaseGrant | None = grant  #: for the first reload
         self._outdated = True       #: whether the subscription and the positions have to be read again
         self._repaired = 0          #: version of the subscription that was repaired last
+        self._stored_pause = (0, 0.0)  #: the end of the pause as stored, and by the clock here
         self._store_failures = 0    #: in a row
         self._missing_logged = False
         self._attempt: Deferred[Outcome | None] | None = None
         self._moved = False         #: whether the attempt under way is cut because its callback or uuid changed
 
     def _follow(self, grant: LeaseGrant, subscription: Subscription) -> None:
-        self._subscription, self.version = subscription, grant.version
-        self._failures, self._retry_at = grant.failures, 0.0
-        if grant.retry_at > grant.now:
-            # at most the longest pause, whatever the store's clock shows
-            longest = self._clock.seconds() + self._rules.max_backoff
-            self._retry_at = min(self._offset.local(grant.retry_at), longest)
+        self._subscription, self.version, self._failures = subscription, grant.version, grant.failures
+        if self._stored_pause[0] != grant.retry_at:
+            # at most the longest pause, counted once, even if the store's clock was set back
+            left = min((grant.retry_at - grant.now) / 1e6, self._rules.max_backoff)
+            self._stored_pause = grant.retry_at, self._clock.seconds() + left
+        self._retry_at = self._stored_pause[1]
 
     # -- called by the worker and by the wake-up index
 

@@ -67,11 +67,13 @@ class MemoryStore:
         self._reported: dict[str, int] = {}
         self._leader_locks: dict[str, tuple[str, float]] = {}
         self._workers: dict[str, float] = {}
-        self._last_us = 0
+        self._us = self._calls = 0
 
     def _now(self) -> int:
-        self._last_us = max(self._last_us + 1, round(self._clock.seconds() * 1e6))
-        return self._last_us
+        """Microseconds since the epoch, as if each call took one."""
+        us = round(self._clock.seconds() * 1e6)
+        self._us, self._calls = us, self._calls + 1 if us == self._us else 0
+        return us + self._calls
 
     async def ping(self) -> None:
         return None
@@ -85,6 +87,7 @@ class MemoryStore:
         us = self._now()
         if known is None:
             known = self._topics[topic] = _Topic(EventID(us, 0))
+        us = max(us, known.tail.us)  # the clock may have been set back
         if known.publisher is None:
             known.publisher, known.base = publisher, known.tail.n
         first = EventID(us, known.tail.n + 1)
@@ -137,6 +140,7 @@ class MemoryStore:
             self._existing(topic)
         name, version = subscription.subscriber, self._now()
         known = self._subscribers.setdefault(name, _Subscriber(version))
+        version = max(version, known.version + 1)
         old, known.subscription, known.version = known.subscription, subscription, version
         if old is not None and (old.callback, old.uuid) != (subscription.callback, subscription.uuid):
             known.health = evolve(known.health, failures=0)
@@ -170,7 +174,7 @@ class MemoryStore:
         cursor = log.cursors.get(subscriber)
         if known is None or cursor is None or not cursor.open:
             raise refusals.not_subscribed(topic)
-        known.version = self._now()
+        known.version = max(self._now(), known.version + 1)
         known.topics[topic] = evolve(known.topics[topic], state="left")
         log.cursors[subscriber] = _closed(cursor, log.tail)
         self._end_memberships(subscriber)
@@ -259,6 +263,7 @@ class MemoryStore:
         now = self._clock.seconds()
         holder, until = self._leader_locks.get(task, (process, 0.0))
         if holder != process and until > now:
+            self._leader_locks[task] = holder, min(until, now + seconds)
             return False
         self._leader_locks[task] = process, now + seconds
         return True
@@ -273,6 +278,7 @@ class MemoryStore:
         self._workers = {name: until for name, until in self._workers.items() if until > now}
         new = worker not in self._workers
         self._workers[worker] = now + seconds
+        self._workers = {name: min(until, now + seconds) for name, until in self._workers.items()}
         if new:
             self._hint(WorkerJoined(worker).encode())
         return {name: until - now for name, until in self._workers.items()}
@@ -290,7 +296,9 @@ class MemoryStore:
         if known is None:
             return None
         if lease is not None and lease[0] != worker:
-            return LeaseHeld(lease[2] - now)
+            # no longer than its time to live, even if the clock was set back
+            self._leases[subscriber] = (*lease[:2], min(lease[2], now + self._lease_ttl))
+            return LeaseHeld(self._leases[subscriber][2] - now)
         if lease is None:
             known.epoch = max(self._now(), known.epoch + 1)
         self._leases[subscriber] = (worker, known.epoch, now + self._lease_ttl)

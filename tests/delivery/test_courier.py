@@ -145,6 +145,37 @@ class BatchTests(DeliveryTestCase):
         self.clock.advance(0.5)
         self.assertEqual(self.batches, [[1]])
 
+    def test_store_clock_jumps(self) -> None:
+        """Whatever the store's clock does, no batch waits longer than two timeouts, though events keep coming."""
+        for jumps in ([-3600.0], [3600.0], [3600.0, 0.0], [-3600.0, 0.0], [-3600.0, -7200.0]):
+            self.setUp()
+            self.subscribe("cats", "dogs", timeout=500)
+            self.worker()
+            delivered, waited = 0, 0.0
+            for number in range(120):
+                if number % 30 == 15 and jumps:
+                    self.store_clock.apart = jumps.pop(0)
+                self.publish(("cats", "dogs")[number % 3 == 0])
+                self.pass_time(0.125)
+                if len(self.batches) > delivered:
+                    waited, delivered = 0.0, len(self.batches)
+                else:
+                    waited += 0.125
+                self.assertLessEqual(waited, 1.0, number)
+            self.pass_time(1)
+            self.assertEqual(sorted(n for batch in self.batches for n in batch), list(range(1, 121)))
+
+    def test_store_clock_set_back_while_others_change_it(self) -> None:
+        """After the store's clock was set back, reading the subscription again does not begin the wait anew."""
+        self.subscribe("cats", timeout=500)
+        worker = self.worker()
+        self.store_clock.apart = -3600.0
+        self.publish("cats")
+        for _ in range(5):
+            worker.reload_all()
+            self.pass_time(0.125)
+        self.assertEqual(self.batches, [[1]])
+
     def test_timeout_zero(self) -> None:
         """With timeout 0 every event is sent at once."""
         self.subscribe("cats", timeout=0)
@@ -416,6 +447,18 @@ class OutcomeTests(DeliveryTestCase):
         self.assertEqual(self.batches, [])
         self.pass_time(2)
         self.assertEqual(self.batches, [[1]])
+
+    def test_pause_is_not_extended(self) -> None:
+        """After the store's clock was set back, reading a stored pause again does not begin it anew."""
+        self.sender.then(refused())
+        self.subscribe("cats")
+        worker = self.worker(retry_delay=40.0)
+        self.publish("cats")
+        self.store_clock.apart = -3600.0
+        for _ in range(5):
+            self.pass_time(15)
+            worker.reload_all()
+        self.assertEqual(self.batches, [[1], [1]])
 
     def test_local_faults_do_not_count(self) -> None:
         """A fault of this machine is no failure of the subscriber: a short pause, no count, nothing stored."""

@@ -11,6 +11,15 @@ local function clock()
   return now[1] * 1000000 + now[2]
 end
 
+-- Milliseconds until a key expires, at most so many: Redis keeps the time at which it
+-- does, so that a clock set back by an hour would leave a dead worker's lease that hour.
+local function remaining(key, most)
+  local left = redis.call('PTTL', key)
+  if left >= 0 and left <= tonumber(most) then return left end
+  redis.call('PEXPIRE', key, most)
+  return tonumber(most)
+end
+
 local function digits(number)
   return string.format('%.0f', number)
 end

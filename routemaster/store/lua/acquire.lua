@@ -1,5 +1,6 @@
 -- Promise: one worker at a time delivers to a subscriber; the epoch of each new
--- lease is higher than all before.
+-- lease is higher than all before. No lease lasts longer than its time to live,
+-- even if Redis's clock was set back.
 -- Runs while Redis is out of memory.
 -- KEYS  lease, meta, topics of one subscriber
 -- ARGV  worker, milliseconds to live
@@ -7,12 +8,13 @@
 --       {now, 0, milliseconds to live of another worker's lease};
 --       {now, -1} if the subscriber does not exist
 local now = digits(clock())
-local epoch = redis.call('HGET', KEYS[2], 'epoch')
+local known = redis.call('HMGET', KEYS[2], 'epoch', 'lease_ms')
+local epoch = known[1]
 if not epoch and redis.call('EXISTS', KEYS[2]) == 0 then return {now, -1} end
 local lease = redis.call('GET', KEYS[1])
 local holder, held = string.match(lease or '', '^(%S+) (%d+)$')
 if lease and holder ~= ARGV[1] then
-  return {now, 0, redis.call('PTTL', KEYS[1])}
+  return {now, 0, remaining(KEYS[1], known[2] or ARGV[2])}
 end
 if lease then
   epoch = held
@@ -20,7 +22,7 @@ if lease then
 else
   epoch = digits(math.max(clock(), tonumber(epoch or '0') + 1))
   redis.call('HDEL', KEYS[2], 'epoch')
-  redis.call('HSET', KEYS[2], 'epoch', epoch)
+  redis.call('HSET', KEYS[2], 'epoch', epoch, 'lease_ms', ARGV[2])
   redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. epoch, 'PX', ARGV[2])
 end
 return {now, epoch, redis.call('HGETALL', KEYS[2]), redis.call('HGETALL', KEYS[3])}
