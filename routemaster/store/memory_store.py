@@ -1,6 +1,6 @@
 """The store in memory, with the behaviour of the Redis store, for tests and trials.
 
-Its data ends with the process. `tests/store/test_store.py` runs one suite of
+Its data ends with the process. `tests/store` runs one suite of
 tests on both stores. Longer than 350 lines: it implements the whole `Store`
 protocol in one file, so that it can be compared with the scripts.
 """

@@ -1,0 +1,190 @@
+"""What only stores on Redis promise: interrupted calls, full memory, moving slots, the nodes of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from string import ascii_lowercase
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from routemaster.errors import NotSubscribed, StoreUnavailable
+from routemaster.interfaces import Ack
+from routemaster.redis.cluster_slots import slot_of
+from tests.store.case import StoreTests, on_clusters, on_redis, subscription
+
+
+class RedisTests(StoreTests):
+    """One Redis or a cluster."""
+
+    async def test_leaving_that_ended_half_way(self) -> None:
+        """A repeated call that raises NotSubscribed has completed the interrupted one: no later event comes."""
+        await self.create("cats", "dogs")
+        await self.store.subscribe(subscription("cats", "dogs"))
+        keys = self.store._keys.subscriber("sub")
+        await self.store._redis.run("remove_topic", keys, b"cats")  # the process is killed here
+        await self.refused(NotSubscribed, self.store.leave("sub", "cats"))
+        await self.publish("cats", b"1")
+        await self.publish("dogs", b"2")
+        self.assertEqual(await self.fragments("cats", "dogs"), [b"2"])
+        await self.store._redis.run("unsubscribe", keys)
+        await self.refused(NotSubscribed, self.store.unsubscribe("sub"))
+        await self.store.delete_topic("cats", None)
+        await self.store.delete_topic("dogs", None)
+        self.assertEqual(await self.leftovers(), [])
+
+    async def test_counts_while_a_membership_ends(self) -> None:
+        """Events are counted once although their membership ends between the reads of topic and subscriber."""
+        await self.create("cats", "dogs")
+        await self.store.subscribe(subscription("cats", "dogs"))
+        await self.publish("cats", b"1")
+        await self.deliver("cats")
+        run, seen = self.store._redis.run, set()
+
+        async def interleaved(name: str, *arguments: Any) -> Any:
+            if name in ("backlog", "subscribers") and name not in seen:
+                seen.add(name)
+                if len(seen) == 2:
+                    await self.store.leave("sub", "cats")
+            return await run(name, *arguments)
+
+        self.patch(self.store._redis, "run", lambda *call: Deferred.fromCoroutine(interleaved(*call)))
+        self.assertEqual((await self.facts()).sent, 1)
+        self.assertEqual(len(seen), 2)
+        self.assertEqual((await self.facts()).subscription.topics, ("dogs",))
+        self.assertEqual((await self.facts()).sent, 1)
+
+    async def test_full_memory(self) -> None:
+        """When Redis is out of memory, publishing and subscribing are refused; every other call succeeds."""
+        await self.create("cats", "dogs")
+        await self.store.subscribe(subscription("cats", "dogs"))
+        await self.store.subscribe(subscription("cats", subscriber="two"))
+        await self.publish("cats", b"1", b"2", b"3")
+        self.server.call(b"CONFIG", b"SET", b"maxmemory", b"1")
+        self.addCleanup(self.server.call, b"CONFIG", b"SET", b"maxmemory", b"0")
+        for call in (self.publish("cats", b"4"), self.store.subscribe(subscription("dogs"))):
+            error = await self.refused(StoreUnavailable, call)
+            self.assertFalse(error.outcome_unknown)
+        self.assertEqual(await self.deliver("cats", "dogs", most=1), [b"1"])
+        grant = await self.grant()
+        self.assertEqual(await self.store.fail("sub", "w1", grant.epoch, 1.0, "x"), 1)
+        _, versions = await self.store.renew("w1", {"sub": grant.epoch})
+        self.assertIsNotNone(versions["sub"])
+        self.assertEqual((await self.store.drop_oldest(2)).lost, {"sub": 1, "two": 2})
+        await self.store.leave("sub", "cats")
+        await self.store.delete_topic("cats", "pub")
+        await self.store.unsubscribe("two")
+        await self.store.clean_up()
+        await self.store.add_counts({"a": 1})
+        await self.store.set_reported({"a": 1})
+        self.assertTrue(await self.store.elect_leader("monitor", "p1", 60))
+        self.assertEqual(set(await self.store.announce("w1", 60)), {"w1"})
+        await self.store.withdraw("w1")
+        facts = await self.facts()
+        self.assertEqual((facts.sent, facts.dropped, facts.queued), (1, 1, 1))
+
+
+class ClusterTests(StoreTests):
+    """A cluster."""
+
+    def node_of(self, topic: str) -> str:
+        return self.connection.node_of(self.keys.topic(topic)[0])
+
+    async def test_many_in_few_calls(self) -> None:
+        """Renewals, tails and reads span topics and subscribers on all nodes."""
+        topics = [f"topic_{letter}" for letter in ascii_lowercase]
+        await self.create(*topics)
+        self.assertEqual(len({self.node_of(topic) for topic in topics}), 3)
+        epochs = {}
+        for number in range(9):
+            subscriber = f"sub{number}"
+            await self.store.subscribe(subscription(*topics, subscriber=subscriber))
+            epochs[subscriber] = (await self.grant(subscriber)).epoch
+        published = {topic: await self.publish(topic, topic.encode()) for topic in topics}
+        _, versions = await self.store.renew("w1", epochs)
+        self.assertEqual(versions.keys(), epochs.keys())
+        self.assertNotIn(None, versions.values())
+        tails = await self.store.tails(topics)
+        self.assertEqual(tails, {topic: each.last for topic, each in published.items()})
+        expected = [topic.encode() for topic in topics]
+        self.assertEqual(await self.fragments(*topics, most=5, subscriber="sub0"), expected[:5])
+        self.assertEqual(await self.fragments(*topics, subscriber="sub8"), expected)
+
+    async def test_a_share_is_not_enough(self) -> None:
+        """A batch is full even if all its events are in one topic of many."""
+        topics = [f"topic_{letter}" for letter in ascii_lowercase]
+        await self.create(*topics)
+        await self.store.subscribe(subscription(*topics))
+        events = [b"%d" % n for n in range(200)]
+        await self.publish("topic_k", *events)
+        self.assertEqual(await self.fragments(*topics, most=150), events[:150])
+
+    async def test_figures_and_drops_of_a_node(self) -> None:
+        """`stats` has one entry for each node, and `drop_oldest` with a node drops events stored there only."""
+        topics = [f"topic_{letter}" for letter in ascii_lowercase]
+        await self.create(*topics)
+        await self.store.subscribe(subscription(*topics))
+        for topic in topics:
+            await self.publish(topic, topic.encode())
+        names = [figures.node for figures in await self.store.stats()]
+        self.assertEqual(sorted(names), sorted(node.name for node in self.server.nodes))
+        node = names[0]
+        there = [topic for topic in topics if self.node_of(topic) == node]
+        gone = 0
+        while dropped := (await self.store.drop_oldest(1, node)).events:
+            gone += dropped
+        self.assertEqual(gone, len(there))
+        self.assertEqual(await self.fragments(*topics), [t.encode() for t in topics if t not in there])
+
+    def move(self, *keys: bytes) -> None:
+        """Start to migrate the slots of these keys; the keys stay on their node."""
+        for slot in {slot_of(key) for key in keys}:
+            source = self.server.holder(slot)
+            self.server.open_move(slot, next(node for node in self.server.nodes if node is not source))
+            self.addCleanup(self.server.cancel_move, slot)
+
+    def cancel_moves(self, *keys: bytes) -> None:
+        for slot in {slot_of(key) for key in keys}:
+            self.server.cancel_move(slot)
+
+    async def whole(self, call: Coroutine[Any, Any, Any]) -> None:
+        """Make a call that succeeds or is refused as a whole."""
+        try:
+            await call
+        except StoreUnavailable as error:
+            self.assertFalse(error.outcome_unknown)
+
+    async def test_no_script_ends_half_way(self) -> None:
+        """While a slot migrates, a script that empties a key does not fail half-way."""
+        await self.create("cats", "dogs")
+        await self.store.subscribe(subscription("cats", "dogs"))
+        await self.publish("cats", b"1", b"2", b"3", b"4")
+        grant = await self.grant()
+        await self.store.announce("w1", 60)
+        await self.store.elect_leader("monitor", "p1", 60)
+        cats, dogs, keys = self.keys.topic("cats"), self.keys.topic("dogs"), self.keys
+        moving = (cats[0], dogs[0], keys.lease("sub"), keys.workers, keys.leader_lock("monitor"))
+        self.move(*moving)
+        result = await self.read("cats", most=2)
+        membership = result.positions["cats"].cursor.membership
+        ack = Ack("cats", membership, result.entries[-1][1])
+        positions = await self.store.acknowledge("sub", "w1", grant.epoch, [ack])
+        self.assertEqual(positions["cats"].cursor.sent, 2)
+        self.assertEqual((await self.store.drop_oldest(3)).lost, {"sub": 1})
+        self.assertTrue(await self.store.elect_leader("monitor", "p1", 60))
+        await self.store.announce("w1", 60)
+        self.assertEqual((await self.store.renew("w1", {"sub": grant.epoch}))[1], {"sub": grant.version})
+        await self.whole(self.store.leave("sub", "dogs"))
+        await self.whole(self.store.leave("sub", "cats"))
+        await self.whole(self.store.delete_topic("cats", "pub"))
+        self.cancel_moves(*moving)
+        facts = await self.facts()
+        self.assertEqual((facts.sent, facts.dropped, facts.queued), (2, 1, 1))
+        self.move(*moving)
+        await self.whole(self.store.unsubscribe("sub"))
+        self.cancel_moves(*moving)
+        self.assertIsNone(await self.facts())
+
+
+globals().update(on_redis(RedisTests))
+globals().update(on_clusters(ClusterTests))

@@ -1,0 +1,109 @@
+"""Upkeep: dropping events, counters, leader locks, workers, tokens."""
+
+from __future__ import annotations
+
+from routemaster.interfaces import Ack
+from routemaster.model import ApiToken
+from tests.store.case import StoreTests, on_every_store, subscription
+
+
+class UpkeepTests(StoreTests):
+    """What no publisher or subscriber calls."""
+
+    async def test_drop_oldest(self) -> None:
+        """The oldest events over all topics are dropped, each counted for every subscriber that waits for it."""
+        await self.create("cats", "dogs")
+        await self.store.subscribe(subscription("cats", "dogs"))
+        await self.store.subscribe(subscription("cats", subscriber="two"))
+        for n in range(10):
+            await self.publish("dogs" if n % 3 else "cats", b"%d" % n)
+        await self.deliver("cats", subscriber="two", most=1)
+        gone, lost = 0, {"sub": 0, "two": 0}
+        while left := await self.fragments("cats", "dogs"):
+            self.assertEqual(left, [b"%d" % n for n in range(gone, 10)])
+            dropped = await self.store.drop_oldest(2)
+            self.assertTrue(0 < dropped.events <= 4)
+            gone += dropped.events
+            for subscriber, count in dropped.lost.items():
+                lost[subscriber] += count
+            facts = await self.facts()
+            self.assertEqual((facts.sent, facts.queued, facts.dropped), (0, 10 - gone, gone))
+        self.assertEqual(lost, {"sub": 10, "two": 3})
+        self.assertEqual((await self.store.drop_oldest(2)).events, 0)
+        facts = await self.facts("two")
+        self.assertEqual((facts.sent, facts.queued, facts.dropped), (1, 0, 3))
+
+    async def test_drop_under_a_batch_in_flight(self) -> None:
+        """Each event of a batch in flight is counted as dropped or as sent, never as both."""
+        await self.create("cats")
+        await self.store.subscribe(subscription("cats"))
+        await self.publish("cats", b"1", b"2", b"3")
+        result = await self.read("cats", most=2)
+        membership = result.positions["cats"].cursor.membership
+        await self.store.drop_oldest(1)
+        await self.store.acknowledge("sub", "w1", 1, [Ack("cats", membership, result.entries[-1][1])])
+        facts = await self.facts()
+        self.assertEqual((facts.sent, facts.dropped, facts.queued), (1, 1, 1))
+
+    async def test_counters(self) -> None:
+        """Counters of all processes are added up; the totals last reported are stored separately."""
+        await self.store.add_counts({"a|x=1": 2, "b": 1})
+        await self.store.add_counts({"a|x=1": 3})
+        await self.store.set_reported({"b": 1})
+        await self.store.set_reported({"b": 7, "c": 1})
+        self.assertEqual(await self.store.counts(), {"a|x=1": 5, "b": 1})
+        self.assertEqual(await self.store.reported(), {"b": 7, "c": 1})
+
+    async def test_leader_lock(self) -> None:
+        """A leader lock has one holder, which keeps it by asking again."""
+        holders = [await self.store.elect_leader("monitor", process, 60) for process in ("p1", "p2", "p1")]
+        self.assertEqual(holders, [True, False, True])
+        self.assertTrue(await self.store.elect_leader("other", "p2", 60))
+
+    async def test_workers(self) -> None:
+        """A worker is live until its announcement expires or it withdraws; hints announce both."""
+        await self.store.announce("short", 0)
+        self.assertEqual(set(await self.store.announce("w1", 60)), {"w1"})
+        left = await self.store.announce("w2", 65)
+        self.assertEqual(set(left), {"w1", "w2"})
+        self.assertTrue(55 < left["w1"] <= 60 < left["w2"] <= 65, left)
+        await self.store.withdraw("w1")
+        await self.store.withdraw("w1")
+        self.assertEqual(set(await self.store.announce("w2", 30)), {"w2"})
+        expected = [b"w short on", b"w w1 on", b"w w2 on", b"w w1 off"]
+        # in this order from one Redis; the nodes of a cluster send in any order
+        self.assertCountEqual(await self.hints(len(expected)), expected)
+
+    async def test_figures(self) -> None:
+        """`stats` returns the memory in use."""
+        for figures in await self.store.stats():
+            self.assertGreaterEqual(figures.bytes_used, 0)
+
+    async def test_tokens(self) -> None:
+        """Tokens are listed by name, renamed and removed; each change changes `tokens_version`."""
+        versions = [await self.store.tokens_version()]
+        for change in (
+            self.store.add_token(ApiToken("zoo", "zoo--1")),
+            self.store.add_token(ApiToken("bar", "bar--1")),
+            self.store.add_token(ApiToken("ape", "zoo--1")),
+            self.store.remove_token("bar--1"),
+        ):
+            await change
+            versions.append(await self.store.tokens_version())
+        await self.store.remove_token("never--1")
+        self.assertEqual([(t.name, t.token) for t in await self.store.tokens()], [("ape", "zoo--1")])
+        self.assertEqual(len(set(versions)), len(versions))
+
+    async def test_hints(self) -> None:
+        """Hints announce events, changed subscriptions, released leases and changed tokens."""
+        await self.create("cats")
+        await self.store.subscribe(subscription("cats"))
+        published = await self.publish("cats", b"1", b"2")
+        await self.store.release("sub", "w1", (await self.grant()).epoch)
+        await self.store.add_token(ApiToken("zoo", "zoo--1"))
+        expected = [b"s sub", f"t cats {published.first} {published.last}".encode(), b"s sub", b"k"]
+        # in this order from one Redis; the nodes of a cluster send in any order
+        self.assertCountEqual(await self.hints(len(expected)), expected)
+
+
+globals().update(on_every_store(UpkeepTests))
