@@ -272,6 +272,9 @@ class Store(Protocol):
     async def stats(self) -> list[StoreStats]:
         """Memory and processor time of each node: one, or as many of a cluster as can be reached."""
 
+    async def log_bytes(self, node: str = "") -> int:
+        """The bytes that all logs take, or those on a `node`: an estimate, at a constant cost for each."""
+
     async def drop_oldest(self, most: int, node: str = "") -> Dropped:
         """Drop the oldest events over all topics: at least one, at most `most` of each topic.
 

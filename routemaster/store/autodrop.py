@@ -7,6 +7,11 @@ published. Two marks follow from Redis's memory limit and the part to keep free:
   dropped, in bounded steps, whichever subscribers have them in their backlog,
 - until the low mark (`max - 2 * min_free`) is reached, or no event is left.
 
+If other data fill Redis, so that dropping every event would not reach the low
+mark, the backlogs are kept as they are: only events that have come since
+Redis was last below the high mark (or since the first check, if it never was)
+are made up for, and an error reports how many bytes are no events.
+
 On a cluster the marks apply to each node, and to the topics stored there.
 
 Halfway between the marks it logs a warning; the gauge
@@ -63,7 +68,9 @@ class Autodrop:
         """Bytes; `configured` is false if `max_mem` is only the default."""
         self._store = store
         self._limits = (max_mem, min_free, configured)
-        self._warned: set[str] = set()  #: nodes that are nearly full
+        self._warned: set[str] = set()   #: nodes that are nearly full
+        self._foreign: set[str] = set()  #: nodes that other data fill
+        self._kept: dict[str, int] = {}  #: bytes of events that are not dropped if other data fill a node
 
     def marks(self, figures: StoreStats) -> Marks:
         """The marks in force now on a node."""
@@ -74,20 +81,42 @@ class Autodrop:
         for figures in await self._store.stats():
             limits = self.marks(figures)
             self._warn(figures, limits)
-            if figures.bytes_used > limits.high:
-                await self._make_room(figures, limits)
+            if figures.bytes_used > limits.low:
+                await self._check(figures, limits)
+            else:
+                self._foreign.discard(figures.node)
+                self._kept.pop(figures.node, None)
 
-    async def _make_room(self, figures: StoreStats, limits: Marks) -> None:
+    async def _check(self, figures: StoreStats, limits: Marks) -> None:
         node, used = figures.node, figures.bytes_used
+        events = await self._store.log_bytes(node)
+        if used <= limits.high:
+            self._foreign.discard(node)
+            self._kept[node] = events
+        elif used - events <= limits.low:
+            await self._make_room(node, used, limits.low)
+        else:
+            grown = events - self._kept.setdefault(node, events)
+            if node not in self._foreign:
+                self._foreign.add(node)
+                self._log.error(
+                    "{redis} uses {used} bytes, of which {others} are no events of this bus: dropping all events "
+                    "would not reach the low mark of {low}; find who else uses it, or give it more memory",
+                    redis=_name(node), used=used, others=used - events, low=limits.low,
+                )  # fmt: skip
+            await self._make_room(node, used, used - max(0, grown))
+
+    async def _make_room(self, node: str, used: int, limit: int) -> None:
+        """Drop events until a node that uses `used` bytes uses at most `limit`."""
         events, lost = 0, Counter[str]()
         try:
-            while used > limits.low:
+            while used > limit:
                 dropped = await self._store.drop_oldest(STEP, node)
                 if not dropped.events:
                     self._log.error(
-                        "{redis} uses {used} bytes, above the low mark of {low}, and no event is left to drop: "
+                        "{redis} uses {used} bytes, above the mark of {limit}, and no event is left to drop: "
                         "give it more memory, or find who else uses it",
-                        redis=_name(node), used=used, low=limits.low,
+                        redis=_name(node), used=used, limit=limit,
                     )  # fmt: skip
                     break
                 events += dropped.events

@@ -399,8 +399,10 @@ class MemoryStore:
             self._end_memberships(subscriber)
 
     async def stats(self) -> list[StoreStats]:
-        used = sum(len(fragment) for topic in self._topics.values() for _, fragment in topic.log)
-        return [StoreStats(used, 0, 0.0, 0.0)]
+        return [StoreStats(await self.log_bytes(), 0, 0.0, 0.0)]
+
+    async def log_bytes(self, node: str = "") -> int:
+        return sum(len(fragment) for topic in self._topics.values() for _, fragment in topic.log)
 
     async def drop_oldest(self, most: int, node: str = "") -> Dropped:
         logs = {name: topic for name, topic in self._topics.items() if topic.log}

@@ -56,10 +56,18 @@ class Upkeep:
             codec.figures(b"".join(reply), node) for node, reply in zip(nodes, replies, strict=True) if reply
         ]
 
-    async def drop_oldest(self, most: int, node: str = "") -> Dropped:
+    async def _topics_on(self, node: str) -> list[str]:
         topics = await self._redis.names(self._keys.topics)
-        if node:
-            topics = [topic for topic in topics if self._redis.node_of(self._meta(topic)) == node]
+        return [topic for topic in topics if not node or self._redis.node_of(self._meta(topic)) == node]
+
+    async def log_bytes(self, node: str = "") -> int:
+        total = 0
+        for bundle in self._redis.bundles(await self._topics_on(node), self._meta, AT_ONCE):
+            total += sum(await self._redis.run("sizes", [self._keys.topic(topic)[1] for topic in bundle]))
+        return total
+
+    async def drop_oldest(self, most: int, node: str = "") -> Dropped:
+        topics = await self._topics_on(node)
         bundles = self._redis.bundles(topics, self._meta, HEADS)
         replies = await gather(
             self._redis.run("heads", [self._keys.topic(topic)[1] for topic in bundle], b"%d" % most)

@@ -1,4 +1,4 @@
-"""Autodrop: when it strikes, how far it goes, and that it stops."""
+"""Autodrop: when it drops events, how many, and what it logs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock
-from twisted.logger import LogLevel, globalLogPublisher
+from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from routemaster.errors import StoreUnavailable
@@ -21,10 +21,10 @@ from routemaster.testing.redis_server import PrivateRedis, ServerBinary, servers
 
 
 class MarksTests(SynchronousTestCase):
-    """Where the marks lie."""
+    """The marks."""
 
     def test_marks(self) -> None:
-        """The marks follow from what is configured, else from Redis's own limit."""
+        """The marks follow from the configured limit, else from Redis's own."""
         for given, expected in (
             ((1000, 100, True, 0), Marks(1000, 800, 900)),
             ((1000, 100, False, 0), Marks(1000, 800, 900)),
@@ -43,15 +43,19 @@ class MarksTests(SynchronousTestCase):
 
 
 class SizedStore(MemoryStore):
-    """A memory store that uses a hundred bytes for an event, and no limit of its own."""
+    """A memory store that uses a hundred bytes for an event, beside other data, and has no limit of its own."""
+
+    others = 0
 
     async def stats(self) -> list[StoreStats]:
-        events = sum(len(topic.log) for topic in self._topics.values())
-        return [StoreStats(100 * events, 0, 0.0, 0.0)]
+        return [StoreStats(await self.log_bytes() + self.others, 0, 0.0, 0.0)]
+
+    async def log_bytes(self, node: str = "") -> int:
+        return 100 * sum(len(topic.log) for topic in self._topics.values())
 
 
 class AutodropTests(SynchronousTestCase):
-    """What it does with a store."""
+    """Autodrop on a memory store."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -76,37 +80,39 @@ class AutodropTests(SynchronousTestCase):
 
         self.successResultOf(Deferred.fromCoroutine(publish()))
 
-    def run_once(self) -> None:
-        # 10,000 events' worth of memory, 1,000 to be kept free: marks at 8,000 and 9,000 events
-        autodrop = Autodrop(self.store, 1_000_000, 100_000, True)
-        self.successResultOf(Deferred.fromCoroutine(autodrop.run()))
+    def autodrop(self) -> Autodrop:
+        # memory for 10,000 events, 1,000 of it to be kept free: marks at 8,000 and 9,000 events
+        return Autodrop(self.store, 1_000_000, 100_000, True)
+
+    def run_once(self, autodrop: Autodrop | None = None) -> None:
+        self.successResultOf(Deferred.fromCoroutine((autodrop or self.autodrop()).run()))
 
     def queued(self) -> list[int]:
         return [fact.queued for fact in self.successResultOf(Deferred.fromCoroutine(self.store.subscriptions()))]
 
-    def test_rests_below_the_high_mark(self) -> None:
-        """At the high mark nothing is dropped, and past half of the way there it warns."""
+    def test_below_the_high_mark(self) -> None:
+        """At the high mark nothing is dropped; above half the way to it a warning is logged."""
         self.fill(9000)
         self.run_once()
         self.assertEqual(self.queued(), [9000, 9000])
         self.assertEqual([level for level, _ in self.lines], [LogLevel.warn])
 
-    def test_silent_below_the_warning(self) -> None:
-        """Below half of the way nothing is said."""
+    def test_below_the_warning(self) -> None:
+        """Below half the way from the low mark to the high one nothing is logged."""
         self.fill(8500)
         self.run_once()
         self.assertEqual(self.lines, [])
 
     def test_drops_to_the_low_mark(self) -> None:
-        """Above the high mark the oldest go until the low mark is reached, by at most a step too much."""
+        """Above the high mark the oldest events are dropped down to the low mark, at most one step more."""
         self.fill(9001)
         self.run_once()
         for queued in self.queued():
             self.assertLessEqual(queued, 8000)
             self.assertGreater(queued, 8000 - 500)
 
-    def test_says_who_lost_how_many(self) -> None:
-        """What each subscriber lost is logged, under its public name only."""
+    def test_losses_are_logged(self) -> None:
+        """The events that each subscriber lost are logged with its public name only."""
         self.fill(9001)
         self.run_once()
         lost = 9001 - self.queued()[0]
@@ -115,9 +121,45 @@ class AutodropTests(SynchronousTestCase):
         self.assertIn(f"autodrop: two lost {lost} events", lines)
         self.assertNotIn("secret", " ".join(lines))
 
-    def test_ends_when_nothing_is_left(self) -> None:
-        """If Redis is full of something else, everything is dropped, and that is said, once."""
-        self.fill(10)
+    def test_other_data(self) -> None:
+        """If other data fill Redis, only what the bus grows by is dropped; an error names their size."""
+        for before, others, grown, left in (
+            (8000, 0, 500, 8500),  # below the high mark
+            (500, 840_000, 0, 500),  # below the high mark
+            (4000, 799_900, 0, 1),  # without events at the low mark
+            (4000, 800_100, 0, 4000),
+            (4000, 900_000, 900, 4000),
+            (10, 2_000_000, 0, 10),
+            (10, 2_000_000, 3000, 10),
+        ):
+            self.setUp()
+            self.fill(before)
+            self.store.others = others
+            autodrop = self.autodrop()
+            self.run_once(autodrop)
+            self.fill(grown)
+            for _ in range(3):
+                self.run_once(autodrop)
+            with self.subTest(before=before, others=others, grown=grown):
+                for queued in self.queued():
+                    self.assertTrue(left - 500 < queued <= left)
+                errors = [line for _, line in self.lines if f"of which {others} are no events" in line]
+                self.assertEqual(len(errors), others > 800_000 and before * 100 + others > 900_000)
+
+    def test_grown_over_the_mark(self) -> None:
+        """If Redis was below the high mark at the last check, what the bus has grown by since then is dropped."""
+        self.fill(500)
+        self.store.others = 840_000
+        autodrop = self.autodrop()
+        self.run_once(autodrop)
+        self.assertEqual(self.queued(), [500, 500])
+        self.fill(1000)
+        self.run_once(autodrop)
+        self.assertEqual(self.queued(), [500, 500])
+
+    def test_nothing_is_left(self) -> None:
+        """If the estimate was wrong, and no event is left above the mark, an error says so once."""
+        self.fill(9001)
 
         async def always_full() -> list[StoreStats]:
             return [StoreStats(999_999, 0, 0.0, 0.0)]
@@ -125,11 +167,10 @@ class AutodropTests(SynchronousTestCase):
         self.patch(self.store, "stats", always_full)
         self.run_once()
         self.assertEqual(self.queued(), [0, 0])
-        told = [line for _, line in self.lines if "no event is left to drop" in line]
-        self.assertEqual(len(told), 1)
+        self.assertEqual(len([line for _, line in self.lines if "no event is left to drop" in line]), 1)
 
-    def test_tells_what_it_dropped_before_the_store_failed(self) -> None:
-        """A store that fails half-way leaves the log with what was dropped until then."""
+    def test_losses_before_a_failure(self) -> None:
+        """If the store fails half-way, the events dropped until then are logged."""
         self.fill(9001)
         drop, calls = self.store.drop_oldest, []
 
@@ -162,8 +203,8 @@ class FullRedisContract:
         await self.connection.when_connected()
         self.store = RedisStore(self.connection, "rm", 10.0)
 
-    async def test_makes_room_and_counts(self) -> None:
-        """Two droppers at once on a full Redis make room; dropped is what was counted, the rest is in order."""
+    async def test_full_redis(self) -> None:
+        """Two at once free memory of a full Redis; each event is counted once, and the rest is in order."""
         for topic in ("cats", "dogs"):
             await self.store.publish(topic, "pub", [b"first"])
         await self.store.subscribe(Subscription("sub", ("cats", "dogs"), "https://localhost/"))
@@ -185,10 +226,34 @@ class FullRedisContract:
         reading = await self.store.read("sub", {"cats": None, "dogs": None}, 10_000_000, 1 << 40)
         left = [int(fragment[5:13]) for _, _, fragment in reading.entries]
         self.assertEqual(left, list(range(fact.dropped, published)))
-        await self.store.publish("cats", "pub", [b"room again"])
+        await self.store.publish("cats", "pub", [b"after"])
+
+    async def test_other_data(self) -> None:
+        """Other keys that fill Redis cost no event, and the error names their bytes, nearly."""
+        await self.store.publish("cats", "pub", [b"first"])
+        await self.store.subscribe(Subscription("sub", ("cats",), "https://localhost/"))
+        for _ in range(50):
+            await self.store.publish("cats", "pub", [b"x" * 200] * 100)
+        others = 20_000_000
+        for number in range(200):
+            self.server.call(b"SET", b"other%d" % number, b"x" * (others // 200))
+        lines: list[str] = []
+        globalLogPublisher.addObserver(observer := lambda event: lines.append(formatEvent(event)))
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        autodrop = Autodrop(self.store, 20_000_000, 1_000_000, True)
+        await autodrop.run()
+        (error,) = [line for line in lines if "no events of this bus" in line]
+        named = int(error.split("of which ")[1].split()[0])
+        self.assertTrue(others < named < others * 1.3, error)
+        self.assertEqual([(fact.queued, fact.dropped) for fact in await self.store.subscriptions()], [(5000, 0)])
+        await self.store.publish("cats", "pub", [b"x" * 200] * 1000)
+        await autodrop.run()
+        (fact,) = await self.store.subscriptions()
+        self.assertTrue(4000 <= fact.queued <= 5000, fact)
+        self.assertEqual(len([line for line in lines if "no events of this bus" in line]), 1)
 
     async def test_own_limit_is_used(self) -> None:
-        """Redis's own maxmemory sets the marks when none is configured here."""
+        """Redis's own maxmemory sets the marks if no limit is configured."""
         self.server.call(b"CONFIG", b"SET", b"maxmemory", b"50000000")
         figures = await self.store.stats()
         found = Autodrop(self.store, 100_000_000, 10_000_000, False).marks(figures[0])

@@ -130,6 +130,9 @@ class ClusterTests(StoreTests):
         self.assertEqual(sorted(names), sorted(node.name for node in self.server.nodes))
         node = names[0]
         there = [topic for topic in topics if self.node_of(topic) == node]
+        sizes = [await self.store.log_bytes(name) for name in ("", *names)]
+        self.assertEqual(sizes[0], sum(sizes[1:]))
+        self.assertNotIn(0, sizes)
         gone = 0
         while dropped := (await self.store.drop_oldest(1, node)).events:
             gone += dropped

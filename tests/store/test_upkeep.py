@@ -79,6 +79,16 @@ class UpkeepTests(StoreTests):
         for figures in await self.store.stats():
             self.assertGreaterEqual(figures.bytes_used, 0)
 
+    async def test_log_bytes(self) -> None:
+        """`log_bytes` is the memory that all logs take together."""
+        await self.create("cats", "dogs")
+        self.assertEqual(await self.store.log_bytes(), 0)
+        await self.store.subscribe(subscription("cats", "dogs"))
+        for topic in ("cats", "dogs"):
+            for _ in range(5):
+                await self.publish(topic, *[b"x" * 1000] * 100)
+        self.assertTrue(1_000_000 <= await self.store.log_bytes() < 1_200_000)
+
     async def test_tokens(self) -> None:
         """Tokens are listed by name, renamed and removed; each change changes `tokens_version`."""
         versions = [await self.store.tokens_version()]
