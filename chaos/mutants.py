@@ -65,8 +65,9 @@ def cursor_too_far() -> None:
     """An acknowledgement moves the cursor over one event too many."""
 
     def further(acknowledge):
-        async def mutant(self, subscriber, worker, epoch, acks):
-            return await acknowledge(self, subscriber, worker, epoch, [await next_of(self, ack) for ack in acks])
+        async def mutant(self, subscriber, worker, epoch, acks, *rest):
+            acks = [await next_of(self, ack) for ack in acks]
+            return await acknowledge(self, subscriber, worker, epoch, acks, *rest)
 
         async def next_of(self, ack):
             # one that the log holds: the store passes no other

@@ -63,6 +63,15 @@ class Outcome:
     retry_after: float | None = None  #: seconds asked for by 429 or 503
     reused: bool = False              #: the connection had carried a request before
     received: int = 0                 #: bytes of the answer's body that were read
+    cut: bool = False                 #: the connection was closed while the request was still being sent
+
+
+class LastAttempt(Enum):
+    """How a subscriber's last attempt ended; those with another answer than `SUCCEEDED` share places."""
+
+    SUCCEEDED = "succeeded"
+    NONE = "none"  #: nothing was ever delivered to it
+    FAILED = "failed"
 
 
 class Turn(Protocol):
@@ -86,8 +95,11 @@ class Turn(Protocol):
 class Sender(Protocol):
     """Makes attempts to deliver."""
 
-    def turn(self, callback: str, uuid: str | None) -> Turn:
-        """A turn for one POST to `callback`, authenticated with `uuid`; turns are given fairly."""
+    def turn(self, callback: str, uuid: str | None, last: LastAttempt = LastAttempt.NONE) -> Turn:
+        """A turn for one POST to `callback`, authenticated with `uuid`; turns are given fairly.
+
+        Subscribers whose `last` attempt failed have a part of the places.
+        """
 
     async def close(self) -> None:
         """Abort the attempts under way and close every connection."""
@@ -113,6 +125,8 @@ class LeaseGrant:
     memberships: Mapping[str, Membership]  #: by topic
     failures: int                      #: in a row
     retry_at: int                      #: not before this, microseconds since the epoch; 0: now
+    succeeded: bool = False            #: whether an attempt ever did
+    batch_limit: int = 0               #: the most events in the next batch; 0: no limit but the subscription's
 
 
 @frozen
@@ -320,9 +334,11 @@ class Store(Protocol):
         """
 
     async def acknowledge(
-        self, subscriber: str, worker: str, epoch: int, acks: Sequence[Ack]
+        self, subscriber: str, worker: str, epoch: int, acks: Sequence[Ack], batch_limit: int = 0
     ) -> dict[str, Position]:
         """Move cursors over delivered events, and record the success; returns the new positions.
+
+        `batch_limit`: as in `LeaseGrant`, to be stored.
 
         Cursors move without a lease, because they only move over events that
         were delivered; recording needs the lease. An ID that the log does not
@@ -330,10 +346,16 @@ class Store(Protocol):
         number to another event.
         """
 
-    async def fail(self, subscriber: str, worker: str, epoch: int, pause: float, error: str) -> int | None:
-        """Record a failed attempt and the seconds to the next.
+    async def fail(
+        self, subscriber: str, worker: str, epoch: int, pause: float, error: str,
+        failures: int = 1, batch_limit: int = 0, tried: tuple[str, str | None] = ("", None),
+    ) -> bool:  # fmt: skip
+        """Record a failed attempt, the seconds to the next, and how many failed in a row with this one.
 
-        Returns the failures in a row; None if the lease is lost.
+        `tried`: the callback and uuid of the attempt; an empty callback stands
+        for whichever the subscription has. Returns whether it is recorded: not
+        if the lease is lost, or if callback or uuid are others now. Recording
+        it again changes nothing.
         """
 
     async def repair(self, subscriber: str) -> None:

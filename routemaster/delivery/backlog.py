@@ -113,6 +113,11 @@ class Backlog:
             return 0
         return max(0, cursor.backlog(tail))
 
+    def owes_any(self, ends: Mapping[str, EventID]) -> bool:
+        """Whether one of these events, given by topic, still waits."""
+        positions = ((self._positions.get(topic), event) for topic, event in ends.items())
+        return any(position is not None and position.owes(event) for position, event in positions)
+
     def wake_when(self, missing: int) -> None:
         """Have the waiter woken when `missing` more events may have been accepted.
 

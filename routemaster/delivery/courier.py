@@ -17,7 +17,7 @@ unavailable, the courier pauses and retries; any other exception ends it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -28,14 +28,14 @@ from routemaster.delivery.clock_offset import ClockOffset
 from routemaster.delivery.courier_state import Attempt, Reason, Run, Wait
 from routemaster.delivery.decision import Facts, Rules, State, Step, decide
 from routemaster.delivery.lease import Lease
+from routemaster.delivery.retries import Retries
 from routemaster.errors import StoreUnavailable
-from routemaster.interfaces import Clock, LeaseGrant, LeaseHeld, Outcome, ReadResult, Sender, Store, Verdict
-from routemaster.model import EventID, Subscription, public_name
+from routemaster.interfaces import Clock, LeaseGrant, LeaseHeld, Outcome, Sender, Store, Verdict
+from routemaster.model import EventID, public_name
 from routemaster.util.backoff import backoff
 
 STORE_RETRY = (0.2, 2.0)  #: seconds before a retry while the store is unavailable: the first, the longest
 LEASE_POLL = 0.5      #: seconds between checks of a lease that is too old for an attempt
-LOCAL_PAUSE = 1.0     #: seconds to wait after a fault of this machine, and up to half as long again
 MISSING_PAUSE = 5.0   #: seconds between reads of events that are missing in the store
 
 
@@ -52,25 +52,19 @@ class Courier:
         self.lease, self.subscriber = lease, lease.subscriber
         self.name = public_name(lease.subscriber)  #: for logs
         self._store, self._sender, self._backlog, self._attempts = store, sender, backlog, attempts
-        self._rules, self._clock, self._offset, self._chance = rules, clock, offset, chance
+        self._clock, self._offset, self._chance = clock, offset, chance
+        self._retries = Retries(rules, chance)
         self._run, self._wait = Run.RUNNING, Wait(clock)
         self.version = grant.version  #: of the subscription
         self._grant: LeaseGrant | None = grant  #: for the first reload
         self._outdated = True       #: whether the subscription and the positions have to be read again
         self._repaired = 0          #: version of the subscription that was repaired last
-        self._stored_pause = (0, 0.0)  #: the end of the pause as stored, and by the clock here
+        self._refused: Mapping[str, EventID] = {}  #: the last events of a batch that comes again in smaller ones
         self._store_failures = 0    #: in a row
         self._missing_logged = False
         self._attempt: Deferred[Outcome | None] | None = None
-        self._moved = False         #: whether the attempt under way is cut because its callback or uuid changed
-
-    def _follow(self, grant: LeaseGrant, subscription: Subscription) -> None:
-        self._subscription, self.version, self._failures = subscription, grant.version, grant.failures
-        if self._stored_pause[0] != grant.retry_at:
-            # at most the longest pause, counted once, even if the store's clock was set back
-            left = min((grant.retry_at - grant.now) / 1e6, self._rules.max_backoff)
-            self._stored_pause = grant.retry_at, self._clock.seconds() + left
-        self._retry_at = self._stored_pause[1]
+        self._target_changed = False  #: whether the attempt under way is cancelled for that
+        self._unchecked = self._checking = False  #: whether its target may have changed, is being read
 
     # -- called by the worker and by the wake-up index
 
@@ -82,8 +76,10 @@ class Courier:
     def reload(self) -> None:
         """The subscription or its positions may have changed: read them before the next step."""
         self._outdated = True
-        if self._attempt is not None:
-            Deferred.fromCoroutine(self._cut_if_moved(self._attempt))
+        if self._attempt is not None and self._run is Run.RUNNING:
+            self._unchecked = True
+            if not self._checking:
+                Deferred.fromCoroutine(self._check_target())
         self._wait.end()
 
     def renewed(self) -> None:
@@ -140,13 +136,15 @@ class Courier:
 
     def _facts(self, now: float) -> Facts | None:
         """The facts, or None if the oldest event's age matters and is not known."""
-        waiting, subscription = self._backlog.count(), self._subscription
+        waiting, retry_at = self._backlog.count(), self._retries.until
+        # what was due before its batch was refused is due until it is delivered
+        timeout = 0 if self._backlog.owes_any(self._refused) else self._subscription.timeout
         oldest = self._backlog.oldest
         if oldest is None:
-            if 0 < waiting < subscription.max and subscription.timeout and now >= self._retry_at:
+            if 0 < waiting < self._most and timeout and now >= retry_at:
                 return None
             oldest = now
-        return Facts(waiting, oldest, subscription.max, subscription.timeout / 1000, self._retry_at)
+        return Facts(waiting, oldest, self._most, timeout / 1000, retry_at)
 
     async def _reload(self) -> None:
         """Read the subscription and its positions; repair them if they are inconsistent."""
@@ -159,7 +157,8 @@ class Courier:
             if answer.subscription is None:
                 await self._store.repair(self.subscriber)
                 return self._finish()
-            self._follow(answer, answer.subscription)
+            self._subscription, self.version = answer.subscription, answer.version
+            self._retries.load(answer, self._clock.seconds())
             self._backlog.follow(answer.memberships, self)
             await self._read()
             if self._repaired != answer.version and self._backlog.is_inconsistent():
@@ -180,7 +179,7 @@ class Courier:
 
     async def _read(self) -> None:
         """Read the next batch, and with it the positions."""
-        if await self._backlog.read(self._subscription.max):
+        if await self._backlog.read(self._most):
             self._missing_logged = False
 
     async def _wait_for_missing(self, now: float) -> None:
@@ -195,7 +194,7 @@ class Courier:
     async def _deliver(self) -> None:
         """Make one attempt, and settle it."""
         subscription = self._subscription
-        attempt = Attempt(self.lease.epoch, subscription.callback, subscription.uuid)
+        attempt = Attempt(self.lease.epoch, (subscription.callback, subscription.uuid))
         self._wait.reason = Reason.TURN
         self._attempt = Deferred.fromCoroutine(self._send(attempt))
         if self._wait.reason is Reason.TURN:
@@ -203,66 +202,76 @@ class Courier:
         try:
             outcome = await self._attempt
         except CancelledError:
-            if self._moved:
-                outcome = Outcome(Verdict.LOCAL, error="the attempt was cut: callback or uuid changed")
-            else:
+            self._log.debug("an attempt to deliver to '{name}' was cancelled", name=self.name)
+            self._backlog.discard()
+            if not self._target_changed:
                 self._end()
-                outcome = Outcome(Verdict.LOCAL, error="the attempt was aborted")
-        finally:
-            self._attempt, self._moved, self._wait.reason = None, False, Reason.NOTHING
-        if outcome is None:
             return
-        if attempt.batch is not None:
-            ended, oldest = self._clock.seconds(), self._offset.local(attempt.batch.first.us)
-            self._attempts.ended(attempt.batch, outcome, self._failures + 1, oldest, attempt.began, ended)
-            if outcome.verdict is Verdict.ACKNOWLEDGED:
-                await self._acknowledge(attempt.batch, attempt.behind)
-                return
+        finally:
+            self._attempt, self._target_changed, self._wait.reason = None, False, Reason.NOTHING
+        if outcome is None or attempt.batch is None:
+            return
+        ended, oldest = self._clock.seconds(), self._offset.local(attempt.batch.first.us)
+        self._attempts.ended(attempt.batch, outcome, self._retries.failures + 1, oldest, attempt.began, ended)
+        if outcome.verdict is Verdict.ACKNOWLEDGED:
+            await self._acknowledge(attempt, attempt.batch)
+            return
         self._backlog.discard()  # the next attempt reads again: the batch may have grown, or been dropped
         if outcome.verdict is Verdict.FAILED:
-            await self._record_failure(attempt, outcome)
+            await self._record_failure(attempt, attempt.batch, outcome)
         else:
-            self._retry_at = self._clock.seconds() + LOCAL_PAUSE * (1 + self._chance() / 2)
+            self._retries.failed_here(ended)
 
-    async def _cut_if_moved(self, attempt: Deferred[Outcome | None]) -> None:
-        """Cut the attempt if the subscription's callback or uuid has changed."""
-        tried = (self._subscription.callback, self._subscription.uuid)
+    async def _check_target(self) -> None:
+        """Cancel the attempt under way if callback or uuid have changed, or if another worker has the lease."""
+        self._checking = True
         try:
-            answer = await self.lease.acquire()
+            while self._unchecked and (attempt := self._attempt) is not None:
+                self._unchecked = False
+                answer = await self.lease.acquire()
+                if attempt is not self._attempt:
+                    continue
+                if isinstance(answer, LeaseHeld):
+                    self.abort()  # renewals no longer cover this lease: another worker delivers now
+                elif answer is not None and (found := answer.subscription) is not None:
+                    self.version = answer.version
+                    if (found.callback, found.uuid) != (self._subscription.callback, self._subscription.uuid):
+                        self._target_changed = True
+                        attempt.cancel()
         except Exception:
             return  # the reload after the attempt reports it
-        if isinstance(answer, LeaseHeld) and attempt is self._attempt:
-            self.abort()  # renewals no longer cover this lease: another worker delivers now
-        found = answer.subscription if isinstance(answer, LeaseGrant) else None
-        if found is not None and (found.callback, found.uuid) != tried and attempt is self._attempt:
-            self._moved = True
-            attempt.cancel()
+        finally:
+            self._checking = False
 
     async def _send(self, attempt: Attempt) -> Outcome | None:
         """Wait for the turn, take the batch and post it; None if there is nothing to send any more."""
-        async with self._sender.turn(attempt.callback, attempt.uuid) as turn:
+        async with self._sender.turn(*attempt.target, self._retries.last) as turn:
             self._wait.reason = Reason.ANSWER
             attempt.began = self._clock.seconds()
             batch = attempt.batch = await self._next_batch(attempt)
             if batch is None:
                 return None
-            return await turn.post(batch.body, self._failures + 1)
+            return await turn.post(batch.body, self._retries.failures + 1)
 
     async def _next_batch(self, attempt: Attempt) -> Batch | None:
         """The batch to send; None if there is no reason for an attempt any more."""
-        backlog, most = self._backlog, self._subscription.max
-        if not backlog.is_ready(most):  # the turn came late, or nothing is read yet
+        backlog, retries = self._backlog, self._retries
+        if not backlog.is_ready(self._most):  # the turn came late, or nothing is read yet
             if self._may_send():
                 await self._read()
                 attempt.began = self._clock.seconds()
-            most = self._subscription.max
-            if not (self._may_send() and self._is_due() and backlog.is_ready(most)):
+            if not (self._may_send() and self._is_due() and backlog.is_ready(self._most)):
                 return None
         waiting, batch = backlog.count(), backlog.take()
-        if not self._failures and waiting > batch.events:
-            # after a failure it is unlikely that the next batch is needed soon
-            attempt.behind = Deferred.fromCoroutine(backlog.read_behind(batch, most))
+        if not retries.failures and not retries.batch_limit and waiting > batch.events:
+            # after a failure it is unlikely that the next batch is needed soon, or how large it is
+            attempt.behind = Deferred.fromCoroutine(backlog.read_behind(batch, self._most))
         return batch
+
+    @property
+    def _most(self) -> int:
+        """The most events in the next batch."""
+        return self._retries.most(self._subscription.max)
 
     def _may_send(self) -> bool:
         return self._run is Run.RUNNING and not self._outdated and self.lease.holds()
@@ -273,13 +282,15 @@ class Courier:
         facts = None if self._backlog.is_missing_events() else self._facts(now)
         return facts is not None and decide(facts, now).state is State.DELIVERING
 
-    async def _acknowledge(self, batch: Batch, behind: Deferred[ReadResult | None] | None) -> None:
+    async def _acknowledge(self, attempt: Attempt, batch: Batch) -> None:
         """Move the cursors over a delivered batch."""
+        self._retries.succeeded(self._subscription.max)
 
         async def acknowledge() -> None:
             positions = await self._store.acknowledge(
-                self.subscriber, self.lease.worker, self.lease.epoch, self._backlog.acks(batch)
-            )
+                self.subscriber, self.lease.worker, attempt.epoch, self._backlog.acks(batch),
+                self._retries.batch_limit,
+            )  # fmt: skip
             # after lost writes, other events may follow the batch than those read ahead
             if any(positions[topic].owes(last) for topic, last in batch.ends.items()):
                 self._outdated = True
@@ -288,35 +299,24 @@ class Courier:
                 await self._store.repair(self.subscriber)
 
         await self._until_stored(acknowledge)
-        self._failures, self._retry_at = 0, 0.0
-        result = await behind if behind else None
+        result = await attempt.behind if attempt.behind else None
         if result and not self._outdated:
             self._backlog.keep_behind(result, self._subscription.max)
 
-    async def _record_failure(self, attempt: Attempt, outcome: Outcome) -> None:
-        if self._outdated:
-            await self._reload()
-            tried = (attempt.epoch, attempt.callback, attempt.uuid)
-            if self._run is not Run.RUNNING:
-                return
-            if tried != (self.lease.epoch, self._subscription.callback, self._subscription.uuid):
-                return  # the failure says nothing about the new callback
-        rules = self._rules
-        wait = backoff(
-            self._failures + 1, rules.retry_delay, rules.max_backoff, self._chance(), outcome.retry_after
-        )
-        self._failures += 1
-        self._retry_at = self._clock.seconds() + wait
+    async def _record_failure(self, attempt: Attempt, batch: Batch, outcome: Outcome) -> None:
+        """Store the failure and the pause, unless it says nothing about the present callback."""
+        retries = self._retries
+        retries.failed(outcome, batch.events, self._clock.seconds())
+        if retries.batch_limit and not self._backlog.owes_any(self._refused):
+            self._refused = batch.ends
 
         async def record() -> None:
-            left = max(0.0, self._retry_at - self._clock.seconds())
-            failures = await self._store.fail(
-                self.subscriber, self.lease.worker, self.lease.epoch, left, outcome.error
-            )
-            if failures is None:
-                self._end()  # the lease is lost
-            else:
-                self._failures = failures
+            left = max(0.0, retries.until - self._clock.seconds())
+            if not await self._store.fail(
+                self.subscriber, self.lease.worker, attempt.epoch, left, outcome.error,
+                retries.failures, retries.batch_limit, attempt.target,
+            ):  # fmt: skip
+                self._outdated = True
 
         await self._until_stored(record)
 
@@ -338,7 +338,7 @@ class Courier:
         if idle:
             missing = 1
         elif step.state is State.WAITING and missing is None:
-            missing = self._subscription.max - self._backlog.count()
+            missing = self._most - self._backlog.count()
         if missing is not None:
             self._backlog.wake_when(missing)
         seconds = None if step.until is None else step.until - self._clock.seconds()

@@ -32,11 +32,10 @@ class Reason(Enum):
 
 @define
 class Attempt:
-    """One attempt, with the lease's epoch and the callback that it uses."""
+    """One attempt, with the lease's epoch and the target that it uses."""
 
     epoch: int
-    callback: str
-    uuid: str | None
+    target: tuple[str, str | None]                       #: callback and uuid
     began: float = 0.0                                   #: seconds, by the clock here
     batch: Batch | None = None                           #: None: there is nothing to send
     behind: Deferred[ReadResult | None] | None = None    #: the read of what follows the batch

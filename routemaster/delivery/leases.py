@@ -7,7 +7,8 @@ state          meaning                                     next
 `OURS`         a courier delivers under it                 renewed; LOST if that fails for too long; given
                                                            back when the subscriber belongs to a peer
 `LOST`         its courier still stops                     PEERS
-`HELD`         another worker has it                       requested when that lease ends
+`HELD`         another worker has it                       when that lease ends: requested if this worker is
+                                                           preferred, else PEERS
 `PEERS`        no lease here, and none is known            requested when this worker is preferred, or when
                                                            the preferred one neglects it for too long
 =============  ==========================================  ===============================================
@@ -90,7 +91,10 @@ class Leases:
                     entry.returning = True
                     actions.give_back.append(subscriber)
             elif self._is_free(subscriber, entry, now) and now >= entry.retry_at:
-                actions.request.append(subscriber)
+                if entry.state is State.HELD and not self._membership.is_preferred(subscriber):
+                    entry.state, entry.until = State.PEERS, now + NEGLECT * self._ttl
+                else:
+                    actions.request.append(subscriber)
         self._share_out = False
         actions.request.sort()
         for subscriber in actions.request:

@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.python.failure import Failure
 
-from routemaster.interfaces import Outcome, Verdict
+from routemaster.interfaces import LastAttempt, Outcome, Verdict
 from routemaster.sender.dns_cache import DNSCache, Threads, look_up
 from routemaster.sender.exchange import Acknowledging, Exchange
 from routemaster.sender.failure_reasons import one_line
@@ -65,7 +65,7 @@ class TreqSender:
         self._targets: dict[tuple[str, str | None], Target] = {}  # oldest first
         self._exchanges: set[Exchange] = set()
 
-    def turn(self, callback: str, uuid: str | None) -> Turn:
+    def turn(self, callback: str, uuid: str | None, last: LastAttempt = LastAttempt.NONE) -> Turn:
         """`interfaces.Sender.turn`."""
         return Turn(self, callback, uuid)
 

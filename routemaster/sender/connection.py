@@ -140,7 +140,14 @@ class Connection(HTTP11ClientProtocol):
     @property
     def usable(self) -> bool:
         """Whether a request may be sent now."""
-        return bool(self._reusable and self.state == "QUIESCENT" and not self.transport.disconnecting)
+        ready = self._reusable and self.state == "QUIESCENT" and not self.transport.disconnecting
+        return bool(ready and not self.sending)
+
+    @property
+    def sending(self) -> bool:
+        """Whether a part of the request waits, or was waiting at the end, for the server to read more."""
+        socket = self.transport.transport
+        return bool(self.handshaken and len(socket.dataBuffer) + socket._tempDataLen > socket.offset)
 
     def request(self, request: Request) -> Deferred[IResponse]:
         self.requests += 1

@@ -31,7 +31,7 @@ from zope.interface.declarations import implementer
 
 from routemaster.interfaces import Outcome, Verdict
 from routemaster.sender.connection import Connection
-from routemaster.sender.failure_reasons import explain, one_line
+from routemaster.sender.failure_reasons import DeliveryError, explain, one_line
 from routemaster.sender.target import Target
 from routemaster.sender.treq_agent import NO_COOKIES
 
@@ -79,6 +79,7 @@ class Exchange(Protocol):
         self._error = ""              #: why the status is no acknowledgement
         self._retry_after: float | None = None
         self._received = 0
+        self._cut = False
         self._quoted = b""            #: the beginning of a refusal's body
         self._ended = False
         self._timer = reactor.callLater(timeout, self._timed_out)
@@ -173,15 +174,18 @@ class Exchange(Protocol):
             return
         connection = self.connection
         if connection is not None:
+            self._cut = connection.sending and connection.fault is None
             if self._reused and not connection.received and not self.fresh:
                 # the server closed a kept connection just as it was used: try once more on a new one
                 connection.drop()
-                self.connection = None
+                self.connection, self._reused = None, False
                 self.fresh = True
                 self.post()
                 return
             if connection.fault is not None:
                 failure = Failure(connection.fault)
+            elif self._cut:
+                failure = Failure(DeliveryError("the connection was closed while the request was being sent"))
         self.fail(failure)
 
     def _timed_out(self) -> None:
@@ -209,7 +213,7 @@ class Exchange(Protocol):
         finally:  # `done` fires even if a canceller raises
             self.done.callback(Outcome(
                 verdict if error else Verdict.ACKNOWLEDGED,
-                self._status, one_line(error), self._retry_after, self._reused, self._received,
+                self._status, one_line(error), self._retry_after, self._reused, self._received, self._cut,
             ))  # fmt: skip
 
 

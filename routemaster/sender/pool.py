@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from socket import IPPROTO_TCP, TCP_NOTSENT_LOWAT
 from typing import Any
 
 from twisted.internet.abstract import isIPv6Address
@@ -26,6 +27,7 @@ from routemaster.sender.failure_reasons import DeliveryError, is_local
 from routemaster.sender.tls import TLSTrust
 
 IDLE = 4.0  #: seconds
+UNSENT = 16_384  #: bytes of a request that the kernel holds before it sends them: so `Connection.sending` is exact
 CLOSE_TIMEOUT = 1.0  #: seconds from closing an idle connection to aborting it
 
 
@@ -108,6 +110,7 @@ class Pool:
             if tried:
                 self._dns.prefer(host, address)
             connection: Connection = wrapper.wrappedProtocol
+            wrapper.transport.socket.setsockopt(IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT)
             return connection
         try:
             raise self._error(errors)

@@ -49,6 +49,7 @@ class _Subscriber:
     dropped: int = 0
     epoch: int = 0
     health: Health = field(factory=Health)
+    batch_limit: int = 0
 
 
 class MemoryStore:
@@ -310,6 +311,8 @@ class MemoryStore:
             memberships=dict(known.topics),
             failures=known.health.failures,
             retry_at=round((known.health.retry_at or 0) * 1e6),
+            succeeded=known.health.last_success is not None,
+            batch_limit=known.batch_limit,
         )
 
     def _holds(self, subscriber: str, worker: str, epoch: int) -> bool:
@@ -361,7 +364,7 @@ class MemoryStore:
         return Position(None, None) if log is None else Position(log.cursors.get(subscriber), log.tail)
 
     async def acknowledge(
-        self, subscriber: str, worker: str, epoch: int, acks: Sequence[Ack]
+        self, subscriber: str, worker: str, epoch: int, acks: Sequence[Ack], batch_limit: int = 0
     ) -> dict[str, Position]:
         for ack in acks:
             log = self._topics.get(ack.topic)
@@ -374,23 +377,26 @@ class MemoryStore:
                 self._trim(ack.topic)
         known = self._subscribers.get(subscriber)
         if known is not None and self._holds(subscriber, worker, epoch):
-            now = self._now() / 1e6
+            now, known.batch_limit = self._now() / 1e6, batch_limit
             known.health = evolve(known.health, failures=0, last_attempt=now, last_success=now, retry_at=None)
         return {ack.topic: self._position(ack.topic, subscriber) for ack in acks}
 
-    async def fail(self, subscriber: str, worker: str, epoch: int, pause: float, error: str) -> int | None:
+    async def fail(
+        self, subscriber: str, worker: str, epoch: int, pause: float, error: str,
+        failures: int = 1, batch_limit: int = 0, tried: tuple[str, str | None] = ("", None),
+    ) -> bool:  # fmt: skip
         known = self._subscribers.get(subscriber)
         if known is None or not self._holds(subscriber, worker, epoch):
-            return None
+            return False
+        found = known.subscription
+        if tried[0] and (found is None or tried != (found.callback, found.uuid)):
+            return False
         now = self._now() / 1e6
+        known.batch_limit = batch_limit
         known.health = evolve(
-            known.health,
-            failures=known.health.failures + 1,
-            last_attempt=now,
-            last_error=error,
-            retry_at=now + pause,
+            known.health, failures=failures, last_attempt=now, last_error=error, retry_at=now + pause
         )
-        return known.health.failures
+        return True
 
     # -- upkeep
 

@@ -219,6 +219,8 @@ class RedisStore(Upkeep):
             memberships=memberships,
             failures=int(meta.get(b"failures", 0)),
             retry_at=int(meta.get(b"retry_at", 0)),
+            succeeded=b"last_success" in meta,
+            batch_limit=int(meta.get(b"batch_limit", 0)),
         )
 
     async def renew(self, worker: str, epochs: Mapping[str, int]) -> tuple[int, dict[str, int | None]]:
@@ -269,7 +271,7 @@ class RedisStore(Upkeep):
         return await self._batches.read(subscriber, after, most, most_bytes)
 
     async def acknowledge(
-        self, subscriber: str, worker: str, epoch: int, acks: Sequence[Ack]
+        self, subscriber: str, worker: str, epoch: int, acks: Sequence[Ack], batch_limit: int = 0
     ) -> dict[str, Position]:
         name = subscriber.encode()
         moves = [
@@ -278,16 +280,22 @@ class RedisStore(Upkeep):
             )
             for ack in acks
         ]
-        *replies, _ = await gather([*moves, self._settle(subscriber, worker, epoch, b"", "")])
+        *replies, _ = await gather([*moves, self._settle(subscriber, worker, epoch, 0, batch_limit)])
         return {
             ack.topic: codec.position(cursor, tail)
             for ack, (_passed, cursor, tail) in zip(acks, replies, strict=True)
         }
 
-    async def fail(self, subscriber: str, worker: str, epoch: int, pause: float, error: str) -> int | None:
-        failures: int = await self._settle(subscriber, worker, epoch, b"%d" % round(pause * 1e6), error)
-        return None if failures < 0 else failures
+    async def fail(
+        self, subscriber: str, worker: str, epoch: int, pause: float, error: str,
+        failures: int = 1, batch_limit: int = 0, tried: tuple[str, str | None] = ("", None),
+    ) -> bool:  # fmt: skip
+        how = (b"%d" % round(pause * 1e6), error.encode(), tried[0].encode(), (tried[1] or "").encode())
+        return bool(await self._settle(subscriber, worker, epoch, failures, batch_limit, *how))
 
-    def _settle(self, subscriber: str, worker: str, epoch: int, pause: bytes, error: str) -> Deferred[Any]:
+    def _settle(
+        self, subscriber: str, worker: str, epoch: int, failures: int, batch_limit: int, *how: bytes
+    ) -> Deferred[Any]:
         keys = (self._keys.lease(subscriber), self._keys.subscriber(subscriber)[0])
-        return self._redis.run("settle", keys, worker.encode(), b"%d" % epoch, pause, error.encode())
+        numbers = (b"%d" % number for number in (epoch, failures, batch_limit))
+        return self._redis.run("settle", keys, worker.encode(), *numbers, *how)

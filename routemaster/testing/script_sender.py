@@ -15,7 +15,7 @@ from typing import Any
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
-from routemaster.interfaces import Outcome, Verdict
+from routemaster.interfaces import LastAttempt, Outcome, Verdict
 
 ACKNOWLEDGED = Outcome(Verdict.ACKNOWLEDGED, status=204)
 LOCAL = Outcome(Verdict.LOCAL, error="too many open files")
@@ -98,7 +98,7 @@ class ScriptedSender:
         for turn in waiting:
             turn.callback(None)
 
-    def turn(self, callback: str, uuid: str | None) -> ScriptedTurn:
+    def turn(self, callback: str, uuid: str | None, last: LastAttempt = LastAttempt.NONE) -> ScriptedTurn:
         return ScriptedTurn(self, callback, uuid)
 
     def outcome_of(self, attempt: Attempt) -> None:

@@ -260,9 +260,15 @@ class Beast(Factory):
             self._empty.append(waiting)
             await waiting
 
+    async def close_port(self) -> None:
+        """Accept no further connection."""
+        closing = self._port.stopListening()
+        if closing is not None:
+            await closing
+
     async def stop(self) -> None:
         """Close port and connections."""
-        await self._port.stopListening()
+        await self.close_port()
         for wire in tuple(self.wires):
             wire.transport.abortConnection()
         await self.empty()
@@ -506,6 +512,32 @@ async def closes_before_answer(wire: Wire) -> None:
     """F21: closes instead of answering."""
     await wire.request()
     wire.close()
+
+
+@beast
+async def closes_while_reading(wire: Wire) -> None:
+    """Reads the beginning of a request, then closes without an answer, as servers with a limit do."""
+    await wire.more()
+    wire.transport.pauseProducing()
+    wire.cut()
+
+
+@beast
+async def refuses_while_reading(wire: Wire) -> None:
+    """Reads the beginning of a request, answers 413 and closes."""
+    await wire.more()
+    wire.transport.pauseProducing()
+    wire.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 4\r\nConnection: close\r\n\r\nhuge")
+    wire.cut()
+
+
+@beast
+async def refuses_and_reads_no_more(wire: Wire) -> None:
+    """Reads the beginning of a request, answers 413, and keeps the connection."""
+    await wire.more()
+    wire.transport.pauseProducing()
+    wire.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 4\r\n\r\nhuge")
+    await wire.hang()
 
 
 @beast

@@ -7,6 +7,7 @@ from unittest.mock import AsyncMock, Mock
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
+from twisted.logger import LogLevel, capturedLogs
 
 from routemaster.delivery.backlog import Backlog
 from routemaster.delivery.clock_offset import ClockOffset
@@ -473,6 +474,19 @@ class OutcomeTests(DeliveryTestCase):
         self.pass_time(0.2)
         self.assertEqual((len(self.batches), self.queued()), (6, 0))
 
+    def test_local_pause_outlasts_a_reload(self) -> None:
+        """The pause after a fault of this machine is kept when the subscription is read again."""
+        self.sender.then(LOCAL)
+        self.subscribe("cats")
+        worker = self.worker()
+        self.publish("cats")
+        for _ in range(9):
+            worker.reload_all()
+            self.pass_time(0.1, step=0.1)
+        self.assertEqual(len(self.batches), 1)
+        self.pass_time(0.2)
+        self.assertEqual(len(self.batches), 2)
+
     def test_error_is_recorded(self) -> None:
         """The last error is stored with the failure."""
         self.sender.then(refused(418))
@@ -683,6 +697,87 @@ class RaceTests(DeliveryTestCase):
         self.assertEqual(len(self.batches), 1)
         self.pass_time(0.2)
         self.assertEqual(len(self.batches), 2)
+
+    def test_failed_while_the_change_cannot_be_read(self) -> None:
+        """A failure counts, and its pause follows, though the store was unavailable at a change before it."""
+        self.sender.otherwise = None
+        self.subscribe("cats")
+        worker = self.worker()
+        self.publish("cats")
+        self.store.fail_next("acquire", times=4)
+        hint(worker, b"s sub")
+        self.end(refused(503, 5.0))
+        self.assertEqual(self.facts().health.failures, 1)
+        self.pass_time(4.9)
+        self.assertEqual(len(self.batches), 1)
+        self.pass_time(1)
+        self.assertEqual(len(self.batches), 2)
+
+    def test_failed_while_stopping(self) -> None:
+        """A failure counts though the worker stops and the subscription has changed meanwhile."""
+        self.sender.otherwise = None
+        self.subscribe("cats")
+        worker = self.worker()
+        self.publish("cats")
+        hint(worker, b"s sub")
+        stopping = Deferred.fromCoroutine(worker.stop(10))
+        self.end(refused(503, 5.0))
+        self.successResultOf(stopping)
+        self.assertEqual(self.facts().health.failures, 1)
+
+    def test_callback_changed_and_failed_before_it_was_read(self) -> None:
+        """A failure of the old callback does not count for the new one, which is tried at once."""
+        self.sender.otherwise = None
+        self.subscribe("cats")
+        self.worker()
+        self.publish("cats")
+        self.store.fail_next("acquire")
+        self.subscribe("cats", create=False, callback="https://new.example/")
+        self.end(refused(503, 5.0))
+        self.assertEqual((self.in_flight.callback, self.in_flight.number), ("https://new.example/", 1))
+        self.assertEqual(self.facts().health.failures, 0)
+
+    def test_cancelled_attempts_are_no_failures(self) -> None:
+        """An attempt that is cancelled, for a new callback or a stop, is not logged as a failed delivery."""
+        self.sender.otherwise = None
+        self.subscribe("cats")
+        worker = self.worker()
+        self.publish("cats")
+        with capturedLogs() as events:
+            self.subscribe("cats", create=False, callback="https://new.example/")
+            stopping = Deferred.fromCoroutine(worker.stop(0))
+            self.clock.advance(0)
+        self.successResultOf(stopping)
+        self.assertEqual([attempt.was_aborted for attempt in self.sender.attempts], [True, True])
+        self.assertEqual([event for event in events if event["log_level"] is not LogLevel.debug], [])
+
+    def test_hints_in_flight_are_cheap(self) -> None:
+        """Hints during an attempt cost one look at the subscription at a time, and none is missed."""
+        self.sender.otherwise = None
+        self.subscribe("cats")
+        worker = self.worker()
+        self.publish("cats")
+        self.store.calls.clear()
+        gate = self.store.delay("acquire")
+        for _ in range(50):
+            hint(worker, b"s sub")
+        self.lose_hints = True
+        self.subscribe("cats", create=False, callback="https://new.example/")
+        hint(worker, b"s sub")
+        gate.callback(None)
+        self.assertEqual(self.in_flight.callback, "https://new.example/")
+        self.assertEqual(self.store.calls["acquire"], 3)  # two looks, and one before the next attempt
+
+    def test_changed_options_are_looked_at_once(self) -> None:
+        """After a change of other options the renewals during an attempt do not look at it again."""
+        self.sender.otherwise = None
+        self.subscribe("cats")
+        self.worker()
+        self.publish("cats")
+        self.subscribe("cats", create=False, max=7)
+        self.store.calls.clear()
+        self.pass_time(TTL)
+        self.assertEqual(self.store.calls["acquire"], 0)
 
     def test_maximum_lowered_in_flight(self) -> None:
         """Events read ahead under another maximum are not sent."""
@@ -1055,6 +1150,16 @@ class RecoveryTests(DeliveryTestCase):
         self.assertEqual(len(self.batches), 1)
         self.pass_time(0.2)
         self.assertEqual(len(self.batches), 2)
+
+    def test_lost_reply_counts_once(self) -> None:
+        """A failure whose recording is repeated after a lost reply counts once."""
+        self.sender.then(refused(503, 5.0))
+        self.subscribe("cats")
+        self.worker()
+        self.store.fail_next("fail", times=2, done=True)
+        self.publish("cats")
+        self.pass_time(2)
+        self.assertEqual((self.store.calls["fail"], self.facts().health.failures), (3, 1))
 
     def test_failed_read_ahead(self) -> None:
         """A failed read-ahead delays only that read."""

@@ -79,6 +79,13 @@ TABLE: dict[str, tuple[tuple[Step, ...], float, tuple[list[str], list[str], list
     "a lease of another worker is not requested before": (
         (found(OWN), act(0.0), held(OWN, 7.0), ended(OWN), found(OWN)), 6.9, ([], [], []),
     ),
+    "a lease that its preferred peer does not have is left to it once more": (
+        (peer(), found(PEERS), act(NEGLECT * TTL), held(PEERS, 37.0), ended(PEERS), act(37.0)), 47.0, ([], [], []),
+    ),
+    "it is requested when it is neglected again": (
+        (peer(), found(PEERS), act(NEGLECT * TTL), held(PEERS, 37.0), ended(PEERS), act(37.0)), 67.0,
+        ([PEERS], [], []),
+    ),
     "a lease is given back when a peer is preferred": (
         (found(PEERS), act(0.0), granted(PEERS), peer()), 1.0, ([], [PEERS], []),
     ),

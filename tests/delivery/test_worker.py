@@ -432,6 +432,18 @@ class SharingTests(DeliveryTestCase):
         self.end()
         self.assertEqual((first.leases, self.in_flight.events), (1, [2]))
 
+    def test_given_back_while_it_is_taken_over(self) -> None:
+        """A peer that joins while a lease has no courier yet does not break the worker's round."""
+        self.subscribe("cats")
+        self.memory._subscribers["sub"].subscription = None
+        held = self.store.delay("repair")
+        worker = self.worker(OTHER)
+        self.do(self.memory.announce(OWNER, TTL))
+        hint(worker, b"w %s on" % OWNER.encode())
+        worker.tick()
+        held.callback(None)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
     def test_neglected(self) -> None:
         """A subscriber that a live peer neglects is acquired, and kept until the peers change."""
         self.subscribe("cats")

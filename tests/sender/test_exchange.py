@@ -295,6 +295,25 @@ class LimitTests(SenderCase):
             outcome = await self.sender().post(f"https://127.0.0.1:{port}/", UUID, b"[]")
         self.assertFailed(outcome, "connection refused")
 
+    async def test_closed_while_sending(self) -> None:
+        """The outcome tells a connection that was closed before the request was sent from other failures."""
+        sender, large = self.sender(), bytes(1_000_000)
+        for name, body, cut in (
+            ("closes_while_reading", large, True), ("closes_before_answer", large, False),
+            ("closes_before_answer", b"[]", False), ("cut_in_length", large, False),
+        ):  # fmt: skip
+            outcome = await sender.post(self.beast(name).url, UUID, body)
+            self.assertFailed(outcome, "closed while the request" if cut else "")
+            self.assertEqual(outcome.cut, cut, name)
+
+    async def test_answer_while_sending(self) -> None:
+        """An answer that comes before the request is sent counts, and the connection is not used again."""
+        sender = self.sender()
+        for name in ("refuses_while_reading", "refuses_and_reads_no_more"):
+            outcome = await sender.post(self.beast(name).url, UUID, bytes(1_000_000))
+            self.assertFailed(outcome, "answered 413: huge")
+            self.assertEqual((outcome.status, sender.pool.idle), (413, 0))
+
     async def test_closed_before_answer(self) -> None:
         """A new connection that closes before the response fails the attempt without a second POST."""
         beast = self.beast("closes_before_answer")
@@ -318,6 +337,16 @@ class StaleTests(SenderCase):
                 self.assertAcknowledged(outcome)
             self.assertEqual([outcome.reused for outcome in outcomes], [False, False])
             self.assertEqual(beast.connections, 2)
+
+    async def test_second_connection_fails(self) -> None:
+        """If the new connection cannot be opened, the outcome says that none was used again."""
+        beast, sender = self.beast("closes_on_reuse"), self.sender()
+        callback = beast.url
+        self.assertAcknowledged(await sender.post(callback, UUID, b"[]"))
+        await beast.close_port()
+        outcome = await sender.post(callback, UUID, b"[]")
+        self.assertFailed(outcome, "connection refused")
+        self.assertFalse(outcome.reused)
 
     async def test_not_retried_after_a_byte(self) -> None:
         """After one byte of the response the attempt fails, and nothing is posted twice."""

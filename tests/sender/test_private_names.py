@@ -16,11 +16,12 @@ from service_identity.hazmat import DNS_ID, DNSPattern, IPAddress_ID, IPAddressP
 from treq.client import HTTPClient
 from treq.cookies import IndexableCookieJar
 from twisted.internet import ssl
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -155,6 +156,19 @@ class TwistedTLSTests(SynchronousTestCase):
                 source.transport.clear()
                 if data:
                     sink.dataReceived(data)
+
+    def test_buffers(self) -> None:
+        """`dataBuffer` from `offset` on, and `_tempDataLen` bytes more, wait in a transport to be written."""
+        transport = FileDescriptor(MemoryReactorClock())  # type: ignore[arg-type]
+        transport.connected = True
+        written = iter((0, 4, 6))
+        transport.writeSomeData = lambda data: next(written)  # type: ignore[method-assign]
+        for left in (10, 10, 6, 0):
+            if left == 10 and not transport._tempDataLen:
+                transport.write(b"0123456789")
+            else:
+                transport.doWrite()
+            self.assertEqual(len(transport.dataBuffer) + transport._tempDataLen - transport.offset, left)
 
     def test_wrapped_protocol(self) -> None:
         """`wrappedProtocol` is the protocol inside TLS, `transport` of that the TLS, and of this TCP's."""

@@ -70,7 +70,7 @@ class DeliveryTests(StoreTests):
         await self.store.subscribe(subscription("cats"))
         await self.publish("cats", b"1")
         grant = await self.grant(worker="w2")
-        self.assertEqual(await self.store.fail("sub", "w2", grant.epoch, 5.0, "gone"), 1)
+        self.assertTrue(await self.store.fail("sub", "w2", grant.epoch, 5.0, "gone"))
         result = await self.read("cats")
         ack = Ack("cats", result.positions["cats"].cursor.membership, result.entries[0][1])
         await self.store.acknowledge("sub", "w1", grant.epoch - 1, [ack])
@@ -145,15 +145,17 @@ class DeliveryTests(StoreTests):
         await self.store.subscribe(subscription("cats"))
         await self.publish("cats", b"1")
         epoch = (await self.grant()).epoch
-        self.assertEqual(await self.store.fail("sub", "w1", epoch, 0.1, "refused"), 1)
-        self.assertEqual(await self.store.fail("sub", "w1", epoch, 60.0, "timed out é"), 2)
+        self.assertTrue(await self.store.fail("sub", "w1", epoch, 0.1, "refused"))
+        for _ in range(2):  # a reply was lost
+            self.assertTrue(await self.store.fail("sub", "w1", epoch, 60.0, "timed out é", 2))
         grant = await self.grant()
-        self.assertEqual(grant.failures, 2)
+        self.assertEqual((grant.failures, grant.succeeded), (2, False))
         self.assertGreater(grant.retry_at, grant.now + 50e6)
         health = (await self.facts()).health
         self.assertEqual((health.failures, health.last_error), (2, "timed out é"))
-        self.assertIsNone(await self.store.fail("sub", "other", epoch, 1.0, "not ours"))
+        self.assertFalse(await self.store.fail("sub", "other", epoch, 1.0, "not ours"))
         await self.deliver("cats")
+        self.assertTrue((await self.grant()).succeeded)
         health = (await self.facts()).health
         self.assertEqual((health.failures, health.retry_at), (0, None))
         self.assertIsNotNone(health.last_success)
@@ -161,6 +163,31 @@ class DeliveryTests(StoreTests):
         await self.store.subscribe(evolve(subscription("cats"), callback="https://elsewhere/"))
         grant = await self.grant()
         self.assertEqual((grant.failures, grant.retry_at), (0, 0))
+
+    async def test_failure_of_another_callback(self) -> None:
+        """A failure is recorded only if the subscription still has the callback and uuid that were tried."""
+        await self.create("cats")
+        mine = subscription("cats", uuid="alice")
+        await self.store.subscribe(mine)
+        epoch = (await self.grant()).epoch
+        for tried in (("https://elsewhere/", "alice"), (mine.callback, None), (mine.callback, "bob")):
+            self.assertFalse(await self.store.fail("sub", "w1", epoch, 9.0, "x", 1, 0, tried))
+        self.assertEqual((await self.grant()).failures, 0)
+        self.assertTrue(await self.store.fail("sub", "w1", epoch, 9.0, "x", 1, 0, (mine.callback, "alice")))
+        self.assertEqual((await self.grant()).failures, 1)
+
+    async def test_batch_limit(self) -> None:
+        """The most events in the next batch are kept with the outcome of an attempt, until one has none."""
+        await self.create("cats")
+        await self.store.subscribe(subscription("cats"))
+        await self.publish("cats", b"1")
+        epoch = (await self.grant()).epoch
+        await self.store.fail("sub", "w1", epoch, 9.0, "answered 413", 1, 50)
+        self.assertEqual((await self.grant()).batch_limit, 50)
+        await self.store.acknowledge("sub", "w1", epoch, [], 25)
+        self.assertEqual((await self.grant()).batch_limit, 25)
+        await self.deliver("cats")
+        self.assertEqual((await self.grant()).batch_limit, 0)
 
     async def test_subscribing_again_ends_the_pause(self) -> None:
         """Subscribing again, unchanged, ends the pause and keeps the count of failures."""

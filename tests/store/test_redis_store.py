@@ -67,7 +67,7 @@ class RedisTests(StoreTests):
             self.assertFalse(error.outcome_unknown)
         self.assertEqual(await self.deliver("cats", "dogs", most=1), [b"1"])
         grant = await self.grant()
-        self.assertEqual(await self.store.fail("sub", "w1", grant.epoch, 1.0, "x"), 1)
+        self.assertTrue(await self.store.fail("sub", "w1", grant.epoch, 1.0, "x"))
         _, versions = await self.store.renew("w1", {"sub": grant.epoch})
         self.assertIsNotNone(versions["sub"])
         self.assertEqual((await self.store.drop_oldest(2)).lost, {"sub": 1, "two": 2})

@@ -1,20 +1,22 @@
 -- Promise: the outcome of an attempt is stored if the worker still holds the
--- lease under which it was made.
+-- lease under which it was made; a failure only if the subscription still has the
+-- callback and uuid that were tried. A repetition changes nothing.
 -- Runs while Redis is out of memory.
 -- KEYS  lease, meta of one subscriber
--- ARGV  worker, epoch, pause in microseconds ('' after a success), error
--- Reply failures in a row, or -1 if the lease is lost
-if redis.call('GET', KEYS[1]) ~= ARGV[1] .. ' ' .. ARGV[2] or redis.call('EXISTS', KEYS[2]) == 0 then
-  return -1
-end
+-- ARGV  worker, epoch, failures in a row with this one (0: a success), most events in the next batch (0: no limit),
+--       then for a failure: pause in microseconds, error, callback, uuid (callback '': whichever)
+-- Reply 1 if it is stored, or 0
+local known = redis.call('HMGET', KEYS[2], 'version', 'callback', 'uuid')
+if not known[1] or redis.call('GET', KEYS[1]) ~= ARGV[1] .. ' ' .. ARGV[2] then return 0 end
+local success = ARGV[3] == '0'
+if not success and ARGV[7] ~= '' and (known[2] ~= ARGV[7] or known[3] ~= ARGV[8]) then return 0 end
 local now = clock()
-local failures = tonumber(redis.call('HGET', KEYS[2], 'failures') or '0')
-redis.call('HDEL', KEYS[2], 'failures', 'retry_at', 'last_attempt') -- see store() for why first
-if ARGV[3] == '' then
-  redis.call('HSET', KEYS[2], 'failures', '0', 'last_attempt', digits(now), 'last_success', digits(now))
-  return 0
+redis.call('HDEL', KEYS[2], 'failures', 'retry_at', 'last_attempt', 'batch_limit') -- see store() for why first
+redis.call('HSET', KEYS[2], 'failures', ARGV[3], 'last_attempt', digits(now))
+if success then
+  redis.call('HSET', KEYS[2], 'last_success', digits(now))
+else
+  redis.call('HSET', KEYS[2], 'last_error', ARGV[6], 'retry_at', digits(now + tonumber(ARGV[5])))
 end
-failures = failures + 1
-redis.call('HSET', KEYS[2], 'failures', digits(failures), 'last_attempt', digits(now),
-  'last_error', ARGV[4], 'retry_at', digits(now + tonumber(ARGV[3])))
-return failures
+if ARGV[4] ~= '0' then redis.call('HSET', KEYS[2], 'batch_limit', ARGV[4]) end
+return 1
