@@ -32,9 +32,9 @@ from routemaster.config_types import (
     ENDPOINT,
     MASK,
     NAMESPACE,
-    NETWORKS,
     ORIGIN,
     PATH,
+    PEERS,
     REDIS_URL,
     ROOT_KEY,
     SECRET,
@@ -82,7 +82,7 @@ class Config:
     public_url: str = option("server", ORIGIN)
     certificate: Path | None = option("server", optional(PATH))
     private_key: Path | None = option("server", optional(PATH))
-    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = option("server", NETWORKS)
+    trusted_proxies: tuple[IPv4Network | IPv6Network | str, ...] = option("server", PEERS)
     max_body: int = option("server", integer(1, LARGEST))
     max_bulk_body: int = option("server", integer(1, LARGEST))
     max_event_data: int = option("server", integer(0, LARGEST))

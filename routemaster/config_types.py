@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -194,6 +194,11 @@ def parse_endpoint(text: str) -> str:
     return text
 
 
+def parse_peer(text: str) -> IPv4Network | IPv6Network | str:
+    """A network, or `unix`."""
+    return text if text == "unix" else ip_network(text)
+
+
 def parse_origin(text: str) -> str:
     """The URL without a trailing slash."""
     host_and_port = r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?"
@@ -335,7 +340,9 @@ ADDRESS = OptionType(
 )
 ORIGIN = OptionType("an https:// URL of a host and perhaps a port, without a path", parse_origin)
 ENDPOINT = OptionType("a Twisted endpoint such as tcp:17890 or unix:/path, and never ssl:", parse_endpoint)
-NETWORKS = comma_separated(OptionType("an IP address or network such as 10.0.0.0/8", ip_network))
+PEERS = comma_separated(
+    OptionType("an IP address or network such as 10.0.0.0/8, or unix for peers on a Unix socket", parse_peer)
+)
 PATH = OptionType("a path", parse_path)
 STATUSES = OptionType(
     "HTTP statuses from 200 to 599, separated by commas, or 2xx", parse_statuses, write_statuses

@@ -7,8 +7,9 @@ ASCII, so it cannot end the header line.
 
 A proxy that terminates TLS sends `X-Forwarded-Proto: https`; several proxies in a
 row make a list of it, whose first value is the client's protocol. The API serves
-such a request if the address of the connection's peer is in `trusted_proxies`.
-The proxy must set the header itself and not forward the client's.
+such a request if the address of the connection's peer is in `trusted_proxies`;
+the word `unix` there stands for all peers on a Unix socket, which the mode of the
+socket's file limits. The proxy must set the header itself and not forward the client's.
 
 Health checks are answered here, too: load balancers use the plain port.
 """
@@ -34,18 +35,19 @@ class RedirectResource(Resource):
     Args:
         public_url: `https://host[:port]`, optionally with a path as prefix.
         api: the resource of the API.
-        trusted_proxies: networks of the trusted proxies.
+        trusted_proxies: networks of the trusted proxies; `unix` for Unix sockets.
     """
 
     isLeaf = True
 
     def __init__(
-        self, public_url: str, api: Any = None, trusted_proxies: Sequence[IPv4Network | IPv6Network] = ()
+        self, public_url: str, api: Any = None, trusted_proxies: Sequence[IPv4Network | IPv6Network | str] = ()
     ) -> None:
         super().__init__()
         self._base = public_url.rstrip("/").encode("ascii")
         self._api = api
-        self._networks = tuple(trusted_proxies)
+        self._networks = tuple(each for each in trusted_proxies if not isinstance(each, str))
+        self._trusts_unix = "unix" in trusted_proxies
         self.trusted = lru_cache(CACHED)(self._is_trusted)  #: whether a peer's address is trusted
 
     def render(self, request: BusRequest) -> Any:
@@ -60,8 +62,8 @@ class RedirectResource(Resource):
         values = request.requestHeaders.getRawHeaders(b"X-Forwarded-Proto", ())
         if len(values) != 1 or values[0].partition(b",")[0].strip().lower() != b"https":
             return False
-        host = getattr(request.client, "host", None)  # None for a Unix socket, which is not trusted
-        return host is not None and self.trusted(host)
+        host = getattr(request.client, "host", None)  # None for a Unix socket
+        return self._trusts_unix if host is None else self.trusted(host)
 
     def _is_trusted(self, host: str) -> bool:
         address = ip_address(host.partition("%")[0])

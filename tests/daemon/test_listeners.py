@@ -1,4 +1,4 @@
-"""The ports: the number of connections that may wait to be accepted."""
+"""The ports: the number of connections that may wait to be accepted; requests on a Unix socket."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from pathlib import Path
 
 from twisted.internet import reactor
 from twisted.internet.protocol import Factory
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from routemaster.config import load
 from routemaster.daemon import assembly
 from routemaster.daemon.listeners import BACKLOG, backlog_of, bind, set_backlog
+from routemaster.web.http_server.site import BusSite
+from routemaster.web.klein_resource import BusApp
+from routemaster.web.redirect import RedirectResource
 
 LIMIT = int(Path("/proc/sys/net/core/somaxconn").read_text("ascii"))
 
@@ -47,3 +51,32 @@ class BacklogTests(TestCase):
         """The option keep_alive is the time for which the HTTP server keeps an idle connection."""
         self.assertEqual(assembly.site_limits(load({}, {}, None)).idle, 75)
         self.assertEqual(assembly.site_limits(load({"keep-alive": "300"}, {}, None)).idle, 300)
+
+
+class UnixTests(TestCase):
+    """The plain port on a Unix socket."""
+
+    async def test_proxy(self) -> None:
+        """A proxy on a Unix socket has the API answer; its client sees a refusal though it sends on."""
+        app = BusApp()
+        app.route("/hello")(lambda request: b"the API")
+        path = self.mktemp()[-40:].replace("/", "_")
+
+        def ask(data: bytes) -> bytes:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(20)
+                client.connect(path)
+                client.sendall(data)
+                client.sendall(b"x" * 1000)
+                return client.recv(65536)
+
+        for proxies, status in ((["unix"], b"200"), ([], b"308")):
+            site = BusSite(RedirectResource("https://bus.test", app.resource(), proxies), reactor=reactor)
+            port = await bind(reactor, f"unix:{path}:mode=600", site, "plain HTTP")
+            head = b"GET /hello HTTP/1.1\r\nHost: x\r\nX-Forwarded-Proto: https\r\n"
+            found = await deferToThread(ask, head + b"Content-Length: 1000\r\n\r\n")
+            self.assertEqual(found.split(b" ")[1], status)
+            refused = await deferToThread(ask, head + b"Content-Length: 1000000\r\n\r\n")
+            self.assertEqual(refused.split(b" ")[1], b"413")
+            await port.stopListening()
+            await site.drain(1)

@@ -104,7 +104,13 @@ class ForwardedTests(SynchronousTestCase):
             "fe80::1%eth0": 308,
         }.items():
             self.assertEqual(self.status(peer, "X-Forwarded-Proto: https"), status, peer)
-        self.assertEqual(self.status(UNIXAddress(b"/run/x"), "X-Forwarded-Proto: https"), 308)
+
+    def test_unix(self) -> None:
+        """Peers on a Unix socket are trusted if trusted_proxies has `unix`, and only then."""
+        for networks, unix, tcp in ((TRUSTED, 308, 200), (["unix"], 200, 308), ([*TRUSTED, "unix"], 200, 200)):
+            for peer, status in ((UNIXAddress(b"/run/x"), unix), (UNIXAddress(None), unix), ("10.1.2.3", tcp)):
+                self.assertEqual(self.status(peer, "X-Forwarded-Proto: https", networks=networks), status)
+                self.assertEqual(self.status(peer, networks=networks), 308)
 
     def test_nobody(self) -> None:
         """By default no proxy is trusted."""

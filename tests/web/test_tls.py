@@ -329,15 +329,16 @@ class NetworkTests(ServerCase):
             self.assertEqual(await deferToThread(fetch), 21 * 300_000)
 
     async def test_refusal_arrives(self) -> None:
-        """A client that still sends its body when it is refused receives the answer."""
-        for tls in (self.tls, None):
+        """A client that reads only when it has sent its body, however late, receives the answer to a refused one."""
+        for tls, size in ((self.tls, 30_000), (None, 30_000), (self.tls, 4_000_000), (None, 4_000_000)):
             await self.serve(tls)
 
-            def upload(tls: ReloadableTLS | None = tls) -> bytes:
+            def upload(tls: ReloadableTLS | None = tls, size: int = size) -> bytes:
                 with socket.create_connection(("127.0.0.1", self.port), timeout=20) as plain:
+                    plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
                     client = plain if tls is None else Client(self.port).context.wrap_socket(plain)
-                    client.sendall(b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n")
-                    client.sendall(b"x" * 30000)
+                    client.sendall(b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000000\r\n\r\n")
+                    client.sendall(b"x" * size)
                     return client.recv(65536)
 
             self.assertIn(b"413", (await deferToThread(upload)).split(b"\r\n")[0])

@@ -12,7 +12,8 @@ HEAD         the end of a request's head            `head`          408, close
 BODY         the end of its body                    `body`          408, close
 HANDLING     the handler's answer                   `handling`      abort
 IDLE         the first byte of another request      `idle`          close
-CLOSING      the client to read the rest and close  `closing`       abort
+CLOSING      the client to read the rest and close  `closing`, see  abort
+                                                    `refuse`
 ===========  =====================================  ==============  ====================
 
 In every state but CLOSING, a client that does not read what is written to it
@@ -57,7 +58,7 @@ from routemaster.web.http_server.request_head import MAX_HEAD, Head, parse_head
 PIPELINED = 16384   #: bytes of pipelined requests kept while one is handled
 FRESH_DRAIN = 2.0   #: seconds for a client's first request when the site stops
 IDLE_DRAIN = 0.25   #: seconds for another one: longer than a busy client pauses
-DISCARDED = 65536   #: bytes read and discarded after a refusal, so that the client can read the answer
+DISCARDED = 8 * 1024 * 1024  #: bytes read and discarded after a refusal, so that the client can read the answer
 
 
 class Server(Protocol):
@@ -107,6 +108,7 @@ class BusChannel(HTTPChannel):
         self._parsing = False
         self._paused = False         # reading is paused, see `_regulate`
         self._discarded = 0
+        self._ends = 0.0             # when a CLOSING channel is aborted though its client still sends
 
     # Opening and closing
 
@@ -159,8 +161,10 @@ class BusChannel(HTTPChannel):
     def refuse(self, refused: Refused) -> None:
         """Answer with an error, and close.
 
-        Bytes that the client still sends are discarded for a while: closing
-        with unread bytes resets the connection, and the answer could be lost.
+        Bytes that the client still sends are discarded: closing with unread
+        bytes resets the connection, and many clients read the answer only
+        when they have sent everything. That ends DISCARDED bytes or `body`
+        seconds after the refusal, or `closing` seconds after the last byte.
         """
         self._log.debug("refused a request from {peer}: {status}, {sentence}", peer=self._peer,
                         status=refused.status, sentence=str(refused))  # fmt: skip
@@ -177,6 +181,7 @@ class BusChannel(HTTPChannel):
     def _start_closing(self) -> None:
         limits = self.site.limits
         self._wait(State.CLOSING, limits.response if self._waitingForTransport else limits.closing)
+        self._ends = self.deadline + limits.body - limits.closing
         if self._paused:  # only reading detects that the client closes
             self._networkProducer.resumeProducing()
 
@@ -188,14 +193,19 @@ class BusChannel(HTTPChannel):
 
     def dataReceived(self, data: bytes) -> None:
         if self.state is State.CLOSING:
-            self._discarded += len(data)
-            if self._discarded > DISCARDED:
-                self._networkProducer.pauseProducing()
+            self._discard(len(data))
             return
         self._inbox = self._inbox + data if self._inbox else data
         self._advance()
         if len(self._inbox) > PIPELINED:
             self._regulate()
+
+    def _discard(self, count: int) -> None:
+        self._discarded += count
+        if self._discarded > DISCARDED:
+            self._networkProducer.pauseProducing()
+        elif not self._waitingForTransport:
+            self.deadline = min(self.site.reactor.seconds() + self.site.limits.closing, self._ends)
 
     def _advance(self) -> None:
         """Parse what has been received, one request at a time."""

@@ -248,6 +248,25 @@ class DeadlineTests(Case):
             self.assertEqual([answer.status for answer in wire.answers()], [408])
         self.assertEqual(self.api.published, [])
 
+    def test_refused(self) -> None:
+        """After a refusal the client has 5 s to close, from its last byte on, at most 30 s and 8 MiB in all."""
+        for drip, seconds in ((b"", 5), (b"x", 30)):
+            wire = self.wire()
+            wire.send(post(b"Content-Length: 99999999"))
+            self.assertEqual([answer.status for answer in wire.answers()], [413])
+            for _ in range(seconds - 1):
+                wire.send(drip)
+                wire.pass_time(1)
+                self.assertFalse(wire.transport.lost)
+            wire.pass_time(2.25)
+            self.assertTrue(wire.transport.aborted)
+        wire = self.wire()
+        wire.send(post(b"Content-Length: 99999999"))
+        wire.send(b"x" * (8 * 1024 * 1024), 65536)
+        self.assertEqual(wire.transport.producerState, "producing")
+        wire.send(b"x")
+        self.assertEqual(wire.transport.producerState, "paused")
+
     def test_idle(self) -> None:
         """An idle connection is closed after 60 s without a request; empty lines do not extend the time."""
         for drip in (b"", b"\r\n"):
