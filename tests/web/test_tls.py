@@ -329,7 +329,7 @@ class NetworkTests(ServerCase):
             self.assertEqual(await deferToThread(fetch), 21 * 300_000)
 
     async def test_refusal_arrives(self) -> None:
-        """A client that reads only when it has sent its body, however late, receives the answer to a refused one."""
+        """A client that reads only when it has sent its whole body receives the answer that refuses it."""
         for tls, size in ((self.tls, 30_000), (None, 30_000), (self.tls, 4_000_000), (None, 4_000_000)):
             await self.serve(tls)
 

@@ -181,7 +181,7 @@ class RefusalTests(Case):
         wire = self.wire()
         self.assertEqual(len(wire.send(get(b"/%ff") + PUBLISH)), 1)
         for _ in range(100):
-            wire.send(PUBLISH * 100)
+            wire.send(PUBLISH * 2000)
         self.assertEqual(self.api.published, [])
         self.assertEqual(wire.transport.producerState, "paused")
         wire.pass_time(7)
