@@ -16,7 +16,7 @@ from attrs import evolve
 
 from chaos.failpoints import STORE, TURN, wrap
 from routemaster.errors import StoreUnavailable
-from routemaster.interfaces import Ack, LeaseHeld, ReadResult, Verdict
+from routemaster.interfaces import LeaseHeld, Verdict
 from routemaster.model import EventID
 
 VARIABLE = "ROUTEMASTER_MUTANT"
@@ -32,8 +32,8 @@ def early_acknowledgement() -> None:
     def early(deliver):
         async def mutant(self):
             backlog, lease = self._backlog, self.lease
-            last = {topic: entry_id for topic, entry_id, _ in backlog._ahead}
-            acks = [Ack(topic, backlog._memberships[topic].id, entry_id) for topic, entry_id in last.items()]
+            batch = await backlog.next_batch(self._most, self._max_batch_body)
+            acks = [] if batch is None else backlog.acks(batch)
             await self._store.acknowledge(self.subscriber, lease.worker, lease.epoch, acks)
             return await deliver(self)
 
@@ -81,17 +81,14 @@ def cursor_too_far() -> None:
 
 
 def unordered_read() -> None:
-    """The events of a batch are delivered in reverse order."""
+    """The events that one read finds are delivered in reverse order."""
 
     def reverse(read):
         async def mutant(self, *args):
-            reading = await read(self, *args)
-            fragments = reversed([fragment for _, _, fragment in reading.entries])
-            entries = [
-                (topic, place, fragment)
-                for (topic, place, _), fragment in zip(reading.entries, fragments, strict=True)
-            ]
-            return ReadResult(entries, reading.positions)
+            return {
+                topic: [(place, fragment) for (place, _), (_, fragment) in zip(log, reversed(log), strict=True)]
+                for topic, log in (await read(self, *args)).items()
+            }
 
         return mutant
 

@@ -149,11 +149,14 @@ class Position:
 
 
 @frozen
-class ReadResult:
-    """The oldest events of a subscriber's backlog, as one snapshot."""
+class Positions:
+    """A subscriber's positions in several topics."""
 
-    entries: Sequence[tuple[str, EventID, bytes]]  #: topic, ID, fragment, in order of acceptance
-    positions: Mapping[str, Position]                    #: for each topic that was asked for
+    by_topic: Mapping[str, Position]
+    as_of: int  #: microseconds by the store's clock: events accepted until then are in them
+
+
+LogEntry = tuple[EventID, bytes]  #: an event in a log: its ID and its fragment
 
 
 @frozen
@@ -324,13 +327,15 @@ class Store(Protocol):
     async def tails(self, topics: Sequence[str]) -> dict[str, EventID]:
         """The last IDs of logs; topics that do not exist, or whose node is unavailable, are left out."""
 
-    async def read(
-        self, subscriber: str, after: Mapping[str, EventID | None], most: int, most_bytes: int
-    ) -> ReadResult:
-        """Read the oldest events of the backlog, from the topics that are the keys of `after`.
+    async def positions(self, subscriber: str, topics: Sequence[str]) -> Positions:
+        """The subscriber's position in each of the topics."""
 
-        An ID there skips the events up to it. At most `most` events and, after
-        the first, at most `most_bytes` of fragments.
+    async def read(self, starts: Mapping[str, EventID], most: int) -> Mapping[str, Sequence[LogEntry]]:
+        """Read what follows the given IDs in the logs, in order, at most `most` events of each.
+
+        The store bounds what one call carries: it may return fewer events, or
+        leave a topic out. A topic that is in the result has no entry only if
+        its log has none after the ID.
         """
 
     async def acknowledge(

@@ -82,7 +82,9 @@ def connection(
     return Connection(address, **options)
 
 
-def worker(config: Config, reactor: Any, process: str, store: Store, sender: Sender, meter: Meter) -> Worker:
+def worker(
+    config: Config, reactor: Any, process: str, store: Store, sender: Sender, meter: Meter, ordered_hints: bool
+) -> Worker:
     """`process` is unique among live processes."""
     rules = Rules(
         lease_ttl=config.lease_ttl,
@@ -90,7 +92,7 @@ def worker(config: Config, reactor: Any, process: str, store: Store, sender: Sen
         max_backoff=config.max_backoff_ms / 1000,
         max_batch_body=config.max_batch_body,
     )
-    return Worker(process, store, sender, reactor, random, rules, meter)
+    return Worker(process, store, sender, reactor, random, rules, meter, ordered_hints)
 
 
 def autodrop(config: Config, store: Store) -> Autodrop:

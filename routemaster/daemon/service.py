@@ -137,7 +137,7 @@ class Bus(DaemonService):
         )  # fmt: skip
         self._wakeups = PubSub(
             self._connection.address, Keys(config.namespace).wakeups, reactor=reactor,
-            on_message=self._on_wakeup, on_up=self._read_all, chance=random, purpose="wake-ups",
+            on_message=self._on_wakeup, on_up=self._on_wakeups_up, chance=random, purpose="wake-ups",
         )  # fmt: skip
         self._token_poll = Periodic("token poll", self._authenticator.poll, TOKEN_POLL, reactor)
         self._hastened = [self._token_poll]  #: tasks that run at once when wake-ups may have been missed
@@ -151,8 +151,9 @@ class Bus(DaemonService):
             self._periodic.append(Periodic("certificate check", check, CHECK_INTERVAL, reactor))
         if self._sender is not None:
             self._worker = worker = assembly.worker(
-                config, reactor, self._process, self._store, self._sender, self._meter
-            )
+                config, reactor, self._process, self._store, self._sender, self._meter,
+                ordered_hints=not isinstance(address, ClusterAddress),
+            )  # fmt: skip
             interval = min(config.sweep_interval, config.lease_ttl / 3)
             reconciliation = Periodic("reconciliation", worker.reconcile, interval, reactor)
             self._hastened.append(reconciliation)
@@ -234,6 +235,11 @@ class Bus(DaemonService):
             return  # the next connection logs them
         for level, line in fact_lines(facts):
             getattr(self._log, level)("{line}", line=line)
+
+    def _on_wakeups_up(self) -> None:
+        if self._worker is not None:
+            self._worker.hints_missed()
+        self._read_all()
 
     def _read_all(self) -> None:
         """Wake-ups may have been missed: run what reads the store at once."""

@@ -10,7 +10,7 @@ from attrs import field, frozen
 from twisted.logger import Logger
 
 from routemaster.delivery.attempt_metrics import AttemptMetrics
-from routemaster.delivery.backlog import Batch
+from routemaster.delivery.batch import Batch
 from routemaster.interfaces import Meter, Outcome, Verdict
 from routemaster.util.log_throttle import Allowance, LogThrottle
 from routemaster.util.log_throttle import Allowances as CommonAllowances

@@ -1,83 +1,81 @@
 """The events waiting for one subscriber, by the store's last replies and the hints since then.
 
-The oldest of them may be in memory already: read ahead of an attempt, or read
-for the age of the oldest.
+The events themselves are read when a batch is put together (`batch`). What is
+kept here costs as much as the topics in which something waits or has changed:
+topics without news take no time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
+from math import inf
 
-from attrs import frozen
-
+from routemaster.delivery.batch import PIECE, Batch, Limits, oldest_entries
 from routemaster.delivery.clock_offset import ClockOffset
+from routemaster.delivery.log_cache import Entry, LogCache
 from routemaster.delivery.wakeup_index import Waiter, WakeupIndex
-from routemaster.interfaces import Ack, Clock, Membership, Position, ReadResult, Store
+from routemaster.interfaces import Ack, Clock, Membership, Position, Store
 from routemaster.model import EventID
 
-Entry = tuple[str, EventID, bytes]
-
-
-@frozen
-class Batch:
-    """The events of one attempt. Compact, because thousands of batches may be in memory."""
-
-    body: bytes
-    events: int
-    first: EventID
-    last: EventID
-    ends: Mapping[str, EventID]  #: the last event of each topic
-
-    @classmethod
-    def of(cls, entries: Sequence[Entry]) -> Batch:
-        """One JSON array of the entries, of which there is at least one.
-
-        Each event gets its ID as the last member: topic and ID together tell a
-        receiver that it has the event already.
-        """
-        body = b"[%s]" % b",".join([b'%s,"id":"%d-%d"}' % (fragment[:-1], *at) for _, at, fragment in entries])
-        ends = {topic: entry_id for topic, entry_id, _ in entries}
-        return cls(body, len(entries), entries[0][1], entries[-1][1], ends)
+#: topics of one subscriber whose ends are read for each batch where hints come in no order: on a cluster
+ENDS_READ = 64
+MANY = 16  #: topics of one subscriber beyond which wake-ups are moved seldom
 
 
 class Backlog:
     """The waiting events of one subscriber: how many, since when, and the oldest of them."""
 
     def __init__(
-        self, subscriber: str, store: Store, index: WakeupIndex, clock: Clock, offset: ClockOffset, max_bytes: int
-    ) -> None:
-        """`max_bytes`: the most bytes of fragments in one batch; the first event may be larger."""
-        self._subscriber, self._store, self._index = subscriber, store, index
-        self._clock, self._offset, self._max_bytes = clock, offset, max_bytes
+        self, subscriber: str, store: Store, cache: LogCache, index: WakeupIndex, clock: Clock,
+        offset: ClockOffset,
+    ) -> None:  # fmt: skip
+        self._subscriber, self._store, self._cache, self._index = subscriber, store, cache, index
+        self._clock, self._offset = clock, offset
         self._waiter: Waiter | None = None
         self._memberships: Mapping[str, Membership] = {}
         self._positions: dict[str, Position] = {}
-        self._wake_at: dict[str, int] = {}  #: by topic, the number at which the index wakes the waiter
-        self._counted: int | None = None  #: events that waited at the last read from the cursors
-        self._cut_by_size = False         #: whether `_ahead` ends early because of `max_bytes`
-        self._up_to_date = False          #: whether no time has passed since `_ahead` was read
-        self._ahead: Sequence[Entry] = ()
-        self.oldest: float | None = None  #: when the oldest was accepted, by the clock here; None: not known
+        self._as_of: float = 0             #: microseconds by the store's clock: when the positions were read
+        self._waiting: dict[str, int] = {}  #: by topic, the events that wait; only topics in which some do
+        self._total = 0                    #: their sum
+        self._seen = 0                     #: serial number of the index's last change that is in the positions
+        self._share = 0                    #: by how many events a topic may grow before the index wakes the waiter
+        self._unset: set[str] = set()      #: topics without a wake-up
+        self._missing: int | None = None   #: how many events waited when none of them was found
+        self.oldest: float | None = None   #: when the oldest was accepted, by the clock here; None: not known
         #: a waiting event, and when it was accepted at the latest, by the clock here
         self._waits_since: tuple[str, EventID, float] | None = None
 
     # -- which topics
 
     def follow(self, memberships: Mapping[str, Membership], waiter: Waiter) -> None:
-        """Follow these topics and no others; a read has to find the positions in them."""
+        """Follow these topics and no others; `refresh` has to find the positions in them."""
         for topic in self._positions.keys() - memberships.keys():
             self._index.unfollow(topic, waiter)
         self._waiter, self._memberships = waiter, memberships
         self._positions = {topic: Position(None, None) for topic in sorted(memberships)}
-        self._wake_at = {}
+        self._waiting, self._total, self._share, self._unset = {}, 0, 0, set(memberships)
         for topic in self._positions:
             self._index.follow(topic, waiter)  # before the read, so that no hint is missed between the two
-        self.discard()
+        self.forget_oldest()
 
     def unfollow(self) -> None:
         """Follow no topic any more."""
         if self._waiter is not None:
             self.follow({}, self._waiter)
+
+    async def refresh(self) -> None:
+        """Read the positions in all topics. Raises StoreUnavailable."""
+        topics = list(self._positions)
+        if not topics:
+            return
+        known = {topic: self._index.tail(topic) for topic in topics}
+        found = await self._store.positions(self._subscriber, topics)
+        for topic, position in found.by_topic.items():
+            if topic in self._positions:
+                self._set(topic, position)
+                self._index.step_back(topic, known[topic], position.tail)
+        self._as_of = found.as_of
 
     def is_inconsistent(self) -> bool:
         """Whether a membership and its cursor differ, or a membership is over."""
@@ -93,14 +91,19 @@ class Backlog:
 
     def count(self) -> int:
         """Events waiting, by the last positions and the hints since then."""
-        waiting = 0
-        for topic, position in self._positions.items():
-            if position.tail is not None:
-                known = self._index.tail(topic)
-                if known is not None and known > position.tail:
-                    position = self._positions[topic] = Position(position.cursor, known)
-                waiting += self._owed(topic, position)
-        return waiting
+        changed, self._seen = self._index.changes(self._positions, self._seen)
+        for topic in changed:
+            position, known = self._positions[topic], self._index.tail(topic)
+            if known is not None and (position.tail is None or known > position.tail):
+                self._set(topic, Position(position.cursor, known))
+        return self._total
+
+    def _set(self, topic: str, position: Position) -> None:
+        self._positions[topic] = position
+        waiting = self._owed(topic, position)
+        self._total += waiting - self._waiting.pop(topic, 0)
+        if waiting:
+            self._waiting[topic] = waiting
 
     def _owed(self, topic: str, position: Position) -> int:
         """Events waiting in one topic; none if the cursor belongs to another membership.
@@ -119,28 +122,33 @@ class Backlog:
         return any(position is not None and position.owes(event) for position, event in positions)
 
     def wake_when(self, missing: int) -> None:
-        """Have the waiter woken when `missing` more events may have been accepted.
+        """Have the waiter woken when `missing` more events may have been accepted; call it right after `count`.
 
         If all topics together grow by `missing`, at least one of them grows by
-        its equal share: so a wake-up at each share is enough.
+        its equal share: so a wake-up at each share is enough. With many topics
+        shares are powers of two, so that few changes of `missing` move the
+        wake-ups of all topics.
         """
-        growing = {
-            topic: position.tail
-            for topic, position in self._positions.items()
-            if position.cursor and position.cursor.open and position.tail is not None
-        }
-        for topic, tail in growing.items():
-            n = tail.n + max(1, missing // len(growing))
-            if self._waiter is not None and self._wake_at.get(topic, n + 1) > n:
-                self._wake_at[topic] = n
-                self._index.wake_at(topic, n, self._waiter)
+        if self._waiter is None or not self._positions:
+            return
+        share = max(1, missing // len(self._positions))
+        if len(self._positions) > MANY:
+            share = 1 << (share.bit_length() - 1)
+        topics = self._positions if share < self._share else self._unset
+        self._share = share if topics is self._positions else max(share, self._share)
+        for topic in topics:
+            position = self._positions[topic]
+            if position.cursor is not None and position.cursor.open:
+                tail = 0 if position.tail is None else position.tail.n
+                self._index.wake_at(topic, tail + share, self._waiter)
+        self._unset = set()
 
     def grown(self, topic: str, first: EventID | None, was_empty: bool) -> None:
         """The index has woken the waiter: `topic` has grown, its first new event is `first` if that is known.
 
         If nothing waited before, `first` is the oldest event now, unless a hint before it was lost.
         """
-        self._wake_at.pop(topic, None)
+        self._unset.add(topic)
         position = self._positions.get(topic)
         if was_empty and first is not None and position is not None and position.tail is not None:
             if first.n == position.tail.n + 1:
@@ -162,92 +170,89 @@ class Backlog:
         self._waits_since = topic, event, at
         return at
 
+    def forget_oldest(self) -> None:
+        """The oldest event may be another one now, or may have been missing and be there again."""
+        self.oldest = self._missing = None
+
     # -- reading
 
-    async def read(self, most: int) -> bool:
-        """Read the oldest events, at most `most`, and the positions; whether there were any.
+    async def find_oldest(self) -> None:
+        """Find when the oldest event was accepted. Raises StoreUnavailable."""
+        if entries := await self._read(1, 1):
+            self.oldest = self._accepted_at(*entries[0][:2])
 
-        Raises StoreUnavailable.
-        """
-        after: dict[str, EventID | None] = dict.fromkeys(self._positions)
-        known = {topic: self._index.tail(topic) for topic in after}
-        result = ReadResult((), {})
-        if after:
-            result = await self._store.read(self._subscriber, after, most, self._max_bytes)
-        for topic, position in result.positions.items():
-            if topic in self._positions:
-                self._positions[topic] = position
-                self._index.step_back(topic, known.get(topic), position.tail)
-        self._counted = sum(self._owed(topic, position) for topic, position in self._positions.items())
-        self._keep(result.entries, min(most, self._counted))
-        self._up_to_date = True
-        return bool(result.entries)
+    async def next_batch(self, most: int, most_bytes: int) -> Batch | None:
+        """The oldest events: at most `most` and, after the first, `most_bytes`. Raises StoreUnavailable."""
+        entries = await self._read(most, most_bytes)
+        return Batch.of(entries) if entries else None
 
-    async def read_behind(self, batch: Batch, most: int) -> ReadResult | None:
-        """Read what follows a batch that is under way; None if that failed: a later read reports the failure.
+    async def _read(self, most: int, most_bytes: int) -> list[Entry]:
+        """The oldest events; if there is none although some wait, `is_missing_events` is true from then on."""
+        horizon = self._horizon()
+        if horizon is None:
+            await self.refresh()
+            horizon = self._as_of
+        entries = await self._oldest(most, most_bytes, horizon)
+        if not entries and self.count():
+            await self.refresh()  # autodrop may have dropped them
+            entries = await self._oldest(most, most_bytes, inf)
+        self._missing = None if entries else self.count() or None
+        return entries
 
-        All topics are read, for only then is the order across them right.
-        """
-        try:
-            after = {topic: batch.ends.get(topic) for topic in self._positions}
-            return await self._store.read(self._subscriber, after, most, self._max_bytes)
-        except Exception:
-            return None
+    def _horizon(self) -> float | None:
+        """Later events may follow others that are not known here; None: `refresh` before the next read."""
+        topics, known = len(self._positions), self._index.horizon
+        if topics <= 1 or (topics > ENDS_READ and not self._index.ordered):
+            return inf
+        return None if known == -inf else max(self._as_of, known)
 
-    def keep_behind(self, result: ReadResult, most: int) -> None:
-        """Keep what `read_behind` found, now that the batch before it is acknowledged."""
-        waiting = sum(
-            self._owed(topic, Position(self._positions[topic].cursor, position.tail))
-            for topic, position in result.positions.items()
-            if topic in self._positions
-        )
-        self._keep(result.entries, min(most, waiting))
+    async def _oldest(self, most: int, most_bytes: int, horizon: float) -> list[Entry]:
+        self.count()
+        logs = []
+        for topic in sorted(self._waiting):
+            cursor, tail = self._positions[topic].cursor, self._positions[topic].tail
+            if cursor is not None and tail is not None:
+                logs.append((topic, cursor.spans, tail))
+        return await oldest_entries(self._cache, logs, Limits(most, most_bytes, horizon))
 
-    def _keep(self, entries: Sequence[Entry], wanted: int) -> None:
-        self.discard(entries)
-        self._cut_by_size = 0 < len(entries) < wanted
-
-    def discard(self, entries: Sequence[Entry] = ()) -> None:
-        """Drop what was read, or hold these `entries` in its place."""
-        self._ahead, self._cut_by_size, self._up_to_date = entries, False, False
-        self.oldest = self._accepted_at(*entries[0][:2]) if entries else None
-
-    def outdate(self) -> None:
-        """Mark the last read as old: more events may wait now."""
-        self._up_to_date = False
-
-    @property
-    def in_memory(self) -> int:
-        """Events that are held here."""
-        return len(self._ahead)
-
-    def is_ready(self, most: int) -> bool:
-        """Whether another read would add no events to the batch in memory."""
-        return bool(self._ahead) and (
-            self._up_to_date or self._cut_by_size or len(self._ahead) >= min(most, self.count())
-        )
+    async def prefetch(self, batch: Batch, most: int) -> None:
+        """Read into the cache what follows a batch that is under way; a later read reports what fails here."""
+        starts = {}
+        for topic in self._waiting:
+            cursor = self._positions[topic].cursor
+            if cursor is not None and cursor.spans:
+                starts[topic] = batch.ends.get(topic, cursor.spans[0].after)
+        if 0 < len(starts) <= PIECE:
+            with suppress(Exception):
+                await self._cache.read(starts, min(most, PIECE // len(starts)))
 
     def is_missing_events(self) -> bool:
         """Whether the last read found no event although by the cursors some wait."""
-        found_none = self._up_to_date and not self._ahead
-        return found_none and bool(self._counted) and self._counted == self.count()
+        return self._missing is not None and self._missing == self.count()
+
+    def forget_events(self, batch: Batch) -> None:
+        """Read the logs of these events from the store again, which does not hold them any more."""
+        for topic in batch.ends:
+            self._cache.forget(topic)
 
     # -- an attempt
-
-    def take(self) -> Batch:
-        """What is in memory, as one batch; it is not held here any more."""
-        batch = Batch.of(self._ahead)
-        self.discard()
-        return batch
 
     def acks(self, batch: Batch) -> list[Ack]:
         """What to acknowledge once `batch` is delivered."""
         return [Ack(topic, self._memberships[topic].id, last) for topic, last in batch.ends.items()]
 
     def acknowledged(self, positions: Mapping[str, Position]) -> bool:
-        """The cursors have moved over a batch, to these positions; whether every membership is still current."""
-        self._positions.update(positions)
-        self.discard()
+        """The cursors have moved over a batch, to these positions; whether every membership is still current.
+
+        A log's end in a reply may be ahead of the hints for other topics: with
+        several topics only hints and `refresh` move it on.
+        """
+        for topic, position in positions.items():
+            known = self._positions[topic].tail
+            if len(self._positions) > 1 and known is not None and position.tail is not None:
+                position = Position(position.cursor, min(known, position.tail))
+            self._set(topic, position)
+        self.forget_oldest()
         return all(
             position.cursor is not None
             and position.cursor.membership == self._memberships[topic].id

@@ -5,10 +5,11 @@ A courier exists while its worker holds the subscriber's lease. Its facts
 wake-up only makes it look at them again. What it does follows from
 `decision.decide`, so that the next holder of the lease makes the same decisions.
 
-One attempt is two round trips to the store: read, then acknowledge or record
-the failure. The batch is read when the sender gives the turn, so that only
-attempts under way hold one, and the next batch is read meanwhile. The next
-attempt starts only when the last is settled: a crash repeats one batch at most.
+One attempt is at most two round trips to the store: read, unless the events are
+in the worker's cache, then acknowledge or record the failure. The batch is put
+together when the sender gives the turn, so that only attempts under way hold
+one. The next attempt starts only when the last is settled: a crash repeats one
+batch at most.
 
 Each step of the loop waits for one thing at most, so that a stop, a changed
 subscription or a lost lease takes effect before another attempt. If the store is
@@ -23,7 +24,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from routemaster.delivery.attempt_log import AttemptLog
-from routemaster.delivery.backlog import Backlog, Batch
+from routemaster.delivery.backlog import Backlog
+from routemaster.delivery.batch import Batch
 from routemaster.delivery.clock_offset import ClockOffset
 from routemaster.delivery.courier_state import Attempt, Reason, Run, Wait
 from routemaster.delivery.decision import Facts, Rules, State, Step, decide
@@ -53,7 +55,7 @@ class Courier:
         self.name = public_name(lease.subscriber)  #: for logs
         self._store, self._sender, self._backlog, self._attempts = store, sender, backlog, attempts
         self._clock, self._offset, self._chance = clock, offset, chance
-        self._retries = Retries(rules, chance)
+        self._retries, self._max_batch_body = Retries(rules, chance), rules.max_batch_body
         self._run, self._wait = Run.RUNNING, Wait(clock)
         self.version = grant.version  #: of the subscription
         self._grant: LeaseGrant | None = grant  #: for the first reload
@@ -125,12 +127,11 @@ class Courier:
         elif self._backlog.is_missing_events():
             await self._wait_for_missing(now)
         elif (facts := self._facts(now)) is None:
-            await self._read()
+            await self._backlog.find_oldest()
         elif (step := decide(facts, now)).state is not State.DELIVERING:
             await self._wait_for(step)
         elif not self.lease.holds():
             await self._wait.wait(Reason.STORE, LEASE_POLL)
-            self._backlog.outdate()
         else:
             await self._deliver()
 
@@ -160,7 +161,7 @@ class Courier:
             self._subscription, self.version = answer.subscription, answer.version
             self._retries.load(answer, self._clock.seconds())
             self._backlog.follow(answer.memberships, self)
-            await self._read()
+            await self._backlog.refresh()
             if self._repaired != answer.version and self._backlog.is_inconsistent():
                 await self._store.repair(self.subscriber)
                 self._repaired, self._outdated = answer.version, True
@@ -177,11 +178,6 @@ class Courier:
         if self._run is Run.RUNNING:
             self._run = Run.STOPPING
 
-    async def _read(self) -> None:
-        """Read the next batch, and with it the positions."""
-        if await self._backlog.read(self._most):
-            self._missing_logged = False
-
     async def _wait_for_missing(self, now: float) -> None:
         """Wait for the store's clean-up, which skips events that the log does not hold."""
         if not self._missing_logged:
@@ -197,13 +193,10 @@ class Courier:
         attempt = Attempt(self.lease.epoch, (subscription.callback, subscription.uuid))
         self._wait.reason = Reason.TURN
         self._attempt = Deferred.fromCoroutine(self._send(attempt))
-        if self._wait.reason is Reason.TURN:
-            self._backlog.discard()  # read when the turn comes: a courier that waits for it holds no batch
         try:
             outcome = await self._attempt
         except CancelledError:
             self._log.debug("an attempt to deliver to '{name}' was cancelled", name=self.name)
-            self._backlog.discard()
             if not self._target_changed:
                 self._end()
             return
@@ -216,7 +209,6 @@ class Courier:
         if outcome.verdict is Verdict.ACKNOWLEDGED:
             await self._acknowledge(attempt, attempt.batch)
             return
-        self._backlog.discard()  # the next attempt reads again: the batch may have grown, or been dropped
         if outcome.verdict is Verdict.FAILED:
             await self._record_failure(attempt, attempt.batch, outcome)
         else:
@@ -254,18 +246,20 @@ class Courier:
             return await turn.post(batch.body, self._retries.failures + 1)
 
     async def _next_batch(self, attempt: Attempt) -> Batch | None:
-        """The batch to send; None if there is no reason for an attempt any more."""
+        """The batch to send; None if there is no reason for an attempt any more, because the turn came late."""
         backlog, retries = self._backlog, self._retries
-        if not backlog.is_ready(self._most):  # the turn came late, or nothing is read yet
-            if self._may_send():
-                await self._read()
-                attempt.began = self._clock.seconds()
-            if not (self._may_send() and self._is_due() and backlog.is_ready(self._most)):
-                return None
-        waiting, batch = backlog.count(), backlog.take()
-        if not retries.failures and not retries.batch_limit and waiting > batch.events:
+        if not (self._may_send() and self._is_due()):
+            return None
+        if retries.failures:
+            await backlog.refresh()  # autodrop may have dropped some of the events that come again
+        batch = await backlog.next_batch(self._most, self._max_batch_body)
+        attempt.began = self._clock.seconds()
+        if batch is None or not self._may_send():
+            return None
+        self._missing_logged = False
+        if not retries.failures and not retries.batch_limit and backlog.count() > batch.events:
             # after a failure it is unlikely that the next batch is needed soon, or how large it is
-            attempt.behind = Deferred.fromCoroutine(backlog.read_behind(batch, self._most))
+            Deferred.fromCoroutine(backlog.prefetch(batch, self._most))
         return batch
 
     @property
@@ -291,17 +285,14 @@ class Courier:
                 self.subscriber, self.lease.worker, attempt.epoch, self._backlog.acks(batch),
                 self._retries.batch_limit,
             )  # fmt: skip
-            # after lost writes, other events may follow the batch than those read ahead
             if any(positions[topic].owes(last) for topic, last in batch.ends.items()):
-                self._outdated = True
+                self._outdated = True  # the store lost its last writes
+                self._backlog.forget_events(batch)
             if not self._backlog.acknowledged(positions):
                 self._outdated = True
                 await self._store.repair(self.subscriber)
 
         await self._until_stored(acknowledge)
-        result = await attempt.behind if attempt.behind else None
-        if result and not self._outdated:
-            self._backlog.keep_behind(result, self._subscription.max)
 
     async def _record_failure(self, attempt: Attempt, batch: Batch, outcome: Outcome) -> None:
         """Store the failure and the pause, unless it says nothing about the present callback."""
@@ -343,7 +334,6 @@ class Courier:
             self._backlog.wake_when(missing)
         seconds = None if step.until is None else step.until - self._clock.seconds()
         await self._wait.wait(Reason.EVENTS if idle else Reason.TIME, seconds)
-        self._backlog.outdate()
 
     def _store_pause(self) -> float:
         self._store_failures += 1

@@ -7,8 +7,8 @@ from enum import Enum
 from attrs import define
 from twisted.internet.defer import Deferred
 
-from routemaster.delivery.backlog import Batch
-from routemaster.interfaces import Clock, ReadResult, Timer
+from routemaster.delivery.batch import Batch
+from routemaster.interfaces import Clock, Timer
 
 
 class Run(Enum):
@@ -35,10 +35,9 @@ class Attempt:
     """One attempt, with the lease's epoch and the target that it uses."""
 
     epoch: int
-    target: tuple[str, str | None]                       #: callback and uuid
-    began: float = 0.0                                   #: seconds, by the clock here
-    batch: Batch | None = None                           #: None: there is nothing to send
-    behind: Deferred[ReadResult | None] | None = None    #: the read of what follows the batch
+    target: tuple[str, str | None]  #: callback and uuid
+    began: float = 0.0              #: seconds, by the clock here
+    batch: Batch | None = None      #: None: there is nothing to send
 
 
 class Wait:

@@ -8,7 +8,9 @@ couriers that have to act on it, not as much as all subscribers of the topic.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from heapq import heapify, heappop, heappush
+from math import inf
 from typing import Protocol
 
 from routemaster.model import EventID
@@ -50,11 +52,55 @@ class _Log:
 
 
 class WakeupIndex:
-    """The last event ID of each log that a courier here follows, as far as hints and reconciliation say."""
+    """The last event ID of each log that a courier here follows, as far as hints and reconciliation say.
 
-    def __init__(self) -> None:
+    Hints come in the order in which one Redis accepts events. So those known
+    here are all that were accepted until the last hint, unless one was missed.
+    """
+
+    def __init__(self, ordered: bool = True) -> None:
+        """`ordered`: hints of different logs come in order, as from one Redis but not from a cluster."""
+        self.ordered = ordered
         self._logs: dict[str, _Log] = {}
         self._serial = 0
+        self._growth: dict[str, int] = {}  #: followed topics by their last growth: its serial number
+        self._missed = 1        #: how often hints may have been missed
+        self._caught_up = 0     #: up to which of those times the logs were read since
+        self._last_hint = 0     #: microseconds
+
+    def missed(self) -> None:
+        """Hints may have been missed."""
+        self._missed += 1
+
+    def caught_up(self, missed: int) -> None:
+        """The ends of all logs were read after hints were missed for the `missed`-th time."""
+        self._caught_up = missed
+
+    @property
+    def times_missed(self) -> int:
+        """How often hints may have been missed."""
+        return self._missed
+
+    @property
+    def horizon(self) -> float:
+        """All events accepted until then are known here, microseconds by the store's clock; -inf: not known."""
+        return self._last_hint if self.ordered and self._caught_up == self._missed else -inf
+
+    def changes(self, topics: Mapping[str, object], since: int) -> tuple[Iterable[str], int]:
+        """Those of the topics that have grown since a serial number, and the number for the next call.
+
+        Costs as much as the topics given, or those that have grown, whichever are fewer.
+        """
+        serial = self._serial
+        if serial - since >= len(topics):
+            return [topic for topic in topics if self._growth.get(topic, 0) > since], serial
+        grown = []
+        for topic, number in reversed(self._growth.items()):
+            if number <= since:
+                break
+            if topic in topics:
+                grown.append(topic)
+        return grown, serial
 
     def topics(self) -> list[str]:
         """The topics that a waiter follows."""
@@ -76,6 +122,7 @@ class WakeupIndex:
             log.waiters.pop(waiter, None)
             if not log.waiters:
                 del self._logs[topic]
+                self._growth.pop(topic, None)
 
     def wake_at(self, topic: str, n: int, waiter: Waiter) -> None:
         """Wake a follower once, when the log reaches number `n`; replaces an earlier `wake_at`."""
@@ -84,12 +131,17 @@ class WakeupIndex:
 
     def advance(self, topic: str, first: EventID | None, last: EventID) -> None:
         """The log ends with `last` now; `first` is the first of the events that were added, if known."""
+        if first is not None:
+            self._last_hint = max(self._last_hint, last.us)
         log = self._logs.get(topic)
         if log is None or (log.tail is not None and last <= log.tail):
             return
         # a topic that was deleted and created again counts from 1: wake all its followers
         recreated = log.tail is not None and last.n < log.tail.n
         log.tail = last
+        self._growth.pop(topic, None)  # to the end
+        self._serial += 1
+        self._growth[topic] = self._serial
         for waiter in log.due(float("inf") if recreated else last.n):
             waiter.wake(topic, first)
 

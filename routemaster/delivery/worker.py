@@ -29,6 +29,7 @@ from routemaster.delivery.courier import Courier
 from routemaster.delivery.decision import Rules
 from routemaster.delivery.lease import Lease
 from routemaster.delivery.leases import Leases
+from routemaster.delivery.log_cache import LogCache
 from routemaster.delivery.wakeup_index import WakeupIndex
 from routemaster.delivery.worker_membership import WorkerMembership
 from routemaster.errors import StoreUnavailable
@@ -49,12 +50,16 @@ class Worker:
 
     def __init__(
         self, name: str, store: Store, sender: Sender, clock: Clock, chance: Callable[[], float], rules: Rules,
-        meter: Meter,
+        meter: Meter, ordered_hints: bool = True,
     ) -> None:  # fmt: skip
-        """`name` is unique among live workers; `chance` returns a number in [0, 1)."""
+        """`name` is unique among live workers; `chance` returns a number in [0, 1).
+
+        `ordered_hints`: as for `WakeupIndex`.
+        """
         self._name, self._store, self._sender, self._clock = name, store, sender, clock
         self._chance, self._rules, self._meter = chance, rules, meter
-        self._index, self._offset, self._allowances = WakeupIndex(), ClockOffset(), Allowances()
+        self._index, self._offset, self._allowances = WakeupIndex(ordered_hints), ClockOffset(), Allowances()
+        self._cache = LogCache(store)
         self._membership = WorkerMembership(name)
         self._leases = Leases(self._membership, rules.lease_ttl, rules.max_backoff)
         self._couriers: dict[str, Courier] = {}
@@ -96,8 +101,13 @@ class Worker:
         self._leases.peers_changed()
         self._act()
 
+    def hints_missed(self) -> None:
+        """Hints may have been missed: until the next reconciliation they do not tell the order between topics."""
+        self._index.missed()
+
     def reload_all(self) -> None:
         """Make every courier read its subscription and positions again, because the store may have lost writes."""
+        self._cache.clear()
         for courier in list(self._couriers.values()):
             courier.reload()
 
@@ -107,10 +117,12 @@ class Worker:
         """Renew leases, read what hints may have missed, request what is free. Raises StoreUnavailable."""
         self.tick()
         await self._renew()
+        missed = self._index.times_missed
         known = {topic: self._index.tail(topic) for topic in self._index.topics()}
         for topic, tail in (await self._store.tails(list(known))).items():
             self._index.step_back(topic, known[topic], tail)
             self._index.advance(topic, None, tail)
+        self._index.caught_up(missed)
         # workers and subscribers are on one node of a cluster: its outage must not stop the steps above
         subscribers: set[str] | None = None
         try:
@@ -207,9 +219,7 @@ class Worker:
             await lease.release()
         else:
             subscriber, rules = lease.subscriber, self._rules
-            backlog = Backlog(
-                subscriber, self._store, self._index, self._clock, self._offset, rules.max_batch_body
-            )
+            backlog = Backlog(subscriber, self._store, self._cache, self._index, self._clock, self._offset)
             attempts = AttemptLog(self._meter, public_name(subscriber), self._allowances)
             courier = Courier(
                 lease, grant, self._store, self._sender, backlog, attempts, rules, self._clock, self._offset,

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from attrs import define, evolve, field
 
 from routemaster.hints import SubscriptionChanged, TokensChanged, TopicGrew, WorkerJoined, WorkerLeft
-from routemaster.interfaces import Ack, Clock, LeaseGrant, LeaseHeld, Membership, Position, ReadResult
+from routemaster.interfaces import Ack, Clock, LeaseGrant, LeaseHeld, LogEntry, Membership, Position, Positions
 from routemaster.model import (
     ApiToken,
     Cursor,
@@ -337,27 +337,15 @@ class MemoryStore:
     async def tails(self, topics: Sequence[str]) -> dict[str, EventID]:
         return {topic: self._topics[topic].tail for topic in topics if topic in self._topics}
 
-    async def read(
-        self, subscriber: str, after: Mapping[str, EventID | None], most: int, most_bytes: int
-    ) -> ReadResult:
-        owed = []
-        for topic, start in after.items():
-            log = self._topics.get(topic)
-            cursor = log.cursors.get(subscriber) if log else None
-            if log is not None and cursor is not None:
-                owed += [
-                    (topic, entry_id, fragment)
-                    for entry_id, fragment in log.log
-                    if _owes(cursor, entry_id) and (start is None or entry_id > start)
-                ]
-        owed.sort(key=lambda entry: entry[1].us)
-        entries: list[tuple[str, EventID, bytes]] = []
-        for entry in owed[:most]:
-            most_bytes -= len(entry[2]) + 1
-            if entries and most_bytes < 0:
-                break
-            entries.append(entry)
-        return ReadResult(entries, {topic: self._position(topic, subscriber) for topic in after})
+    async def positions(self, subscriber: str, topics: Sequence[str]) -> Positions:
+        return Positions({topic: self._position(topic, subscriber) for topic in topics}, self._now())
+
+    async def read(self, starts: Mapping[str, EventID], most: int) -> Mapping[str, Sequence[LogEntry]]:
+        found = {}
+        for topic, start in starts.items():
+            log = self._topics[topic].log if topic in self._topics else []
+            found[topic] = [entry for entry in log if entry[0] > start][:most]
+        return found
 
     def _position(self, topic: str, subscriber: str) -> Position:
         log = self._topics.get(topic)

@@ -22,7 +22,7 @@ from twisted.internet.defer import Deferred
 
 from routemaster.errors import StoreUnavailable, UnknownTopic
 from routemaster.hints import SubscriptionChanged, TokensChanged
-from routemaster.interfaces import Ack, LeaseGrant, LeaseHeld, Membership, Position, ReadResult
+from routemaster.interfaces import Ack, LeaseGrant, LeaseHeld, LogEntry, Membership, Position, Positions
 from routemaster.model import (
     ApiToken,
     EventID,
@@ -36,8 +36,8 @@ from routemaster.redis.connection import Connection
 from routemaster.redis.errors import ScriptRefusal
 from routemaster.redis.wait_replicas import Replication
 from routemaster.store import codec, refusals, subscription_stats
-from routemaster.store.batch_read import BatchReader
 from routemaster.store.commands import Commands
+from routemaster.store.log_read import LogReader
 from routemaster.store.upkeep import Upkeep
 from routemaster.util.gather import gather, gather_available
 
@@ -55,7 +55,7 @@ class RedisStore(Upkeep):
         super().__init__(Commands(connection, namespace))
         self._replication = replication
         self._out = self._redis if replication is None else Commands(replication.connection, namespace)
-        self._batches = BatchReader(self._redis)
+        self._logs = LogReader(self._redis)
         self._lease_ms = b"%d" % round(lease_ttl * 1000)
 
     def distrust(self) -> None:
@@ -265,10 +265,11 @@ class RedisStore(Upkeep):
             if tail
         }
 
-    async def read(
-        self, subscriber: str, after: Mapping[str, EventID | None], most: int, most_bytes: int
-    ) -> ReadResult:
-        return await self._batches.read(subscriber, after, most, most_bytes)
+    async def positions(self, subscriber: str, topics: Sequence[str]) -> Positions:
+        return await self._logs.positions(subscriber, topics)
+
+    async def read(self, starts: Mapping[str, EventID], most: int) -> Mapping[str, Sequence[LogEntry]]:
+        return await self._logs.read(starts, most)
 
     async def acknowledge(
         self, subscriber: str, worker: str, epoch: int, acks: Sequence[Ack], batch_limit: int = 0

@@ -11,7 +11,7 @@ _WRITES_WITHOUT_MEMORY: Final = frozenset({
     "acknowledge", "acquire", "announce", "count", "delete_topic", "drop", "elect", "forget", "join", "leave",
     "prune", "release", "remove_topic", "renew", "report", "settle", "trim", "unsubscribe", "withdraw",
 })
-_READS: Final = frozenset({"backlog", "heads", "read", "sizes", "subscribers", "tails"})
+_READS: Final = frozenset({"backlog", "heads", "positions", "read", "sizes", "subscribers", "tails"})
 _TAKES_MEMORY: Final = frozenset({"configure", "publish"})
 
 

@@ -7,7 +7,7 @@ from twisted.logger import LogLevel, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.delivery.attempt_log import Allowances, AttemptLog, log_suppressed
-from routemaster.delivery.backlog import Batch
+from routemaster.delivery.batch import Batch
 from routemaster.interfaces import Outcome, Verdict
 from routemaster.metrics.meter import Meter
 from routemaster.model import EventID
@@ -34,7 +34,7 @@ class AttemptLogTests(SynchronousTestCase):
         debug = [event for event in events if event["log_level"] is LogLevel.debug]
         self.assertEqual(len(debug), 6)
         fields = {"name": "svc", "events": 2, "first": "7-1", "last": "8-2", "attempt": 1, "status": 503,
-                "ms": 250.0, "bytes": 39, "reused": True, "error": "answered 503"}  # fmt: skip
+                "ms": 250.0, "bytes": 17, "reused": True, "error": "answered 503"}  # fmt: skip
         self.assertEqual({name: debug[-1][name] for name in fields}, fields)
 
     def test_lines(self) -> None:

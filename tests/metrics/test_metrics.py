@@ -29,6 +29,7 @@ from routemaster.model import StoreStats, Subscription
 from routemaster.store.autodrop import Autodrop
 from routemaster.store.memory_store import MemoryStore
 from routemaster.util.chunks import PAUSE
+from tests.store.reading import read
 
 GAUGE = Sample("redis.bytes_used", 1393688, {})
 COUNTER = Sample("events.published", 5, {"topic": "cats"})
@@ -123,7 +124,7 @@ class MonitorTests(SynchronousTestCase):
 
     def deliver(self) -> None:
         grant = self.done(self.store.acquire("svc--secret", "w"))
-        reading = self.done(self.store.read("svc--secret", {"cats": None}, 10, 1000))
+        reading = self.done(read(self.store, "svc--secret", {"cats": None}, 10, 1000))
         ack = Ack("cats", grant.memberships["cats"].id, reading.entries[0][1])
         self.done(self.store.acknowledge("svc--secret", "w", grant.epoch, [ack]))
 

@@ -26,6 +26,7 @@ from routemaster.store.redis_store import RedisStore
 from routemaster.store.scripts import SCRIPTS
 from routemaster.testing.redis_cluster import PrivateCluster, shared_cluster
 from routemaster.testing.redis_server import PrivateRedis, ServerBinary, servers, shared
+from tests.store.reading import read
 
 TTL = 10.0  #: seconds that a lease lasts
 
@@ -49,7 +50,7 @@ class StoreTests:
     async def read(self, *topics: str, subscriber: str = "sub", most: int = 100, after: Any = None) -> Any:
         after = after or {}
         wanted = {topic: after.get(topic) for topic in topics}
-        return await self.store.read(subscriber, wanted, most, 1 << 30)
+        return await read(self.store, subscriber, wanted, most, 1 << 30)
 
     async def fragments(self, *topics: str, **options: Any) -> list[bytes]:
         return [fragment for _, _, fragment in (await self.read(*topics, **options)).entries]

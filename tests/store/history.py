@@ -31,6 +31,7 @@ from tests.store.history_model import (
     require,
 )
 from tests.store.history_players import TTL
+from tests.store.reading import read
 
 PUBLISHERS = ("pub_a", "pub_b")
 WORKERS = ("w1", "w2")
@@ -323,7 +324,7 @@ class History(RuleBasedStateMachine):
         self, which: int, subscriber: str, after: dict[str, EventID | None], most: int, room: int
     ) -> list[tuple[str, EventID, bytes]]:
         expected = self.model.reading(subscriber, after, most, room)
-        reading = self.run_on(which, lambda store: store.read(subscriber, after, most, room))
+        reading = self.run_on(which, lambda store: read(store, subscriber, after, most, room))
         entries = list(reading.entries)
         require(entries == expected, "a reading is the oldest events owed", entries, expected)
         owed = self.model.subscribers[subscriber].owed

@@ -18,6 +18,7 @@ from routemaster.store.memory_store import MemoryStore
 from routemaster.store.redis_store import RedisStore
 from routemaster.store.scripts import SCRIPTS
 from routemaster.testing.redis_server import PrivateRedis, ServerBinary, servers
+from tests.store.reading import read
 
 
 class MarksTests(SynchronousTestCase):
@@ -223,7 +224,7 @@ class FullRedisContract:
         fact = (await self.store.subscriptions())[0]
         self.assertGreater(fact.dropped, 0)
         self.assertEqual(fact.dropped + fact.queued, published)
-        reading = await self.store.read("sub", {"cats": None, "dogs": None}, 10_000_000, 1 << 40)
+        reading = await read(self.store, "sub", {"cats": None, "dogs": None}, 10_000_000, 1 << 40)
         left = [int(fragment[5:13]) for _, _, fragment in reading.entries]
         self.assertEqual(left, list(range(fact.dropped, published)))
         await self.store.publish("cats", "pub", [b"after"])

@@ -6,6 +6,7 @@ from attrs import evolve
 
 from routemaster.interfaces import Ack, LeaseHeld
 from tests.store.case import TTL, StoreTests, on_every_store, subscription
+from tests.store.reading import read
 
 
 class DeliveryTests(StoreTests):
@@ -34,9 +35,9 @@ class DeliveryTests(StoreTests):
         await self.store.subscribe(subscription("cats"))
         await self.publish("cats", *[b"x" * 10] * 5)
         self.assertEqual(len(await self.fragments("cats", most=3)), 3)
-        sized = await self.store.read("sub", {"cats": None}, 100, 25)
+        sized = await read(self.store, "sub", {"cats": None}, 100, 25)
         self.assertEqual(len(sized.entries), 2)
-        sized = await self.store.read("sub", {"cats": None}, 100, 1)
+        sized = await read(self.store, "sub", {"cats": None}, 100, 1)
         self.assertEqual(len(sized.entries), 1)
 
     async def test_reading_ahead(self) -> None:

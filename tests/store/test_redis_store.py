@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from string import ascii_lowercase
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
 from routemaster.errors import NotSubscribed, StoreUnavailable
-from routemaster.interfaces import Ack
+from routemaster.interfaces import Ack, Position
+from routemaster.model import EventID
 from routemaster.redis.cluster_slots import slot_of
+from routemaster.store.log_read import CALL_BYTES
 from tests.store.case import StoreTests, on_clusters, on_redis, subscription
 
 
@@ -53,6 +55,34 @@ class RedisTests(StoreTests):
         self.assertEqual(len(seen), 2)
         self.assertEqual((await self.facts()).subscription.topics, ("dogs",))
         self.assertEqual((await self.facts()).sent, 1)
+
+    async def test_small_calls(self) -> None:
+        """No call carries more than 256 events or topics, or 256 KiB and the event that exceeds them."""
+        await self.create("cats", "dogs")
+        await self.store.subscribe(subscription("cats", "dogs"))
+        await self.publish("cats", *[b"%d" % n for n in range(1000)])
+        await self.publish("dogs", *[b"x" * 100] * 20, *[b"x" * 5_000] * 200)
+        starts = {"cats": EventID(0, 0), "dogs": EventID(0, 0)}
+        found = await self.store.read({"cats": starts["cats"]}, 10_000)
+        self.assertEqual([fragment for _, fragment in found["cats"]], [b"%d" % n for n in range(256)])
+        size = sum(len(fragment) for _, fragment in (await self.store.read({"dogs": starts["dogs"]}, 256))["dogs"])
+        self.assertTrue(CALL_BYTES <= size < 1.5 * CALL_BYTES, size)
+        both = await self.store.read(starts, 10)
+        self.assertEqual([len(both[topic]) for topic in starts], [10, 10])
+        run, calls = self.store._redis.run, []
+
+        def record(name: str, keys: Sequence[bytes], *arguments: bytes) -> Deferred[Any]:
+            calls.append(len(keys))
+            return run(name, keys, *arguments)
+
+        self.patch(self.store._redis, "run", record)
+        topics = ["cats", "dogs", *(f"none_{a}{b}" for a in ascii_lowercase for b in ascii_lowercase)]
+        positions = await self.store.positions("sub", topics)
+        self.assertEqual(sorted(positions.by_topic), sorted(topics))
+        self.assertEqual(positions.by_topic["none_az"], Position(None, None))
+        read = await self.store.read(dict.fromkeys(topics, starts["cats"]), 2)
+        self.assertEqual(len(read), len(topics))
+        self.assertLessEqual(max(calls), 512)
 
     async def test_full_memory(self) -> None:
         """When Redis is out of memory, publishing and subscribing are refused; every other call succeeds."""

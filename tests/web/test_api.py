@@ -23,6 +23,7 @@ from routemaster.store.memory_store import MemoryStore
 from routemaster.web import api as api_module
 from routemaster.web.api import Api, Limits
 from routemaster.web.auth import Authenticator
+from tests.store.reading import read
 from tests.test_strict_json import JSON, REFUSED, same
 from tests.web.test_auth import MALFORMED, ROOT_KEY
 from tests.web.wire import Answer, Wire, request
@@ -169,14 +170,14 @@ class Case(SynchronousTestCase):
     def queue(self, subscriber: str = A, *topics: str) -> list[Any]:
         """A subscriber's backlog."""
         wanted = dict.fromkeys(topics or ["cats"])
-        reading = self.done(self.store.store.read(subscriber, wanted, 10_000, 1 << 30))
+        reading = self.done(read(self.store.store, subscriber, wanted, 10_000, 1 << 30))
         return [json.loads(fragment) for _, _, fragment in reading.entries]
 
     def deliver(self, subscriber: str, topic: str, most: int) -> None:
         """Acknowledge the oldest events, as a worker would."""
         store = self.store.store
         grant = self.done(store.acquire(subscriber, "w"))
-        reading = self.done(store.read(subscriber, {topic: None}, most, 1 << 30))
+        reading = self.done(read(store, subscriber, {topic: None}, most, 1 << 30))
         place = reading.positions[topic]
         ack = Ack(topic, place.cursor.membership, reading.entries[-1][1])
         self.done(store.acknowledge(subscriber, "w", grant.epoch, [ack]))

@@ -1,0 +1,127 @@
+"""Puts a batch together: the oldest events of several logs, in order of acceptance, from small reads.
+
+Each log is read piece by piece, from where the subscriber stands to where the
+log ended when the batch was begun. So a batch is a snapshot, though other calls
+run between its reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from heapq import heappop, heappush, heapreplace
+from math import inf
+
+from attrs import frozen
+
+from routemaster.delivery.log_cache import Entry, LogCache
+from routemaster.model import EventID, Span
+
+PIECE = 256  #: events that are asked for at once
+
+
+@frozen
+class Limits:
+    """What a batch may hold: the first event may be larger than `bytes`."""
+
+    events: int
+    bytes: int
+    horizon: float = inf  #: microseconds by the store's clock; later events wait: earlier ones may be unknown
+
+
+@frozen
+class Batch:
+    """The events of one attempt. Compact, because thousands of batches may be in memory."""
+
+    body: bytes
+    events: int
+    first: EventID
+    last: EventID
+    ends: Mapping[str, EventID]  #: the last event of each topic
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry]) -> Batch:
+        """One JSON array of the entries, of which there is at least one."""
+        ends = {topic: entry_id for topic, entry_id, _ in entries}
+        body = b"[%s]" % b",".join([entry[2] for entry in entries])
+        return cls(body, len(entries), entries[0][1], entries[-1][1], ends)
+
+
+class _Source:
+    """The events of one log that wait for the subscriber, as far as they are read."""
+
+    def __init__(self, topic: str, spans: Sequence[Span], tail: EventID) -> None:
+        self.topic = topic
+        self.entries: Sequence[Entry] = ()
+        self.place = 0                     #: of the next entry
+        self.start: EventID | None = None  #: where to read on; None: all is read
+        self._until = tail
+        self._spans = [(span.after, span.until or tail) for span in reversed(spans)]
+        self._next_span()
+
+    def _next_span(self) -> None:
+        self.start = None
+        while self._spans and self.start is None:
+            after, self._until = self._spans.pop()
+            if after.n < self._until.n:
+                self.start = after
+
+    def feed(self, entries: Sequence[Entry]) -> None:
+        """Take what was read after `start`; nothing: the log holds no more events."""
+        self.place = 0
+        if entries and entries[-1][1].n < self._until.n:
+            self.entries, self.start = entries, entries[-1][1]
+        else:
+            self.entries = [entry for entry in entries if entry[1].n <= self._until.n]
+            self._next_span()
+
+
+async def oldest_entries(
+    cache: LogCache, logs: Sequence[tuple[str, Sequence[Span], EventID]], limits: Limits
+) -> list[Entry]:
+    """The oldest events of the logs, each given with its spans and its end, up to a limit.
+
+    The time of acceptance decides; at equal times, the order of the logs here.
+    Raises StoreUnavailable.
+    """
+    sources = [_Source(*log) for log in logs]
+    taken: list[Entry] = []
+    heap: list[tuple[int, int]] = []  #: the time of a source's next entry, and its index
+    room = limits.bytes
+    dry = [index for index, source in enumerate(sources) if source.start is not None]
+    while dry:
+        await _fill(cache, [sources[index] for index in dry], limits.events - len(taken))
+        for index in dry:
+            if sources[index].entries:
+                heappush(heap, (sources[index].entries[0][1].us, index))
+        dry = []
+        while heap and not dry:
+            us, index = heap[0]
+            source = sources[index]
+            entry = source.entries[source.place]
+            room -= len(entry[2]) + 1
+            if us > limits.horizon or (taken and room < 0):
+                return taken
+            taken.append(entry)
+            if len(taken) == limits.events:
+                return taken
+            source.place += 1
+            if source.place < len(source.entries):
+                heapreplace(heap, (source.entries[source.place][1].us, index))
+            else:
+                heappop(heap)
+                if source.start is not None:
+                    dry = [index]
+    return taken
+
+
+async def _fill(cache: LogCache, sources: Sequence[_Source], wanted: int) -> None:
+    """Read on in sources that have no entry left, so that each has one, or has come to its end."""
+    piece = min(wanted, PIECE) if len(sources) == 1 else min(2 * wanted // len(sources) + 8, PIECE)
+    for source in sources:
+        source.entries = ()
+    left = {source.topic: source for source in sources}
+    while starts := {topic: source.start for topic, source in left.items() if source.start is not None}:
+        for topic, entries in (await cache.read(starts, piece)).items():
+            left[topic].feed(entries)
+            if left[topic].entries:
+                del left[topic]
