@@ -38,6 +38,17 @@ class SubscriptionChanged:
 
 
 @frozen
+class EventsDropped:
+    """Events of a subscriber's backlog were dropped, and its courier has to have them counted: `d SUBSCRIBER`."""
+
+    subscriber: str
+
+    def encode(self) -> bytes:
+        """The message."""
+        return b"d " + self.subscriber.encode()
+
+
+@frozen
 class WorkerJoined:
     """A worker started, and takes its share of the subscribers: `w WORKER on`."""
 
@@ -68,7 +79,7 @@ class TokensChanged:
         return b"k"
 
 
-Hint = TopicGrew | SubscriptionChanged | WorkerJoined | WorkerLeft | TokensChanged
+Hint = TopicGrew | SubscriptionChanged | EventsDropped | WorkerJoined | WorkerLeft | TokensChanged
 
 
 def decode(message: bytes) -> Hint | None:
@@ -79,6 +90,8 @@ def decode(message: bytes) -> Hint | None:
                 return TopicGrew(topic, EventID.parse(first.encode()), EventID.parse(last.encode()))
             case ["s", subscriber]:
                 return SubscriptionChanged(subscriber)
+            case ["d", subscriber]:
+                return EventsDropped(subscriber)
             case ["w", worker, "on"]:
                 return WorkerJoined(worker)
             case ["w", worker, "off"]:

@@ -15,7 +15,6 @@ from attrs import frozen
 from routemaster.model import (
     ApiToken,
     Cursor,
-    Dropped,
     EventID,
     Published,
     StoreStats,
@@ -166,6 +165,7 @@ class Ack:
     topic: str
     membership: int
     last: EventID
+    first: EventID | None = None  #: of the batch; missing events before it are counted as dropped
 
 
 class Meter(Protocol):
@@ -292,11 +292,14 @@ class Store(Protocol):
     async def log_bytes(self, node: str = "") -> int:
         """The bytes that all logs take, or those on a `node`: an estimate, at a constant cost for each."""
 
-    async def drop_oldest(self, most: int, node: str = "") -> Dropped:
-        """Drop the oldest events over all topics: at least one, at most `most` of each topic.
+    async def drop_oldest(self, most: int, node: str = "") -> int:
+        """Drop the oldest events over all topics: at least one, at most `most` of each topic; how many.
 
         Afterwards no event is left that is older than one that was dropped.
-        With the name of a `node`, only its topics count.
+        With the name of a `node`, only its topics count. `clean_up` counts
+        the events for each subscriber that waits for them, except if an
+        attempt may be under way: then `acknowledge` or `repair` counts them,
+        when it is known which of them were delivered.
         """
 
     # deliveries
@@ -364,7 +367,10 @@ class Store(Protocol):
         """
 
     async def repair(self, subscriber: str) -> None:
-        """Finish what an interrupted call left half done, and end memberships that are over."""
+        """Finish what an interrupted call left half done, end memberships that are over, count dropped events.
+
+        To be called while no attempt to deliver to the subscriber is under way.
+        """
 
     async def clean_up(self) -> None:
-        """Trim logs, remove names without meaning, repair; costs some calls for each topic and subscriber."""
+        """Trim logs, remove stale names, repair, count dropped events; some calls for each topic, subscriber."""

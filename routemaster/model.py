@@ -5,7 +5,6 @@ A value that exists is valid: `validation` checks what clients send before it ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 from attrs import frozen
@@ -164,14 +163,6 @@ class SubscriptionInfo:
     oldest: float | None        #: when the oldest waiting event was accepted, seconds since the epoch
     health: Health
     dropped: int = 0            #: events that autodrop removed
-
-
-@frozen
-class Dropped:
-    """What one step of autodrop removed."""
-
-    events: int              #: removed from the logs; 0: none was left
-    lost: Mapping[str, int]  #: events lost, by subscriber
 
 
 @frozen

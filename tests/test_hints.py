@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.hints import SubscriptionChanged, TokensChanged, TopicGrew, WorkerJoined, WorkerLeft, decode
+from routemaster.hints import (
+    EventsDropped,
+    SubscriptionChanged,
+    TokensChanged,
+    TopicGrew,
+    WorkerJoined,
+    WorkerLeft,
+    decode,
+)
 from routemaster.model import EventID
 
 HINTS = {
     b"t cats 17-3 19-5": TopicGrew("cats", EventID(17, 3), EventID(19, 5)),
     b"s demo--1f2e": SubscriptionChanged("demo--1f2e"),
+    b"d demo--1f2e": EventsDropped("demo--1f2e"),
     b"w host-1-ab on": WorkerJoined("host-1-ab"),
     b"w host-1-ab off": WorkerLeft("host-1-ab"),
     b"k": TokensChanged(),

@@ -239,7 +239,10 @@ class Backlog:
 
     def acks(self, batch: Batch) -> list[Ack]:
         """What to acknowledge once `batch` is delivered."""
-        return [Ack(topic, self._memberships[topic].id, last) for topic, last in batch.ends.items()]
+        return [
+            Ack(topic, self._memberships[topic].id, last, batch.starts[topic])
+            for topic, last in batch.ends.items()
+        ]
 
     def acknowledged(self, positions: Mapping[str, Position]) -> bool:
         """The cursors have moved over a batch, to these positions; whether every membership is still current.

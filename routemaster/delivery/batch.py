@@ -36,14 +36,16 @@ class Batch:
     events: int
     first: EventID
     last: EventID
-    ends: Mapping[str, EventID]  #: the last event of each topic
+    starts: Mapping[str, EventID]  #: the first event of each topic
+    ends: Mapping[str, EventID]    #: the last event of each topic
 
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> Batch:
         """One JSON array of the entries, of which there is at least one."""
+        starts = {topic: entry_id for topic, entry_id, _ in reversed(entries)}
         ends = {topic: entry_id for topic, entry_id, _ in entries}
         body = b"[%s]" % b",".join([entry[2] for entry in entries])
-        return cls(body, len(entries), entries[0][1], entries[-1][1], ends)
+        return cls(body, len(entries), entries[0][1], entries[-1][1], starts, ends)
 
 
 class _Source:

@@ -63,7 +63,7 @@ class Courier:
         self._repaired = 0          #: version of the subscription that was repaired last
         self._refused: Mapping[str, EventID] = {}  #: the last events of a batch that comes again in smaller ones
         self._store_failures = 0    #: in a row
-        self._missing_logged = False
+        self._dropped = False       #: whether dropped events have to be counted
         self._attempt: Deferred[Outcome | None] | None = None
         self._target_changed = False  #: whether the attempt under way is cancelled for that
         self._unchecked = self._checking = False  #: whether its target may have changed, is being read
@@ -82,6 +82,11 @@ class Courier:
             self._unchecked = True
             if not self._checking:
                 Deferred.fromCoroutine(self._check_target())
+        self._wait.end()
+
+    def dropped(self) -> None:
+        """Events of the backlog were dropped: have them counted when no attempt is under way."""
+        self._dropped = True
         self._wait.end()
 
     def renewed(self) -> None:
@@ -124,8 +129,8 @@ class Courier:
         now = self._clock.seconds()
         if self._outdated:
             await self._reload()
-        elif self._backlog.is_missing_events():
-            await self._wait_for_missing(now)
+        elif self._dropped or self._backlog.is_missing_events():
+            await self._count_dropped(now)
         elif (facts := self._facts(now)) is None:
             await self._backlog.find_oldest()
         elif (step := decide(facts, now)).state is not State.DELIVERING:
@@ -178,12 +183,14 @@ class Courier:
         if self._run is Run.RUNNING:
             self._run = Run.STOPPING
 
-    async def _wait_for_missing(self, now: float) -> None:
-        """Wait for the store's clean-up, which skips events that the log does not hold."""
-        if not self._missing_logged:
-            self._log.error("events for '{name}' are missing in Redis", name=self.name)
-            self._missing_logged = True
-        await self._wait_for(Step(State.WAITING, now + MISSING_PAUSE), missing=1)
+    async def _count_dropped(self, now: float) -> None:
+        """Have the events that the logs do not hold any more counted as dropped."""
+        await self._store.repair(self.subscriber)
+        self._dropped = False
+        await self._backlog.refresh()
+        if self._backlog.is_missing_events():
+            await self._wait_for(Step(State.IDLE, now + MISSING_PAUSE))
+        self._backlog.forget_oldest()
 
     # -- one attempt
 
@@ -256,7 +263,6 @@ class Courier:
         attempt.began = self._clock.seconds()
         if batch is None or not self._may_send():
             return None
-        self._missing_logged = False
         if not retries.failures and not retries.batch_limit and backlog.count() > batch.events:
             # after a failure it is unlikely that the next batch is needed soon, or how large it is
             Deferred.fromCoroutine(backlog.prefetch(batch, self._most))
@@ -321,17 +327,15 @@ class Courier:
                     raise
             await self._wait.wait(Reason.STORE, self._store_pause())
 
-    async def _wait_for(self, step: Step, missing: int | None = None) -> None:
-        """Wait until the step's time, `missing` more events, or a call that ends the wait."""
+    async def _wait_for(self, step: Step) -> None:
+        """Wait until the step's time, as many more events as it needs, or a call that ends the wait."""
         if self._run is not Run.RUNNING or self._outdated:
             return
         idle = step.state is State.IDLE
         if idle:
-            missing = 1
-        elif step.state is State.WAITING and missing is None:
-            missing = self._most - self._backlog.count()
-        if missing is not None:
-            self._backlog.wake_when(missing)
+            self._backlog.wake_when(1)
+        elif step.state is State.WAITING:
+            self._backlog.wake_when(self._most - self._backlog.count())
         seconds = None if step.until is None else step.until - self._clock.seconds()
         await self._wait.wait(Reason.EVENTS if idle else Reason.TIME, seconds)
 

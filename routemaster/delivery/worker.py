@@ -33,7 +33,7 @@ from routemaster.delivery.log_cache import LogCache
 from routemaster.delivery.wakeup_index import WakeupIndex
 from routemaster.delivery.worker_membership import WorkerMembership
 from routemaster.errors import StoreUnavailable
-from routemaster.hints import Hint, SubscriptionChanged, TopicGrew, WorkerJoined, WorkerLeft
+from routemaster.hints import EventsDropped, Hint, SubscriptionChanged, TopicGrew, WorkerJoined, WorkerLeft
 from routemaster.interfaces import Clock, LeaseGrant, Meter, Sender, Store
 from routemaster.model import public_name
 from routemaster.util.chunks import paced_chunks
@@ -83,6 +83,8 @@ class Worker:
                 self._index.advance(topic, first, last)
             case SubscriptionChanged(subscriber):
                 self._on_subscription_changed(subscriber)
+            case EventsDropped(subscriber) if subscriber in self._couriers:
+                self._couriers[subscriber].dropped()
             case WorkerJoined(worker):
                 if self._membership.joined(worker, self._clock.seconds() + self._rules.lease_ttl):
                     self._on_peers_changed()

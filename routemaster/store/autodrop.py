@@ -17,18 +17,17 @@ On a cluster the marks apply to each node, and to the topics stored there.
 Halfway between the marks it logs a warning; the gauge
 `redis.autodrop_nearness` reports the position between them. Several processes
 may run it at once: each event is dropped and counted once, and at most one
-step too many is dropped.
+step too many is dropped. An event that is dropped while it is in flight counts
+as dropped only if its attempt fails: see `Store.drop_oldest`.
 """
 
 from __future__ import annotations
-
-from collections import Counter
 
 from attrs import frozen
 from twisted.logger import Logger
 
 from routemaster.interfaces import Store
-from routemaster.model import StoreStats, public_name
+from routemaster.model import StoreStats
 
 STEP = 500     #: events dropped from a log at once
 WARNING = 0.5  #: nearness above which a warning is logged
@@ -108,23 +107,25 @@ class Autodrop:
 
     async def _make_room(self, node: str, used: int, limit: int) -> None:
         """Drop events until a node that uses `used` bytes uses at most `limit`."""
-        events, lost = 0, Counter[str]()
+        events = 0
         try:
             while used > limit:
                 dropped = await self._store.drop_oldest(STEP, node)
-                if not dropped.events:
+                if not dropped:
                     self._log.error(
                         "{redis} uses {used} bytes, above the mark of {limit}, and no event is left to drop: "
                         "give it more memory, or find who else uses it",
                         redis=_name(node), used=used, limit=limit,
                     )  # fmt: skip
                     break
-                events += dropped.events
-                lost.update(dropped.lost)
+                events += dropped
                 # 0 ends the loop: the node is unavailable
                 used = next((each.bytes_used for each in await self._store.stats() if each.node == node), 0)
         finally:
-            self._log_losses(events, lost)
+            if events:
+                self._log.error("autodrop removed {events} events from the logs", events=events)
+        if events:
+            await self._store.clean_up()  # counts what each subscriber has lost
 
     def _warn(self, figures: StoreStats, limits: Marks) -> None:
         node, near = figures.node, limits.nearness(figures.bytes_used) > WARNING
@@ -135,14 +136,6 @@ class Autodrop:
                 redis=_name(node), used=figures.bytes_used, high=limits.high,
             )  # fmt: skip
         (self._warned.add if near else self._warned.discard)(node)
-
-    def _log_losses(self, events: int, lost: Counter[str]) -> None:
-        if events:
-            self._log.error("autodrop removed {events} events from the logs", events=events)
-        for subscriber, count in sorted(lost.items()):
-            self._log.error(
-                "autodrop: {name} lost {count} events", name=public_name(subscriber), count=count
-            )
 
 
 def _name(node: str) -> str:

@@ -10,17 +10,19 @@ number of times.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from routemaster.hints import SubscriptionChanged
+from routemaster.hints import EventsDropped, SubscriptionChanged
 from routemaster.interfaces import Membership
-from routemaster.model import Cursor
+from routemaster.model import Cursor, EventID
 from routemaster.redis.errors import ScriptRefusal
 from routemaster.store import codec
 from routemaster.store.commands import AT_ONCE, Commands
+from routemaster.store.losses import log_losses
 from routemaster.util.chunks import chunks
 from routemaster.util.gather import gather, gather_outcomes
 
@@ -30,6 +32,7 @@ class MembershipSync:
 
     def __init__(self, redis: Commands) -> None:
         self._redis, self._keys = redis, redis.keys
+        self._losses: Counter[str] = Counter()  #: events counted as dropped and not logged yet
 
     async def follow(self, subscriber: str, memberships: Mapping[str, Membership]) -> None:
         """Bring the topics' cursors in line with the subscription.
@@ -95,9 +98,10 @@ class MembershipSync:
 
     async def tidy_topic(self, topic: str) -> bool:
         """Trim a log, end finished memberships, remove cursors without a subscriber; whether the topic exists."""
-        exists, *pairs = await self._redis.run("trim", self._keys.topic(topic))
-        if not exists:
+        tail, pairs, gone = await self._redis.run("trim", self._keys.topic(topic))
+        if not tail:
             await self.drop_name(self._keys.topics, topic)
+        behind = []
         for some in chunks(list(zip(pairs[::2], pairs[1::2], strict=True)), AT_ONCE):
             names = [name.decode() for name, _ in some]
             memberships = await gather(
@@ -110,10 +114,41 @@ class MembershipSync:
                 elif not cursor.open:
                     await self.repair(subscriber)
                     await self._redis.hint(SubscriptionChanged(subscriber))
-        return bool(exists)
+                if gone and cursor.spans and cursor.spans[0].after.n < EventID.parse(gone).n:
+                    behind.append(subscriber)
+        for few in chunks(behind, AT_ONCE):
+            await self._count_dropped_if_idle(topic, gone, few)
+        return bool(tail)
 
-    async def repair(self, subscriber: str) -> None:
-        """`interfaces.Store.repair`."""
+    async def _count_dropped_if_idle(self, topic: str, gone: bytes, subscribers: Sequence[str]) -> None:
+        """Count the events up to `gone` as dropped, or ask the courier that may have them in flight to do so.
+
+        An attempt that begins after the log was trimmed cannot have them.
+        """
+        keys = [(self._keys.lease(name), self._keys.subscriber(name)[0]) for name in subscribers]
+        idle = await gather(self._redis.run("idle", each) for each in keys)
+        await self._count_dropped(topic, gone, [name for name, so in zip(subscribers, idle, strict=True) if so])
+        for name, so in zip(subscribers, idle, strict=True):
+            if not so:
+                await self._redis.hint(EventsDropped(name))
+
+    async def _count_dropped(self, topic: str, limit: bytes, subscribers: Sequence[str]) -> None:
+        names = (name.encode() for name in subscribers)
+        losses = await self._redis.run("count_drops", self._keys.topic(topic), limit, *names)
+        for name, count in zip(losses[::2], losses[1::2], strict=True):
+            self._losses[name.decode()] += count
+
+    def log_losses(self) -> None:
+        """Log the events counted as dropped since the last call."""
+        losses, self._losses = self._losses, Counter()
+        log_losses(losses)
+
+    async def repair(self, subscriber: str, count_dropped: bool = False) -> None:
+        """`interfaces.Store.repair`, but dropped events are counted only if asked for."""
         meta, wanted = await self._redis.run("subscribers", self._keys.subscriber(subscriber))
+        memberships = codec.memberships(wanted)
+        if count_dropped:
+            counting = (self._count_dropped(topic, b"", [subscriber]) for topic in memberships)
+            await gather(map(Deferred.fromCoroutine, counting))
         if meta:
-            await self.follow(subscriber, codec.memberships(wanted))
+            await self.follow(subscriber, memberships)

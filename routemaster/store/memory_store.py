@@ -12,12 +12,18 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from attrs import define, evolve, field
 
-from routemaster.hints import SubscriptionChanged, TokensChanged, TopicGrew, WorkerJoined, WorkerLeft
+from routemaster.hints import (
+    EventsDropped,
+    SubscriptionChanged,
+    TokensChanged,
+    TopicGrew,
+    WorkerJoined,
+    WorkerLeft,
+)
 from routemaster.interfaces import Ack, Clock, LeaseGrant, LeaseHeld, LogEntry, Membership, Position, Positions
 from routemaster.model import (
     ApiToken,
     Cursor,
-    Dropped,
     EventID,
     Health,
     Published,
@@ -28,6 +34,7 @@ from routemaster.model import (
     TopicInfo,
 )
 from routemaster.store import refusals
+from routemaster.store.losses import log_losses
 from routemaster.util.chunks import chunks
 
 
@@ -359,7 +366,12 @@ class MemoryStore:
             cursor = log.cursors.get(subscriber) if log else None
             if log is None or cursor is None or cursor.membership != ack.membership:
                 continue
-            if any(entry == ack.last for entry, _ in log.log):
+            gone = _last_gone(log)
+            if any(entry == ack.last for entry, _ in log.log) or (ack.last <= gone and ack.last.n <= gone.n):
+                if ack.first is not None:
+                    before = EventID(ack.first.us, ack.first.n - 1)
+                    self._count_dropped(subscriber, ack.topic, min(before, gone, key=lambda each: each.n))
+                cursor = log.cursors[subscriber]
                 passed, spans = _passed(cursor, ack.last)
                 log.cursors[subscriber] = evolve(cursor, sent=cursor.sent + passed, spans=spans)
                 self._trim(ack.topic)
@@ -390,6 +402,8 @@ class MemoryStore:
 
     async def repair(self, subscriber: str) -> None:
         if subscriber in self._subscribers:
+            for topic in self._subscribers[subscriber].topics:
+                self._count_dropped(subscriber, topic, _last_gone(self._topics[topic]))
             self._end_memberships(subscriber)
 
     async def stats(self) -> list[StoreStats]:
@@ -398,25 +412,42 @@ class MemoryStore:
     async def log_bytes(self, node: str = "") -> int:
         return sum(len(fragment) for topic in self._topics.values() for _, fragment in topic.log)
 
-    async def drop_oldest(self, most: int, node: str = "") -> Dropped:
-        logs = {name: topic for name, topic in self._topics.items() if topic.log}
-        if not logs:
-            return Dropped(0, {})
-        time = min(topic.log[:most][-1][0].us for topic in logs.values())
-        events, lost = 0, Counter[str]()
-        for name, topic in logs.items():
-            old = [entry_id for entry_id, _ in topic.log[:most] if entry_id.us <= time]
-            events += len(old)
-            for subscriber, cursor in topic.cursors.items() if old else ():
-                passed, spans = _passed(cursor, old[-1])
-                lost[subscriber] += passed
-                topic.cursors[subscriber] = evolve(cursor, dropped=cursor.dropped + passed, spans=spans)
-            self._trim(name)
-        return Dropped(events, {subscriber: count for subscriber, count in lost.items() if count})
+    async def drop_oldest(self, most: int, node: str = "") -> int:
+        logs = [topic for topic in self._topics.values() if topic.log]
+        time = min((topic.log[:most][-1][0].us for topic in logs), default=0)
+        before = sum(len(topic.log) for topic in logs)
+        for topic in logs:
+            topic.log = [entry for entry in topic.log[:most] if entry[0].us > time] + topic.log[most:]
+        return before - sum(len(topic.log) for topic in logs)
 
     async def clean_up(self) -> None:
-        for topic in list(self._topics):
-            self._trim(topic)
+        for name, topic in list(self._topics.items()):
+            gone = _last_gone(topic)
+            for subscriber, cursor in list(topic.cursors.items()):
+                if not cursor.spans or cursor.spans[0].after.n >= gone.n:
+                    continue
+                if self._is_idle(subscriber):
+                    self._count_dropped(subscriber, name, gone)
+                else:
+                    self._hint(EventsDropped(subscriber).encode())
+            self._trim(name)
+
+    def _is_idle(self, subscriber: str) -> bool:
+        """Whether no attempt to deliver may be under way."""
+        health = self._subscribers[subscriber].health
+        in_pause = (health.last_attempt or 0) <= self._now() / 1e6 < (health.retry_at or 0) - 1
+        return in_pause or self._lease(subscriber) is None
+
+    def _count_dropped(self, subscriber: str, topic: str, limit: EventID) -> None:
+        cursor = self._topics[topic].cursors[subscriber]
+        passed, spans = _passed(cursor, limit)
+        self._topics[topic].cursors[subscriber] = evolve(cursor, dropped=cursor.dropped + passed, spans=spans)
+        log_losses({subscriber: passed})
+
+
+def _last_gone(topic: _Topic) -> EventID:
+    """The ID up to which the log holds no event any more."""
+    return EventID(topic.log[0][0].us, topic.log[0][0].n - 1) if topic.log else topic.tail
 
 
 def _owes(cursor: Cursor, entry_id: EventID) -> bool:

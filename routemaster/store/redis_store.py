@@ -38,6 +38,7 @@ from routemaster.redis.wait_replicas import Replication
 from routemaster.store import codec, refusals, subscription_stats
 from routemaster.store.commands import Commands
 from routemaster.store.log_read import LogReader
+from routemaster.store.losses import log_losses
 from routemaster.store.upkeep import Upkeep
 from routemaster.util.gather import gather, gather_available
 
@@ -277,14 +278,20 @@ class RedisStore(Upkeep):
         name = subscriber.encode()
         moves = [
             self._redis.run(
-                "acknowledge", self._keys.topic(ack.topic), name, b"%d" % ack.membership, bytes(ack.last)
+                "acknowledge",
+                self._keys.topic(ack.topic),
+                name,
+                b"%d" % ack.membership,
+                bytes(ack.last),
+                bytes(ack.first or b""),
             )
             for ack in acks
         ]
         *replies, _ = await gather([*moves, self._settle(subscriber, worker, epoch, 0, batch_limit)])
+        log_losses({subscriber: sum(lost for *_, lost in replies)})
         return {
             ack.topic: codec.position(cursor, tail)
-            for ack, (_passed, cursor, tail) in zip(acks, replies, strict=True)
+            for ack, (_passed, cursor, tail, _lost) in zip(acks, replies, strict=True)
         }
 
     async def fail(

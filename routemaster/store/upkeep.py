@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 
 from routemaster.errors import StoreUnavailable
-from routemaster.model import Dropped, EventID, StoreStats
+from routemaster.model import EventID, StoreStats
 from routemaster.store import codec
 from routemaster.store.commands import AT_ONCE, Commands
 from routemaster.store.membership_sync import MembershipSync
@@ -45,7 +44,8 @@ class Upkeep:
         return bool(await self._redis.run("elect", (self._keys.leader_lock(task),), process.encode(), life))
 
     async def repair(self, subscriber: str) -> None:
-        await self._memberships.repair(subscriber)
+        await self._memberships.repair(subscriber, count_dropped=True)
+        self._memberships.log_losses()
 
     async def stats(self) -> list[StoreStats]:
         nodes = self._redis.nodes
@@ -66,7 +66,7 @@ class Upkeep:
             total += sum(await self._redis.run("sizes", [self._keys.topic(topic)[1] for topic in bundle]))
         return total
 
-    async def drop_oldest(self, most: int, node: str = "") -> Dropped:
+    async def drop_oldest(self, most: int, node: str = "") -> int:
         topics = await self._topics_on(node)
         bundles = self._redis.bundles(topics, self._meta, HEADS)
         replies = await gather(
@@ -80,21 +80,22 @@ class Upkeep:
             if ends
         }
         if not ends:
-            return Dropped(0, {})
+            return 0
         # up to this time no log holds more than `most` events
         time = min(EventID.parse(last).us for _first, last in ends.values())
-        events, lost = 0, Counter[str]()
+        dropped = 0
         for topic in ends:
-            gone, losses = await self._redis.run("drop", self._keys.topic(topic), b"%d" % time, b"%d" % most)
-            events += gone
-            for subscriber, count in zip(losses[::2], losses[1::2], strict=True):
-                lost[subscriber.decode()] += count
-        return Dropped(events, lost)
+            log = self._keys.topic(topic)[1]
+            dropped += await self._redis.run("drop", (log,), b"%d" % time, b"%d" % most)
+        return dropped
 
     async def clean_up(self) -> None:
-        for topic in await self._redis.names(self._keys.topics):
-            with self._skip_unavailable():
-                await self._tidy_topic(topic)
+        try:
+            for topic in await self._redis.names(self._keys.topics):
+                with self._skip_unavailable():
+                    await self._tidy_topic(topic)
+        finally:
+            self._memberships.log_losses()
         for some in chunks(await self._redis.names(self._keys.subscribers), AT_ONCE):
             with self._skip_unavailable():
                 known = await gather_available(

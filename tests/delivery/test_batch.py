@@ -96,6 +96,7 @@ class BatchTests(SynchronousTestCase):
     """A batch's value."""
 
     def test_values(self) -> None:
-        """A batch is one JSON array, and names the last event of each topic."""
+        """A batch is one JSON array, and names the first and the last event of each topic."""
+        starts, ends = {"a": event(1), "b": event(2)}, {"a": event(3), "b": event(2)}
         batch = Batch.of([("a", event(1), b"{1}"), ("b", event(2), b"{2}"), ("a", event(3), b"{3}")])
-        self.assertEqual(batch, Batch(b"[{1},{2},{3}]", 3, event(1), event(3), {"a": event(3), "b": event(2)}))
+        self.assertEqual(batch, Batch(b"[{1},{2},{3}]", 3, event(1), event(3), starts, ends))

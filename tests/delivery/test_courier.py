@@ -1264,3 +1264,98 @@ class TurnTests(DeliveryTestCase):
         self.assertEqual(self.batches, [])
         self.pass_time(RECONCILE)
         self.assertEqual(self.batches, [[1, 2]])
+
+
+class DroppedTests(DeliveryTestCase):
+    """Events that autodrop removes, at each moment of a courier's work."""
+
+    def drop(self, most: int) -> None:
+        self.do(self.memory.drop_oldest(most))
+        self.do(self.memory.clean_up())
+
+    def counts(self) -> tuple[int, int, int]:
+        """Events sent, dropped, queued."""
+        facts = self.facts()
+        return facts.sent, facts.dropped, facts.queued
+
+    def test_in_flight(self) -> None:
+        """Events that are dropped in flight count as sent if acknowledged; those behind them are lost."""
+        self.sender.otherwise = None
+        self.subscribe("cats", max=3)
+        self.worker()
+        self.publish("cats", 10)
+        self.assertEqual(self.batches, [[1, 2, 3]])
+        self.drop(8)
+        self.assertEqual(self.counts(), (0, 0, 10))
+        self.end()
+        self.assertEqual(self.counts(), (3, 5, 2))
+        self.assertEqual(self.batches, [[1, 2, 3], [9, 10]])
+        self.end()
+        self.assertEqual(self.counts(), (5, 5, 0))
+
+    def test_read_ahead(self) -> None:
+        """Events that are dropped after they were read ahead are delivered, and count as sent."""
+        self.sender.otherwise = None
+        self.subscribe("cats", max=3)
+        self.worker()
+        self.publish("cats", 10)
+        self.lose_hints = True
+        self.drop(8)
+        self.end()
+        self.assertEqual(self.batches, [[1, 2, 3], [4, 5, 6]])
+        self.end()
+        self.end()
+        self.assertEqual((self.batches[2:], self.counts()), ([[9, 10]], (8, 2, 0)))
+
+    def test_failed(self) -> None:
+        """Events that are dropped in flight are lost if the attempt fails."""
+        self.sender.otherwise = None
+        self.subscribe("cats")
+        self.worker()
+        self.publish("cats", 10)
+        self.drop(8)
+        self.end(refused())
+        self.assertEqual(self.counts(), (0, 8, 2))
+        self.sender.otherwise = ACKNOWLEDGED
+        self.pass_time(1)
+        self.assertEqual(self.batches[1:], [[9, 10]])
+
+    def test_waiting(self) -> None:
+        """Events that are dropped while no attempt is under way are lost at once; the rest waits as before."""
+        self.subscribe("cats", timeout=60_000, max=5)
+        self.worker()
+        self.publish("cats", 4)
+        self.clock.advance(1)
+        self.drop(3)
+        self.assertEqual(self.counts(), (0, 3, 1))
+        self.publish("cats", 3)
+        self.assertEqual(self.batches, [])
+        self.publish("cats")
+        self.assertEqual(self.batches, [[4, 5, 6, 7, 8]])
+
+    def test_all(self) -> None:
+        """A backlog that is dropped as a whole leaves an idle courier."""
+        self.sender.then(refused())
+        self.subscribe("cats")
+        self.worker(retry_delay=30.0)
+        self.publish("cats", 4)
+        self.drop(4)
+        self.assertEqual(self.counts(), (0, 4, 0))
+        self.pass_time(40)
+        self.assertEqual(self.batches, [[1, 2, 3, 4]])
+        self.publish("cats")
+        self.assertEqual(self.batches[1:], [[5]])
+
+    def test_all_without_a_hint(self) -> None:
+        """A courier that finds the whole backlog dropped has it counted, and goes on."""
+        self.subscribe("cats", timeout=5000)
+        self.worker()
+        self.publish("cats", 4)
+        self.lose_hints = True
+        self.drop(4)
+        self.lose_hints = False
+        self.pass_time(6)
+        self.assertEqual((self.batches, self.counts()), ([], (0, 4, 0)))
+        self.publish("cats")
+        self.pass_time(6)
+        self.assertEqual(self.batches, [[5]])

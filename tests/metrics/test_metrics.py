@@ -212,6 +212,7 @@ class MonitorTests(SynchronousTestCase):
         self.done(self.store.publish("cats", "pub", [b"1", b"2", b"3", b"4", b"5"]))
         self.deliver()
         self.done(self.store.drop_oldest(1))
+        self.done(self.store.repair("svc--secret"))
         snapshot = self.done(self.monitor.measure())
         gauges = {series(sample.name, dict(sample.tags)): sample.value for sample in snapshot.gauges}
         counters = {series(sample.name, dict(sample.tags)): sample.value for sample in snapshot.counters}

@@ -66,6 +66,7 @@ class Model:
     subscribers: dict[str, Subscriber] = field(factory=dict)
     tokens: dict[str, str] = field(factory=dict)
     leases: dict[str, tuple[str, int]] = field(factory=dict)
+    gone: set[tuple[str, EventID]] = field(factory=set)  #: dropped from the logs
     seq: int = 0
     last_us: int = 0
 
@@ -80,6 +81,7 @@ class Model:
             },
             tokens=dict(self.tokens),
             leases=dict(self.leases),
+            gone=set(self.gone),
         )
 
     def existing(self) -> set[str]:
@@ -148,26 +150,30 @@ class Model:
             raise NotSubscribed
         sub.on.remove(topic)
 
-    def acknowledge(self, subscriber: str, last: Event) -> None:
-        """All of a topic up to `last` is delivered. What was accepted later is not, whatever its number."""
+    def acknowledge(self, subscriber: str, first: Event, last: Event) -> None:
+        """A topic's events from `first` to `last` are delivered; dropped ones before `first` are lost."""
         sub = self.subscribers.get(subscriber)
         if sub is not None:
-            left = [event for event in sub.owed[last.topic] if event.seq > last.seq]
-            sub.sent += len(sub.owed[last.topic]) - len(left)
-            sub.owed[last.topic] = left
+            passed = [event for event in sub.owed[last.topic] if event.seq <= last.seq]
+            lost = sum(event.seq < first.seq and self.is_gone(event) for event in passed)
+            sub.dropped += lost
+            sub.sent += len(passed) - lost
+            del sub.owed[last.topic][: len(passed)]
 
-    def drop(self, gone: Iterable[tuple[str, EventID]]) -> dict[str, int]:
-        """Autodrop took these; how many each subscriber lost."""
-        lost: dict[str, int] = {}
-        dead = set(gone)
+    def is_gone(self, event: Event) -> bool:
+        return (event.topic, event.id) in self.gone
+
+    def stored(self, events: Iterable[Event]) -> list[Event]:
+        """Those of the events that were not dropped."""
+        return [event for event in events if not self.is_gone(event)]
+
+    def count_dropped(self, subscriber: str | None = None) -> None:
+        """Count what a subscriber has lost, or each one to which no attempt can be under way."""
         for name, sub in self.subscribers.items():
-            before = len(sub.waiting())
-            for topic, events in sub.owed.items():
-                sub.owed[topic] = [event for event in events if (topic, event.id) not in dead]
-            if count := before - len(sub.waiting()):
-                lost[name] = count
-                sub.dropped += count
-        return lost
+            if name == subscriber or (subscriber is None and name not in self.leases):
+                for topic, events in sub.owed.items():
+                    sub.owed[topic] = self.stored(events)
+                    sub.dropped += len(events) - len(sub.owed[topic])
 
     def reading(
         self, subscriber: str, after: Mapping[str, EventID | None], most: int, most_bytes: int
@@ -176,6 +182,7 @@ class Model:
         sub, places = self.subscribers.get(subscriber), list(after)
         owed = [event for topic in places for event in sub.owed[topic]] if sub else []
         owed = [event for event in owed if (start := after[event.topic]) is None or event.id > start]
+        owed = self.stored(owed)
         owed.sort(key=lambda event: (event.id.us, places.index(event.topic), event.id.n))
         batch: list[tuple[str, EventID, bytes]] = []
         for event in owed[:most]:
@@ -279,25 +286,26 @@ def difference(model: Model, seen: Seen) -> str:
             return f"{name} is not in the index"
         if seen.on(name) != sub.on:
             return f"{name} is subscribed to {seen.on(name)}, not to {sub.on}"
-        if trouble := _difference_of(name, sub, found, seen):
+        if trouble := _difference_of(name, model, found, seen):
             return trouble
         if found.lease != model.leases.get(name):
             return f"the lease of {name} is {found.lease}, not {model.leases.get(name)}"
     return ""
 
 
-def _difference_of(name: str, sub: Subscriber, found: SeenSubscriber, seen: Seen) -> str:
+def _difference_of(name: str, model: Model, found: SeenSubscriber, seen: Seen) -> str:
+    sub = model.subscribers[name]
     options = sub.options
     if found.options != (options.callback, options.uuid, options.timeout, options.max):
         return f"{name} has options {found.options}, not {options}"
     cursors = {topic: seen.cursor(name, topic, found.stays) for topic in TOPICS}
     for topic, cursor in cursors.items():
-        owed = [(event.id, event.fragment) for event in sub.owed[topic]]
+        owed = [(event.id, event.fragment) for event in model.stored(sub.owed[topic])]
         if seen.owed(name, topic) != owed:
             return f"{name} is owed {seen.owed(name, topic)} of {topic}, not {owed}"
         backlog = cursor.backlog(seen.topics[topic].tail) if cursor else 0
-        if backlog != len(owed):
-            return f"{name} counts {backlog} events of {topic}, not {len(owed)}"
+        if backlog != len(sub.owed[topic]):
+            return f"{name} counts {backlog} events of {topic}, not {len(sub.owed[topic])}"
     sent = found.sent + sum(cursor.sent for cursor in cursors.values() if cursor)
     dropped = found.dropped + sum(cursor.dropped for cursor in cursors.values() if cursor)
     if (sent, dropped) != (sub.sent, sub.dropped):

@@ -67,7 +67,7 @@ class AutodropTests(SynchronousTestCase):
         self.addCleanup(globalLogPublisher.removeObserver, self.observe)
 
     def observe(self, event: Any) -> None:
-        if event.get("log_namespace", "").startswith("routemaster.store.autodrop"):
+        if event.get("log_namespace", "").startswith(("routemaster.store.autodrop", "routemaster.store.losses")):
             self.lines.append((event["log_level"], event["log_format"].format(**event)))
 
     def fill(self, events: int) -> None:
@@ -170,7 +170,7 @@ class AutodropTests(SynchronousTestCase):
         self.assertEqual(self.queued(), [0, 0])
         self.assertEqual(len([line for _, line in self.lines if "no event is left to drop" in line]), 1)
 
-    def test_losses_before_a_failure(self) -> None:
+    def test_drops_before_a_failure(self) -> None:
         """If the store fails half-way, the events dropped until then are logged."""
         self.fill(9001)
         drop, calls = self.store.drop_oldest, []
@@ -184,7 +184,7 @@ class AutodropTests(SynchronousTestCase):
         self.patch(self.store, "drop_oldest", failing)
         autodrop = Autodrop(self.store, 1_000_000, 100_000, True)
         self.failureResultOf(Deferred.fromCoroutine(autodrop.run()), StoreUnavailable)
-        self.assertTrue([line for _, line in self.lines if "one lost 500 events" in line])
+        self.assertTrue([line for _, line in self.lines if "removed 500 events" in line])
 
 
 class FullRedisContract:

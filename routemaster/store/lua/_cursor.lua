@@ -90,6 +90,13 @@ local function pass(cursor, id)
   return passed
 end
 
+-- The ID up to which the log holds no event any more: the tail if it is empty. What a
+-- cursor has not passed up to there was dropped.
+local function last_gone(log, tail)
+  local head = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+  return head and digits(us_of(head[1])) .. '-' .. digits(n_of(head[1]) - 1) or tail
+end
+
 -- HDEL first: Redis 6.2 refuses a script when out of memory only at its first write,
 -- and only if that command may take memory. So a cursor moves and the log is trimmed
 -- while Redis is out of memory; Redis 7 has the flag `allow-oom` for this.

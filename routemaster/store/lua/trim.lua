@@ -1,8 +1,7 @@
 -- Promise: the log holds no event that every cursor has passed.
 -- KEYS  meta, log, cursors of one topic
 -- ARGV  none
--- Reply {1 if meta exists, else 0; subscriber, cursor, ...}
+-- Reply {tail or false, {subscriber, cursor, ...}, the ID up to which the log holds no event any more}
 trim(KEYS[1], KEYS[2], KEYS[3], '=')
-local reply = redis.call('HGETALL', KEYS[3])
-table.insert(reply, 1, redis.call('EXISTS', KEYS[1]))
-return reply
+local tail = redis.call('HGET', KEYS[1], 'tail')
+return {tail, redis.call('HGETALL', KEYS[3]), last_gone(KEYS[2], tail)}
