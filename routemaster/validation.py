@@ -62,7 +62,7 @@ def check_topic(name: object) -> str:
     """A topic's name: 1 to 32 of a-z and underscore; raises Invalid."""
     if isinstance(name, str) and _TOPIC.fullmatch(name):
         return name
-    raise _invalid("topic name", name, "1 to 32 lowercase letters and underscores")
+    raise Invalid(f"topic name is invalid: got {shown(name)}, expected 1 to 32 lowercase letters and underscores")
 
 
 def is_token(text: str) -> bool:

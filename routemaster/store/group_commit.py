@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Meter, Store
-from routemaster.model import Published, public_name
+from routemaster.model import EventID, Published, public_name
 
 GROUP_EVENTS = 1000            #: events in one call, unless one publication alone has more
 GROUP_BYTES = 1024 * 1024      #: bytes of fragments in one call, likewise
@@ -27,16 +27,21 @@ HELD_BYTES = 64 * 1024 * 1024  #: bytes of fragments in this process, waiting or
 class _Publication:
     fragments: Sequence[bytes]
     size: int
-    done: Deferred[None] = field(factory=Deferred)
+    done: Deferred[Published] = field(factory=Deferred)
 
-    def end(self, error: Exception | None) -> None:
-        """Fire `done`, unless it was cancelled."""
+    def stored(self, call: Published, offset: int) -> None:
+        """Fire `done` with the IDs of its events, unless it was cancelled: `offset` of the call come before."""
         if not self.done.called:
-            if error is None:
-                self.done.callback(None)
-            else:
-                # an exception of its own: one that many raise collects the tracebacks of all
-                self.done.errback(copy(error) if isinstance(error, StoreUnavailable) else error)
+            (us, n), count = call.first, len(self.fragments)
+            if call.last.n - n + 1 > count:
+                call = Published(EventID(us, n + offset), EventID(us, n + offset + count - 1))
+            self.done.callback(call)
+
+    def failed(self, error: Exception) -> None:
+        """Fire `done` with the error, unless it was cancelled."""
+        if not self.done.called:
+            # an exception of its own: one that many raise collects the tracebacks of all
+            self.done.errback(copy(error) if isinstance(error, StoreUnavailable) else error)
 
 
 @define(eq=False)
@@ -69,8 +74,8 @@ class GroupCommit:
         self._lanes: dict[tuple[str, str], _Lane] = {}
         self._held = 0
 
-    def publish(self, topic: str, publisher: str, fragments: Sequence[bytes]) -> Deferred[None]:
-        """Fires when the fragments are stored; fails as the store's call does (NotYourTopic, StoreUnavailable).
+    def publish(self, topic: str, publisher: str, fragments: Sequence[bytes]) -> Deferred[Published]:
+        """Fires with their IDs when the fragments are stored; fails as the store's call does.
 
         Cancelling it does not withdraw the fragments: they are stored all the same.
         """
@@ -91,20 +96,21 @@ class GroupCommit:
         """Empty a lane, call by call. The next call starts before the Deferreds of the last fire."""
         done: list[_Publication] = []
         refused: list[_Publication] = []
-        error: Exception | None = None
+        result: Published | Exception = StoreUnavailable("")  # of `done`, which is empty at first
         while group := lane.take():
             fragments = _fragments(group)
             call = Deferred.fromCoroutine(self._store.publish(topic, publisher, fragments))
-            self._finish(done, error)
-            done, error = group, None
+            self._finish(done, result)
+            done = group
             try:
-                self._record(topic, publisher, group, await call)
+                result = await call
+                self._record(topic, publisher, group, result)
             except Exception as raised:
-                error = raised
+                result = raised
                 if isinstance(raised, StoreUnavailable):
                     refused, lane.waiting = lane.waiting, []
         del self._lanes[topic, publisher]
-        self._finish(done, error)
+        self._finish(done, result)
         self._finish(refused, StoreUnavailable("the store failed while this waited its turn; nothing was stored"))
 
     def _record(self, topic: str, publisher: str, group: list[_Publication], stored: Published) -> None:
@@ -118,10 +124,16 @@ class GroupCommit:
             last=str(stored.last), bytes=size, publications=len(group),
         )  # fmt: skip
 
-    def _finish(self, publications: list[_Publication], error: Exception | None) -> None:
+    def _finish(self, publications: list[_Publication], result: Published | Exception) -> None:
+        """Fire the Deferreds of one call, whose events have one time and running numbers."""
+        offset = 0
         for publication in publications:
             self._held -= publication.size
-            publication.end(error)
+            if isinstance(result, Exception):
+                publication.failed(result)
+            else:
+                publication.stored(result, offset)
+                offset += len(publication.fragments)
 
 
 def _fragments(group: list[_Publication]) -> Sequence[bytes]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from routemaster.errors import StoreUnavailable, UnknownTopic
+from routemaster.errors import StoreUnavailable
 from routemaster.hints import SubscriptionChanged, TokensChanged
 from routemaster.interfaces import Ack, LeaseGrant, LeaseHeld, LogEntry, Membership, Position, Positions
 from routemaster.model import (
@@ -117,7 +117,7 @@ class RedisStore(Upkeep):
         )
         for topic, exists in zip(topics, owners, strict=True):
             if not exists:
-                raise UnknownTopic(f"no topic {topic} exists: it will once its publisher has sent an event")
+                raise refusals.no_topic(topic)
         index = (b"SADD", self._keys.subscribers, subscriber.encode())
         await self._redis.command(*index)
         _version, memberships = await self._redis.run(

@@ -12,7 +12,7 @@ def not_yours(topic: str) -> NotYourTopic:
 
 def no_topic(topic: str) -> UnknownTopic:
     """The topic does not exist."""
-    return UnknownTopic(f"no topic {topic} exists")
+    return UnknownTopic(f"topic {topic} does not exist")
 
 
 def not_subscribed(topic: str = "") -> NotSubscribed:

@@ -23,7 +23,7 @@ from routemaster.delivery.forecast import batches_due, step_of
 from routemaster.errors import Invalid, RoutemasterError, StoreUnavailable, TooLarge, UnknownTopic
 from routemaster.interfaces import Clock, Meter, Store
 from routemaster.metrics.prometheus import CONTENT_TYPE
-from routemaster.model import ApiToken, SubscriptionInfo, public_name
+from routemaster.model import ApiToken, Published, SubscriptionInfo, public_name
 from routemaster.store.group_commit import GroupCommit
 from routemaster.validation import (
     check_api_token,
@@ -158,9 +158,10 @@ class Api:
         if len(text) > limit and not text.lstrip(b" \t\r\n").startswith(b"["):
             raise TooLarge(f"body is too large: expected at most {limit} bytes for one event")
         now_ms = int(self._wall() * 1000)
-        fragments = event_fragments(topic, strict_json.decode(text), now_ms, self._limits.max_event_data)
+        body = strict_json.decode(text)
+        fragments = event_fragments(topic, body, now_ms, self._limits.max_event_data)
         stored = self._commit.publish(topic, publisher, fragments)
-        return stored.addCallback(lambda _: no_content(request))
+        return stored.addCallback(_published, request, isinstance(body, list))
 
     async def delete_topic(self, request: Any, name: str) -> bytes:
         """DELETE /topics/:name"""
@@ -306,6 +307,13 @@ def _complete(work: Coroutine[Deferred[Any], Any, _T]) -> Deferred[_T]:
 
     Deferred.fromCoroutine(work).addBoth(finish)
     return done
+
+
+def _published(ids: Published, request: Any, bulk: bool) -> bytes:
+    """The answer to a publication, with the ID of its event, or of the first and the last of a bulk."""
+    shown_ids = b"%d-%d..%d-%d" % (*ids.first, *ids.last) if bulk else b"%d-%d" % ids.first
+    request.responseHeaders.setRawHeaders(b"Routemaster-Event", [shown_ids])
+    return no_content(request)
 
 
 def _named_topic(name: str) -> str:

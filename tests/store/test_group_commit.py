@@ -15,7 +15,6 @@ from routemaster.model import EventID, Published
 from routemaster.store import group_commit
 from routemaster.store.group_commit import GroupCommit
 
-STORED = Published(EventID(5, 1), EventID(6, 2))
 DOWN = StoreUnavailable("the store is away", outcome_unknown=True)
 
 
@@ -25,6 +24,7 @@ class SlowStore:
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, list[bytes]]] = []
         self.under_way: list[Deferred[Any]] = []
+        self.n = 0  #: of the last event
 
     async def publish(self, topic: str, publisher: str, fragments: Sequence[bytes]) -> Any:
         self.calls.append((topic, publisher, list(fragments)))
@@ -35,7 +35,8 @@ class SlowStore:
         """End the oldest call that is under way."""
         call = self.under_way.pop(0)
         if error is None:
-            call.callback(STORED)
+            first, self.n = self.n + 1, self.n + len(self.sent[-1 - len(self.under_way)])
+            call.callback(Published(EventID(5, first), EventID(5, self.n)))
         else:
             call.errback(error)
 
@@ -52,7 +53,7 @@ class GroupCommitTests(SynchronousTestCase):
         self.meter = Meter()
         self.commit = GroupCommit(self.store, self.meter)  # type: ignore[arg-type]
 
-    def publish(self, *fragments: bytes, topic: str = "cats", publisher: str = "pub") -> Deferred[None]:
+    def publish(self, *fragments: bytes, topic: str = "cats", publisher: str = "pub") -> Deferred[Published]:
         return self.commit.publish(topic, publisher, fragments)
 
     def drain(self) -> None:
@@ -67,7 +68,7 @@ class GroupCommitTests(SynchronousTestCase):
             self.drain()
         shown = [[event[name] for name in ("name", "topic", "events", "publications", "bytes", "first", "last")]
                  for event in events]  # fmt: skip
-        self.assertEqual(shown, [["pub", "cats", 1, 1, 1, "5-1", "6-2"], ["pub", "cats", 2, 2, 5, "5-1", "6-2"]])
+        self.assertEqual(shown, [["pub", "cats", 1, 1, 1, "5-1", "5-1"], ["pub", "cats", 2, 2, 5, "5-2", "5-3"]])
 
     def nothing_left(self) -> None:
         """No lane, no byte is remembered, and the next publication goes at once."""
@@ -82,7 +83,7 @@ class GroupCommitTests(SynchronousTestCase):
         self.assertEqual(self.store.calls, [("cats", "pub", [b"a"])])
         self.assertNoResult(done)
         self.store.answer()
-        self.assertIsNone(self.successResultOf(done))
+        self.assertEqual(self.successResultOf(done), Published(EventID(5, 1), EventID(5, 1)))
         self.nothing_left()
 
     def test_busy_goes_together(self) -> None:
@@ -102,6 +103,15 @@ class GroupCommitTests(SynchronousTestCase):
         self.successResultOf(done[3])
         self.nothing_left()
 
+    def test_ids(self) -> None:
+        """Each of the publications that share a call gets the IDs of its own events."""
+        done = [self.publish(*fragments) for fragments in ([b"a"], [b"b"], [b"c", b"d", b"e"], [b"f", b"g"])]
+        done[1].cancel()
+        self.failureResultOf(done.pop(1), CancelledError)
+        self.drain()
+        ids = [self.successResultOf(each) for each in done]
+        self.assertEqual([(each.first.n, each.last.n) for each in ids], [(1, 1), (3, 5), (6, 7)])
+
     def test_next_call_before_the_telling(self) -> None:
         """The next call is under way before those of the last one are told, so the store is never kept waiting."""
         seen: list[int] = []
@@ -113,7 +123,7 @@ class GroupCommitTests(SynchronousTestCase):
 
     def test_publishing_again_when_told(self) -> None:
         """Whoever publishes again as soon as it is told is neither lost nor out of order."""
-        again: list[Deferred[None]] = []
+        again: list[Deferred[Published]] = []
         self.publish(b"a").addCallback(lambda _: again.append(self.publish(b"b")))
         self.store.answer()
         self.assertEqual(self.store.sent, [[b"a"], [b"b"]])

@@ -18,7 +18,7 @@ from routemaster.errors import StoreBroken, StoreUnavailable
 from routemaster.interfaces import Ack
 from routemaster.metrics.meter import Meter
 from routemaster.metrics.prometheus import CONTENT_TYPE
-from routemaster.model import ApiToken
+from routemaster.model import ApiToken, EventID
 from routemaster.store.memory_store import MemoryStore
 from routemaster.web import api as api_module
 from routemaster.web.api import Api, Limits
@@ -509,6 +509,17 @@ class PublishTests(Case):
             self.assertEqual([name for name, *_ in self.store.calls[calls:]], ["publish"])
             self.assertEqual([event["t"] for event in self.queue()[before:]], list(range(count)))
         self.assertEqual(self.read("/topics")[0]["events"], 1 + 1003)
+
+    def test_ids(self) -> None:
+        """The answer to a publication has the ID of its event, for an array those of the first and the last."""
+        sent = []
+        for body in (EVENT, [EVENT], [EVENT] * 3, EVENT):
+            sent.append(self.expect(204, "POST", "/topics/cats", body).headers["routemaster-event"])
+            self.clock.advance(1)
+        entries = self.done(self.store.store.read({"cats": EventID(0, 0)}, 10))["cats"]
+        ids = [str(event) for event, _fragment in entries]
+        self.assertEqual(sent, [ids[0], f"{ids[1]}..{ids[1]}", f"{ids[2]}..{ids[4]}", ids[5]])
+        self.assertNotIn("routemaster-event", self.expect(400, "POST", "/topics/cats", {}).headers)
 
     def test_bulk_refused_whole(self) -> None:
         """An array with an invalid event is rejected as a whole; the message has the index of the first."""
