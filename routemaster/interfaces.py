@@ -233,6 +233,9 @@ class Store(Protocol):
     async def topics(self) -> list[TopicInfo]:
         """All topics, by name."""
 
+    def each_topic(self) -> AsyncIterator[Sequence[TopicInfo]]:
+        """The same in chunks, each from a call to the store of bounded size; some may be empty."""
+
     # subscriptions
 
     async def subscribe(self, subscription: Subscription) -> None:
@@ -251,7 +254,7 @@ class Store(Protocol):
         """All subscriptions, by subscriber, exact, without reading events."""
 
     def each_subscription(self) -> AsyncIterator[Sequence[SubscriptionInfo]]:
-        """The same in chunks (some may be empty), in no order; the caller may pause between them."""
+        """The same in chunks (some may be empty); the caller may pause between them."""
 
     # tokens
 

@@ -50,9 +50,9 @@ def pairs(counts: Mapping[str, int]) -> list[bytes]:
     return [part for name, count in counts.items() for part in (name.encode(), b"%d" % count)]
 
 
-def numbers(flat: Sequence[bytes]) -> dict[str, int]:
-    """A hash of counts, from the flat list in a reply."""
-    return {name.decode(): int(count) for name, count in fields(flat).items()}
+def numbers(counts: Mapping[bytes, bytes]) -> dict[str, int]:
+    """A hash of counts."""
+    return {name.decode(): int(count) for name, count in counts.items()}
 
 
 def memberships(flat: Sequence[bytes]) -> dict[str, Membership]:

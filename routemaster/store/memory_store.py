@@ -125,6 +125,10 @@ class MemoryStore:
             if topic.publisher is not None
         ]
 
+    async def each_topic(self) -> AsyncIterator[Sequence[TopicInfo]]:
+        for some in chunks(await self.topics(), 100):
+            yield some
+
     def _existing(self, topic: str) -> _Topic:
         known = self._topics.get(topic)
         if known is None or known.publisher is None:

@@ -36,13 +36,12 @@ from routemaster.redis.connection import Connection
 from routemaster.redis.errors import ScriptRefusal
 from routemaster.redis.wait_replicas import Replication
 from routemaster.store import codec, refusals, subscription_stats
-from routemaster.store.commands import Commands
+from routemaster.store.commands import BUNDLE, Commands
 from routemaster.store.log_read import LogReader
 from routemaster.store.losses import log_losses
 from routemaster.store.upkeep import Upkeep
+from routemaster.util.chunks import chunks
 from routemaster.util.gather import gather, gather_available
-
-BUNDLE = 256  #: subscribers or topics in one call, which bounds how long a script blocks Redis
 
 
 class RedisStore(Upkeep):
@@ -97,16 +96,24 @@ class RedisStore(Upkeep):
         await self._tidy_topic(topic)
 
     async def topics(self) -> list[TopicInfo]:
-        names = await self._redis.names(self._keys.topics)
-        replies = await gather(
-            self._redis.command(b"HMGET", self._keys.topic(name)[0], b"publisher", b"tail", b"base")
-            for name in names
-        )
-        return [
-            TopicInfo(name, publisher.decode(), EventID.parse(tail).n - int(base))
-            for name, (publisher, tail, base) in zip(names, replies, strict=True)
-            if publisher
-        ]
+        return [fact async for some in self.each_topic() for fact in some]
+
+    async def each_topic(self) -> AsyncIterator[Sequence[TopicInfo]]:
+        for names in chunks(await self._redis.names(self._keys.topics), BUNDLE):
+            bundles = self._redis.bundles(names, self._meta)
+            replies = await gather(
+                self._redis.run("topics", [self._meta(name) for name in bundle], b"publisher", b"tail", b"base")
+                for bundle in bundles
+            )
+            facts = [
+                TopicInfo(name, publisher.decode(), EventID.parse(tail).n - int(base))
+                for bundle, reply in zip(bundles, replies, strict=True)
+                for name, publisher, tail, base in zip(
+                    bundle, reply[::3], reply[1::3], reply[2::3], strict=True
+                )
+                if publisher
+            ]
+            yield sorted(facts, key=lambda fact: fact.name)
 
     # -- subscriptions
 
@@ -160,8 +167,7 @@ class RedisStore(Upkeep):
             raise refusals.not_subscribed(topic)
 
     async def subscriptions(self) -> list[SubscriptionInfo]:
-        facts = [fact async for some in self.each_subscription() for fact in some]
-        return sorted(facts, key=lambda fact: fact.subscription.subscriber)
+        return [fact async for some in self.each_subscription() for fact in some]
 
     def each_subscription(self) -> AsyncIterator[Sequence[SubscriptionInfo]]:
         return subscription_stats.subscriptions(self._redis)
@@ -169,7 +175,7 @@ class RedisStore(Upkeep):
     # -- tokens
 
     async def tokens(self) -> list[ApiToken]:
-        fields = codec.fields(await self._redis.command(b"HGETALL", self._keys.tokens))
+        fields = await self._redis.fields(self._keys.tokens)
         made = [ApiToken(name.decode(), token.decode()) for token, name in fields.items()]
         return sorted(made, key=lambda token: (token.name, token.token))
 
@@ -257,7 +263,7 @@ class RedisStore(Upkeep):
     async def tails(self, topics: Sequence[str]) -> dict[str, EventID]:
         bundles = self._redis.bundles(topics, self._meta, BUNDLE)
         replies = await gather_available(
-            self._redis.run("tails", [self._meta(topic) for topic in bundle]) for bundle in bundles
+            self._redis.run("topics", [self._meta(topic) for topic in bundle], b"tail") for bundle in bundles
         )
         return {
             topic: EventID.parse(tail)

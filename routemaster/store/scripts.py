@@ -12,7 +12,7 @@ _WRITES_WITHOUT_MEMORY: Final = frozenset({
     "join", "leave", "prune", "release", "remove_topic", "renew", "report", "settle", "trim", "unsubscribe",
     "withdraw",
 })
-_READS: Final = frozenset({"backlog", "heads", "idle", "positions", "read", "sizes", "subscribers", "tails"})
+_READS: Final = frozenset({"backlog", "heads", "idle", "positions", "read", "sizes", "subscribers", "topics"})
 _TAKES_MEMORY: Final = frozenset({"configure", "publish"})
 
 

@@ -38,18 +38,17 @@ async def subscriptions(redis: Commands) -> AsyncIterator[list[SubscriptionInfo]
         for subscriber, entry in entries:
             owed[subscriber].append(entry)
         yield []
-    names = await redis.names(redis.keys.subscribers)
-    bundles = redis.bundles(names, redis.keys.lease, AT_ONCE)
-    for wave in _waves((bundle, len(bundle)) for bundle in bundles):
-        keys = [[key for name in bundle for key in redis.keys.subscriber(name)] for bundle in wave]
+    for names in chunks(await redis.names(redis.keys.subscribers), AT_ONCE):
+        bundles = redis.bundles(names, redis.keys.lease)
+        keys = [[key for name in bundle for key in redis.keys.subscriber(name)] for bundle in bundles]
         replies = await gather(redis.run("subscribers", each) for each in keys)
         facts = []
-        for bundle, reply in zip(wave, replies, strict=True):
+        for bundle, reply in zip(bundles, replies, strict=True):
             for name, fields, memberships in zip(bundle, reply[::2], reply[1::2], strict=True):
                 meta = codec.fields(fields)
                 if b"callback" in meta:
                     facts.append(_facts(name, meta, codec.memberships(memberships), owed.get(name.encode(), ())))
-        yield facts
+        yield sorted(facts, key=lambda fact: fact.subscription.subscriber)
 
 
 async def _owed(redis: Commands) -> AsyncIterator[list[tuple[bytes, _Entry]]]:

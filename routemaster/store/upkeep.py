@@ -31,10 +31,10 @@ class Upkeep:
         await self._redis.run("count", (self._keys.counters,), *codec.pairs(counts))
 
     async def counts(self) -> dict[str, int]:
-        return codec.numbers(await self._redis.command(b"HGETALL", self._keys.counters))
+        return codec.numbers(await self._redis.fields(self._keys.counters))
 
     async def reported(self) -> dict[str, int]:
-        return codec.numbers(await self._redis.command(b"HGETALL", self._keys.reported))
+        return codec.numbers(await self._redis.fields(self._keys.reported))
 
     async def set_reported(self, counts: Mapping[str, int]) -> None:
         await self._redis.run("report", (self._keys.reported,), *codec.pairs(counts))

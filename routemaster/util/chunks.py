@@ -1,8 +1,9 @@
-"""Sequences cut into chunks, and long work that pauses between two chunks so that other work gets its turn."""
+"""Items cut into chunks, and long work that pauses between two chunks so that other work gets its turn."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator
+from itertools import islice
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred
@@ -15,12 +16,14 @@ PAUSE = 0.005  #: seconds between two chunks; the work on one chunk should take 
 _T = TypeVar("_T")
 
 
-def chunks(items: Sequence[_T], size: int) -> list[Sequence[_T]]:
+def chunks(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
     """`items` in their order, in lists of at most `size`."""
-    return [items[start : start + size] for start in range(0, len(items), size)]
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk
 
 
-async def paced_chunks(items: Sequence[_T], size: int, clock: Clock) -> AsyncIterator[Sequence[_T]]:
+async def paced_chunks(items: Iterable[_T], size: int, clock: Clock) -> AsyncIterator[list[_T]]:
     """Chunks of `items` of at most `size`, with a pause between two of them."""
     for number, chunk in enumerate(chunks(items, size)):
         if number:

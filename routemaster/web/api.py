@@ -23,8 +23,9 @@ from routemaster.delivery.forecast import batches_due, step_of
 from routemaster.errors import Invalid, RoutemasterError, StoreUnavailable, TooLarge, UnknownTopic
 from routemaster.interfaces import Clock, Meter, Store
 from routemaster.metrics.prometheus import CONTENT_TYPE
-from routemaster.model import ApiToken, Published, SubscriptionInfo, public_name
+from routemaster.model import ApiToken, Published, SubscriptionInfo, TopicInfo, public_name
 from routemaster.store.group_commit import GroupCommit
+from routemaster.util.single_flight import SingleFlight
 from routemaster.validation import (
     check_api_token,
     check_subscription,
@@ -34,9 +35,11 @@ from routemaster.validation import (
     shown,
 )
 from routemaster.web.auth import Authenticator, Principal, Role
+from routemaster.web.http_server.body_writer import Body, Whole
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.klein_resource import BusApp
-from routemaster.web.responses import Unauthorized, json_answer, no_content, refusal
+from routemaster.web.listing import Listing
+from routemaster.web.responses import Unauthorized, json_answer, list_answer, no_content, refusal
 
 SCALING_DELAY = 1.0  #: seconds by which `/pulse/scaling` delays its answer when more workers are needed
 SCALING_CACHE = 1.0  #: seconds for which its count of deliveries is reused
@@ -97,6 +100,10 @@ class Api:
         self._exposition, self._ready, self._hex_digits = exposition, ready, hex_digits
         self._commit = GroupCommit(store, meter)
         self._due: tuple[float, int] | None = None
+        self._topics = SingleFlight(self._list_topics)
+        self._subscriptions = SingleFlight(self._list_subscriptions)
+        self._deliveries_due = SingleFlight(self._count_due)
+        self._metrics = SingleFlight(self._make_metrics)
         self.app = self._routes()
 
     def _routes(self) -> BusApp:
@@ -170,16 +177,16 @@ class Api:
         await _complete(self._store.delete_topic(_named_topic(name), publisher))
         return no_content(request)
 
-    async def topics(self, request: Any) -> bytes:
+    async def topics(self, request: Any) -> Body:
         """GET /topics"""
-        principal = self._principal(request)
-        return json_answer(
-            request,
-            [
-                {"name": fact.name, "publisher": _visible_token(principal, fact.publisher), "events": fact.events}
-                for fact in await self._store.topics()
-            ],
-        )
+        owner = _owner(self._principal(request))
+        return list_answer(request, await self._topics(), owner)
+
+    async def _list_topics(self) -> Listing:
+        listing = Listing()
+        async for facts in self._store.each_topic():
+            listing.add((fact.publisher, *_topic_json(fact)) for fact in facts)
+        return listing
 
     # Subscriptions
 
@@ -201,12 +208,16 @@ class Api:
         await _complete(self._store.leave(subscriber, _named_topic(name)))
         return no_content(request)
 
-    async def subscriptions(self, request: Any) -> bytes:
+    async def subscriptions(self, request: Any) -> Body:
         """GET /subscriptions"""
-        principal = self._principal(request)
-        now = self._wall()
-        facts = await self._store.subscriptions()
-        return json_answer(request, [_subscription_json(fact, principal, now) for fact in facts])
+        owner = _owner(self._principal(request))
+        return list_answer(request, await self._subscriptions(), owner)
+
+    async def _list_subscriptions(self) -> Listing:
+        listing, now = Listing(), self._wall()
+        async for facts in self._store.each_subscription():
+            listing.add((fact.subscription.subscriber, *_subscription_json(fact, now)) for fact in facts)
+        return listing
 
     # Monitoring
 
@@ -226,21 +237,25 @@ class Api:
             await deferLater(self._clock, SCALING_DELAY, lambda: None)  # type: ignore[arg-type]
         return no_content(request)
 
-    async def _deliveries_due(self) -> int:
+    async def _count_due(self) -> int:
         """The number of batches due soon; counted at most once a second."""
         now = self._wall()
         if self._due is None or not 0 <= now - self._due[0] < SCALING_CACHE:
-            facts = await self._store.subscriptions()
-            horizon = now + self._limits.scaling_deadline
-            self._due = now, sum(batches_due(fact, horizon) for fact in facts)
+            due, horizon = 0, now + self._limits.scaling_deadline
+            async for facts in self._store.each_subscription():
+                due += sum(batches_due(fact, horizon) for fact in facts)
+            self._due = now, due
         return self._due[1]
 
-    async def metrics(self, request: Any) -> bytes:
+    async def metrics(self, request: Any) -> Body:
         """GET /metrics"""
         self._principal(request)
-        text = await self._exposition()
+        text = await self._metrics()
         request.setHeader(b"Content-Type", CONTENT_TYPE)
         return text
+
+    async def _make_metrics(self) -> Whole:
+        return Whole(await self._exposition())
 
     def readiness(self, request: Any) -> bytes:
         """GET /health/ready, for load balancers, without authentication"""
@@ -324,23 +339,25 @@ def _named_topic(name: str) -> str:
         raise UnknownTopic(f"topic {shown(name)} does not exist") from None
 
 
-def _visible_token(principal: Principal, token: str) -> str:
-    """The token for root and its owner, the public name for others."""
-    return token if _may_see(principal, token) else public_name(token)
+def _owner(principal: Principal) -> str | None:
+    """Whose own entries of a list the client sees in full; None: root sees all."""
+    return None if principal.role is Role.ROOT else principal.token
 
 
-def _may_see(principal: Principal, token: str) -> bool:
-    return principal.role is Role.ROOT or principal.token == token
+def _topic_json(fact: TopicInfo) -> tuple[dict[str, object], dict[str, object]]:
+    """A topic as its publisher sees it, and as others do: without the secret part of the token."""
+    own: dict[str, object] = {"name": fact.name, "publisher": fact.publisher, "events": fact.events}
+    return own, own | {"publisher": public_name(fact.publisher)}
 
 
-def _subscription_json(fact: SubscriptionInfo, principal: Principal, now: float) -> dict[str, object]:
+def _subscription_json(fact: SubscriptionInfo, now: float) -> tuple[dict[str, object], dict[str, object]]:
+    """A subscription as its client sees it, and as others do: without the uuid and the token's secret part."""
     subscription, health = fact.subscription, fact.health
-    own = _may_see(principal, subscription.subscriber)
     step = step_of(fact, now)
-    return {
-        "subscriber": _visible_token(principal, subscription.subscriber),
+    own: dict[str, object] = {
+        "subscriber": subscription.subscriber,
         "callback": subscription.callback,
-        "uuid": subscription.uuid if own else None,
+        "uuid": subscription.uuid,
         "max_events": subscription.max,
         "timeout": subscription.timeout,
         "topics": subscription.topics,
@@ -354,4 +371,5 @@ def _subscription_json(fact: SubscriptionInfo, principal: Principal, now: float)
             "next_attempt": now if step.state is State.DELIVERING else step.until,
         },
     }
+    return own, own | {"subscriber": public_name(subscription.subscriber), "uuid": None}
 

@@ -6,7 +6,7 @@ Deferreds. This resource caches routes, needs no Deferred for a handler that
 returns at once, and writes the answer in one call
 (`bench/http_layer.py` measures the difference).
 
-A handler returns bytes, str or None, or a Deferred or coroutine of these.
+A handler returns bytes, str, a `Body` or None, or a Deferred or coroutine of these.
 Klein's other renderables (resources, templates) are not supported.
 """
 
@@ -26,6 +26,7 @@ from twisted.web.server import NOT_DONE_YET
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import RequestRedirect
 
+from routemaster.web.http_server.body_writer import Body
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.http_server.request import BusRequest
 
@@ -128,9 +129,9 @@ class FastKleinResource(KleinResource):
             body = b""
         elif isinstance(body, str):
             body = body.encode()
-        if not isinstance(body, bytes):
-            raise TypeError(f"a handler returned {type(body).__name__}, not bytes, str or None")
-        request.send(body)
+        if not isinstance(body, bytes) and not hasattr(body, "source"):
+            raise TypeError(f"a handler returned {type(body).__name__}, not bytes, str, a Body or None")
+        request.send(cast("bytes | Body", body))
 
     def _failed(self, failure: Failure, request: BusRequest, handlers: Sequence[Any]) -> object:
         """Answer with the first error handler that handles the failure, or with `Refused`."""

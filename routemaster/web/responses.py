@@ -20,7 +20,9 @@ from routemaster.errors import (
     TooLarge,
     UnknownTopic,
 )
+from routemaster.web.http_server.body_writer import Body
 from routemaster.web.http_server.refusal import Refused
+from routemaster.web.listing import Listing
 
 RETRY_AFTER = 1  #: seconds after which a client may retry
 
@@ -42,9 +44,19 @@ _STATUSES: dict[type[RoutemasterError], int] = {
 
 def json_answer(request: Any, value: object, status: int = 200) -> bytes:
     """The body of a JSON answer; sets status and Content-Type."""
+    _json_head(request, status)
+    return strict_json.encode(value)
+
+
+def list_answer(request: Any, listing: Listing, owner: str | None) -> Body:
+    """The body of an answer with a list, as `owner` sees it; None sees everything."""
+    _json_head(request, 200)
+    return listing.seen_by(owner)
+
+
+def _json_head(request: Any, status: int) -> None:
     request.setResponseCode(status)
     request.setHeader(b"Content-Type", b"application/json")
-    return strict_json.encode(value)
 
 
 def no_content(request: Any) -> bytes:

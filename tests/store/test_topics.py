@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from string import ascii_lowercase
+
 from twisted.internet.defer import Deferred, gatherResults
 
 from routemaster.errors import NotYourTopic, UnknownTopic
+from routemaster.util.chunks import chunks
 from tests.store.case import StoreTests, on_every_store, subscription
 
 
@@ -134,6 +137,15 @@ class TopicTests(StoreTests):
         await self.store.subscribe(subscription("cats"))
         await self.publish("cats", b"3", publisher="other")
         self.assertEqual(await self.deliver("cats"), [b"3"])
+
+    async def test_many_topics(self) -> None:
+        """However many topics there are, each is listed once, in order, and each piece is small."""
+        names = [f"t_{a}{b}{c}" for a in ascii_lowercase for b in ascii_lowercase[:6] for c in "xyz"]
+        for some in chunks(names, 50):
+            await gatherResults([Deferred.fromCoroutine(self.create(name)) for name in some])
+        pieces = [piece async for piece in self.store.each_topic()]
+        self.assertEqual([fact.name for piece in pieces for fact in piece], names)
+        self.assertLessEqual(max(map(len, pieces)), 256)
 
 
 globals().update(on_every_store(TopicTests))

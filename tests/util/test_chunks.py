@@ -1,4 +1,4 @@
-"""Sequences are cut into chunks, with pauses between them."""
+"""Items are cut into chunks, with pauses between them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from routemaster.util.chunks import PAUSE, chunks, paced_chunks
 
 
 class ChunkTests(SynchronousTestCase):
-    """Chunks of a sequence."""
+    """Chunks of items in their order."""
 
     def test_chunks(self) -> None:
-        """Chunks have at most the given size and keep the order; an empty sequence has none."""
-        self.assertEqual(chunks([], 2), [])
-        self.assertEqual(chunks([1, 2], 2), [[1, 2]])
-        self.assertEqual(chunks([1, 2, 3], 2), [[1, 2], [3]])
+        """Chunks have at most the given size and keep the order; without items there is none."""
+        self.assertEqual(list(chunks([], 2)), [])
+        self.assertEqual(list(chunks([1, 2], 2)), [[1, 2]])
+        self.assertEqual(list(chunks(iter([1, 2, 3]), 2)), [[1, 2], [3]])
 
     def test_paced_chunks(self) -> None:
         """There is a pause between two chunks, and none before the first."""

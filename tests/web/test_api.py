@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any
 
 from attrs import frozen
@@ -55,19 +55,28 @@ class Tampered:
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.store, name)
 
+
         async def call(*args: Any) -> Any:
-            self.calls.append((name, *args))
-            if self.holding:
-                self.held.append(Deferred())
-                await self.held[-1]
-            if self.error is not None:
-                raise self.error
+            await self._begin(name, *args)
             result = await method(*args)
             if self.error_after is not None:
                 raise self.error_after
             return result
 
-        return call
+        async def each() -> AsyncIterator[Any]:
+            await self._begin(name)
+            async for some in method():
+                yield some
+
+        return each if name.startswith("each_") else call
+
+    async def _begin(self, *call: Any) -> None:
+        self.calls.append(call)
+        if self.holding:
+            self.held.append(Deferred())
+            await self.held[-1]
+        if self.error is not None:
+            raise self.error
 
     def release(self) -> None:
         """Continue all delayed calls."""
@@ -495,6 +504,35 @@ class PublishTests(Case):
         ])  # fmt: skip
         self.assertEqual([topic["publisher"] for topic in self.read("/topics", B)], ["alice", B])
         self.assertEqual([topic["publisher"] for topic in self.read("/topics", ROOT_KEY)], [A, B])
+
+    def test_one_list_for_many(self) -> None:
+        """Requests that come while a list is made share the next one, which has what was published before them."""
+        self.store.holding = True
+        self.begin("GET", "/topics")
+        first = self.wire.transport
+        self.store.holding = False
+        self.publish("dogs", B)
+        later = []
+        for user in (A, B, ROOT_KEY, B):
+            self.begin("GET", "/topics", None, user)
+            later.append(self.wire.transport)
+        self.assertEqual([each.value() for each in later], [b""] * 4)
+        self.store.calls.clear()
+        self.store.release()
+        self.assertIn(b"200 OK", first.value())
+        self.assertEqual(self.store.calls, [("each_topic",)])
+        lists = [json.loads(each.value().partition(b"\r\n\r\n")[2]) for each in later]
+        seen = [[topic["publisher"] for topic in topics] for topics in lists]
+        self.assertEqual(seen, [[A, "bob"], ["alice", B], [A, B], ["alice", B]])
+
+    def test_long_list(self) -> None:
+        """A list that is written in parts is complete, and has its length."""
+        for number in range(600):
+            name = "".join(chr(97 + int(digit)) for digit in f"{number:03}")
+            self.done(self.store.publish("t_" + name, A, [b"{}"]))
+        self.begin("GET", "/topics")
+        self.wire.clock.advance(0)
+        self.assertEqual(len(json.loads(self.answer().body)), 601)
 
     def test_no_topics(self) -> None:
         """Without topics the list is empty."""

@@ -298,7 +298,13 @@ class NetworkTests(ServerCase):
             client.sendall(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n" * 300)
             await self.until(lambda: self.site.live == 1)
             (channel,) = self.site._channels
-            await self.until(lambda channel=channel: channel._waitingForTransport)
+
+
+            def waits(channel: Any = channel) -> bool:
+                self.clock.advance(0)  # a turn of the body writer
+                return bool(channel._waitingForTransport)
+
+            await self.until(waits)
             self.assertGreater(len(channel._inbox), 0)
             self.clock.pump([1] * 28)
             self.assertEqual(self.site.live, 1)

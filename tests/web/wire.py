@@ -157,6 +157,7 @@ class Api:
         self.published: list[tuple[str, bytes]] = []
         self.waiting: list[Deferred[bytes]] = []
         self.cancelled = 0
+        self.long_body: Any = None
 
     @app.route("/topics/<name>", methods=["POST"])
     async def publish(self, request: Any, name: str) -> None:
@@ -187,6 +188,10 @@ class Api:
     @app.route("/large", methods=["GET"])
     def large(self, request: Any) -> bytes:
         return b"x" * 200_000
+
+    @app.route("/long", methods=["GET"])
+    def long(self, request: Any) -> Any:
+        return self.long_body
 
     @app.route("/pieces", methods=["GET"])
     def pieces(self, request: Any) -> None:

@@ -291,6 +291,16 @@ class BusChannel(HTTPChannel):
         lines.append(b"\r\n" if self.persistent else b"Connection: close\r\n\r\n")
         return b"".join(lines)
 
+    @property
+    def blocked(self) -> bool:
+        """Whether the client does not read what has been written."""
+        return bool(self._waitingForTransport)
+
+    def progressed(self) -> None:
+        """A part of the answer is written: the time limit starts again."""
+        if not self._waitingForTransport:
+            self.deadline = self.site.reactor.seconds() + self.site.limits.handling
+
     def requestDone(self, request: object) -> None:
         """The answer is written: wait for the next request, or close."""
         self.requests.clear()

@@ -17,6 +17,7 @@ from twisted.web.http import NO_BODY_CODES, parse_qs
 from twisted.web.http_headers import Headers
 from twisted.web.server import NOT_DONE_YET, Request
 
+from routemaster.web.http_server.body_writer import PART, Body, Whole
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.http_server.request_head import Head
 
@@ -25,9 +26,11 @@ class Connection(Protocol):
     """What a request needs of its connection."""
 
     transport: Any
-    site: Any  #: its `resource` answers
+    site: Any  #: its `resource` answers, its `writer` writes long answers
 
     def answer_head(self, status: int, headers: Headers) -> bytes: ...
+
+    def progressed(self) -> None: ...
 
 
 class BusRequest(Request):
@@ -65,24 +68,35 @@ class BusRequest(Request):
         """Whether the answer is complete or the client has disconnected."""
         return bool(self.finished or self._disconnected)
 
-    def send(self, body: bytes) -> None:
-        """Answer with this body, and with the status and headers set so far, in one write."""
+    def send(self, body: bytes | Body) -> None:
+        """Answer with this body, and with the status and headers set so far; a long one is written in parts."""
         if self.over:
             return
         if self.startedWriting:
             self.write(body)
-        else:
-            self.startedWriting = 1
-            if self.code in NO_BODY_CODES:
-                body = b""
-            else:
-                self.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
-                if self.method == b"HEAD":
-                    body = b""
-            head = self.channel.answer_head(self.code, self.responseHeaders)
-            self.sentLength = len(body)
+            self.finish()
+            return
+        self.startedWriting = 1
+        length = len(body) if isinstance(body, bytes) else body.length
+        if self.code not in NO_BODY_CODES:
+            self.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % length])
+        if self.code in NO_BODY_CODES or self.method == b"HEAD":
+            body = b""
+        elif length > PART and isinstance(body, bytes):
+            body = Whole(body)
+        elif length <= PART and not isinstance(body, bytes):
+            body = b"".join(body)
+        head = self.channel.answer_head(self.code, self.responseHeaders)
+        if isinstance(body, bytes):
             self.channel.transport.write(head + body)
-        self.finish()
+            self.finish()
+        else:
+            self.channel.site.writer.begin(self, head, body)
+
+    def write_part(self, part: bytes) -> None:
+        """Write a part of a long answer."""
+        self.channel.transport.write(part)
+        self.channel.progressed()
 
     def refuse(self, refused: Refused) -> None:
         """Answer with an error."""

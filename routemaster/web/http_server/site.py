@@ -1,7 +1,7 @@
 """The server: one resource for all paths, limits, and one timer for all connections.
 
 - `request_head` parses heads, `body_reader` bodies, `request` is one request
-  with its answer, `connection` one connection.
+  with its answer, `body_writer` writes long answers, `connection` is one connection.
 - One timer checks the deadlines of all connections once a second; it runs only
   while there are connections. Deadlines are late by up to a second, and a
   request costs no timer. While the site stops, the timer is faster.
@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.web.http import RESPONSES, datetimeToString
 from twisted.web.server import Site
 
+from routemaster.web.http_server.body_writer import BodyWriter
 from routemaster.web.http_server.connection import BusChannel
 from routemaster.web.http_server.limits import Limits
 from routemaster.web.http_server.refusal import Refused
@@ -45,6 +46,7 @@ class BusSite(Site):
         super().__init__(resource, parsePOSTFormSubmission=False, timeout=None, reactor=reactor)
         self.limits = limits or Limits()
         self.draining = False
+        self.writer = BodyWriter(reactor)
         self._wall = wall or reactor.seconds
         self._channels: set[BusChannel] = set()
         self._timer: Any = None

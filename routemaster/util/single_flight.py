@@ -1,0 +1,52 @@
+"""One computation for all who ask for its result at the same time.
+
+A request that comes while the computation runs waits for the next run, which
+serves all that came meanwhile: each result was read from the store after all
+its requests had arrived, and contains what their clients wrote before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from copy import copy
+from typing import Generic, TypeVar
+
+from twisted.internet.defer import Deferred
+
+from routemaster.errors import StoreUnavailable
+
+_T = TypeVar("_T")
+
+
+class SingleFlight(Generic[_T]):
+    """Runs `work` at most once at the same time."""
+
+    def __init__(self, work: Callable[[], Awaitable[_T]]) -> None:
+        self._work = work
+        self._waiting: list[Deferred[_T]] = []
+        self._running = False
+
+    def __call__(self) -> Deferred[_T]:
+        """Fires with the result of the next run, or fails as it does; cancelling it does not end the run."""
+        result: Deferred[_T] = Deferred()
+        self._waiting.append(result)
+        if not self._running:
+            self._running = True
+            Deferred.fromCoroutine(self._run())
+        return result
+
+    async def _run(self) -> None:
+        while waiting := [each for each in self._waiting if not each.called]:
+            self._waiting = []
+            try:
+                result = await self._work()
+            except Exception as error:
+                for each in waiting:
+                    if not each.called:
+                        # an exception of its own: one that many raise collects the tracebacks of all
+                        each.errback(copy(error) if isinstance(error, StoreUnavailable) else error)
+            else:
+                for each in waiting:
+                    if not each.called:
+                        each.callback(result)
+        self._running = False

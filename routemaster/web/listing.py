@@ -1,0 +1,69 @@
+"""A list for many clients, each of which sees its own entries in full.
+
+The entries are encoded once; an answer picks, part by part while it is written,
+the form of each entry that its client may see. Answers share everything else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from attrs import frozen
+
+from routemaster import strict_json
+from routemaster.web.http_server.body_writer import PART
+
+Entry = tuple[str, object, object]  #: owner; value for the owner and for root; value for others
+
+_ENTRY_BYTES = 200  #: memory of an entry besides its texts
+
+
+class Listing:
+    """A JSON array under construction, then unchanged; `body_writer.Source`."""
+
+    def __init__(self) -> None:
+        self.size = 0  #: bytes of memory
+        self._parts: list[list[tuple[str, bytes, bytes]]] = []
+        self._room = 0  # bytes left in the last part
+        self._public = 0  # bytes of all entries with their commas, as clients without entries see them
+        self._added = Counter[str]()  # bytes added for each owner
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Append entries."""
+        for owner, *values in entries:
+            own, public = map(strict_json.encode, values)
+            if self._room <= 0:
+                self._parts.append([])
+                self._room = PART
+            self._parts[-1].append((owner, own, public))
+            self._room -= len(own) + 1
+            self._public += len(public) + 1
+            self._added[owner] += len(own) - len(public)
+            self.size += len(own) + len(public) + _ENTRY_BYTES
+
+    def seen_by(self, owner: str | None) -> ListingBody:
+        """The array as `owner` sees it; None sees all entries in full."""
+        added = self._added.total() if owner is None else self._added.get(owner, 0)
+        return ListingBody(self, owner, max(2, self._public + added + 1))
+
+    def parts(self, owner: str | None) -> Iterator[bytes]:
+        """The text of `seen_by`."""
+        before = b"["
+        for part in self._parts:
+            texts = (own if owner in (None, each) else public for each, own, public in part)
+            yield before + b",".join(texts)
+            before = b","
+        yield b"]" if self._parts else b"[]"
+
+
+@frozen
+class ListingBody:
+    """A `body_writer.Body`."""
+
+    source: Listing
+    owner: str | None
+    length: int
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self.source.parts(self.owner)
