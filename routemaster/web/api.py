@@ -18,12 +18,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from routemaster import strict_json
-from routemaster.delivery.decision import State
-from routemaster.delivery.forecast import batches_due, step_of
+from routemaster.delivery.forecast import batches_due
 from routemaster.errors import Invalid, RoutemasterError, StoreUnavailable, TooLarge, UnknownTopic
 from routemaster.interfaces import Clock, Meter, Store
 from routemaster.metrics.prometheus import CONTENT_TYPE
-from routemaster.model import ApiToken, Published, SubscriptionInfo, TopicInfo, public_name
+from routemaster.model import ApiToken, Published, public_name
 from routemaster.store.group_commit import GroupCommit
 from routemaster.util.single_flight import SingleFlight
 from routemaster.validation import (
@@ -38,7 +37,7 @@ from routemaster.web.auth import Authenticator, Principal, Role
 from routemaster.web.http_server.body_writer import Body, Whole
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.klein_resource import BusApp
-from routemaster.web.listing import Listing
+from routemaster.web.listing import list_subscriptions, list_topics
 from routemaster.web.responses import Unauthorized, json_answer, list_answer, no_content, refusal
 
 SCALING_DELAY = 1.0  #: seconds by which `/pulse/scaling` delays its answer when more workers are needed
@@ -100,8 +99,8 @@ class Api:
         self._exposition, self._ready, self._hex_digits = exposition, ready, hex_digits
         self._commit = GroupCommit(store, meter)
         self._due: tuple[float, int] | None = None
-        self._topics = SingleFlight(self._list_topics)
-        self._subscriptions = SingleFlight(self._list_subscriptions)
+        self._topics = SingleFlight(lambda: list_topics(store))
+        self._subscriptions = SingleFlight(lambda: list_subscriptions(store, self._wall()))
         self._deliveries_due = SingleFlight(self._count_due)
         self._metrics = SingleFlight(self._make_metrics)
         self.app = self._routes()
@@ -182,12 +181,6 @@ class Api:
         owner = _owner(self._principal(request))
         return list_answer(request, await self._topics(), owner)
 
-    async def _list_topics(self) -> Listing:
-        listing = Listing()
-        async for facts in self._store.each_topic():
-            listing.add((fact.publisher, *_topic_json(fact)) for fact in facts)
-        return listing
-
     # Subscriptions
 
     async def subscribe(self, request: Any) -> bytes:
@@ -212,12 +205,6 @@ class Api:
         """GET /subscriptions"""
         owner = _owner(self._principal(request))
         return list_answer(request, await self._subscriptions(), owner)
-
-    async def _list_subscriptions(self) -> Listing:
-        listing, now = Listing(), self._wall()
-        async for facts in self._store.each_subscription():
-            listing.add((fact.subscription.subscriber, *_subscription_json(fact, now)) for fact in facts)
-        return listing
 
     # Monitoring
 
@@ -342,34 +329,3 @@ def _named_topic(name: str) -> str:
 def _owner(principal: Principal) -> str | None:
     """Whose own entries of a list the client sees in full; None: root sees all."""
     return None if principal.role is Role.ROOT else principal.token
-
-
-def _topic_json(fact: TopicInfo) -> tuple[dict[str, object], dict[str, object]]:
-    """A topic as its publisher sees it, and as others do: without the secret part of the token."""
-    own: dict[str, object] = {"name": fact.name, "publisher": fact.publisher, "events": fact.events}
-    return own, own | {"publisher": public_name(fact.publisher)}
-
-
-def _subscription_json(fact: SubscriptionInfo, now: float) -> tuple[dict[str, object], dict[str, object]]:
-    """A subscription as its client sees it, and as others do: without the uuid and the token's secret part."""
-    subscription, health = fact.subscription, fact.health
-    step = step_of(fact, now)
-    own: dict[str, object] = {
-        "subscriber": subscription.subscriber,
-        "callback": subscription.callback,
-        "uuid": subscription.uuid,
-        "max_events": subscription.max,
-        "timeout": subscription.timeout,
-        "topics": subscription.topics,
-        "events": {"sent": fact.sent, "queued": fact.queued, "oldest": fact.oldest},
-        "health": {
-            "state": step.state.value,
-            "failures": health.failures,
-            "last_attempt": health.last_attempt,
-            "last_success": health.last_success,
-            "last_error": health.last_error,
-            "next_attempt": now if step.state is State.DELIVERING else step.until,
-        },
-    }
-    return own, own | {"subscriber": public_name(subscription.subscriber), "uuid": None}
-

@@ -12,6 +12,10 @@ from collections.abc import Iterable, Iterator
 from attrs import frozen
 
 from routemaster import strict_json
+from routemaster.delivery.decision import State
+from routemaster.delivery.forecast import step_of
+from routemaster.interfaces import Store
+from routemaster.model import SubscriptionInfo, TopicInfo, public_name
 from routemaster.web.http_server.body_writer import PART
 
 Entry = tuple[str, object, object]  #: owner; value for the owner and for root; value for others
@@ -67,3 +71,48 @@ class ListingBody:
 
     def __iter__(self) -> Iterator[bytes]:
         return self.source.parts(self.owner)
+
+
+async def list_topics(store: Store) -> Listing:
+    """All topics, with the token of each publisher for itself, its public name for others."""
+    listing = Listing()
+    async for facts in store.each_topic():
+        listing.add((fact.publisher, *_topic_json(fact)) for fact in facts)
+    return listing
+
+
+async def list_subscriptions(store: Store, now: float) -> Listing:
+    """All subscriptions at the time of day `now`, with token and uuid for each subscriber itself."""
+    listing = Listing()
+    async for facts in store.each_subscription():
+        listing.add((fact.subscription.subscriber, *_subscription_json(fact, now)) for fact in facts)
+    return listing
+
+
+def _topic_json(fact: TopicInfo) -> tuple[dict[str, object], dict[str, object]]:
+    own: dict[str, object] = {"name": fact.name, "publisher": fact.publisher, "events": fact.events}
+    return own, own | {"publisher": public_name(fact.publisher)}
+
+
+def _subscription_json(fact: SubscriptionInfo, now: float) -> tuple[dict[str, object], dict[str, object]]:
+    subscription, health = fact.subscription, fact.health
+    step = step_of(fact, now)
+    own: dict[str, object] = {
+        "subscriber": subscription.subscriber,
+        "callback": subscription.callback,
+        "uuid": subscription.uuid,
+        "max_events": subscription.max,
+        "timeout": subscription.timeout,
+        "topics": subscription.topics,
+        "events": {"sent": fact.sent, "queued": fact.queued, "oldest": fact.oldest},
+        "health": {
+            "state": step.state.value,
+            "failures": health.failures,
+            "last_attempt": health.last_attempt,
+            "last_success": health.last_success,
+            "last_error": health.last_error,
+            "next_attempt": now if step.state is State.DELIVERING else step.until,
+        },
+    }
+    return own, own | {"subscriber": public_name(subscription.subscriber), "uuid": None}
+
