@@ -32,7 +32,7 @@ def early_acknowledgement() -> None:
     def early(deliver):
         async def mutant(self):
             backlog, lease = self._backlog, self.lease
-            batch = await backlog.next_batch(self._most, self._max_batch_body)
+            batch = await backlog.next_batch(self._most, self._rules.max_batch_body)
             acks = [] if batch is None else backlog.acks(batch)
             await self._store.acknowledge(self.subscriber, lease.worker, lease.epoch, acks)
             return await deliver(self)
@@ -110,7 +110,7 @@ def lost_retry() -> None:
 
 def endless_pause() -> None:
     """After a failure the pause does not end."""
-    wrap("routemaster.delivery.courier:backoff", lambda _: lambda *args: 3600.0)
+    wrap("routemaster.delivery.retries:backoff", lambda _: lambda *args: 3600.0)
 
 
 def early_answer() -> None:

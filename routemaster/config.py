@@ -107,6 +107,7 @@ class Config:
     retry_delay: int = option("delivery", integer(1, HOUR * 1000))
     max_backoff_ms: int = option("delivery", integer(1, 24 * HOUR * 1000), "MAX_BACKOFF_MS")
     max_batch_body: int = option("delivery", integer(1, LARGEST))
+    max_outgoing_bodies: int = option("delivery", integer(1024 * 1024, LARGEST))
     max_open_deliveries: int = option("delivery", integer(1, 1_000_000))
     lease_ttl: float = option("delivery", seconds(0.1, HOUR))
     sweep_interval: float = option("delivery", seconds(0.01, HOUR))

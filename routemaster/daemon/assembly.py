@@ -91,6 +91,8 @@ def worker(
         retry_delay=config.retry_delay / 1000,
         max_backoff=config.max_backoff_ms / 1000,
         max_batch_body=config.max_batch_body,
+        event_bytes=config.max_event_data + 2048,  # topic, type, URL, times and ID
+        max_outgoing_bodies=config.max_outgoing_bodies,
     )
     return Worker(process, store, sender, reactor, random, rules, meter, ordered_hints)
 

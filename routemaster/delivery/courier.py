@@ -30,6 +30,7 @@ from routemaster.delivery.clock_offset import ClockOffset
 from routemaster.delivery.courier_state import Attempt, Reason, Run, Wait
 from routemaster.delivery.decision import Facts, Rules, State, Step, decide
 from routemaster.delivery.lease import Lease
+from routemaster.delivery.outgoing_bodies import OutgoingBodies
 from routemaster.delivery.retries import Retries
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Clock, LeaseGrant, LeaseHeld, Outcome, Sender, Store, Verdict
@@ -48,14 +49,15 @@ class Courier:
 
     def __init__(
         self, lease: Lease, grant: LeaseGrant, store: Store, sender: Sender, backlog: Backlog,
-        attempts: AttemptLog, rules: Rules, clock: Clock, offset: ClockOffset, chance: Callable[[], float],
+        attempts: AttemptLog, bodies: OutgoingBodies, rules: Rules, clock: Clock, offset: ClockOffset,
+        chance: Callable[[], float],
     ) -> None:  # fmt: skip
         """`grant`: the lease as acquired, with a subscription; `chance` returns a number in [0, 1)."""
         self.lease, self.subscriber = lease, lease.subscriber
         self.name = public_name(lease.subscriber)  #: for logs
         self._store, self._sender, self._backlog, self._attempts = store, sender, backlog, attempts
         self._clock, self._offset, self._chance = clock, offset, chance
-        self._retries, self._max_batch_body = Retries(rules, chance), rules.max_batch_body
+        self._rules, self._retries, self._bodies = rules, Retries(rules, chance), bodies
         self._run, self._wait = Run.RUNNING, Wait(clock)
         self.version = grant.version  #: of the subscription
         self._grant: LeaseGrant | None = grant  #: for the first reload
@@ -247,19 +249,30 @@ class Courier:
         async with self._sender.turn(*attempt.target, self._retries.last) as turn:
             self._wait.reason = Reason.ANSWER
             attempt.began = self._clock.seconds()
-            batch = attempt.batch = await self._next_batch(attempt)
-            if batch is None:
-                return None
-            return await turn.post(batch.body, self._retries.failures + 1)
+            held = await self._bodies.reserve(self._wanted_bytes())
+            try:
+                batch = attempt.batch = await self._next_batch(attempt, held)
+                if batch is None:
+                    return None
+                self._bodies.release(held - len(batch.body))
+                held = len(batch.body)
+                return await turn.post(batch.body, self._retries.failures + 1)
+            finally:
+                self._bodies.release(held)
 
-    async def _next_batch(self, attempt: Attempt) -> Batch | None:
+    def _wanted_bytes(self) -> int:
+        """At most what the next batch takes."""
+        events = min(self._backlog.count(), self._most)
+        return min(events * self._rules.event_bytes, self._rules.max_batch_body)
+
+    async def _next_batch(self, attempt: Attempt, most_bytes: int) -> Batch | None:
         """The batch to send; None if there is no reason for an attempt any more, because the turn came late."""
         backlog, retries = self._backlog, self._retries
         if not (self._may_send() and self._is_due()):
             return None
         if retries.failures:
             await backlog.refresh()  # autodrop may have dropped some of the events that come again
-        batch = await backlog.next_batch(self._most, self._max_batch_body)
+        batch = await backlog.next_batch(self._most, most_bytes)
         attempt.began = self._clock.seconds()
         if batch is None or not self._may_send():
             return None

@@ -38,6 +38,8 @@ class Rules:
     retry_delay: float = 0.1
     max_backoff: float = 60.0
     max_batch_body: int = 8 * 1024 * 1024  #: bytes
+    event_bytes: int = 16 * 1024           #: the most that an event takes in a body
+    max_outgoing_bodies: int = 64 * 1024 * 1024  #: bytes that the bodies under way in one process may take
 
 
 @frozen

@@ -19,7 +19,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, cast
 
 from treq.client import HTTPClient
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web._newclient import Request
@@ -39,6 +39,7 @@ MAX_BODY = 65536  #: bytes of an answer's body that are read
 MAX_WIRE = 2 * 65536  #: bytes of an answer that are read, its head and the sizes of its chunks included
 REFUSAL_BODY_TIMEOUT = 1.0  #: seconds for the body of an answer whose status is a failure
 
+PIECE = 65536  #: bytes of a request's body that are written at once
 MAX_QUOTED = 120  #: characters of a refusal's body in its reason
 QUOTED_FROM = 1024  #: bytes of it that are kept for that
 
@@ -119,20 +120,31 @@ class Exchange(Protocol):
             verdict, why = explain(failure)
             self._finish(why, verdict)
 
-    # IBodyProducer: the body is in memory, so it is written at once
+    # IBodyProducer: in pieces, so that a body which is read slowly is not in memory a second time, encrypted
 
     def startProducing(self, consumer: Any) -> Deferred[None]:
-        consumer.write(self._body)
-        return succeed(None)
+        self._consumer, self._paused, self._sent = consumer, False, 0
+        self._all_sent: Deferred[None] = Deferred()
+        self._produce()
+        return self._all_sent
+
+    def _produce(self) -> None:
+        while not self._paused and self._sent < self.length:
+            piece = self._body[self._sent : self._sent + PIECE]
+            self._sent += len(piece)  # before the write, which may end in a call of `resumeProducing`
+            self._consumer.write(piece)
+        if self._sent == self.length and not self._all_sent.called:
+            self._all_sent.callback(None)
 
     def pauseProducing(self) -> None:
-        """All is written already."""
+        self._paused = True
 
     def resumeProducing(self) -> None:
-        """All is written already."""
+        self._paused = False
+        self._produce()
 
     def stopProducing(self) -> None:
-        """All is written already."""
+        self._paused = True
 
     # the answer
 

@@ -7,7 +7,7 @@ from base64 import b64encode
 from typing import Any
 
 from twisted.internet import reactor
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
@@ -15,9 +15,35 @@ from twisted.web.http_headers import Headers
 from routemaster.interfaces import Outcome, Verdict
 from routemaster.sender import exchange, pool
 from routemaster.sender.exchange import retry_after
+from routemaster.sender.target import Target
 from routemaster.testing import zoo
 from routemaster.testing.zoo import LENIENT, MALFORMED, Answer
 from tests.sender.case import SERVER, UUID, SenderCase
+
+
+class BodyTests(SynchronousTestCase):
+    """How a body is written."""
+
+    def test_no_faster_than_it_is_read(self) -> None:
+        """A receiver that reads slowly has one piece of the body waiting for it, not the whole body."""
+        clock, written = Clock(), bytearray()
+        target = Target.parse("https://127.0.0.1/events", None, "routemaster/9")
+        body = os.urandom(3 * exchange.PIECE + 5)
+        sent = exchange.Exchange(None, clock, 20, exchange.Acknowledging((200,)), target, body, 1)
+
+        class Slow:
+            def write(self, data: bytes) -> None:
+                written.extend(data)
+                sent.pauseProducing()
+
+        done = sent.startProducing(Slow())
+        for pieces in (1, 2, 3):
+            self.assertEqual(len(written), pieces * exchange.PIECE)
+            self.assertNoResult(done)
+            sent.resumeProducing()
+        self.successResultOf(done)
+        self.assertEqual(bytes(written), body)
+        sent.abort()
 
 
 class RequestTests(SenderCase):
