@@ -33,7 +33,7 @@ from routemaster.delivery.log_cache import LogCache
 from routemaster.delivery.outgoing_bodies import OutgoingBodies
 from routemaster.delivery.wakeup_index import WakeupIndex
 from routemaster.delivery.worker_membership import WorkerMembership
-from routemaster.errors import StoreUnavailable
+from routemaster.errors import StoreBroken, StoreUnavailable
 from routemaster.hints import EventsDropped, Hint, SubscriptionChanged, TopicGrew, WorkerJoined, WorkerLeft
 from routemaster.interfaces import Clock, LeaseGrant, Meter, Sender, Store
 from routemaster.model import public_name
@@ -128,15 +128,24 @@ class Worker:
         self._index.caught_up(missed)
         # workers and subscribers are on one node of a cluster: its outage must not stop the steps above
         subscribers: set[str] | None = None
+        broken: StoreBroken | None = None
         try:
-            if not self._stopping:
-                # after the renewals: leases expire before the announcement, so that peers can acquire them
-                left = await self._store.announce(self._name, self._rules.lease_ttl)
-                self._membership.update(left, self._clock.seconds())
+            try:
+                await self._announce()
+            except StoreBroken as error:
+                broken = error  # reported when the rest is done
             subscribers = await self._store.subscribers()
         finally:
             self._leases.reconcile(subscribers, self._clock.seconds())
             self._act()
+        if broken is not None:
+            raise broken
+
+    async def _announce(self) -> None:
+        if not self._stopping:
+            # after the renewals: leases expire before the announcement, so that peers can acquire them
+            left = await self._store.announce(self._name, self._rules.lease_ttl)
+            self._membership.update(left, self._clock.seconds())
 
     async def _renew(self) -> None:
         """Renew all leases, in several calls; raises StoreUnavailable if none succeeds."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from twisted.logger import Logger
 
 from routemaster.delivery.forecast import batches, batches_due
-from routemaster.errors import StoreUnavailable
+from routemaster.errors import StoreBroken, StoreUnavailable
 from routemaster.interfaces import Clock, MetricsService, Sample, Snapshot, Store
 from routemaster.metrics.meter import Meter, parse_series, series
 from routemaster.model import StoreStats, public_name
@@ -56,14 +56,14 @@ class Monitor:
         self._throttle = LogThrottle()
 
     async def flush(self) -> None:
-        """Add the counts of this process to the totals; raises StoreUnavailable, and keeps what was not stored."""
+        """Add the counts of this process to the totals; keeps those that were not stored, and raises the error."""
         taken = self._meter.take()
         if not taken:
             return
         try:
             await self._store.add_counts(taken)
-        except StoreUnavailable as error:
-            if not error.outcome_unknown:  # else they may be stored, and must not count twice
+        except (StoreUnavailable, StoreBroken) as error:
+            if not getattr(error, "outcome_unknown", False):  # else they may be stored, and must not count twice
                 self._meter.give_back(taken)
             raise
 

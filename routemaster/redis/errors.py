@@ -81,6 +81,10 @@ def split_error(text: str) -> tuple[str, str]:
     return code, detail
 
 
+class WrongType(StoreBroken):
+    """A key holds a value of another type: somebody else has written it."""
+
+
 def named_error(code: str, detail: str, redis: str) -> RoutemasterError:
     """The exception for an error reply of the server named `redis`."""
     if code in _TRY_AGAIN:
@@ -96,6 +100,8 @@ def named_error(code: str, detail: str, redis: str) -> RoutemasterError:
         return CredentialsRefused(f"{redis} {_CREDENTIALS[code]} ({code})")
     if code == "NOPERM":
         return NotPermitted(f"{redis} does not permit the user this command (NOPERM {detail})")
+    if code == "WRONGTYPE":
+        return WrongType(f"{redis} replied {code} {detail}")
     if code == "ERR" and detail.startswith("max number of clients"):
         return StoreUnavailable(f"{redis} has as many clients as it allows (maxclients)")
     return StoreBroken(f"{redis} replied {code} {detail}")

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import merge
 from itertools import groupby
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from routemaster.hints import Hint
+from routemaster.model import public_name
 from routemaster.redis.cluster import Cluster
 from routemaster.redis.connection import Connection
+from routemaster.redis.errors import WrongType
 from routemaster.store import codec
 from routemaster.store.keys import Keys
 from routemaster.store.scripts import SCRIPTS
 from routemaster.util.chunks import chunks
+from routemaster.util.gather import gather
+
+Gather = Callable[[Iterable[Deferred[Any]]], Awaitable[list[Any]]]
 
 AT_ONCE = 50  #: names in one round of calls, which bounds how long Redis and this process are busy
 BUNDLE = 256  #: names in one call, which bounds how long it blocks Redis
@@ -24,8 +30,11 @@ BUNDLE = 256  #: names in one call, which bounds how long it blocks Redis
 class Commands:
     """The commands and scripts of one Redis or one cluster, under one namespace."""
 
+    _log = Logger()
+
     def __init__(self, connection: Connection | Cluster, namespace: str) -> None:
         self.keys = Keys(namespace)
+        self._broken: set[str] = set()  #: topics and subscribers with a key of the wrong type
         self._connection = connection
         self.command = connection.command
         self.node_of = connection.node_of
@@ -43,6 +52,48 @@ class Commands:
         for name in names:
             slots.setdefault(self._connection.slot(key(name)), []).append(name)
         return [part for group in slots.values() for part in chunks(group, most or len(group))]
+
+    async def run_bundles(
+        self, script: str, bundles: Iterable[Sequence[str]], keys: Callable[[str], Iterable[bytes]],
+        *arguments: bytes, each: Callable[[str], bytes] | None = None, gather: Gather = gather,
+    ) -> list[tuple[Sequence[str], Any]]:  # fmt: skip
+        """The replies of a script for bundles of topics or subscribers, each with the names that it is for.
+
+        `keys` of each name are passed, then the `arguments`, then `each` of
+        each name. Names with a key of the wrong type are left out.
+        """
+
+        def run(names: Sequence[str]) -> Deferred[Any]:
+            own = map(each, names) if each else ()
+            return self.run(script, [key for name in names for key in keys(name)], *arguments, *own)
+
+        replies = await gather(Deferred.fromCoroutine(self.tolerant(bundle, run)) for bundle in bundles)
+        return [pair for pairs in replies for pair in pairs or ()]
+
+    async def tolerant(
+        self, names: Sequence[str], call: Callable[[Sequence[str]], Awaitable[Any]]
+    ) -> list[tuple[Sequence[str], Any]]:
+        """The reply to a call for several topics or subscribers, with the names that it is for.
+
+        If one of them has a key of the wrong type, the call is made for each
+        half of the names, so that only that one is left out: then there are
+        several replies, or none. It is logged once.
+        """
+        try:
+            reply = await call(names)
+        except WrongType as error:
+            if len(names) == 1:
+                self.log_wrong_type(names[0], error)
+                return []
+            middle = len(names) // 2
+            return [*await self.tolerant(names[:middle], call), *await self.tolerant(names[middle:], call)]
+        return [(names, reply)]
+
+    def log_wrong_type(self, name: str, error: WrongType) -> None:
+        """Log that a topic or subscriber has a key of the wrong type, once in the life of the process."""
+        if name not in self._broken:
+            self._broken.add(name)
+            self._log.error("a key of '{name}' is of the wrong type: {error}", name=public_name(name), error=error)
 
     def run(self, name: str, keys: Sequence[bytes], *arguments: bytes) -> Deferred[Any]:
         """The reply of the script `lua/<name>.lua`."""

@@ -15,7 +15,6 @@ from routemaster.model import EventID
 from routemaster.store import codec
 from routemaster.store.commands import AT_ONCE, Commands
 from routemaster.util.chunks import chunks
-from routemaster.util.gather import gather
 
 CALL_EVENTS = 256
 CALL_BYTES = 256 * 1024  #: of fragments; the event that reaches it is the last
@@ -33,15 +32,10 @@ class LogReader:
         found: dict[str, Position] = {}
         as_of: list[int] = []
         for bundles in chunks(self._redis.bundles(topics, self._log, CALL_TOPICS), AT_ONCE):
-            replies = await gather(
-                self._redis.run(
-                    "positions",
-                    [key for topic in bundle for key in self._keys.topic(topic)[::2]],
-                    subscriber.encode(),
-                )
-                for bundle in bundles
+            replies = await self._redis.run_bundles(
+                "positions", bundles, lambda topic: self._keys.topic(topic)[::2], subscriber.encode()
             )
-            for bundle, (now, *pairs) in zip(bundles, replies, strict=True):
+            for bundle, (now, *pairs) in replies:
                 as_of.append(int(now))
                 for topic, cursor, tail in zip(bundle, pairs[::2], pairs[1::2], strict=True):
                     found[topic] = codec.position(cursor, tail)
@@ -53,14 +47,13 @@ class LogReader:
         bundles = self._redis.bundles(starts, self._log, max(1, CALL_EVENTS // most))
         read: dict[str, Sequence[LogEntry]] = {}
         for some in chunks(bundles, AT_ONCE):
-            replies = await gather(
-                self._redis.run(
-                    "read", [self._log(topic) for topic in bundle], b"%d" % most, b"%d" % CALL_BYTES,
-                    *(bytes(starts[topic]) for topic in bundle),
-                )
-                for bundle in some
+            replies = await self._redis.run_bundles(
+                "read", some, lambda topic: (self._log(topic),), b"%d" % most, b"%d" % CALL_BYTES,
+                each=lambda topic: bytes(starts[topic]),
             )  # fmt: skip
-            for bundle, reply in zip(some, replies, strict=True):
+            if broken := {topic for bundle in some for topic in bundle}.difference(*(b for b, _ in replies)):
+                read |= dict.fromkeys(broken, ())  # as if empty: who reads again and again would never end
+            for bundle, reply in replies:
                 for topic, flat in zip(bundle, reply, strict=False):
                     read[topic] = list(zip(map(EventID.parse, flat[::2]), flat[1::2], strict=True))
         return read

@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from routemaster.hints import EventsDropped, SubscriptionChanged
 from routemaster.interfaces import Membership
 from routemaster.model import Cursor, EventID
-from routemaster.redis.errors import ScriptRefusal
+from routemaster.redis.errors import ScriptRefusal, WrongType
 from routemaster.store import codec
 from routemaster.store.commands import AT_ONCE, Commands
 from routemaster.store.losses import log_losses
@@ -39,10 +39,12 @@ class MembershipSync:
 
         Each cursor stores the version of the client's last change of the
         topic, so that a late, older step changes nothing, and a membership
-        that the topic's deletion ended does not start again.
+        that the topic's deletion ended does not start again. Raises WrongType
+        if a topic has a key of the wrong type, after the work on the others.
         """
         steps: list[Deferred[Any]] = []
-        for topic, cursor in (await self._cursors(subscriber, memberships)).items():
+        cursors = await self._cursors(subscriber, memberships)
+        for topic, cursor in cursors.items():
             membership = memberships[topic]
             if membership.state == "gone":
                 steps.append(self._forget(subscriber, topic, membership.id, membership.version, b"all"))
@@ -55,15 +57,17 @@ class MembershipSync:
             if isinstance(outcome, Exception) and not isinstance(outcome, ScriptRefusal):
                 raise outcome
         await self.retire(subscriber, memberships)
+        if broken := memberships.keys() - cursors.keys():
+            raise WrongType(f"topics with a key of the wrong type: {', '.join(sorted(broken))}")
 
     async def _cursors(self, subscriber: str, topics: Iterable[str]) -> dict[str, Cursor | None]:
-        names = list(topics)
-        texts = await gather(
-            self._redis.command(b"HGET", self._keys.topic(topic)[2], subscriber.encode()) for topic in names
-        )
-        return {
-            topic: Cursor.parse(text) if text else None for topic, text in zip(names, texts, strict=True)
-        }
+        """The subscriber's cursors; topics with a key of the wrong type are left out."""
+
+        def cursor(topic: Sequence[str]) -> Deferred[Any]:
+            return self._redis.command(b"HGET", self._keys.topic(topic[0])[2], subscriber.encode())
+
+        replies = await gather(Deferred.fromCoroutine(self._redis.tolerant([each], cursor)) for each in topics)
+        return {topic: Cursor.parse(text) if text else None for reply in replies for (topic,), text in reply}
 
     async def retire(self, subscriber: str, memberships: Mapping[str, Membership]) -> None:
         """End the memberships without backlog; remove a deleted subscriber with its last membership."""
@@ -101,18 +105,19 @@ class MembershipSync:
         tail, pairs, gone = await self._redis.run("trim", self._keys.topic(topic))
         if not tail:
             await self.drop_name(self._keys.topics, topic)
-        behind = []
-        for some in chunks(list(zip(pairs[::2], pairs[1::2], strict=True)), AT_ONCE):
-            names = [name.decode() for name, _ in some]
-            memberships = await gather(
-                self._redis.command(b"HGET", self._keys.subscriber(name)[1], topic.encode()) for name in names
-            )
-            for subscriber, (_, text), membership in zip(names, some, memberships, strict=True):
-                cursor = Cursor.parse(text)
-                if membership is None:
+
+        def membership(names: Sequence[str]) -> Deferred[Any]:
+            return self._redis.command(b"HGET", self._keys.subscriber(names[0])[1], topic.encode())
+
+        behind, cursors = [], {name.decode(): Cursor.parse(text) for name, text in codec.fields(pairs).items()}
+        for some in chunks(list(cursors), AT_ONCE):
+            found = await gather(Deferred.fromCoroutine(self._redis.tolerant([each], membership)) for each in some)
+            for (subscriber,), wanted in (pair for pairs in found for pair in pairs):
+                cursor = cursors[subscriber]
+                if wanted is None:
                     await self._forget(subscriber, topic, cursor.membership, cursor.version, b"all")
                 elif not cursor.open:
-                    await self.repair(subscriber)
+                    await self._redis.tolerant([subscriber], lambda names: self.repair(names[0]))
                     await self._redis.hint(SubscriptionChanged(subscriber))
                 if gone and cursor.spans and cursor.spans[0].after.n < EventID.parse(gone).n:
                     behind.append(subscriber)
@@ -125,18 +130,21 @@ class MembershipSync:
 
         An attempt that begins after the log was trimmed cannot have them.
         """
-        keys = [(self._keys.lease(name), self._keys.subscriber(name)[0]) for name in subscribers]
-        idle = await gather(self._redis.run("idle", each) for each in keys)
-        await self._count_dropped(topic, gone, [name for name, so in zip(subscribers, idle, strict=True) if so])
-        for name, so in zip(subscribers, idle, strict=True):
-            if not so:
+        idle = await self._redis.run_bundles(
+            "idle",
+            [[name] for name in subscribers],
+            lambda name: (self._keys.lease(name), self._keys.subscriber(name)[0]),
+        )
+        await self._count_dropped(topic, gone, [name for (name,), is_idle in idle if is_idle])
+        for (name,), is_idle in idle:
+            if not is_idle:
                 await self._redis.hint(EventsDropped(name))
 
     async def _count_dropped(self, topic: str, limit: bytes, subscribers: Sequence[str]) -> None:
-        names = (name.encode() for name in subscribers)
-        losses = await self._redis.run("count_drops", self._keys.topic(topic), limit, *names)
-        for name, count in zip(losses[::2], losses[1::2], strict=True):
-            self._losses[name.decode()] += count
+        names = [name.encode() for name in subscribers]
+        keys = self._keys.topic
+        for _, losses in await self._redis.run_bundles("count_drops", [[topic]], keys, limit, *names):
+            self._losses.update({name.decode(): count for name, count in codec.fields(losses).items()})
 
     def log_losses(self) -> None:
         """Log the events counted as dropped since the last call."""
@@ -150,5 +158,8 @@ class MembershipSync:
         if count_dropped:
             counting = (self._count_dropped(topic, b"", [subscriber]) for topic in memberships)
             await gather(map(Deferred.fromCoroutine, counting))
-        if meta:
-            await self.follow(subscriber, memberships)
+        try:
+            if meta:
+                await self.follow(subscriber, memberships)
+        except WrongType as error:
+            self._redis.log_wrong_type(subscriber, error)

@@ -101,13 +101,12 @@ class RedisStore(Upkeep):
     async def each_topic(self) -> AsyncIterator[Sequence[TopicInfo]]:
         for names in chunks(await self._redis.names(self._keys.topics), BUNDLE):
             bundles = self._redis.bundles(names, self._meta)
-            replies = await gather(
-                self._redis.run("topics", [self._meta(name) for name in bundle], b"publisher", b"tail", b"base")
-                for bundle in bundles
+            replies = await self._redis.run_bundles(
+                "topics", bundles, lambda topic: (self._meta(topic),), b"publisher", b"tail", b"base"
             )
             facts = [
                 TopicInfo(name, publisher.decode(), EventID.parse(tail).n - int(base))
-                for bundle, reply in zip(bundles, replies, strict=True)
+                for bundle, reply in replies
                 for name, publisher, tail, base in zip(
                     bundle, reply[::3], reply[1::3], reply[2::3], strict=True
                 )
@@ -231,19 +230,17 @@ class RedisStore(Upkeep):
         )
 
     async def renew(self, worker: str, epochs: Mapping[str, int]) -> tuple[int, dict[str, int | None]]:
-        bundles = self._redis.bundles(epochs, self._keys.lease, BUNDLE) or [[]]
-        replies = await gather_available(
-            self._redis.run(
-                "renew",
-                [key for name in bundle for key in (self._keys.lease(name), self._keys.subscriber(name)[0])]
-                or [self._keys.workers],  # a script needs a key; without leases it returns the time only
-                worker.encode(),
-                self._lease_ms,
-                *(b"%d" % epochs[name] for name in bundle),
-            )
-            for bundle in bundles
+        life = (worker.encode(), self._lease_ms)
+        answered = await self._redis.run_bundles(
+            "renew",
+            self._redis.bundles(epochs, self._keys.lease, BUNDLE),
+            lambda name: (self._keys.lease(name), self._keys.subscriber(name)[0]),
+            *life,
+            each=lambda name: b"%d" % epochs[name],
+            gather=gather_available,
         )
-        answered = [(bundle, reply) for bundle, reply in zip(bundles, replies, strict=True) if reply]
+        # a script needs a key; without leases it returns the time only
+        answered = answered or [((), await self._redis.run("renew", (self._keys.workers,), *life))]
         return int(answered[-1][1][0]), {
             subscriber: None if int(version) < 0 else int(version)
             for bundle, (_now, *versions) in answered
@@ -262,13 +259,13 @@ class RedisStore(Upkeep):
 
     async def tails(self, topics: Sequence[str]) -> dict[str, EventID]:
         bundles = self._redis.bundles(topics, self._meta, BUNDLE)
-        replies = await gather_available(
-            self._redis.run("topics", [self._meta(topic) for topic in bundle], b"tail") for bundle in bundles
+        replies = await self._redis.run_bundles(
+            "topics", bundles, lambda topic: (self._meta(topic),), b"tail", gather=gather_available
         )
         return {
             topic: EventID.parse(tail)
-            for bundle, tails in zip(bundles, replies, strict=True)
-            for topic, tail in zip(bundle, tails or (), strict=False)
+            for bundle, tails in replies
+            for topic, tail in zip(bundle, tails, strict=True)
             if tail
         }
 

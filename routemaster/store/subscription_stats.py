@@ -16,6 +16,8 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import TypeVar
 
+from twisted.internet.defer import Deferred
+
 from routemaster.interfaces import Membership
 from routemaster.model import Cursor, EventID, Health, SubscriptionInfo
 from routemaster.store import codec
@@ -40,10 +42,8 @@ async def subscriptions(redis: Commands) -> AsyncIterator[list[SubscriptionInfo]
         yield []
     for names in chunks(await redis.names(redis.keys.subscribers), AT_ONCE):
         bundles = redis.bundles(names, redis.keys.lease)
-        keys = [[key for name in bundle for key in redis.keys.subscriber(name)] for bundle in bundles]
-        replies = await gather(redis.run("subscribers", each) for each in keys)
         facts = []
-        for bundle, reply in zip(bundles, replies, strict=True):
+        for bundle, reply in await redis.run_bundles("subscribers", bundles, redis.keys.subscriber):
             for name, fields, memberships in zip(bundle, reply[::2], reply[1::2], strict=True):
                 meta = codec.fields(fields)
                 if b"callback" in meta:
@@ -54,15 +54,24 @@ async def subscriptions(redis: Commands) -> AsyncIterator[list[SubscriptionInfo]
 async def _owed(redis: Commands) -> AsyncIterator[list[tuple[bytes, _Entry]]]:
     """The entries of all topics, by subscriber."""
     for topics in chunks(await redis.names(redis.keys.topics), AT_ONCE):
-        known = await gather(redis.command(b"HKEYS", redis.keys.topic(topic)[2]) for topic in topics)
+        known = await gather(
+            Deferred.fromCoroutine(
+                redis.tolerant([topic], lambda topic: redis.command(b"HKEYS", redis.keys.topic(topic[0])[2]))
+            )
+            for topic in topics
+        )
         parts = [
-            (topic, part) for topic, names in zip(topics, known, strict=True) for part in chunks(names, AT_ONCE)
+            (topic, part) for found in known for (topic,), names in found for part in chunks(names, AT_ONCE)
         ]
         for wave in _waves((part, len(part[1])) for part in parts):
-            replies = await gather(redis.run("backlog", redis.keys.topic(topic), *part) for topic, part in wave)
+            replies = await gather(
+                Deferred.fromCoroutine(redis.run_bundles("backlog", [[topic]], redis.keys.topic, *part))
+                for topic, part in wave
+            )
             yield [
                 (name, (topic, bool(publisher), tail, cursor, oldest))
-                for (topic, _), (publisher, tail, flat) in zip(wave, replies, strict=True)
+                for reply in replies
+                for (topic,), (publisher, tail, flat) in reply
                 for name, cursor, oldest in zip(flat[::3], flat[1::3], flat[2::3], strict=True)
             ]
 

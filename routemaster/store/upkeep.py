@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, suppress
 
 from routemaster.errors import StoreUnavailable
 from routemaster.model import EventID, StoreStats
+from routemaster.redis.errors import WrongType
 from routemaster.store import codec
 from routemaster.store.commands import AT_ONCE, Commands
 from routemaster.store.membership_sync import MembershipSync
@@ -26,6 +27,9 @@ class Upkeep:
 
     def _meta(self, topic: str) -> bytes:
         return self._keys.topic(topic)[0]
+
+    def _log_key(self, topic: str) -> tuple[bytes, ...]:
+        return (self._keys.topic(topic)[1],)
 
     async def add_counts(self, counts: Mapping[str, int]) -> None:
         await self._redis.run("count", (self._keys.counters,), *codec.pairs(counts))
@@ -61,23 +65,15 @@ class Upkeep:
         return [topic for topic in topics if not node or self._redis.node_of(self._meta(topic)) == node]
 
     async def log_bytes(self, node: str = "") -> int:
-        total = 0
-        for bundle in self._redis.bundles(await self._topics_on(node), self._meta, AT_ONCE):
-            total += sum(await self._redis.run("sizes", [self._keys.topic(topic)[1] for topic in bundle]))
-        return total
+        bundles = self._redis.bundles(await self._topics_on(node), self._meta, AT_ONCE)
+        replies = await self._redis.run_bundles("sizes", bundles, self._log_key)
+        return sum(sum(sizes) for _topics, sizes in replies)
 
     async def drop_oldest(self, most: int, node: str = "") -> int:
-        topics = await self._topics_on(node)
-        bundles = self._redis.bundles(topics, self._meta, HEADS)
-        replies = await gather(
-            self._redis.run("heads", [self._keys.topic(topic)[1] for topic in bundle], b"%d" % most)
-            for bundle in bundles
-        )
+        bundles = self._redis.bundles(await self._topics_on(node), self._meta, HEADS)
+        replies = await self._redis.run_bundles("heads", bundles, self._log_key, b"%d" % most)
         ends = {
-            topic: ends
-            for bundle, reply in zip(bundles, replies, strict=True)
-            for topic, ends in zip(bundle, reply, strict=True)
-            if ends
+            topic: ends for bundle, reply in replies for topic, ends in zip(bundle, reply, strict=True) if ends
         }
         if not ends:
             return 0
@@ -85,15 +81,17 @@ class Upkeep:
         time = min(EventID.parse(last).us for _first, last in ends.values())
         dropped = 0
         for topic in ends:
-            log = self._keys.topic(topic)[1]
-            dropped += await self._redis.run("drop", (log,), b"%d" % time, b"%d" % most)
+            dropped += await self._redis.run("drop", self._log_key(topic), b"%d" % time, b"%d" % most)
         return dropped
 
     async def clean_up(self) -> None:
         try:
             for topic in await self._redis.names(self._keys.topics):
                 with self._skip_unavailable():
-                    await self._tidy_topic(topic)
+                    try:
+                        await self._tidy_topic(topic)
+                    except WrongType as error:
+                        self._redis.log_wrong_type(topic, error)
         finally:
             self._memberships.log_losses()
         for some in chunks(await self._redis.names(self._keys.subscribers), AT_ONCE):

@@ -77,6 +77,16 @@ class HintTests(DeliveryTestCase):
         self.pass_time(4 * TTL)
         self.assertEqual(worker.leases, 1)
 
+    def test_workers_key_of_the_wrong_type(self) -> None:
+        """A worker that cannot be announced finds new subscribers all the same, and reports the error."""
+        worker = self.worker()
+        self.lose_hints = True
+        self.subscribe("cats")
+        self.publish("cats")
+        self.store.fail_next("announce", error=StoreBroken("WRONGTYPE"))
+        self.failureResultOf(Deferred.fromCoroutine(worker.reconcile()), StoreBroken)
+        self.assertEqual(self.batches, [[1]])
+
     def test_change_with_lost_hint(self) -> None:
         """Reconciliation finds a changed subscription whose hint was lost."""
         self.subscribe("cats", timeout=60_000)

@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from routemaster.errors import StoreUnavailable
+from routemaster.errors import StoreBroken, StoreUnavailable
 from routemaster.interfaces import Ack, Sample, Snapshot
 from routemaster.metrics import statsd
 from routemaster.metrics.datadog import Datadog, Refused
@@ -197,14 +197,15 @@ class MonitorTests(SynchronousTestCase):
 
     def test_store_unavailable(self) -> None:
         """Counts that the store refused are kept; if the outcome is unknown, they are not counted twice."""
-        for unknown, kept in ((False, {"a": 1}), (True, {})):
+        lost, refused = StoreUnavailable("connection lost", True), StoreUnavailable("connection lost")
+        for error, kept in ((refused, {"a": 1}), (lost, {}), (StoreBroken("WRONGTYPE"), {"a": 1})):
             self.meter.count("a")
 
-            async def fail(counts: Any, unknown: bool = unknown) -> None:
-                raise StoreUnavailable("connection lost", unknown)
+            async def fail(counts: Any, error: Exception = error) -> None:
+                raise error
 
             self.patch(self.store, "add_counts", fail)
-            self.failureResultOf(Deferred.fromCoroutine(self.monitor.flush()), StoreUnavailable)
+            self.failureResultOf(Deferred.fromCoroutine(self.monitor.flush()), type(error))
             self.assertEqual(self.meter.take(), kept)
 
     def test_gauges_and_queues(self) -> None:
