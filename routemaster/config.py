@@ -76,6 +76,7 @@ class Config:
 
     clients: tuple[str, ...] = option("clients", TOKENS)
     root_key: str | None = option("clients", optional(ROOT_KEY))
+    monitor_keys: tuple[str, ...] = option("clients", TOKENS)
 
     https: str = option("server", ENDPOINT)
     http: str | None = option("server", optional(ENDPOINT))
@@ -85,6 +86,7 @@ class Config:
     trusted_proxies: tuple[IPv4Network | IPv6Network | str, ...] = option("server", PEERS)
     max_body: int = option("server", integer(1, LARGEST))
     max_bulk_body: int = option("server", integer(1, LARGEST))
+    max_buffered_bodies: int = option("server", integer(1, LARGEST))
     max_event_data: int = option("server", integer(0, LARGEST))
     max_connections: int = option("server", integer(1, 10_000_000))
     keep_alive: float = option("server", seconds(1, HOUR))
@@ -222,6 +224,16 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., str]], ...] = (
     (
         ("root_key", "clients"),
         lambda key, clients: "must differ from the tokens in clients" if key in clients else "",
+    ),
+    (
+        ("monitor_keys", "clients", "root_key"),
+        lambda keys, clients, root: "must differ from root_key and the tokens in clients"
+        if {*clients, root} & {*keys} else "",
+    ),
+    (
+        ("max_buffered_bodies", "max_bulk_body", "max_body"),
+        lambda most, *bodies: f"is invalid: got {most}, less than one body of {max(bodies)} bytes"
+        if most < max(bodies) else "",
     ),
     (
         ("certificate", "private_key"),

@@ -79,6 +79,8 @@ class TableTests(Case):
             "max_body": 65536,
             "max_bulk_body": 1048576,
             "max_event_data": 4096,
+            "monitor_keys": (),
+            "max_buffered_bodies": 67108864,
             "keep_alive": 75.0,
             "drain_delay": 0.0,
             "state_dir": Path("~/.local/state/routemaster").expanduser(),
@@ -308,6 +310,9 @@ class TogetherTests(Case):
         url = "exception_service_url"
         table: list[tuple[dict[str, str], list[str]]] = [
             ({"root_key": "demo"}, ["root_key", "client"]),
+            ({"monitor_keys": "m--1,demo"}, ["monitor_keys", "clients"]),
+            ({"monitor_keys": "m--1", "root_key": "m--1"}, ["monitor_keys", "root_key"]),
+            ({"max_buffered_bodies": "1048575"}, ["max_buffered_bodies", "1048576"]),
             ({"certificate": "/c"}, ["certificate", "private_key"]),
             ({"private_key": "/k"}, ["certificate", "private_key"]),
             ({"role": "worker"}, ["role (command line) is worker", "redis_url"]),
@@ -346,6 +351,7 @@ class TogetherTests(Case):
 SECRETS = {
     "clients": "demo,shop--canary-1,canary-2",
     "root_key": "canary-3",
+    "monitor_keys": "watch--canary-10,canary-11",
     "redis_url": "redis://canary-4:canary-5@h:6379/0?password=canary-6&db=1",
     "datadog_api_key": "canary-7",
     "datadog_app_key": "canary-8",

@@ -32,6 +32,7 @@ from routemaster.store.scripts import SCRIPTS
 from routemaster.web.api import BodyLimits
 from routemaster.web.api import Limits as ApiLimits
 from routemaster.web.certificates import ensure_self_signed
+from routemaster.web.http_server.body_reader import BodyBudget
 from routemaster.web.http_server.limits import Limits as SiteLimits
 
 _log = Logger()
@@ -135,14 +136,15 @@ def reporter(config: Config, reactor: Any) -> Reporter:
         clock=reactor,
         app_name=config.app_name,
         version=__version__,
-        secrets=[*config.clients, *filter(None, known)],
+        secrets=[*config.clients, *config.monitor_keys, *filter(None, known)],
     )
 
 
 def site_limits(config: Config) -> SiteLimits:
-    """The limits of the HTTP server."""
+    """The limits of the HTTP server, the same for all sites of this process."""
     return SiteLimits(
         BodyLimits(config.max_body, config.max_bulk_body),
+        bodies=BodyBudget(config.max_buffered_bodies),
         connections=config.max_connections,
         idle=config.keep_alive,
     )

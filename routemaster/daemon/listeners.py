@@ -34,6 +34,7 @@ class Listeners:
 
     def __init__(self, config: Config, tls: ReloadableTLS, reactor: Any) -> None:
         self._config, self._tls, self._reactor = config, tls, reactor
+        self._limits = assembly.site_limits(config)
         self._ports: list[Any] = []
         self._sites: list[BusSite] = []
         self._closed = False
@@ -58,7 +59,7 @@ class Listeners:
         return [site.drain(DRAIN) for site in self._sites]
 
     def _site(self, resource: Resource) -> BusSite:
-        site = BusSite(resource, reactor=self._reactor, limits=assembly.site_limits(self._config), wall=time)
+        site = BusSite(resource, reactor=self._reactor, limits=self._limits, wall=time)
         site.noisy = False
         return site
 

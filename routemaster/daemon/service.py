@@ -129,7 +129,7 @@ class Bus(DaemonService):
         self._connection = assembly.connection(config, reactor, address, self._on_connected)
         self._publishing = self._replication(address)
         self._store = RedisStore(self._connection, config.namespace, config.lease_ttl, self._publishing)
-        self._authenticator = Authenticator(config.clients, config.root_key, self._store)
+        self._authenticator = Authenticator(config.clients, config.root_key, self._store, config.monitor_keys)
         autodrop = assembly.autodrop(config, self._store)
         self._monitor = Monitor(
             self._store, self._meter, autodrop, self._metrics_service, reactor, self._process,

@@ -1,7 +1,7 @@
 """The endpoints of the API: each parses the request, calls the store once and answers.
 
 A handler is cancelled when its client disconnects. A change that has started
-is completed nevertheless (`_complete`).
+is completed nevertheless (`complete`).
 """
 
 from __future__ import annotations
@@ -9,42 +9,39 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
-from twisted.python.failure import Failure
+from twisted.web.http_headers import Headers
 
 from routemaster import strict_json
 from routemaster.delivery.forecast import batches_due
 from routemaster.errors import Invalid, RoutemasterError, StoreUnavailable, TooLarge, UnknownTopic
 from routemaster.interfaces import Clock, Meter, Store
 from routemaster.metrics.prometheus import CONTENT_TYPE
-from routemaster.model import ApiToken, Published, public_name
+from routemaster.model import Published
 from routemaster.store.group_commit import GroupCommit
 from routemaster.util.single_flight import SingleFlight
 from routemaster.validation import (
-    check_api_token,
     check_subscription,
     check_topic,
     event_fragments,
-    is_token,
     shown,
 )
+from routemaster.web.access import CLIENTS, MONITORS, NOBODY, OWNERS, READERS, ROOTS, Access
+from routemaster.web.api_tokens import ApiTokens
 from routemaster.web.auth import Authenticator, Principal, Role
+from routemaster.web.completion import complete
 from routemaster.web.http_server.body_writer import Body, Whole
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.klein_resource import BusApp
 from routemaster.web.listing import list_subscriptions, list_topics
-from routemaster.web.responses import Unauthorized, json_answer, list_answer, no_content, refusal
+from routemaster.web.responses import json_answer, list_answer, no_content, refusal, refused
 
 SCALING_DELAY = 1.0  #: seconds by which `/pulse/scaling` delays its answer when more workers are needed
 SCALING_CACHE = 1.0  #: seconds for which its count of deliveries is reused
-
-_log = Logger()
-_T = TypeVar("_T")
 
 
 @frozen
@@ -94,9 +91,11 @@ class Api:
             hex_digits: returns 2n unpredictable hex digits for n.
             wall: returns the time of day, if the clock does not.
         """
-        self._store, self._authenticator, self._clock, self._limits = store, authenticator, clock, limits
+        self._store, self._clock, self._limits = store, clock, limits
+        self._access = Access(authenticator)
+        self._tokens = ApiTokens(store, authenticator, self._access, hex_digits)
         self._wall = wall or clock.seconds
-        self._exposition, self._ready, self._hex_digits = exposition, ready, hex_digits
+        self._exposition, self._ready = exposition, ready
         self._commit = GroupCommit(store, meter)
         self._due: tuple[float, int] | None = None
         self._topics = SingleFlight(lambda: list_topics(store))
@@ -106,52 +105,53 @@ class Api:
         self.app = self._routes()
 
     def _routes(self) -> BusApp:
-        app = BusApp()
-        for path, method, handler in (
-            ("/topics/<name>", "POST", self.publish),
-            ("/topics/<name>", "DELETE", self.delete_topic),
-            ("/topic/<name>", "DELETE", self.delete_topic),
-            ("/topics", "GET", self.topics),
-            ("/subscription", "POST", self.subscribe),
-            ("/subscriber", "POST", self.subscribe),
-            ("/subscription", "DELETE", self.unsubscribe),
-            ("/subscriber", "DELETE", self.unsubscribe),
-            ("/subscriber/topics/<name>", "DELETE", self.leave),
-            ("/subscriptions", "GET", self.subscriptions),
-            ("/subscribers", "GET", self.subscriptions),
-            ("/pulse", "GET", self.pulse),
-            ("/pulse/scaling", "GET", self.scaling),
-            ("/health", "GET", self.health),
-            ("/health/ping", "GET", self.ping),
-            ("/health/ping.json", "GET", self.ping),
-            ("/health/ready", "GET", self.readiness),
-            ("/metrics", "GET", self.metrics),
-            ("/api_tokens", "GET", self.tokens),
-            ("/api_tokens", "POST", self.add_token),
-            ("/api_tokens/<token>", "DELETE", self.remove_token),
-        ):
-            app.route(path, methods=[method], endpoint=f"{method} {path}")(handler)
+        routes = {f"{method} {path}": (path, method, *rest) for path, method, *rest in self._table()}
+        who = {endpoint: route[3] for endpoint, route in routes.items()}
+
+        def admit(endpoint: str, headers: Headers) -> None:
+            if who[endpoint] != NOBODY:
+                try:
+                    self._access.principal(headers, who[endpoint])
+                except RoutemasterError as error:
+                    raise refused(error) or error from None
+
+        app = BusApp(admit)
+        for endpoint, (path, method, handler, _who) in routes.items():
+            app.route(path, methods=[method], endpoint=endpoint)(handler)
         app.handle_errors(RoutemasterError)(refusal)  # type: ignore[arg-type]  # Klein knows only methods
         return app
 
-    # Authentication
-
-    def _principal(self, request: Any) -> Principal:
-        headers = request.requestHeaders.getRawHeaders(b"authorization", ())
-        principal = self._authenticator.identify(headers[0]) if len(headers) == 1 else None
-        if principal is None:
-            raise Unauthorized("authentication required: send your token as the HTTP Basic user name")
-        return principal
+    def _table(self) -> list[tuple[Any, ...]]:
+        """Path, method, handler, and who may call it."""
+        return [
+            ("/topics/<name>", "POST", self.publish, CLIENTS),
+            ("/topics/<name>", "DELETE", self.delete_topic, OWNERS),
+            ("/topic/<name>", "DELETE", self.delete_topic, OWNERS),
+            ("/topics", "GET", self.topics, READERS),
+            ("/subscription", "POST", self.subscribe, CLIENTS),
+            ("/subscriber", "POST", self.subscribe, CLIENTS),
+            ("/subscription", "DELETE", self.unsubscribe, CLIENTS),
+            ("/subscriber", "DELETE", self.unsubscribe, CLIENTS),
+            ("/subscriber/topics/<name>", "DELETE", self.leave, CLIENTS),
+            ("/subscriptions", "GET", self.subscriptions, READERS),
+            ("/subscribers", "GET", self.subscriptions, READERS),
+            ("/pulse", "GET", self.pulse, READERS),
+            ("/pulse/scaling", "GET", self.scaling, READERS),
+            ("/health", "GET", self.health, NOBODY),
+            ("/health/ping", "GET", self.ping, NOBODY),
+            ("/health/ping.json", "GET", self.ping, NOBODY),
+            ("/health/ready", "GET", self.readiness, NOBODY),
+            ("/metrics", "GET", self.metrics, READERS),
+            ("/api_tokens", "GET", self._tokens.list, MONITORS),
+            ("/api_tokens", "POST", self._tokens.add, ROOTS),
+            ("/api_tokens/<token>", "DELETE", self._tokens.remove, ROOTS),
+        ]
 
     def _client(self, request: Any) -> str:
-        principal = self._principal(request)
-        if principal.role is not Role.CLIENT:
-            raise Unauthorized("a client's token is required: root neither publishes nor subscribes")
-        return principal.token
+        return self._access.principal(request.requestHeaders, CLIENTS).token
 
-    def _root(self, request: Any) -> None:
-        if self._principal(request).role is not Role.ROOT:
-            raise Unauthorized("the root key is required")
+    def _reader(self, request: Any) -> Principal:
+        return self._access.principal(request.requestHeaders, READERS)
 
     # Topics
 
@@ -171,14 +171,14 @@ class Api:
 
     async def delete_topic(self, request: Any, name: str) -> bytes:
         """DELETE /topics/:name"""
-        principal = self._principal(request)
+        principal = self._access.principal(request.requestHeaders, OWNERS)
         publisher = principal.token if principal.role is Role.CLIENT else None
-        await _complete(self._store.delete_topic(_named_topic(name), publisher))
+        await complete(self._store.delete_topic(_named_topic(name), publisher))
         return no_content(request)
 
     async def topics(self, request: Any) -> Body:
         """GET /topics"""
-        owner = _owner(self._principal(request))
+        owner = _owner(self._reader(request))
         return list_answer(request, await self._topics(), owner)
 
     # Subscriptions
@@ -187,30 +187,30 @@ class Api:
         """POST /subscription"""
         subscriber = self._client(request)
         subscription = check_subscription(subscriber, strict_json.decode(request.content.getvalue()))
-        await _complete(self._store.subscribe(subscription))
+        await complete(self._store.subscribe(subscription))
         return no_content(request)
 
     async def unsubscribe(self, request: Any) -> bytes:
         """DELETE /subscriber"""
-        await _complete(self._store.unsubscribe(self._client(request)))
+        await complete(self._store.unsubscribe(self._client(request)))
         return no_content(request)
 
     async def leave(self, request: Any, name: str) -> bytes:
         """DELETE /subscriber/topics/:topic"""
         subscriber = self._client(request)
-        await _complete(self._store.leave(subscriber, _named_topic(name)))
+        await complete(self._store.leave(subscriber, _named_topic(name)))
         return no_content(request)
 
     async def subscriptions(self, request: Any) -> Body:
         """GET /subscriptions"""
-        owner = _owner(self._principal(request))
+        owner = _owner(self._reader(request))
         return list_answer(request, await self._subscriptions(), owner)
 
     # Monitoring
 
     async def pulse(self, request: Any) -> bytes:
         """GET /pulse: 500 instead of 503 if Redis is unavailable, because monitors expect it"""
-        self._principal(request)
+        self._reader(request)
         try:
             await self._store.ping()
         except StoreUnavailable as error:
@@ -219,7 +219,7 @@ class Api:
 
     async def scaling(self, request: Any) -> bytes:
         """GET /pulse/scaling"""
-        self._principal(request)
+        self._reader(request)
         if await self._deliveries_due() > self._limits.scaling_threshold:
             await deferLater(self._clock, SCALING_DELAY, lambda: None)  # type: ignore[arg-type]
         return no_content(request)
@@ -236,7 +236,7 @@ class Api:
 
     async def metrics(self, request: Any) -> Body:
         """GET /metrics"""
-        self._principal(request)
+        self._reader(request)
         text = await self._metrics()
         request.setHeader(b"Content-Type", CONTENT_TYPE)
         return text
@@ -257,58 +257,6 @@ class Api:
     def ping(self, request: Any) -> bytes:
         """GET /health/ping"""
         return json_answer(request, {"pong": datetime.fromtimestamp(self._wall(), UTC).isoformat()})
-
-    # API tokens
-
-    async def tokens(self, request: Any) -> bytes:
-        """GET /api_tokens"""
-        self._root(request)
-        made = {each.token: each.name for each in await self._store.tokens()}
-        configured = {token: public_name(token) for token in self._authenticator.clients}
-        tokens = sorted((made | configured).items(), key=lambda item: (item[1], item[0]))
-        if not tokens:
-            return no_content(request)
-        return json_answer(request, [{"name": name, "token": token} for token, name in tokens])
-
-    async def add_token(self, request: Any) -> bytes:
-        """POST /api_tokens"""
-        self._root(request)
-        made = check_api_token(strict_json.decode(request.content.getvalue()), self._hex_digits(16))
-        if self._authenticator.is_root_key(made.token):
-            raise Invalid("token is invalid: it is the root key")
-        await _complete(self._add_token(made))
-        return json_answer(request, {"name": made.name, "token": made.token}, 201)
-
-    async def remove_token(self, request: Any, token: str) -> bytes:
-        """DELETE /api_tokens/:token"""
-        self._root(request)
-        if token in self._authenticator.clients:
-            raise Refused(409, "token is configured: remove it from the option clients, and restart the bus")
-        if is_token(token):  # otherwise it cannot exist
-            await _complete(self._remove_token(token))
-        return no_content(request)
-
-    async def _add_token(self, made: ApiToken) -> None:
-        await self._store.add_token(made)
-        self._authenticator.add(made)
-
-    async def _remove_token(self, token: str) -> None:
-        await self._store.remove_token(token)
-        self._authenticator.remove(token)
-
-
-def _complete(work: Coroutine[Deferred[Any], Any, _T]) -> Deferred[_T]:
-    """Complete a change even if its client disconnects meanwhile and the returned Deferred is cancelled."""
-    done: Deferred[_T] = Deferred()
-
-    def finish(result: _T | Failure) -> None:
-        if not done.called:
-            done.callback(result)
-        elif isinstance(result, Failure) and not isinstance(result.value, RoutemasterError):
-            _log.failure("a change failed after its client had disconnected", result)
-
-    Deferred.fromCoroutine(work).addBoth(finish)
-    return done
 
 
 def _published(ids: Published, request: Any, bulk: bool) -> bytes:

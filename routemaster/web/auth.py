@@ -26,26 +26,31 @@ class Role(Enum):
 
     CLIENT = "client"
     ROOT = "root"
+    MONITOR = "monitor"
 
 
 @frozen(repr=False)
 class Principal:
-    """An authenticated client, or root."""
+    """An authenticated client, root, or a monitor."""
 
     role: Role
-    token: str  #: of the client; empty for root
+    token: str  #: of the client; empty for root and monitors
 
 
 ROOT = Principal(Role.ROOT, "")
+MONITOR = Principal(Role.MONITOR, "")
 
 
 class Authenticator:
     """Maps credentials to principals."""
 
-    def __init__(self, clients: Iterable[str], root_key: str | None, store: Store) -> None:
+    def __init__(
+        self, clients: Iterable[str], root_key: str | None, store: Store, monitor_keys: Iterable[str] = ()
+    ) -> None:
         self._store = store
         self.clients = frozenset(clients)  #: the configured tokens
         self._configured = {_digest(token): Principal(Role.CLIENT, token) for token in self.clients}
+        self._configured |= {_digest(key): MONITOR for key in monitor_keys}
         if root_key:
             self._configured[_digest(root_key)] = ROOT
         self._known = dict(self._configured)
@@ -54,9 +59,9 @@ class Authenticator:
         self._started = 0  # number of refreshes and local changes so far
         self._applied = 0  # the last of them that `_known` contains
 
-    def is_root_key(self, token: str) -> bool:
-        """Whether a token is the root key."""
-        return self._configured.get(_digest(token)) is ROOT
+    def is_key(self, token: str) -> bool:
+        """Whether a token is the root key or a monitor's."""
+        return self._configured.get(_digest(token)) in (ROOT, MONITOR)
 
     def identify(self, authorization: bytes) -> Principal | None:
         """The principal of an `Authorization` header; None if it is malformed or unknown.

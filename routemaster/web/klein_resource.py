@@ -14,7 +14,7 @@ Klein's other renderables (resources, templates) are not supported.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
@@ -22,6 +22,7 @@ from klein import Klein
 from klein.resource import KleinResource
 from twisted.internet.defer import CancelledError, Deferred, fail, maybeDeferred
 from twisted.python.failure import Failure
+from twisted.web.http_headers import Headers
 from twisted.web.server import NOT_DONE_YET
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import RequestRedirect
@@ -29,6 +30,7 @@ from werkzeug.routing import RequestRedirect
 from routemaster.web.http_server.body_writer import Body
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.http_server.request import BusRequest
+from routemaster.web.http_server.request_head import Head
 
 CACHED_ROUTES = 1024   #: paths
 CACHED_LENGTH = 128    #: bytes; longer paths are not cached
@@ -42,8 +44,10 @@ class BusApp(Klein):
     its status, any other exception with 500, logged once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, admit: Callable[[str, Headers], None] = lambda endpoint, headers: None) -> None:
+        """`admit` refuses a request by the endpoint's name and the headers; it raises Refused."""
         super().__init__()
+        self.admit = admit
         self.url_map.merge_slashes = False
         self.url_map.strict_slashes = False
 
@@ -63,6 +67,14 @@ class FastKleinResource(KleinResource):
     def cached_routes(self) -> int:
         """The number of paths in the cache."""
         return len(self._routes)
+
+    def admit(self, head: Head, peer: Any) -> None:
+        """Refuse a request whose body would be read in vain; raises Refused."""
+        try:
+            endpoint, _ = self._route(head.method, head.target.partition(b"?")[0])
+        except HTTPException:
+            return  # the answer does not depend on the body
+        cast(BusApp, self._app).admit(endpoint, head.headers)
 
     def render(self, request: Any) -> Any:
         """Run the handler, which answers now or later."""

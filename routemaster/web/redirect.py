@@ -21,9 +21,11 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
+from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 
 from routemaster.web.http_server.request import BusRequest
+from routemaster.web.http_server.request_head import Head
 
 CACHED = 1024  #: addresses for which the result is cached
 HEALTH = (b"/health", b"/health/ping", b"/health/ping.json", b"/health/ready")
@@ -50,19 +52,26 @@ class RedirectResource(Resource):
         self._trusts_unix = "unix" in trusted_proxies
         self.trusted = lru_cache(CACHED)(self._is_trusted)  #: whether a peer's address is trusted
 
+    def admit(self, head: Head, peer: Any) -> None:
+        """Refuse a request whose body would be read in vain, if the API answers it; raises Refused."""
+        if self._api is not None and self._came_over_https(head.headers, peer):
+            self._api.admit(head, peer)
+
     def render(self, request: BusRequest) -> Any:
         """The API's answer, or an empty 308."""
-        if self._api is not None and (request.path in HEALTH or self._came_over_https(request)):
+        if self._api is not None and (
+            request.path in HEALTH or self._came_over_https(request.requestHeaders, request.client)
+        ):
             return self._api.render(request)
         request.setResponseCode(308)
         request.setHeader(b"Location", self._base + request.uri)
         return b""
 
-    def _came_over_https(self, request: BusRequest) -> bool:
-        values = request.requestHeaders.getRawHeaders(b"X-Forwarded-Proto", ())
+    def _came_over_https(self, headers: Headers, peer: Any) -> bool:
+        values = headers.getRawHeaders(b"X-Forwarded-Proto", ())
         if len(values) != 1 or values[0].partition(b",")[0].strip().lower() != b"https":
             return False
-        host = getattr(request.client, "host", None)  # None for a Unix socket
+        host = getattr(peer, "host", None)  # None for a Unix socket
         return self._trusts_unix if host is None else self.trusted(host)
 
     def _is_trusted(self, host: str) -> bool:

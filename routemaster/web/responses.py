@@ -20,11 +20,10 @@ from routemaster.errors import (
     TooLarge,
     UnknownTopic,
 )
+from routemaster.web.http_server.body_reader import RETRY_AFTER
 from routemaster.web.http_server.body_writer import Body
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.listing import Listing
-
-RETRY_AFTER = 1  #: seconds after which a client may retry
 
 
 class Unauthorized(RoutemasterError):
@@ -65,15 +64,20 @@ def no_content(request: Any) -> bytes:
     return b""
 
 
-def refusal(request: Any, failure: Failure) -> Failure:
-    """`Refused` for an error that clients may see; other failures unchanged."""
-    error = failure.value
+def refused(error: Exception) -> Refused | None:
+    """`Refused` for an error that clients may see; None for other errors."""
     status = next((code for kind, code in _STATUSES.items() if isinstance(error, kind)), None)
     if status is None:
-        return failure
+        return None
     if isinstance(error, Unauthorized):
-        return Failure(Refused(status, str(error), (b"WWW-Authenticate", b'Basic realm="routemaster"')))
+        return Refused(status, str(error), (b"WWW-Authenticate", b'Basic realm="routemaster"'))
     if isinstance(error, StoreUnavailable):
         outcome = {"outcome": "unknown"} if error.outcome_unknown else {}
-        return Failure(Refused(status, str(error), (b"Retry-After", b"%d" % RETRY_AFTER), **outcome))
-    return Failure(Refused(status, str(error)))
+        return Refused(status, str(error), (b"Retry-After", b"%d" % RETRY_AFTER), **outcome)
+    return Refused(status, str(error))
+
+
+def refusal(request: Any, failure: Failure) -> Failure:
+    """`Refused` for an error that clients may see; other failures unchanged."""
+    error = refused(failure.value)  # type: ignore[arg-type]
+    return failure if error is None else Failure(error)

@@ -29,7 +29,7 @@ from tests.web.test_auth import MALFORMED, ROOT_KEY
 from tests.web.wire import Answer, Wire, request
 
 NOW = 1_700_000_000
-A, B, MADE = "alice--a1", "bob--b1", "made--m1"
+A, B, MADE, MONITOR_KEY = "alice--a1", "bob--b1", "made--m1", "eve--e1"
 CALLBACK = "https://localhost/events"
 EVENT = {"type": "update", "url": "https://example.com/cats/1"}
 
@@ -96,7 +96,7 @@ class Case(SynchronousTestCase):
         self.clock = Clock()
         self.clock.advance(NOW)
         self.store = Tampered(MemoryStore(self.clock, 10))
-        self.auth = Authenticator([A, B], self.root_key, self.store)  # type: ignore[arg-type]
+        self.auth = Authenticator([A, B], self.root_key, self.store, [MONITOR_KEY])  # type: ignore[arg-type]
         self.limits = Limits(max_event_data=64, scaling_threshold=2, scaling_deadline=1.0)
         self.ready, self.meter = True, Meter()
         self.api = self.make_api()
@@ -203,10 +203,12 @@ class Endpoint:
     root: int
     body: Any = None
     anonymous: int = 401
+    monitor: int = 401
 
     def statuses(self) -> Iterator[tuple[str | None, int]]:
         """Credentials with their status; an API token is like any other client's token."""
         yield from ((A, self.alice), (B, self.bob), (MADE, self.bob), (ROOT_KEY, self.root))
+        yield MONITOR_KEY, self.monitor
         yield from ((None, self.anonymous), ("unknown--u1", self.anonymous), ("NOT A TOKEN", self.anonymous))
 
 
@@ -222,7 +224,7 @@ MATRIX = [
     Endpoint("DELETE", "/topic/cats", 204, 403, 204),
     Endpoint("DELETE", "/topics/dogs", 404, 404, 404),
     Endpoint("DELETE", "/topic/DOGS", 404, 404, 404),
-    Endpoint("GET", "/topics", 200, 200, 200),
+    Endpoint("GET", "/topics", 200, 200, 200, monitor=200),
     Endpoint("POST", "/subscription", 204, 204, 401, SUBSCRIPTION),
     Endpoint("POST", "/subscriber", 204, 204, 401, SUBSCRIPTION),
     Endpoint("POST", "/subscription", 400, 400, 401, {}),
@@ -232,15 +234,15 @@ MATRIX = [
     Endpoint("DELETE", "/subscriber/topics/cats", 204, 404, 401),
     Endpoint("DELETE", "/subscriber/topics/dogs", 404, 404, 401),
     Endpoint("DELETE", "/subscriber/topics/DOGS", 404, 404, 401),
-    Endpoint("GET", "/subscriptions", 200, 200, 200),
-    Endpoint("GET", "/subscribers", 200, 200, 200),
-    Endpoint("GET", "/pulse", 204, 204, 204),
-    Endpoint("GET", "/pulse/scaling", 204, 204, 204),
-    Endpoint("GET", "/health", 200, 200, 200, anonymous=200),
-    Endpoint("GET", "/health/ping", 200, 200, 200, anonymous=200),
-    Endpoint("GET", "/health/ready", 200, 200, 200, anonymous=200),
-    Endpoint("GET", "/metrics", 200, 200, 200),
-    Endpoint("GET", "/api_tokens", 401, 401, 200),
+    Endpoint("GET", "/subscriptions", 200, 200, 200, monitor=200),
+    Endpoint("GET", "/subscribers", 200, 200, 200, monitor=200),
+    Endpoint("GET", "/pulse", 204, 204, 204, monitor=204),
+    Endpoint("GET", "/pulse/scaling", 204, 204, 204, monitor=204),
+    Endpoint("GET", "/health", 200, 200, 200, anonymous=200, monitor=200),
+    Endpoint("GET", "/health/ping", 200, 200, 200, anonymous=200, monitor=200),
+    Endpoint("GET", "/health/ready", 200, 200, 200, anonymous=200, monitor=200),
+    Endpoint("GET", "/metrics", 200, 200, 200, monitor=200),
+    Endpoint("GET", "/api_tokens", 401, 401, 200, monitor=200),
     Endpoint("POST", "/api_tokens", 401, 401, 201, {"name": "new"}),
     Endpoint("POST", "/api_tokens", 401, 401, 400, {}),
     Endpoint("DELETE", f"/api_tokens/{MADE}", 401, 401, 204),
@@ -280,6 +282,59 @@ class AuthorisationTests(Case):
         """The password is ignored."""
         for password in ("", "x", "a:b", "é"):
             self.assertEqual(self.call("GET", "/pulse", None, None, basic(A, password)).status, 204)
+
+
+class HeadTests(Case):
+    """What is decided from a request's head, before its body is read."""
+
+    def head(self, method: str, path: str, user: str | None, length: int, *headers: str) -> list[int]:
+        """The statuses of the answers to a head whose body has not arrived yet."""
+        self.wire.connect()
+        lines = headers if user is None else (basic(user), *headers)
+        return [a.status for a in self.wire.send(request(method, path, b"", f"Content-Length: {length}", *lines))]
+
+    def test_credentials(self) -> None:
+        """A request whose credential may not send it is answered 401 without its body, even one too large."""
+        for endpoint in MATRIX:
+            if endpoint.method != "GET":
+                for user, status in endpoint.statuses():
+                    self.setUp()
+                    self.cats()
+                    expected = [401] if status == 401 else []
+                    for length in (100, 100_000_000):
+                        for headers in ((), ("Expect: 100-continue",)):
+                            found = self.head(endpoint.method, endpoint.path, user, length, *headers)
+                            rest = [413] if length > 100 else [100] if headers else []
+                            self.assertEqual(found, expected or rest, (endpoint, user))
+                            if found == [401]:
+                                self.well_formed(self.answer())
+
+    def test_no_credentials_needed(self) -> None:
+        """Elsewhere the answer comes after the body, as it does not depend on a credential."""
+        for method, path in (("POST", "/nowhere"), ("POST", "/health"), ("GET", "/health")):
+            self.assertEqual(self.head(method, path, None, 100), [])
+
+
+class MonitorTests(Case):
+    """A monitor key."""
+
+    def test_secrets(self) -> None:
+        """A monitor sees what root sees, but public names for tokens of topics, and null for tokens and uuid."""
+        self.cats()
+        self.subscribe("cats", user=B, uuid="canary")
+        text = ""
+        for path in ("/topics", "/subscriptions", "/api_tokens", "/metrics"):
+            text += self.expect(200, "GET", path, user=MONITOR_KEY).body.decode()
+        for secret in (A, B, MADE, "canary", MONITOR_KEY):
+            self.assertNotIn(secret, text)
+        names = [{"name": name, "token": None} for name in ("alice", "bob", "made")]
+        self.assertEqual(self.read("/api_tokens", MONITOR_KEY), names)
+        own, _ = (self.read("/subscriptions", user) for user in (MONITOR_KEY, ROOT_KEY))
+        self.assertEqual([(each["subscriber"], each["uuid"]) for each in own], [("alice", None), ("bob", None)])
+
+    def test_key_is_no_token(self) -> None:
+        """A monitor key cannot be made a client's token."""
+        self.expect(400, "POST", "/api_tokens", {"name": "x", "token": MONITOR_KEY}, ROOT_KEY)
 
 
 class NoRootKeyTests(Case):

@@ -10,25 +10,61 @@ from twisted.web.http import _ChunkedTransferDecoder, _MalformedChunkedDataError
 
 from routemaster.web.http_server.refusal import Refused
 
+RETRY_AFTER = 1  #: seconds after which a client may retry
+
+
+class BodyBudget:
+    """The bytes that all bodies under way may hold together."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.held = 0  #: bytes
+
+    def take(self, size: int) -> None:
+        """Count bytes; Refused with 503 if that is too much."""
+        if self.held + size > self._most:
+            message = "too many request bodies are under way: nothing was stored"
+            raise Refused(503, message, (b"Retry-After", b"%d" % RETRY_AFTER))
+        self.held += size
+
+    def give_back(self, size: int) -> None:
+        """Count bytes no more."""
+        self.held -= size
+
 
 class BodyReader:
     """Collects a body in memory.
 
+    A body by length is counted in the budget as a whole before it is read, so
+    that those that are accepted can be completed; a body in chunks as it grows.
+
     Args:
         length: bytes of the body; None if it comes in chunks.
         limit: the most bytes of a body in chunks.
+        budget: of all bodies under way, this one included until `release`.
     """
 
-    def __init__(self, length: int | None, limit: int) -> None:
+    def __init__(self, length: int | None, limit: int, budget: BodyBudget) -> None:
         self._body = bytearray()
+        self._budget = budget
+        self._counted = length or 0
+        budget.take(self._counted)
         self._missing = limit if length is None else length  # in chunks: bytes left of the limit
         self._rest: bytes | None = None
         self._decoder: Any = _ChunkedTransferDecoder(self._chunk, self._end) if length is None else None
 
-    @property
-    def body(self) -> bytes:
-        """What has been read."""
-        return bytes(self._body)
+    def take(self) -> bytes:
+        """The body, which the reader does not keep; it stays counted."""
+        body = bytes(self._body)
+        self._body.clear()
+        return body
+
+    def release(self) -> None:
+        """Forget the body, and count it no more."""
+        self._budget.give_back(self._counted)
+        self._counted = 0
+        self._body.clear()
+        self._decoder = None  # it refers to this reader
 
     def feed(self, data: bytes) -> bytes | None:
         """Read data; returns what follows the body, None if the body is incomplete.
@@ -51,6 +87,8 @@ class BodyReader:
         self._missing -= len(data)
         if self._missing < 0:
             raise Refused(413, "body is too large")
+        self._budget.take(len(data))
+        self._counted += len(data)
         self._body += data
 
     def _end(self, rest: bytes) -> None:

@@ -40,7 +40,7 @@ Twisted's HTTPChannel is the producer and consumer; its parser is not used (see
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import connectionDone
@@ -50,32 +50,15 @@ from twisted.web.http import HTTPChannel
 from twisted.web.http_headers import Headers
 
 from routemaster.web.http_server.body_reader import BodyReader
-from routemaster.web.http_server.limits import Limits
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.http_server.request import BusRequest
 from routemaster.web.http_server.request_head import MAX_HEAD, Head, parse_head
+from routemaster.web.http_server.server import Server
 
 PIPELINED = 16384   #: bytes of pipelined requests kept while one is handled
 FRESH_DRAIN = 2.0   #: seconds for a client's first request when the site stops
 IDLE_DRAIN = 0.25   #: seconds for another one: longer than a busy client pauses
 DISCARDED = 8 * 1024 * 1024  #: bytes read and discarded after a refusal, so that the client can read the answer
-
-
-class Server(Protocol):
-    """What a channel needs of its site; see `BusSite`."""
-
-    limits: Limits
-    draining: bool
-    reactor: Any
-    resource: Any
-
-    def opened(self, channel: BusChannel) -> None: ...
-
-    def closed(self, channel: BusChannel) -> None: ...
-
-    def status_lines(self, status: int) -> bytes: ...
-
-    def error_answer(self, refused: Refused) -> bytes: ...
 
 
 class State(Enum):
@@ -128,7 +111,8 @@ class BusChannel(HTTPChannel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.state = State.CLOSING
-        self._inbox = b""
+        self._inbox, self._head = b"", None
+        self._drop_body()
         self.site.closed(self)
         super().connectionLost(reason)
 
@@ -170,7 +154,8 @@ class BusChannel(HTTPChannel):
                         status=refused.status, sentence=str(refused))  # fmt: skip
         self.persistent = False
         self.transport.write(self.site.error_answer(refused))
-        self._inbox, self._body = b"", None
+        self._inbox = b""
+        self._drop_body()
         if ITCPTransport.providedBy(self.transport) and not self.isSecure():
             self._start_closing()
             self._networkProducer.unregisterProducer()
@@ -245,26 +230,37 @@ class BusChannel(HTTPChannel):
         self._searched = 0
         head = parse_head(inbox[:end])
         limit = self.site.limits.body_limit(head.method, head.target)
-        if head.length is not None and head.length > limit:
-            raise Refused(413, f"body is too large: expected at most {limit} bytes")
         rest = inbox[end + 4 :]
-        if head.length is not None and len(rest) >= head.length:
+        if head.length is None or head.length > min(limit, len(rest)):
+            self._start_body(head, limit, rest)
+        else:
             self._inbox = rest[head.length :]
             self._handle(head, rest[: head.length])
-            return True
-        self._head, self._inbox, self._body = head, rest, BodyReader(head.length, limit)
+        return True
+
+    def _start_body(self, head: Head, limit: int, rest: bytes) -> None:
+        """Read a body that has not arrived whole, unless its head is enough to refuse the request."""
+        self.site.admit(head, self._peer)
+        if head.length is not None and head.length > limit:
+            raise Refused(413, f"body is too large: expected at most {limit} bytes")
+        self._body = BodyReader(head.length, limit, self.site.limits.bodies)
+        self._head, self._inbox = head, rest
         self._wait(State.BODY, self.site.limits.body)
         if head.expects and not rest:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        return True
+
+    def _drop_body(self) -> None:
+        if self._body is not None:
+            self._body.release()
+            self._body = None
 
     def _read_body(self, head: Head, body: BodyReader) -> bool:
         rest = body.feed(self._inbox)
         if rest is None:
             self._inbox = b""
             return False
-        self._inbox, self._head, self._body = rest, None, None
-        self._handle(head, body.body)
+        self._inbox, self._head = rest, None
+        self._handle(head, body.take())
         return True
 
     def _handle(self, head: Head, body: bytes) -> None:
@@ -304,6 +300,7 @@ class BusChannel(HTTPChannel):
     def requestDone(self, request: object) -> None:
         """The answer is written: wait for the next request, or close."""
         self.requests.clear()
+        self._drop_body()
         if not self.persistent:
             self.loseConnection()
         elif self.state is State.HANDLING:

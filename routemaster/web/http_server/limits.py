@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from attrs import frozen
+from attrs import field, frozen
+
+from routemaster.web.http_server.body_reader import BodyBudget
 
 
 @frozen
@@ -12,6 +14,7 @@ class Limits:
     """Times in seconds, sizes in bytes."""
 
     body_limit: Callable[[bytes, bytes], int] = lambda method, target: 65536  #: of a request's body
+    bodies: BodyBudget = field(factory=lambda: BodyBudget(64 * 1024 * 1024))  #: of all sites with these limits
     connections: int = 10000        #: open at the same time; more are closed at once
     fresh: float = 10.0             #: from connecting to the first byte of a request, TLS handshake included
     head: float = 10.0              #: from the first byte to the end of the headers

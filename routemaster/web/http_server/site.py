@@ -24,6 +24,7 @@ from routemaster.web.http_server.body_writer import BodyWriter
 from routemaster.web.http_server.connection import BusChannel
 from routemaster.web.http_server.limits import Limits
 from routemaster.web.http_server.refusal import Refused
+from routemaster.web.http_server.request_head import Head
 
 __all__ = ["BusSite", "Limits"]
 
@@ -45,6 +46,8 @@ class BusSite(Site):
         """`wall` returns the time of day, if the reactor's clock does not."""
         super().__init__(resource, parsePOSTFormSubmission=False, timeout=None, reactor=reactor)
         self.limits = limits or Limits()
+        #: refuses a request by its head and its peer's address, before its body is read; raises Refused
+        self.admit: Callable[[Head, Any], None] = getattr(resource, "admit", lambda head, peer: None)
         self.draining = False
         self.writer = BodyWriter(reactor)
         self._wall = wall or reactor.seconds

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.web.api import BodyLimits
-from routemaster.web.http_server.body_reader import BodyReader
+from routemaster.web.http_server.body_reader import BodyBudget, BodyReader
 from routemaster.web.http_server.limits import Limits
 from routemaster.web.http_server.refusal import Refused
 from tests.web.http_server.test_request_head import REFUSED
-from tests.web.wire import PUBLISH, Case, request
+from tests.web.wire import CHUNKED, PUBLISH, Case, Wire, post, request
 
 
 class BodyReaderTests(SynchronousTestCase):
@@ -21,14 +23,15 @@ class BodyReaderTests(SynchronousTestCase):
         """`feed` returns the bytes after the body, and None until the body is complete."""
         chunks = [b"2\r\na", b"b\r\n1\r\nc\r\n0\r\n", b"\r\nrest"]
         for length, parts in ((3, [b"a", b"b", b"crest"]), (None, chunks)):
-            reader = BodyReader(length, 3)
+            reader = BodyReader(length, 3, BodyBudget(3))
             self.assertEqual([reader.feed(part) for part in parts], [None, None, b"rest"])
-            self.assertEqual(reader.body, b"abc")
+            self.assertEqual(reader.take(), b"abc")
 
     def test_refused(self) -> None:
         """A body in chunks over the limit raises 413, a malformed chunk 400."""
         for data, status in ((b"4\r\nabcd\r\n", 413), (b"x\r\n", 400)):
-            self.assertEqual(self.assertRaises(Refused, BodyReader(None, 3).feed, data).status, status)
+            reader = BodyReader(None, 3, BodyBudget(9))
+            self.assertEqual(self.assertRaises(Refused, reader.feed, data).status, status)
 
 
 class BodyTests(Case):
@@ -55,6 +58,68 @@ class BodyTests(Case):
         start, body = PUBLISH.split(b"\r\n\r\n")
         self.assertEqual([a.status for a in wire.send(start + b"\r\nExpect: 100-continue\r\n\r\n")], [100])
         self.assertEqual([a.status for a in wire.send(body)], [100, 204])
+
+    def wires(self, most: int) -> list[Wire]:
+        """Ten connections with limits in common."""
+        limits = Limits(BodyLimits(max_bulk_body=1000), bodies=BodyBudget(most))
+        return [self.wire(limits) for _ in range(10)]
+
+    def test_budget_by_length(self) -> None:
+        """Bodies under way hold at most max_buffered_bodies; above that a new one is refused before it is read."""
+        wires = self.wires(700)
+        start = post(b"Content-Length: 300")
+        for wire in wires:
+            wire.send(start + b"a" * 299)
+        found = [[(each.status, each.headers.get("retry-after")) for each in wire.answers()] for wire in wires]
+        self.assertEqual(found, [[], [], *[[(503, "1")]] * 8])
+        wires[0].send(b"a")  # complete
+        wires[1].transport.lose()
+        late = [wires[0], *self.wires(0)[:1]]
+        late[1].site.limits = wires[0].site.limits
+        for wire in late:
+            self.assertEqual([each.status for each in wire.send(start)], [204] if wire is wires[0] else [])
+        self.assertEqual(wires[0].site.limits.bodies.held, 600)
+        self.assertIn("nothing was stored", wires[2].answers()[0].error)
+
+    def test_budget_in_chunks(self) -> None:
+        """A body in chunks counts with what has arrived; one that is refused or ends counts no more."""
+        wires = self.wires(700)
+        bodies = wires[0].site.limits.bodies
+        for wire in wires:
+            wire.send(post(CHUNKED, body=b"12c\r\n" + b"a" * 300 + b"\r\n"))
+        self.assertEqual([[each.status for each in wire.answers()] for wire in wires], [[], [], *[[503]] * 8])
+        self.assertEqual(bodies.held, 600)
+        wires[0].send(b"0\r\n\r\n")
+        self.assertEqual(bodies.held, 300)
+        wires[1].send(b"x\r\n")
+        self.assertEqual(([each.status for each in wires[1].answers()], bodies.held), ([400], 0))
+
+    def test_budget_until_the_answer(self) -> None:
+        """A body counts until its request is answered or its connection is lost."""
+        for lost in (False, True):
+            wire = self.wire(Limits(BodyLimits(), bodies=BodyBudget(100)))
+            wire.send(request("GET", "/wait", b"", "Content-Length: 100"))
+            wire.send(b"a" * 100)
+            self.assertEqual(wire.site.limits.bodies.held, 100)
+            if lost:
+                wire.transport.lose()
+            else:
+                self.api.waiting[-1].callback(b"")
+            self.assertEqual(wire.site.limits.bodies.held, 0)
+
+    def test_freed_at_once(self) -> None:
+        """What a lost connection held is free at once, without the garbage collector."""
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for start in (post(b"Content-Length: 300"), post(CHUNKED, body=b"5\r\naaaaa\r\n"), b"", PUBLISH[:40]):
+            wire = self.wire()
+            wire.send(PUBLISH + start)
+            channel = wire.channel
+            kept = [weakref.ref(each) for each in (channel._body, channel) if each is not None]
+            wire.transport.lose()
+            del channel, wire.channel, wire.transport.channel
+            wire.transport.producer = None  # as Twisted's transports do
+            self.assertEqual([each() for each in kept], [None] * len(kept))
 
     def test_in_memory(self) -> None:
         """A body of 1 MiB is kept in memory, not in a file."""

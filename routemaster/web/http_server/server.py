@@ -1,0 +1,28 @@
+"""What a connection needs of its site."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from routemaster.web.http_server.limits import Limits
+from routemaster.web.http_server.refusal import Refused
+from routemaster.web.http_server.request_head import Head
+
+
+class Server(Protocol):
+    """See `site.BusSite`."""
+
+    limits: Limits
+    draining: bool
+    reactor: Any
+    resource: Any
+
+    def admit(self, head: Head, peer: Any) -> None: ...
+
+    def opened(self, channel: Any) -> None: ...
+
+    def closed(self, channel: Any) -> None: ...
+
+    def status_lines(self, status: int) -> bytes: ...
+
+    def error_answer(self, refused: Refused) -> bytes: ...
