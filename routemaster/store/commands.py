@@ -37,7 +37,7 @@ class Commands:
         self._broken: set[str] = set()  #: topics and subscribers with a key of the wrong type
         self._connection = connection
         self.command = connection.command
-        self.node_of = connection.node_of
+        self.node_of, self.slot = connection.node_of, connection.slot
 
     @property
     def nodes(self) -> Mapping[str, Connection]:

@@ -16,9 +16,6 @@ is awaited, because on a cluster the next may go to another node:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
-
-from twisted.internet.defer import Deferred
 
 from routemaster.errors import StoreUnavailable
 from routemaster.hints import SubscriptionChanged, TokensChanged
@@ -36,6 +33,7 @@ from routemaster.redis.connection import Connection
 from routemaster.redis.errors import ScriptRefusal
 from routemaster.redis.wait_replicas import Replication
 from routemaster.store import codec, refusals, subscription_stats
+from routemaster.store.acknowledgements import Acknowledgements, Success
 from routemaster.store.commands import BUNDLE, Commands
 from routemaster.store.log_read import LogReader
 from routemaster.store.losses import log_losses
@@ -55,7 +53,7 @@ class RedisStore(Upkeep):
         super().__init__(Commands(connection, namespace))
         self._replication = replication
         self._out = self._redis if replication is None else Commands(replication.connection, namespace)
-        self._logs = LogReader(self._redis)
+        self._logs, self._acknowledgements = LogReader(self._redis), Acknowledgements(self._redis)
         self._lease_ms = b"%d" % round(lease_ttl * 1000)
 
     def distrust(self) -> None:
@@ -278,19 +276,9 @@ class RedisStore(Upkeep):
     async def acknowledge(
         self, subscriber: str, worker: str, epoch: int, acks: Sequence[Ack], batch_limit: int = 0
     ) -> dict[str, Position]:
-        name = subscriber.encode()
-        moves = [
-            self._redis.run(
-                "acknowledge",
-                self._keys.topic(ack.topic),
-                name,
-                b"%d" % ack.membership,
-                bytes(ack.last),
-                bytes(ack.first or b""),
-            )
-            for ack in acks
-        ]
-        *replies, _ = await gather([*moves, self._settle(subscriber, worker, epoch, 0, batch_limit)])
+        moves = [self._acknowledgements.move(subscriber, ack) for ack in acks]
+        success = self._acknowledgements.record(Success(subscriber, worker, epoch, batch_limit))
+        *replies, _ = await gather([*moves, success])
         log_losses({subscriber: sum(lost for *_, lost in replies)})
         return {
             ack.topic: codec.position(cursor, tail)
@@ -301,12 +289,7 @@ class RedisStore(Upkeep):
         self, subscriber: str, worker: str, epoch: int, pause: float, error: str,
         failures: int = 1, batch_limit: int = 0, tried: tuple[str, str | None] = ("", None),
     ) -> bool:  # fmt: skip
-        how = (b"%d" % round(pause * 1e6), error.encode(), tried[0].encode(), (tried[1] or "").encode())
-        return bool(await self._settle(subscriber, worker, epoch, failures, batch_limit, *how))
-
-    def _settle(
-        self, subscriber: str, worker: str, epoch: int, failures: int, batch_limit: int, *how: bytes
-    ) -> Deferred[Any]:
         keys = (self._keys.lease(subscriber), self._keys.subscriber(subscriber)[0])
-        numbers = (b"%d" % number for number in (epoch, failures, batch_limit))
-        return self._redis.run("settle", keys, worker.encode(), *numbers, *how)
+        numbers = (b"%d" % number for number in (epoch, failures, batch_limit, round(pause * 1e6)))
+        target = (tried[0].encode(), (tried[1] or "").encode())
+        return bool(await self._redis.run("fail", keys, worker.encode(), *numbers, error.encode(), *target))

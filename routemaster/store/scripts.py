@@ -8,9 +8,9 @@ from typing import Final
 from routemaster.redis.connection import Script
 
 _WRITES_WITHOUT_MEMORY: Final = frozenset({
-    "acknowledge", "acquire", "announce", "count", "count_drops", "delete_topic", "drop", "elect", "forget",
-    "join", "leave", "prune", "release", "remove_topic", "renew", "report", "settle", "trim", "unsubscribe",
-    "withdraw",
+    "acknowledge", "acquire", "announce", "count", "count_drops", "delete_topic", "drop", "elect", "fail",
+    "forget", "join", "leave", "prune", "release", "remove_topic", "renew", "report", "succeed", "trim",
+    "unsubscribe", "withdraw",
 })
 _READS: Final = frozenset({"backlog", "heads", "idle", "positions", "read", "sizes", "subscribers", "topics"})
 _TAKES_MEMORY: Final = frozenset({"configure", "publish"})

@@ -1,0 +1,16 @@
+-- Promise: a success is recorded for each subscriber, if the lease under which the
+-- attempt was made is still held. A repetition changes nothing.
+-- Runs while Redis is out of memory.
+-- KEYS  lease, meta of each subscriber in turn
+-- ARGV  for each subscriber in turn "worker epoch", most events in the next batch (0: no limit)
+-- Reply 1
+local now = digits(clock())
+for index = 1, #KEYS, 2 do
+  local lease, meta = KEYS[index], KEYS[index + 1]
+  if redis.call('GET', lease) == ARGV[index] and redis.call('HEXISTS', meta, 'version') == 1 then
+    redis.call('HDEL', meta, 'failures', 'retry_at', 'last_attempt', 'batch_limit') -- see store() for why first
+    redis.call('HSET', meta, 'failures', '0', 'last_attempt', now, 'last_success', now)
+    if ARGV[index + 1] ~= '0' then redis.call('HSET', meta, 'batch_limit', ARGV[index + 1]) end
+  end
+end
+return 1
