@@ -34,11 +34,17 @@ connection (RFC 9112 section 6.3), with or without TLS's close_notify.
 used. If the connection was used before, and no byte of the answer arrived, the
 POST is repeated once on a new connection, within the same deadline.
 
-*Isolation.* The queue serves servers (host and port) round robin. Servers whose
-last attempt brought no answer, and those never tried, have at most half of the
-capacity; the same holds for DNS look-ups. So unreachable servers, however many,
-leave capacity for the others. Attempts at servers that did not answer start one
-by one, so that they do not all time out at the same moment.
+*Isolation.* The queue serves servers (host and port) round robin. Subscribers
+whose last attempt failed hold at most half of the places, of all and of any
+server; with those to which nothing was ever delivered, three quarters. The same
+holds for names in the DNS. So a subscriber whose last attempt succeeded waits for
+none of these, however many hang. An attempt that takes half a second while others
+wait leaves its place at the server to one of them: even if as many subscribers
+of one server as it has places hang for the first time, all at once, the others
+there wait no longer than that. Only if more than `max_open` hang at once, all
+after a success, do others wait until these time out. Attempts to subscribers
+whose last one failed start one by one, 100 to 500 in a second, so that they do
+not all time out at the same moment.
 
 What of the libraries runs
 ==========================

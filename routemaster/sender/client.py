@@ -21,7 +21,8 @@ from routemaster.sender.target import BadCallback, Target
 from routemaster.sender.tls import TLSTrust
 from routemaster.sender.treq_agent import http_client
 
-PACE = 0.01  #: seconds between the starts of two attempts at servers that did not answer the last one
+PACE = 0.01  #: seconds between attempts to subscribers whose last attempt failed
+LONG = 0.5   #: seconds after which an attempt leaves its place to others that wait
 MAX_TARGETS = 10_000  #: parsed callbacks that are kept
 
 STOPPING = Outcome(Verdict.LOCAL, error="the bus is stopping")
@@ -61,13 +62,15 @@ class TreqSender:
         )
         self.queue = FairQueue(max_open, max_per_server, paced=True)
         self._pacer: Any = None
+        self._watch: Any = None
+        self.under_way: dict[Turn, None] = {}  #: oldest first
         self._client = http_client(self.pool)
         self._targets: dict[tuple[str, str | None], Target] = {}  # oldest first
         self._exchanges: set[Exchange] = set()
 
     def turn(self, callback: str, uuid: str | None, last: LastAttempt = LastAttempt.NONE) -> Turn:
         """`interfaces.Sender.turn`."""
-        return Turn(self, callback, uuid)
+        return Turn(self, callback, uuid, last)
 
     async def exchange(self, target: Target, body: bytes, attempt: int) -> Outcome:
         """POST `body` to `target` at once; for `Turn`."""
@@ -86,9 +89,9 @@ class TreqSender:
     async def close(self) -> None:
         """Abort the exchanges under way (outcome: LOCAL, the bus is stopping) and close every connection."""
         self.queue.close()
-        if self._pacer is not None:
-            self._pacer.cancel()
-            self._pacer = None
+        for timer in (self._pacer, self._watch):
+            if timer is not None and timer.active():
+                timer.cancel()
         for exchange in tuple(self._exchanges):
             exchange.fail(Failure(QueueClosed()))
         self._dns.close()
@@ -104,31 +107,46 @@ class TreqSender:
                 del self._targets[next(iter(self._targets))]
         return target
 
+    def seconds(self) -> float:
+        """The time, for `Turn`."""
+        return float(self._reactor.seconds())
+
     def pace(self) -> None:
-        """Have the next failing server's attempt start after `PACE`; for `Turn`."""
+        """Have the queue go on when it is time; for `Turn`."""
         if self._pacer is None and self.queue.needs_tick:
             self._pacer = self._reactor.callLater(PACE, self._start_next)
+        if self._watch is None and self.queue.delays_others and not self.queue.closed:
+            self._watch = self._reactor.callLater(LONG, self._demote)
 
     def _start_next(self) -> None:
         self._pacer = None
         self.queue.tick()
         self.pace()
 
+    def _demote(self) -> None:
+        self._watch = None
+        started = self.seconds() - LONG
+        for turn in tuple(self.under_way):
+            if turn.began > started or not self.queue.delays_others:
+                break
+            turn.demote()
+        self.pace()
+
 
 class Turn:
     """A place among the attempts under way, from `async with` to its end (`interfaces.Turn`)."""
 
-    def __init__(self, sender: TreqSender, callback: str, uuid: str | None) -> None:
-        self._sender, self._callback, self._uuid = sender, callback, uuid
+    def __init__(self, sender: TreqSender, callback: str, uuid: str | None, last: LastAttempt) -> None:
+        self._sender, self._callback, self._uuid, self._last = sender, callback, uuid, last
         self._target: Target | None = None
         self._refusal: Outcome | None = None
-        self._answered: bool | None = None  #: whether the server answered; None: nothing was sent
+        self.began = 0.0  #: when it was given
 
     async def __aenter__(self) -> Turn:
         sender = self._sender
         try:
             target = sender.target(self._callback, self._uuid)
-            waiting = sender.queue.enter(target.key)
+            waiting = sender.queue.enter(target.key, self._last)
             sender.pace()
             if waiting is not None:
                 await waiting
@@ -137,19 +155,24 @@ class Turn:
         except QueueClosed:
             self._refusal = STOPPING
         else:
-            self._target = target
+            self._target, self.began = target, sender.seconds()
+            sender.under_way[self] = None
         return self
+
+    def demote(self) -> None:
+        """Leave the place to another attempt, if one waits for it."""
+        if self._last is not LastAttempt.FAILED and self._target is not None:
+            if self._sender.queue.demote(self._target.key, self._last):
+                self._last = LastAttempt.FAILED
 
     async def post(self, body: bytes, number: int = 1) -> Outcome:
         """`interfaces.Turn.post`."""
         if self._refusal is not None or self._target is None:
             return self._refusal or STOPPING
-        self._answered = False
-        outcome = await self._sender.exchange(self._target, body, number)
-        self._answered = None if outcome is STOPPING else outcome.status is not None
-        return outcome
+        return await self._sender.exchange(self._target, body, number)
 
     async def __aexit__(self, *error: object) -> None:
         if self._target is not None:
-            self._sender.queue.leave(self._target.key, succeeded=self._answered)
+            del self._sender.under_way[self]
+            self._sender.queue.leave(self._target.key, self._last)
             self._sender.pace()

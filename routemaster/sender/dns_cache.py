@@ -4,7 +4,8 @@
 whose servers do not answer. So it runs in threads of its own and not in the
 reactor's thread pool. One look-up per name runs at a time; a caller waits up to
 its own timeout, and the look-up continues for the next caller. Names whose last
-look-up failed, or that were never looked up, share half of the threads.
+look-up failed have at most half of the threads, and those that were never looked
+up at most three quarters.
 
 A successful answer is fresh for `TTL` seconds. After that, up to `STALE`
 seconds, it is still returned while a new look-up runs. An outdated address is
@@ -28,6 +29,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
+from routemaster.interfaces import LastAttempt
 from routemaster.sender.failure_reasons import DeliveryError, LocalFault, is_local
 from routemaster.sender.fair_queue import FairQueue, QueueClosed, QueueFull
 
@@ -173,12 +175,18 @@ class DNSCache:
 
     def _start(self, name: str, *callers: Deferred[Addresses]) -> Callers:
         """Start a look-up for `callers`; returns the list to which later callers are added."""
-        turn = self._queue.enter(name)
+        entry = self._entries.get(name)
+        last = LastAttempt.NONE
+        if entry is not None:
+            last = LastAttempt.SUCCEEDED if entry.error is None else LastAttempt.FAILED
+        turn = self._queue.enter(name, last)
         waiting = self._waiting[name] = list(callers)
-        Deferred.fromCoroutine(self._look_up(name, turn, waiting))
+        Deferred.fromCoroutine(self._look_up(name, last, turn, waiting))
         return waiting
 
-    async def _look_up(self, name: str, turn: Deferred[None] | None, waiting: Callers) -> None:
+    async def _look_up(
+        self, name: str, last: LastAttempt, turn: Deferred[None] | None, waiting: Callers
+    ) -> None:  # fmt: skip
         addresses: Addresses = ()
         error: MakeError | None = None
         local = False
@@ -191,12 +199,12 @@ class DNSCache:
                 error = partial(type(known), str(known))
                 local = isinstance(known, LocalFault)
             self._store(name, addresses, error, local)
-            self._queue.leave(name, succeeded=error is None)
+            self._queue.leave(name, last)
         except QueueClosed:
             error = partial(LocalFault, "the bus is stopping")
         except Exception as unexpected:
             error = partial(DeliveryError, f"the DNS look-up of {name} failed: {unexpected}")
-            self._queue.leave(name, succeeded=False)
+            self._queue.leave(name, last)
         del self._waiting[name]
         self._answer(waiting, addresses, error)
 

@@ -11,6 +11,13 @@ from collections.abc import Hashable
 
 from twisted.internet.defer import Deferred
 
+from routemaster.interfaces import LastAttempt
+
+SUCCEEDED, NONE, FAILED = LastAttempt.SUCCEEDED, LastAttempt.NONE, LastAttempt.FAILED
+
+BURST = 5    #: the most entries whose last attempt failed that are admitted per tick
+LINE = 100   #: waiting entries of that kind for each further one that is admitted per tick
+
 
 class QueueFull(Exception):
     """`max_waiting` entries wait already."""
@@ -20,66 +27,84 @@ class QueueClosed(Exception):
     """The queue is closed."""
 
 
+class _Places:
+    """A number of places, of which those whose last attempt failed, or that had none, have a part."""
+
+    __slots__ = ("_elastic", "_failed", "_not_proven", "_total", "taken")
+
+    def __init__(self, total: int, elastic: bool) -> None:
+        """`elastic`: entries that failed take no more than their part, though more are active."""
+        self._total, self._elastic = total, elastic
+        self._failed, self._not_proven = max(1, total // 2), max(1, total - total // 4)
+        self.taken = {SUCCEEDED: 0, NONE: 0, FAILED: 0}
+
+    def admits(self, last: LastAttempt) -> bool:
+        failed = self.taken[FAILED]
+        not_proven = self.taken[NONE] + (min(failed, self._failed) if self._elastic else failed)
+        if self.taken[SUCCEEDED] + not_proven >= self._total:
+            return False
+        if last is SUCCEEDED:
+            return True
+        return not_proven < self._not_proven and (last is NONE or failed < self._failed)
+
+
 class _KeyQueue:
     """The entries of one key."""
 
-    __slots__ = ("active", "healthy", "key", "waiting")
+    __slots__ = ("key", "places", "waiting")
 
-    def __init__(self, key: Hashable, healthy: bool | None) -> None:
+    def __init__(self, key: Hashable, per_key: int) -> None:
         self.key = key
-        self.healthy = healthy  #: whether the last entry succeeded; None: unknown
-        self.active = 0
-        self.waiting: deque[Deferred[None]] = deque()
+        self.places = _Places(per_key, elastic=True)
+        self.waiting: dict[LastAttempt, deque[Deferred[None]]] = {last: deque() for last in LastAttempt}
 
 
 class FairQueue:
     """Admits entries up to `total`, and up to `per_key` of one key.
 
-    A key is *healthy* if its last entry succeeded, *failing* if it failed, and
-    *unknown* before. Failing and unknown keys together have at most half of
-    `total`, so that unreachable servers, however many, leave capacity for the
-    others. If the queue is `paced`, one entry of a failing key is admitted per
-    `tick`: entries that start together also time out together, and would hold
-    up the process at that moment.
+    Entries whose last attempt failed have at most half of the places, in total
+    and of each key; together with those that had none yet, three quarters. So
+    an entry whose last attempt succeeded waits for none of the others, and one
+    that had none waits for none that failed. If the queue is `paced`, entries
+    that failed are admitted one by one, a few per `tick` if many wait: those that
+    start together also time out together, and would hold up the process at that
+    moment.
 
-    Waiting entries are served round robin: first among the healthy, unknown
-    and failing keys as three groups, then by key. At most `max_waiting` wait;
-    the health of at most `max_known` keys is remembered.
+    Waiting entries are served round robin: first among the three kinds, then by
+    key. At most `max_waiting` wait.
     """
 
     def __init__(
-        self,
-        total: int,
-        per_key: int,
-        *,
-        paced: bool = False,
-        max_waiting: int | None = None,
-        max_known: int = 10_000,
-    ) -> None:
-        self._total = total
-        self._per_key = per_key
-        self._not_healthy_total = max(1, total // 2)
-        self._paced = paced
-        self._max_waiting = max_waiting
-        self._max_known = max_known
+        self, total: int, per_key: int, *, paced: bool = False, max_waiting: int | None = None
+    ) -> None:  # fmt: skip
+        self._per_key, self._paced, self._max_waiting = per_key, paced, max_waiting
+        self._places = _Places(total, elastic=False)
         self._keys: dict[Hashable, _KeyQueue] = {}  # those with entries
-        self._health: dict[Hashable, bool] = {}  # oldest first
-        # Keys whose next entry could be served, in round robin order, by health; the groups take turns, too.
-        self._ready: dict[bool | None, dict[_KeyQueue, None]] = {True: {}, None: {}, False: {}}
-        self._groups = deque(self._ready)
-        self._failing_admitted = False  # since the last tick
+        self._waiting = dict.fromkeys(LastAttempt, 0)
+        # Keys whose next entry of a kind could be served, in round robin order; the kinds take turns, too.
+        self._ready: dict[LastAttempt, dict[_KeyQueue, None]] = {last: {} for last in LastAttempt}
+        self._turns = deque(LastAttempt)
+        self._burst = 1      # entries that failed, admitted per tick
+        self._admitted = 0   # of them, since the last tick
         self._serving = False
         self.closed = False
-        self.active = 0
-        self.not_healthy = 0  #: active entries of failing and unknown keys
-        self.waiting = 0
 
     @property
-    def known(self) -> int:
-        """How many keys are remembered."""
-        return len(self._keys.keys() | self._health.keys())
+    def active(self) -> int:
+        """Entries that are admitted."""
+        return sum(self._places.taken.values())
 
-    def enter(self, key: Hashable) -> Deferred[None] | None:
+    @property
+    def waiting(self) -> int:
+        """Entries that wait."""
+        return sum(self._waiting.values())
+
+    @property
+    def delays_others(self) -> bool:
+        """Whether an entry waits whose last attempt did not fail."""
+        return self.waiting > self._waiting[FAILED]
+
+    def enter(self, key: Hashable, last: LastAttempt) -> Deferred[None] | None:
         """Admit an entry: None if at once, else a Deferred that fires then; cancelling it withdraws the entry.
 
         Errors: `QueueFull`; `QueueClosed`, also by the Deferred.
@@ -88,107 +113,117 @@ class FairQueue:
             raise QueueClosed
         queue = self._keys.get(key)
         if queue is None:
-            queue = self._keys[key] = _KeyQueue(key, self._health.get(key))
-        if not queue.waiting and queue.active < self._per_key and self._has_capacity(queue.healthy):
-            self._admit(queue)
+            queue = self._keys[key] = _KeyQueue(key, self._per_key)
+        if not queue.waiting[last] and queue.places.admits(last) and self._admits(last):
+            self._admit(queue, last)
             return None
         if self._max_waiting is not None and self.waiting >= self._max_waiting:
             self._update(queue)
             raise QueueFull
-        entry: Deferred[None] = Deferred(lambda entry: self._withdraw(queue, entry))
-        queue.waiting.append(entry)
-        self.waiting += 1
+        entry: Deferred[None] = Deferred(lambda entry: self._withdraw(queue, last, entry))
+        queue.waiting[last].append(entry)
+        self._waiting[last] += 1
         self._update(queue)
         return entry
 
-    def leave(self, key: Hashable, succeeded: bool | None) -> None:
-        """End an active entry; `succeeded` sets the key's health, None leaves it as it was."""
+    def leave(self, key: Hashable, last: LastAttempt) -> None:
+        """End an active entry."""
         queue = self._keys[key]
-        queue.active -= 1
-        self.active -= 1
-        if not queue.healthy:
-            self.not_healthy -= 1
-        if succeeded is not None and succeeded != queue.healthy:
-            self._ready[queue.healthy].pop(queue, None)
-            if bool(queue.healthy) != succeeded:
-                self.not_healthy += -queue.active if succeeded else queue.active
-            queue.healthy = self._health[key] = succeeded
-            if len(self._health) > self._max_known:
-                del self._health[next(iter(self._health))]
+        queue.places.taken[last] -= 1
+        self._places.taken[last] -= 1
         self._update(queue)
         self._serve()
 
+    def demote(self, key: Hashable, last: LastAttempt) -> bool:
+        """Count an active entry that takes long as one that failed; False if too many of the key are.
+
+        So it leaves its place at the key to another one, and a key has at most twice `per_key` entries.
+        """
+        queue = self._keys[key]
+        if queue.places.taken[FAILED] >= self._per_key:
+            return False
+        for places in (queue.places, self._places):
+            places.taken[last] -= 1
+            places.taken[FAILED] += 1
+        self._update(queue)
+        self._serve()
+        return True
+
     @property
     def needs_tick(self) -> bool:
-        """Whether `tick` is to be called after the pause between two entries of failing keys."""
-        return self._failing_admitted and not self.closed
+        """Whether `tick` is to be called after the pause between two entries that failed."""
+        return self._admitted > 0 and not self.closed
 
     def tick(self) -> None:
-        """Allow the next entry of a failing key."""
-        self._failing_admitted = False
+        """Allow the next entries that failed."""
+        self._burst = min(BURST, 1 + self._waiting[FAILED] // LINE)
+        self._admitted = 0
         self._serve()
 
     def close(self) -> None:
         """Fail all waiting entries, and every later `enter`, with `QueueClosed`."""
         self.closed = True
-        waiting = [entry for queue in self._keys.values() for entry in queue.waiting]
-        self.waiting = 0
+        waiting: list[Deferred[None]] = []
         for queue in tuple(self._keys.values()):
-            queue.waiting.clear()
+            for entries in queue.waiting.values():
+                waiting += entries
+                entries.clear()
             self._update(queue)
+        self._waiting = dict.fromkeys(LastAttempt, 0)
         for entry in waiting:
             entry.errback(QueueClosed())
 
-    def _has_capacity(self, healthy: bool | None) -> bool:
-        if self.active >= self._total:
-            return False
-        if healthy:
-            return True
-        return self.not_healthy < self._not_healthy_total and not (healthy is False and self._failing_admitted)
+    def _admits(self, last: LastAttempt) -> bool:
+        paused = last is FAILED and self._paced and self._admitted >= self._burst
+        return not paused and self._places.admits(last)
 
-    def _admit(self, queue: _KeyQueue) -> None:
-        queue.active += 1
-        self.active += 1
-        if not queue.healthy:
-            self.not_healthy += 1
-        self._failing_admitted = self._failing_admitted or (self._paced and queue.healthy is False)
+    def _admit(self, queue: _KeyQueue, last: LastAttempt) -> None:
+        queue.places.taken[last] += 1
+        self._places.taken[last] += 1
+        if last is FAILED and self._paced:
+            self._admitted += 1
+        self._update(queue)
 
     def _update(self, queue: _KeyQueue) -> None:
-        """Add the key to the ready ones, or remove it; forget it if it has no entries."""
-        if queue.waiting and queue.active < self._per_key:
-            self._ready[queue.healthy].setdefault(queue)
-            return
-        self._ready[queue.healthy].pop(queue, None)
-        if not queue.active and not queue.waiting:
+        """Add the key to the ready ones of each kind, or remove it; forget it if it has no entries."""
+        entries = any(queue.places.taken.values())
+        for last, waiting in queue.waiting.items():
+            if waiting and queue.places.admits(last):
+                self._ready[last].setdefault(queue)
+            else:
+                self._ready[last].pop(queue, None)
+            entries = entries or bool(waiting)
+        if not entries:
             self._keys.pop(queue.key, None)
 
     def _serve(self) -> None:
-        """Admit what has capacity now; an admitted entry that leaves at once calls this again."""
+        """Admit what has a place now; an admitted entry that leaves at once calls this again."""
         if self._serving:
             return  # the loop below goes on: nested calls would exhaust the stack
         self._serving = True
         try:
-            while queue := self._next():
-                entry = queue.waiting.popleft()
-                self.waiting -= 1
-                self._admit(queue)
-                self._update(queue)
+            while (found := self._next()) is not None:
+                queue, last = found
+                entry = queue.waiting[last].popleft()
+                self._waiting[last] -= 1
+                self._admit(queue, last)
                 entry.callback(None)
         finally:
             self._serving = False
 
-    def _next(self) -> _KeyQueue | None:
-        """Take the next key out of the ready ones; None if there is none, or no capacity."""
-        for group in self._groups:
-            if self._ready[group] and self._has_capacity(group):
-                self._groups.remove(group)
-                self._groups.append(group)
-                queue = next(iter(self._ready[group]))
-                del self._ready[group][queue]
-                return queue
+    def _next(self) -> tuple[_KeyQueue, LastAttempt] | None:
+        """The next key, put behind the other ready ones, and the kind of its entry; None if there is none."""
+        for last in self._turns:
+            ready = self._ready[last]
+            if ready and self._admits(last):
+                self._turns.remove(last)
+                self._turns.append(last)
+                queue = next(iter(ready))
+                del ready[queue]
+                return queue, last
         return None
 
-    def _withdraw(self, queue: _KeyQueue, entry: Deferred[None]) -> None:
-        queue.waiting.remove(entry)
-        self.waiting -= 1
+    def _withdraw(self, queue: _KeyQueue, last: LastAttempt, entry: Deferred[None]) -> None:
+        queue.waiting[last].remove(entry)
+        self._waiting[last] -= 1
         self._update(queue)

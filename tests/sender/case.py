@@ -9,7 +9,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred
 from twisted.trial.unittest import TestCase
 
-from routemaster.interfaces import Outcome, Verdict
+from routemaster.interfaces import LastAttempt, Outcome, Verdict
 from routemaster.sender import TreqSender
 from routemaster.sender.failure_reasons import MAX_REASON
 from routemaster.testing import zoo
@@ -24,8 +24,10 @@ HEAD = b"HTTP/1.1 %b X\r\n"
 class PostingSender(TreqSender):
     """A sender that posts a given body."""
 
-    async def post(self, callback: str, uuid: str | None, body: bytes) -> Outcome:
-        async with self.turn(callback, uuid) as turn:
+    async def post(
+        self, callback: str, uuid: str | None, body: bytes, last: LastAttempt = LastAttempt.SUCCEEDED
+    ) -> Outcome:
+        async with self.turn(callback, uuid, last) as turn:
             return await turn.post(body)
 
 

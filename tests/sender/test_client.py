@@ -9,12 +9,13 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList, ensur
 from twisted.internet.task import deferLater
 
 from routemaster.errors import StoreUnavailable
-from routemaster.interfaces import Outcome, Verdict
+from routemaster.interfaces import LastAttempt, Outcome, Verdict
+from routemaster.sender import client
 from routemaster.sender import dns_cache as names_module
 from routemaster.sender.client import STOPPING
 from routemaster.testing import zoo
-from routemaster.testing.zoo import Answer
-from tests.sender.case import SERVER, UUID, SenderCase
+from routemaster.testing.zoo import Answer, Beast
+from tests.sender.case import SERVER, UUID, PostingSender, SenderCase
 
 
 class SharingTests(SenderCase):
@@ -32,6 +33,48 @@ class SharingTests(SenderCase):
         for success, result in await DeferredList(stuck, consumeErrors=True):
             self.assertFalse(success)
             self.assertTrue(result.check(CancelledError))
+
+    def by_path(self) -> Beast:
+        """One server with receivers that hang, and one at `/good` that answers."""
+        async def serve(wire: zoo.Wire) -> None:
+            while b"/good" in (await wire.request()).line:
+                wire.write(b"HTTP/1.1 204 N\r\n\r\n")
+            await wire.hang()
+
+        return self.beast(serve)
+
+    def hanging(self, sender: PostingSender, server: Beast, count: int, last: LastAttempt) -> None:
+        for number in range(count):
+            stuck = ensureDeferred(sender.post(f"{server.url}/{number}", UUID, b"[]", last))
+            stuck.addErrback(lambda failure: failure.trap(CancelledError))
+            self.addCleanup(stuck.cancel)
+
+    async def test_hanging_receivers_of_one_server(self) -> None:
+        """Of 100 receivers of one server that hang a healthy one there waits for none, nor does a new one."""
+        server, sender = self.by_path(), self.sender(max_per_server=8, timeout=60.0)
+        self.hanging(sender, server, 100, LastAttempt.FAILED)
+        for last in (LastAttempt.SUCCEEDED, LastAttempt.NONE):
+            self.assertAcknowledged(await sender.post(f"{server.url}/good", UUID, b"[]", last))
+        self.assertLessEqual(sender.queue.active, 4)
+        self.assertGreaterEqual(sender.queue.waiting, 96)
+
+    async def test_hanging_for_the_first_time(self) -> None:
+        """Receivers that hang for the first time, as many as there are places, delay others by `LONG` only."""
+        self.patch(client, "LONG", 0.05)
+        server, sender = self.by_path(), self.sender(max_per_server=8, timeout=60.0)
+        self.hanging(sender, server, 8, LastAttempt.SUCCEEDED)
+        self.assertAcknowledged(await sender.post(f"{server.url}/good", UUID, b"[]", LastAttempt.SUCCEEDED))
+        self.assertEqual(sender.queue.active, 8)
+
+    async def test_outcomes_say_nothing_about_a_server(self) -> None:
+        """Attempts that fail or are cancelled leave the places of others at the same server as they were."""
+        sink, sender = self.sink(default=Answer(500)), self.sender(max_per_server=2, max_open=2)
+        self.assertFailed(await sender.post(sink.url, UUID, b"[]"), "answered 500")
+        cut = ensureDeferred(sender.post(sink.url, UUID, b"[]"))
+        cut.cancel()
+        self.failureResultOf(cut, CancelledError)
+        async with sender.turn(sink.url, UUID), sender.turn(sink.url, UUID):
+            self.assertEqual((sender.queue.active, sender.queue.waiting), (2, 0))
 
     async def test_turn_comes_before_the_body(self) -> None:
         """A second turn at a full server waits until the first ends; a turn may end without a POST."""

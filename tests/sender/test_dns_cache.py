@@ -149,9 +149,10 @@ class DNSCacheTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_limits(self) -> None:
-        """Unknown names use half of the threads, and at most `MAX_WAITING` wait."""
-        waiting = [self.addresses(f"dead{n}.example") for n in range(dns_cache.THREADS // 2 + MAX_WAITING)]
-        self.assertEqual(len(self.look_ups), dns_cache.THREADS // 2)
+        """Names never looked up use three quarters of the threads, and at most `MAX_WAITING` wait."""
+        used = dns_cache.THREADS * 3 // 4
+        waiting = [self.addresses(f"dead{n}.example") for n in range(used + MAX_WAITING)]
+        self.assertEqual(len(self.look_ups), used)
         self.failureResultOf(self.addresses("more.example"), QueueFull)
         self.cache.close()
         for each in waiting:

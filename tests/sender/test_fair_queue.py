@@ -5,113 +5,135 @@ from __future__ import annotations
 from twisted.internet.defer import CancelledError
 from twisted.trial.unittest import SynchronousTestCase
 
+from routemaster.interfaces import LastAttempt
 from routemaster.sender.fair_queue import FairQueue, QueueClosed
+
+GOOD, NEW, BAD = LastAttempt.SUCCEEDED, LastAttempt.NONE, LastAttempt.FAILED
 
 
 class FairQueueTests(SynchronousTestCase):
     """Who is admitted, and when."""
 
-    def test_no_verdict(self) -> None:
-        """`succeeded=None` leaves the key's health unchanged."""
-        queue = FairQueue(4, 2)
-        queue.leave(*self.entered(queue, "a", succeeded=True))
-        for key, not_healthy in (("a", 0), ("b", 1)):
-            queue.leave(*self.entered(queue, key, succeeded=None))
-            self.entered(queue, key, succeeded=None)
-            self.assertEqual(queue.not_healthy, not_healthy)
+    def admitted(self, queue: FairQueue, key: str, last: LastAttempt, entries: int) -> int:
+        """How many of so many entries are admitted at once."""
+        return sum(queue.enter(key, last) is None for _ in range(entries))
+
+    def named(self, queue: FairQueue, served: list[str], last: LastAttempt, *keys: str) -> None:
+        """Enter keys that have to wait; each is added to `served` when it is admitted."""
+        for key in keys:
+            entry = queue.enter(key, last)
+            assert entry is not None
+            entry.addCallback(lambda _, key=key: served.append(key))
 
     def test_limits(self) -> None:
         """At most `total` entries are active, and at most `per_key` of one key."""
         queue = FairQueue(4, 2)
-        queue.leave(*self.entered(queue, "a", succeeded=True))
-        self.assertEqual([queue.enter("a") is None for _ in range(3)], [True, True, False])
-        self.assertEqual(queue.active, 2)
+        self.assertEqual([self.admitted(queue, key, GOOD, 3) for key in "abc"], [2, 2, 0])
+        self.assertEqual((queue.active, queue.waiting), (4, 5))
 
-    def entered(self, queue: FairQueue, key: str, succeeded: bool | None) -> tuple[str, bool | None]:
-        self.assertIsNone(queue.enter(key))
-        return key, succeeded
+    def test_shares(self) -> None:
+        """Who failed has half of the places of a key, and of all; with those never tried, three quarters."""
+        for keys in (["k"] * 3, ["a", "b", "c"]):
+            for order, expected in (((BAD, NEW, GOOD), [4, 2, 2]), ((NEW, BAD, GOOD), [6, 0, 2])):
+                queue = FairQueue(8, 8)
+                pairs = zip(keys, order, strict=True)
+                self.assertEqual([self.admitted(queue, *pair, 9) for pair in pairs], expected)
 
-    def test_capacity_for_healthy_keys(self) -> None:
-        """Unknown and failing keys have at most half; a healthy key enters at once."""
+    def test_none_waits_for_those_that_failed(self) -> None:
+        """However many that failed wait or hang, at one key or at many, another entry is admitted at once."""
+        for key in ("k{}", "k"):
+            queue = FairQueue(100, 10)
+            for n in range(1000):
+                queue.enter(key.format(n), BAD)
+            self.assertIsNone(queue.enter("k", NEW))
+            self.assertIsNone(queue.enter("k", GOOD))
+
+    def test_one_place(self) -> None:
+        """A key with one place serves every kind."""
+        queue, served = FairQueue(1, 1), list[str]()
+        queue.enter("x", GOOD)
+        for last in LastAttempt:
+            self.named(queue, served, last, last.value)
+        queue.leave("x", GOOD)
+        for _ in range(2):
+            queue.leave(served[-1], LastAttempt(served[-1]))
+        self.assertEqual(sorted(served), ["failed", "none", "succeeded"])
+
+    def test_demoted(self) -> None:
+        """An entry that takes long leaves its place at the key to another, up to as many as the key has places."""
+        queue, served = FairQueue(100, 4), list[str]()
+        self.assertEqual(self.admitted(queue, "k", GOOD, 4), 4)
+        self.named(queue, served, GOOD, *"kkkkkkk")
+        self.assertEqual([queue.demote("k", GOOD) for _ in range(5)], [True, True, True, True, False])
+        self.assertEqual((len(served), queue.active, queue.waiting), (2, 6, 5))
+        self.assertEqual(self.admitted(queue, "k", BAD, 1), 0)
+        for _ in range(4):
+            queue.leave("k", BAD)
+        self.assertEqual((len(served), queue.active, queue.waiting), (3, 4, 4))  # and the one that failed
+
+    def test_demoted_in_total(self) -> None:
+        """An entry that takes long keeps its place among all."""
         queue = FairQueue(4, 4)
-        queue.leave(*self.entered(queue, "good", succeeded=True))
-        entries = [queue.enter(f"dead{n}") for n in range(10)]
-        self.assertEqual([entry is None for entry in entries], [True, True] + [False] * 8)
-        self.assertIsNone(queue.enter("good"))
-        self.assertEqual((queue.active, queue.not_healthy, queue.waiting), (3, 2, 8))
+        self.assertEqual([queue.enter(key, GOOD) for key in "abcd"], [None] * 4)
+        self.assertTrue(queue.demote("a", GOOD))
+        self.assertIsNotNone(queue.enter("e", GOOD))
 
     def test_paced(self) -> None:
-        """In a paced queue one entry of a failing key is admitted per tick; other keys are not delayed."""
-        queue, served = FairQueue(20, 20, paced=True), []
-        for key in ("good", "bad1", "bad2", "bad3"):
-            queue.leave(*self.entered(queue, key, succeeded=key == "good"))
+        """In a paced queue one entry that failed is admitted per tick; others are not delayed."""
+        queue, served = FairQueue(20, 20, paced=True), list[str]()
         self.assertFalse(queue.needs_tick)
-        for key in ("bad1", "bad2", "bad3", "new1", "good", "new2"):
-            entry = queue.enter(key)
-            if entry is None:
-                served.append(key)
-            else:
-                entry.addCallback(lambda _, key=key: served.append(key))
-        self.assertEqual(served, ["bad1", "new1", "good", "new2"])
-        queue.leave("bad1", succeeded=False)
-        self.assertEqual(len(served), 4)
-        for key in ("bad2", "bad3"):
+        for last in (BAD, NEW, GOOD):
+            self.assertIsNone(queue.enter(last.value, last))
+        self.named(queue, served, BAD, "bad2", "bad3")
+        queue.leave("failed", BAD)
+        for expected in (["bad2"], ["bad2", "bad3"]):
             queue.tick()
-            self.assertEqual(served[-1], key)
-        self.assertTrue(queue.needs_tick)
+            self.assertEqual((served, queue.needs_tick), (expected, True))
         queue.tick()
-        self.assertEqual((len(served), queue.needs_tick), (6, False))
+        self.assertFalse(queue.needs_tick)
 
-    def test_groups_in_turn(self) -> None:
-        """Healthy, unknown and failing keys are served in turn."""
-        queue, served = FairQueue(4, 4), []
-        for key in ("good", "bad"):
-            queue.leave(*self.entered(queue, key, succeeded=key == "good"))
+    def test_pace_grows(self) -> None:
+        """If many that failed wait, up to five are admitted per tick: 10,000 within 25 s at 100 ticks a second."""
+        queue, served = FairQueue(30_000, 1, paced=True), list[str]()
+        queue.enter("x", BAD)
+        self.named(queue, served, BAD, *map(str, range(10_000)))
+        for _ in range(2500):
+            before = len(served)
+            queue.tick()
+            self.assertLessEqual(len(served) - before, 5)
+        self.assertEqual(queue.waiting, 0)
+
+    def test_kinds_in_turn(self) -> None:
+        """The three kinds are served in turn."""
+        queue, served = FairQueue(4, 4), list[str]()
+        self.admitted(queue, "x", GOOD, 4)
+        self.named(queue, served, BAD, "bad", "bad")
+        self.named(queue, served, NEW, "new", "new")
+        self.named(queue, served, GOOD, "good", "good")
         for _ in range(4):
-            self.entered(queue, "good", succeeded=None)
-        for key in ("bad", "bad", "new", "new", "good", "good"):
-            entry = queue.enter(key)
-            assert entry is not None
-            entry.addCallback(lambda _, key=key: served.append(key))
-        for _ in range(4):
-            queue.leave("good", succeeded=True)
+            queue.leave("x", GOOD)
         self.assertEqual(sorted(served[:3]), ["bad", "good", "new"])
 
     def test_in_turn(self) -> None:
         """Waiting entries are served round robin by key, however many one key has."""
-        queue, served = FairQueue(2, 2), []
-        queue.enter("x")
-        for key in ("a", "a", "a", "b", "c"):
-            entry = queue.enter(key)
-            assert entry is not None
-            entry.addCallback(lambda _, key=key: served.append(key))
-        queue.leave("x", succeeded=None)
+        queue, served = FairQueue(2, 2), list[str]()
+        self.admitted(queue, "x", GOOD, 2)
+        self.named(queue, served, GOOD, *"aaabc")
+        queue.leave("x", GOOD)
         for _ in range(4):
-            queue.leave(served[-1], succeeded=None)
+            queue.leave(served[-1], GOOD)
         self.assertEqual(served, ["a", "b", "c", "a", "a"])
 
-    def test_health_changes(self) -> None:
-        """All active entries of a key count as not healthy from its failure on."""
-        queue = FairQueue(4, 4)
-        queue.leave(*self.entered(queue, "k", succeeded=True))
-        for _ in range(4):
-            self.assertIsNone(queue.enter("k"))
-        queue.leave("k", succeeded=False)
-        self.assertEqual(queue.not_healthy, 3)
-        self.assertIsNotNone(queue.enter("other"))
-        queue.leave("k", succeeded=True)
-        self.assertEqual((queue.not_healthy, queue.active, queue.waiting), (1, 3, 0))
-
     def test_cancel(self) -> None:
-        """Cancelling a delivery closes its socket in every phase, and raises only CancelledError."""
-        queue = FairQueue(2, 2)
-        queue.enter("x")
-        first, second = queue.enter("y"), queue.enter("y")
+        """An entry that is cancelled while it waits is withdrawn."""
+        queue = FairQueue(1, 1)
+        queue.enter("x", GOOD)
+        first, second = queue.enter("y", GOOD), queue.enter("y", GOOD)
         assert first is not None
         assert second is not None
         first.cancel()
         self.failureResultOf(first, CancelledError)
-        queue.leave("x", succeeded=False)
+        queue.leave("x", GOOD)
         self.successResultOf(second)
         self.assertEqual(queue.waiting, 0)
 
@@ -119,41 +141,33 @@ class FairQueueTests(SynchronousTestCase):
         """Entries that end as soon as they are admitted are served one after another, not nested in each other."""
         queue, served, depth, deepest = FairQueue(10, 2), [], 0, 0
         for key in ("k", "k"):
-            self.assertIsNone(queue.enter(key))
+            self.assertIsNone(queue.enter(key, GOOD))
 
         def end(_: None) -> None:
             nonlocal depth, deepest
             depth += 1
             deepest = max(deepest, depth)
             served.append(1)
-            queue.leave("k", succeeded=None)
+            queue.leave("k", GOOD)
             depth -= 1
 
         for _ in range(2000):
-            entry = queue.enter("k")
+            entry = queue.enter("k", GOOD)
             assert entry is not None
             entry.addCallback(end)
-        queue.leave("k", succeeded=None)
+        queue.leave("k", GOOD)
         self.assertEqual((len(served), queue.active, queue.waiting, deepest), (2000, 1, 0, 1))
-        queue.leave("k", succeeded=True)
-        self.assertEqual((queue.active, queue.not_healthy), (0, 0))
+        queue.leave("k", GOOD)
+        self.assertEqual(queue.active, 0)
 
     def test_close(self) -> None:
-        """Closing ends active, waiting and later attempts with LOCAL."""
-        queue = FairQueue(2, 2)
-        queue.enter("x")
-        waiting = queue.enter("y")
+        """Closing fails waiting and later entries; active ones still leave, and nothing is remembered."""
+        queue = FairQueue(1, 1)
+        queue.enter("x", GOOD)
+        waiting = queue.enter("y", BAD)
         queue.close()
         assert waiting is not None
         self.failureResultOf(waiting, QueueClosed)
-        self.assertRaises(QueueClosed, queue.enter, "z")
-        queue.leave("x", succeeded=True)
-        self.assertEqual((queue.active, queue.waiting, queue.known), (0, 0, 1))
-
-    def test_memory(self) -> None:
-        """A key without entries is forgotten, except for the health of `max_known` keys."""
-        queue = FairQueue(2, 2, max_known=10)
-        for n in range(100):
-            queue.enter(n)
-            queue.leave(n, succeeded=n % 2 == 0)
-        self.assertEqual(queue.known, 10)
+        self.assertRaises(QueueClosed, queue.enter, "z", GOOD)
+        queue.leave("x", GOOD)
+        self.assertEqual((queue.active, queue.waiting, queue._keys), (0, 0, {}))
