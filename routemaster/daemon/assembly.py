@@ -28,7 +28,7 @@ from routemaster.redis.cluster import Cluster
 from routemaster.redis.connection import Connection
 from routemaster.sender import TreqSender
 from routemaster.store.autodrop import Autodrop
-from routemaster.store.scripts import SCRIPTS
+from routemaster.store.scripts import SCRIPTS, needed_rights
 from routemaster.web.api import BodyLimits
 from routemaster.web.api import Limits as ApiLimits
 from routemaster.web.certificates import ensure_self_signed
@@ -75,6 +75,7 @@ def connection(
         "reactor": reactor,
         "reply_timeout": config.redis_timeout,
         "scripts": SCRIPTS.values(),
+        "rights": needed_rights(config.namespace),
         "on_up": on_up,
         "chance": random,
     }

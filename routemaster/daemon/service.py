@@ -50,7 +50,7 @@ from routemaster.redis.server_info import fact_lines
 from routemaster.redis.wait_replicas import Replication
 from routemaster.store.keys import Keys
 from routemaster.store.redis_store import RedisStore
-from routemaster.store.scripts import SCRIPTS
+from routemaster.store.scripts import SCRIPTS, needed_rights
 from routemaster.util.periodic import Periodic
 from routemaster.web.api import Api
 from routemaster.web.auth import Authenticator
@@ -192,6 +192,7 @@ class Bus(DaemonService):
             reactor=self._reactor,
             reply_timeout=config.redis_timeout + config.min_replicas_timeout / 1000,
             scripts=[SCRIPTS["publish"]],
+            rights=needed_rights(config.namespace, waits=True),
             chance=random,
         )
         return Replication(connection, config.min_replicas, config.min_replicas_timeout)

@@ -32,6 +32,7 @@ from routemaster.redis.cluster_nodes import Absent, Node, Nodes
 from routemaster.redis.cluster_slots import HostPort, slot_of
 from routemaster.redis.connection import Connection, Script
 from routemaster.redis.errors import NotNow, Redirected
+from routemaster.redis.permissions import Rights
 from routemaster.redis.protocol import Reply
 from routemaster.util.backoff import backoff
 
@@ -76,10 +77,11 @@ class Cluster:
         chance: Callable[[], float],
         reply_timeout: float = 1.5,
         scripts: Iterable[Script] = (),
+        rights: Rights | None = None,
         on_up: Callable[[], None] | None = None,
     ) -> None:
         self._clock, self._chance, self._reply_timeout = reactor, chance, reply_timeout
-        self._nodes = Nodes(address, reactor, reply_timeout, scripts, on_up, chance)
+        self._nodes = Nodes(address, reactor, reply_timeout, scripts, rights, on_up, chance)
         self.address = AnyNode(address.label, self._nodes)  #: for `PubSub`
 
     def start(self) -> None:

@@ -25,6 +25,7 @@ from routemaster.redis.cluster_slots import HostPort, SlotMap, parse_slots
 from routemaster.redis.connection import Connection, Script
 from routemaster.redis.dial import temporary_connection
 from routemaster.redis.errors import Redirected
+from routemaster.redis.permissions import Rights
 from routemaster.redis.protocol import Reply
 
 REFRESH = 5.0          #: seconds between copies of the table while all nodes are connected ...
@@ -68,11 +69,12 @@ class Nodes:
         reactor: Any,
         reply_timeout: float,
         scripts: Iterable[Script],
+        rights: Rights | None,
         on_up: Callable[[], None] | None,
         chance: Callable[[], float],
     ) -> None:
         self._address, self._clock, self._chance = address, reactor, chance
-        self._reply_timeout, self._scripts = reply_timeout, tuple(scripts)
+        self._reply_timeout, self._scripts, self._rights = reply_timeout, tuple(scripts), rights
         self._on_up = on_up
         self.name = f"Redis Cluster at {address.label}"
         self._slots = SlotMap()
@@ -185,7 +187,8 @@ class Nodes:
         if node is None:
             node = self._nodes[host_port] = Node(
                 self._address.node(*host_port), self._clock.seconds(), reactor=self._clock, chance=self._chance,
-                reply_timeout=self._reply_timeout, scripts=self._scripts, on_up=self._check, on_down=self.hurry,
+                reply_timeout=self._reply_timeout, scripts=self._scripts, rights=self._rights,
+                on_up=self._check, on_down=self.hurry,
             )  # fmt: skip
             node.start()
         return node

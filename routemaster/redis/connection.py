@@ -20,9 +20,11 @@ from typing import Any
 
 from attrs import field, frozen
 from twisted.internet.defer import Deferred, DeferredList, fail
+from twisted.logger import Logger
 
 from routemaster.errors import StoreBroken, StoreUnavailable
 from routemaster.redis.errors import NotPermitted
+from routemaster.redis.permissions import Rights
 from routemaster.redis.protocol import RedisProtocol, Reply
 from routemaster.redis.reconnect import Address, Reconnector
 from routemaster.redis.server_info import SETTINGS, ServerFacts, parse_info, server_facts
@@ -58,13 +60,15 @@ class Connection:
     """The connection of one process to one Redis.
 
     `reply_timeout` in seconds is for each command. `scripts` are loaded on each
-    new connection. `on_up` and `on_down` are called when commands can be sent,
-    and when they no longer can. `chance` returns numbers in [0, 1) for jitter.
+    new connection; `rights` are what its user must be allowed to do. `on_up` and
+    `on_down` are called when commands can be sent, and when they no longer can.
+    `chance` returns numbers in [0, 1) for jitter.
 
     `slot`, `node_of` and `nodes` exist because `cluster.Cluster` has them: one
     Redis is like a cluster of one node, whose name is empty.
     """
 
+    _log = Logger()
     _in_cluster = False
 
     def __init__(
@@ -74,12 +78,14 @@ class Connection:
         reactor: Any,
         reply_timeout: float = 1.5,
         scripts: Iterable[Script] = (),
+        rights: Rights | None = None,
         on_up: Callable[[], None] | None = None,
         on_down: Callable[[], None] | None = None,
         chance: Callable[[], float] = lambda: 0.5,
     ) -> None:
         self.address = address
-        self._scripts = tuple(scripts)
+        self._scripts, self._rights = tuple(scripts), rights
+        self._lacking: list[str] = []  # the optional rights that were last logged as missing
         self._modern = 0  # index of the text of a script that this server runs
         self._reconnector = Reconnector(
             address, reactor=reactor, chance=chance, purpose="commands", on_up=on_up, on_down=on_down,
@@ -148,7 +154,12 @@ class Connection:
             return None
 
     async def _prepare(self, protocol: RedisProtocol) -> None:
-        """Read the version, refuse a replica, load the scripts."""
+        """Check the rights, read the version, refuse a replica, load the scripts."""
+        if self._rights is not None:
+            lacking, before = await self._rights.check(protocol), self._lacking
+            self._lacking, name = lacking, self._reconnector.name
+            for line in [line for line in lacking if line not in before]:
+                self._log.warn("the user of {redis} lacks an optional right: {right}", redis=name, right=line)
         try:
             info = parse_info(await protocol.execute_command(b"INFO"))
         except NotPermitted:

@@ -19,6 +19,7 @@ import re
 from routemaster.errors import RoutemasterError, StoreBroken, StoreUnavailable
 
 REFUSAL_PREFIX = "RM:"
+DENIED_IN_SCRIPT = "The user executing the script can't"  #: run a command, use a key or a channel
 
 _LINE = r"@user_script: ?\d+: "
 _WRAPPED = re.compile(rf"^ERR Error running script .*?{_LINE}(?:{_LINE})?-?(?=[A-Z]{{2,}} )")
@@ -98,6 +99,9 @@ def named_error(code: str, detail: str, redis: str) -> RoutemasterError:
         return ScriptRefusal(code.removeprefix(REFUSAL_PREFIX), detail)
     if code in _CREDENTIALS:
         return CredentialsRefused(f"{redis} {_CREDENTIALS[code]} ({code})")
+    if DENIED_IN_SCRIPT in detail or (code == "NOPERM" and "@user_script" in detail):
+        why = f"{redis} does not permit the user a command of a script, which may have done a part ({detail})"
+        return NotPermitted(why, outcome_unknown=True)
     if code == "NOPERM":
         return NotPermitted(f"{redis} does not permit the user this command (NOPERM {detail})")
     if code == "WRONGTYPE":

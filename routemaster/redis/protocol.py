@@ -31,7 +31,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 
 from routemaster.errors import StoreUnavailable
-from routemaster.redis.errors import named_error, split_error
+from routemaster.redis.errors import NotPermitted, named_error, split_error
 
 GRACE = 0.05          #: seconds
 MAX_PENDING = 20_000  #: commands in flight; more are refused, so that a slow Redis costs bounded memory
@@ -131,9 +131,11 @@ class RedisProtocol(txredisapi.HiredisProtocol):
             again = self.execute_command(b"EVAL", script, *args[2:])
             again.chainDeferred(result)
             return
-        if code in ("READONLY", "NOAUTH"):  # only a new connection can help
+        error = named_error(code, detail, self._redis)
+        # only a new connection can help, or has to find out which rights are missing
+        if code in ("READONLY", "NOAUTH") or (isinstance(error, NotPermitted) and error.outcome_unknown):
             self.give_up(str(named_error(code, detail, "it")))
-        result.errback(named_error(code, detail, self._redis))
+        result.errback(error)
 
     def _note_error(self, text: str) -> Exception:
         if self._error is None:

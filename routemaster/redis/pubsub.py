@@ -13,6 +13,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
+from routemaster.redis.errors import NotPermitted
 from routemaster.redis.protocol import Clock, RedisProtocol, Reply
 from routemaster.redis.reconnect import Address, Reconnector
 
@@ -76,4 +77,7 @@ class PubSub:
         return self._reconnector.up
 
     async def _subscribe(self, protocol: RedisProtocol) -> None:
-        await protocol.execute_command(b"SUBSCRIBE", self._channel)
+        try:
+            await protocol.execute_command(b"SUBSCRIBE", self._channel)
+        except NotPermitted as error:
+            raise NotPermitted(f"{error}: +subscribe &{self._channel.decode()} is missing") from None

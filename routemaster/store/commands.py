@@ -10,6 +10,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from routemaster.errors import RoutemasterError
 from routemaster.hints import Hint
 from routemaster.model import public_name
 from routemaster.redis.cluster import Cluster
@@ -100,8 +101,9 @@ class Commands:
         return self._connection.script(SCRIPTS[name], keys, arguments)
 
     def hint(self, hint: Hint) -> Deferred[Any]:
-        """Publish a hint on the wake-up channel."""
-        return self.command(b"PUBLISH", self.keys.wakeups, hint.encode())
+        """Publish a hint on the wake-up channel; never fails, because what it is about is done already."""
+        published = self.command(b"PUBLISH", self.keys.wakeups, hint.encode())
+        return published.addErrback(lambda failure: failure.trap(RoutemasterError))
 
     async def names(self, index: bytes) -> Iterator[str]:
         """The names in an index, sorted; those that are added or removed meanwhile may be missing."""

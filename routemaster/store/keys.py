@@ -12,7 +12,7 @@ class Keys:
     """Key names under one namespace."""
 
     def __init__(self, namespace: str) -> None:
-        prefix = self._prefix = namespace.encode() + b":"
+        prefix = self.prefix = namespace.encode() + b":"
         self.topics = prefix + b"topics"            #: set: names of topics, may be stale
         self.subscribers = prefix + b"subscribers"  #: set: tokens of subscribers, may be stale
         self.tokens = prefix + b"tokens"            #: hash: token -> name
@@ -24,18 +24,18 @@ class Keys:
 
     def topic(self, name: str) -> tuple[bytes, bytes, bytes]:
         """A topic's meta (hash), log (stream) and cursors (hash)."""
-        tag = b"%s{t:%s}:" % (self._prefix, name.encode())
+        tag = b"%s{t:%s}:" % (self.prefix, name.encode())
         return tag + b"meta", tag + b"log", tag + b"cursors"
 
     def leader_lock(self, name: str) -> bytes:
         """The lock of a task that one process does for all (string with a TTL: the process)."""
-        return self._prefix + b"office:" + name.encode()
+        return self.prefix + b"office:" + name.encode()
 
     def lease(self, subscriber: str) -> bytes:
         """A subscriber's lease (string with a TTL)."""
-        return b"%s{s:%s}:lease" % (self._prefix, subscriber.encode())
+        return b"%s{s:%s}:lease" % (self.prefix, subscriber.encode())
 
     def subscriber(self, token: str) -> tuple[bytes, bytes]:
         """A subscriber's meta (hash) and topics (hash: topic -> membership)."""
-        tag = b"%s{s:%s}:" % (self._prefix, token.encode())
+        tag = b"%s{s:%s}:" % (self.prefix, token.encode())
         return tag + b"meta", tag + b"topics"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from typing import Final
 
 from routemaster.redis.connection import Script
+from routemaster.redis.permissions import Rights
+from routemaster.store.keys import Keys
 
 _WRITES_WITHOUT_MEMORY: Final = frozenset({
     "acknowledge", "acquire", "announce", "count", "count_drops", "delete_topic", "drop", "elect", "fail",
@@ -24,3 +27,32 @@ def _load(name: str) -> Script:
 
 
 SCRIPTS: Final = {name: _load(name) for name in sorted(_WRITES_WITHOUT_MEMORY | _READS | _TAKES_MEMORY)}
+
+# commands that the store calls outside of scripts
+_PLAIN: Final = (
+    "EXISTS", "GET", "HDEL", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HMGET", "HSET", "INCR",
+    "SADD", "SMEMBERS", "SREM",
+)  # fmt: skip
+_CALL: Final = re.compile(rb"redis\.call\('([A-Z]+)'(?:, '([A-Z]+)')?")
+
+
+def needed_rights(namespace: str, waits: bool = False) -> Rights:
+    """What the Redis user must be allowed to do; `waits`: WAIT too, for `min_replicas`."""
+    users: dict[str, list[str]] = {name: ["lists"] for name in _PLAIN}
+    for script in SCRIPTS.values():
+        for words in sorted(set(_CALL.findall(script.body))):
+            users.setdefault(b" ".join(filter(None, words)).decode(), []).append(script.name)
+    keys = Keys(namespace)
+    direct = {(b"PING",): "health checks", (b"EVALSHA", b"0" * 40, b"0"): "all scripts"}
+    if waits:
+        direct[b"WAIT", b"0", b"0"] = "min_replicas"
+    return Rights(
+        keys.prefix,
+        {name: ", ".join(scripts[:3]) for name, scripts in users.items()},
+        direct,
+        {
+            (b"PUBLISH", keys.wakeups, b""): "without wake-ups deliveries start with the next reconciliation",
+            (b"INFO", b"server"): "the version and the memory of Redis are unknown, and autodrop does not work",
+            (b"CONFIG", b"GET", b"maxmemory"): "the settings of Redis are not checked",
+        },
+    )

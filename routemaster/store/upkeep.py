@@ -6,8 +6,13 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 
 from routemaster.errors import StoreUnavailable
+<<<<<<< HEAD
 from routemaster.model import EventID, StoreStats
 from routemaster.redis.errors import WrongType
+=======
+from routemaster.model import Dropped, EventID, StoreStats
+from routemaster.redis.errors import NotPermitted
+>>>>>>> 4cf5b85 (The rights of the Redis user are checked on each connection; hints decide no answer)
 from routemaster.store import codec
 from routemaster.store.commands import AT_ONCE, Commands
 from routemaster.store.membership_sync import MembershipSync
@@ -54,8 +59,10 @@ class Upkeep:
     async def stats(self) -> list[StoreStats]:
         nodes = self._redis.nodes
         replies = await gather_available(
-            gather(node.command(b"INFO", section) for section in (b"memory", b"cpu")) for node in nodes.values()
-        )
+            gather(node.command(b"INFO", section) for section in (b"memory", b"cpu"))
+            .addErrback(lambda failure: failure.trap(NotPermitted) and None)  # an optional right
+            for node in nodes.values()
+        )  # fmt: skip
         return [
             codec.figures(b"".join(reply), node) for node, reply in zip(nodes, replies, strict=True) if reply
         ]

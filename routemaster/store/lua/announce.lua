@@ -8,7 +8,7 @@ local now = clock()
 local till = digits(now + ARGV[2] * 1000)
 redis.call('ZREM', KEYS[1], '') -- see store() for why first
 if redis.call('ZADD', KEYS[1], till, ARGV[1]) == 1 then
-  redis.call('PUBLISH', ARGV[3], 'w ' .. ARGV[1] .. ' on')
+  redis.pcall('PUBLISH', ARGV[3], 'w ' .. ARGV[1] .. ' on')
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', digits(now))
 for _, worker in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. till, '+inf')) do

@@ -30,6 +30,6 @@ else
   redis.call('HSET', KEYS[1], 'tail', last, 'publisher', ARGV[1], 'base', digits(base))
 end
 if has_cursors then
-  redis.call('PUBLISH', ARGV[2], 't ' .. ARGV[3] .. ' ' .. first .. ' ' .. last)
+  redis.pcall('PUBLISH', ARGV[2], 't ' .. ARGV[3] .. ' ' .. first .. ' ' .. last)
 end
 return {first, last, known[1] and 0 or 1}

@@ -5,5 +5,5 @@
 -- Reply 1 if the worker held it, else 0
 if redis.call('GET', KEYS[1]) ~= ARGV[1] .. ' ' .. ARGV[2] then return 0 end
 redis.call('DEL', KEYS[1])
-redis.call('PUBLISH', ARGV[3], 's ' .. ARGV[4])
+redis.pcall('PUBLISH', ARGV[3], 's ' .. ARGV[4])
 return 1

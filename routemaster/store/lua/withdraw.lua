@@ -4,5 +4,5 @@
 -- ARGV  worker, wake-up channel
 -- Reply 1 if it was registered, else 0
 local lived = redis.call('ZREM', KEYS[1], ARGV[1])
-if lived == 1 then redis.call('PUBLISH', ARGV[2], 'w ' .. ARGV[1] .. ' off') end
+if lived == 1 then redis.pcall('PUBLISH', ARGV[2], 'w ' .. ARGV[1] .. ' off') end
 return lived
