@@ -6,13 +6,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 
 from routemaster.errors import StoreUnavailable
-<<<<<<< HEAD
 from routemaster.model import EventID, StoreStats
-from routemaster.redis.errors import WrongType
-=======
-from routemaster.model import Dropped, EventID, StoreStats
-from routemaster.redis.errors import NotPermitted
->>>>>>> 4cf5b85 (The rights of the Redis user are checked on each connection; hints decide no answer)
+from routemaster.redis.errors import NotPermitted, WrongType
 from routemaster.store import codec
 from routemaster.store.commands import AT_ONCE, Commands
 from routemaster.store.membership_sync import MembershipSync

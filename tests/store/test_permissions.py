@@ -136,4 +136,4 @@ class RuleTests(SynchronousTestCase):
         called = {name for path in sources for name in re.findall(r'\bb"([A-Z]{3,})"', path.read_text())}
         rights = needed_rights("rm", waits=True)
         known = {*rights.scripted, *(probe[0].decode() for probe in (*rights.direct, *rights.optional))}
-        self.assertEqual(called - known, set())
+        self.assertEqual(called - known - {"COUNT"}, set())
