@@ -30,9 +30,13 @@ def free_port() -> int:
 
 
 class Bus:
-    """A running daemon and what a client needs to talk to it."""
+    """A running daemon and what a client needs to talk to it; of another checkout if its Python is named."""
 
-    def __init__(self, *options: str, clients: int = 1) -> None:
+    def __init__(self, *options: str, clients: int = 1, python: str = sys.executable) -> None:
+        self._python, self._checkout = python, HERE.parent
+        if python != sys.executable:
+            find = [python, "-c", "import routemaster; print(routemaster.__path__[0])"]
+            self._checkout = Path(subprocess.check_output(find, cwd="/", text=True, env={}).strip()).parent
         self.tokens = [f"client{number}" for number in range(clients)]
         self._folder = tempfile.TemporaryDirectory()
         self.state = Path(self._folder.name)
@@ -47,12 +51,12 @@ class Bus:
         """Begin the daemon, and return at once."""
         self.process = subprocess.Popen(
             [
-                str(Path(sys.executable).with_name("twistd")), "-n", "routemaster",
+                str(Path(self._python).with_name("twistd")), "-n", "routemaster",
                 "--state-dir", str(self.state), "--https", f"tcp:{self.port}:interface=127.0.0.1:backlog=1024",
                 "--log-level", "WARNING", *self._options,
             ],
-            cwd=HERE.parent, stdout=self.log, stderr=self.log,
-            env={**os.environ, "ROUTEMASTER_CLIENTS": ",".join(self.tokens), "PYTHONPATH": str(HERE.parent)},
+            cwd=self._checkout, stdout=self.log, stderr=self.log,
+            env={**os.environ, "ROUTEMASTER_CLIENTS": ",".join(self.tokens), "PYTHONPATH": str(self._checkout)},
         )  # fmt: skip
 
     def stop(self) -> None:
@@ -92,26 +96,29 @@ class Bus:
         connection.close()
         return json.loads(text) if read else answer.status
 
-    def request(self, events: int = 1, topic: str = "things", data: object = None) -> bytes:
+    def request(self, events: int = 1, topic: str = "things", data: object = None, client: int = 0) -> bytes:
         """A whole raw request that publishes so many events."""
         one = {"type": "update", "url": URL % 42, "timestamp": 1234567890123, "data": data}
         body = json.dumps(one if events == 1 else [one] * events).encode()
-        credential = base64.b64encode(f"{self.tokens[0]}:".encode())
+        credential = base64.b64encode(f"{self.tokens[client]}:".encode())
         return (
             b"POST /topics/%b HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bench\r\nAccept: */*\r\n"
             b"Authorization: Basic %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
         ) % (topic.encode(), credential, len(body), body)
 
-    def sink(self) -> int:
-        """The port of a subscriber in a process of its own."""
+    def sink(self, limit: int = 0) -> int:
+        """The port of a subscriber in a process of its own; it may read only so many bytes a second."""
         pair = [str(self.state / f"localhost.{kind}") for kind in ("crt", "key")]
-        child = subprocess.Popen([sys.executable, str(HERE / "sink.py"), *pair], stdout=subprocess.PIPE)
+        command = [sys.executable, str(HERE / "sink.py"), *pair, str(limit)]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE)
         self._children.append(child)
         assert child.stdout is not None
         return int(child.stdout.readline())
 
-    def subscribe(self, port: int, client: int = 0, **options: object) -> None:
-        body = {"topics": ["things"], "callback": f"https://localhost:{port}/events", **options}
+    def subscribe(
+        self, port: int, client: int = 0, topics: Sequence[str] = ("things",), **options: object
+    ) -> None:
+        body = {"topics": topics, "callback": f"https://localhost:{port}/events", **options}
         assert self.call("POST", "/subscription", body, client) == 204
 
     def queued(self) -> int:
@@ -148,9 +155,10 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def resident_mb(pid: int) -> float:
+def resident_mb(pid: int, what: str = "VmRSS") -> float:
+    """Resident memory; VmHWM is the most that it was."""
     status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+    return int(status.partition(f"{what}:")[2].split()[0]) / 1024
 
 
 def play(doc: str | None, figures: Sequence[Callable[[bool], None]]) -> None:
