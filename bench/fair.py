@@ -29,7 +29,6 @@ from routemaster.testing.redis_server import servers
 
 Figures = dict[str, float]
 WAITING = {"timeout": 3_600_000, "max": 10_000}  #: nothing is delivered before 10,000 events are there
-PATIENCE = 240.0  #: seconds for a load to be delivered
 
 
 class Place:
@@ -48,10 +47,24 @@ class Place:
     def publish(self, topic: str, events: int, in_one: int = 1, data: object = None) -> None:
         """Publish events, so many in a request, one request after another, each until it is accepted."""
         missing, request = events // in_one, self.bus.request(in_one, topic, data)
+        limit = time.monotonic() + self._options.patience
         while missing:
+            if time.monotonic() > limit:
+                print(f"  {missing * in_one} of {events} events are not accepted in {self._options.patience:.0f} s")
+                return
             answers = run("127.0.0.1", self.bus.port, [request], connections=1, count=missing).statuses
             missing -= answers[204]
             self.refused += answers.total() - answers[204]
+
+    def arrived(self, port: int, events: int) -> int:
+        """Wait until a sink has so many events; how many there are in the end."""
+        limit = time.monotonic() + self._options.patience
+        while (there := int(seen(port)["events"])) < events:
+            if time.monotonic() > limit:
+                print(f"  {there} of {events} events arrived in {self._options.patience:.0f} s")
+                break
+            time.sleep(0.1)
+        return there
 
     def subscribe(self, port: int, client: int, **options: object) -> None:
         """Subscribe to "things" until it is accepted."""
@@ -91,18 +104,8 @@ def place(options: argparse.Namespace, python: str, clients: int, *further: str)
             cluster.start()
             arguments += ["--redis-url", cluster.url]
         bus = stack.enter_context(Bus(*arguments, clients=clients + 1, python=python))
-        redis = [node._process.pid for node in cluster.nodes] if options.cluster else bus.pids()[1:]
+        redis = [node.pid for node in cluster.nodes] if options.cluster else bus.pids()[1:]
         yield Place(bus, redis, options)
-
-
-def arrived(port: int, events: int) -> None:
-    """Wait until a sink has so many events."""
-    limit = time.monotonic() + PATIENCE
-    while (there := seen(port)["events"]) < events:
-        if time.monotonic() > limit:
-            print(f"  {there} of {events} events arrived in {PATIENCE:.0f} s")
-            return
-        time.sleep(0.1)
 
 
 def burst(options: argparse.Namespace, python: str) -> Figures:
@@ -110,20 +113,19 @@ def burst(options: argparse.Namespace, python: str) -> Figures:
     subscribers, events = options.subscribers or 100, options.events
     print(f"  {subscribers} subscribers, {events} events, 1,000 in a request")
     with place(options, python, subscribers) as here:
-        port, took = here.bus.sink(), 0.0
+        port, rate = here.bus.sink(), 0.0
         for client in range(subscribers):
             here.subscribe(port, client, **WAITING)
 
         def load() -> None:
-            nonlocal took
+            nonlocal rate
             started = time.monotonic()
             here.publish("things", events, 1000)
             print(f"  published in {time.monotonic() - started:.1f} s", flush=True)
-            arrived(port, events * subscribers)
-            took = time.monotonic() - started
+            rate = here.arrived(port, events * subscribers) / (time.monotonic() - started)
 
         figures = here.beside(load)
-    return figures | {"delivered events/s": events * subscribers / took}
+    return figures | {"delivered events/s": rate}
 
 
 def slow(options: argparse.Namespace, python: str) -> Figures:
@@ -167,7 +169,7 @@ def topics(options: argparse.Namespace, python: str) -> Figures:
             here.subscribe(ports[1], 1, topics=listed, timeout=0)
             for name in listed[:: max(1, len(listed) // 100)][:100]:
                 here.publish(name, 1)
-            arrived(ports[1], min(100, len(listed)))
+            here.arrived(ports[1], min(100, len(listed)))
 
         figures = here.beside(load)
         idle = idling(here)
@@ -228,7 +230,7 @@ def fanout(options: argparse.Namespace, python: str) -> Figures:
         def drain() -> None:
             wanted = seen(port)["events"] + events * subscribers
             here.publish("things", events, 100)
-            arrived(port, wanted)
+            here.arrived(port, wanted)
 
         def load() -> None:
             found["deliveries/s"] = measure("drained", drain)
@@ -254,6 +256,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--megabytes", type=int, default=24, help="of backlog for each slow subscriber")
     parser.add_argument("--read", type=int, default=1_000_000, help="bytes a second that a slow receiver reads")
     parser.add_argument("--watch", type=float, default=20.0, help="seconds beside slow receivers")
+    parser.add_argument("--patience", type=float, default=40.0, help="seconds for a load to be taken or delivered")
     parser.add_argument("scenes", nargs="*", help=f"which of {', '.join(SCENES)}; all if none is named")
     options = parser.parse_args()
     if options.quick:
