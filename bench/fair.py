@@ -50,11 +50,13 @@ class Place:
         limit = time.monotonic() + self._options.patience
         while missing:
             if time.monotonic() > limit:
-                print(f"  {missing * in_one} of {events} events are not accepted in {self._options.patience:.0f} s")
+                print(f"  {missing * in_one} of {events} events were refused for {self._options.patience:.0f} s")
                 return
             answers = run("127.0.0.1", self.bus.port, [request], connections=1, count=missing).statuses
             missing -= answers[204]
-            self.refused += answers.total() - answers[204]
+            if refused := answers.total() - answers[204]:
+                self.refused += refused
+                time.sleep(0.2)
 
     def arrived(self, port: int, events: int) -> int:
         """Wait until a sink has so many events; how many there are in the end."""
