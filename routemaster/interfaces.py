@@ -199,9 +199,9 @@ class MetricsService(Protocol):
     """A metrics service."""
 
     async def send(self, snapshot: Snapshot) -> None:
-        """Send the gauges as they are now, and what the counters have grown by since the last call.
+        """Send the gauges as they are now, and what the counters grew by since the last call that raised nothing.
 
-        Raises an exception if that failed; the same counts are then sent again.
+        Raises an exception if that failed; the next snapshot then has this growth too.
         """
 
     async def close(self) -> None:
