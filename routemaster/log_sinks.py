@@ -18,20 +18,33 @@ from contextlib import suppress
 from functools import partial
 from io import FileIO
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TextIO
 
 CHECK_INTERVAL = 1.0  #: seconds between two checks whether the log file was renamed
 BUFFER = 2**20        #: bytes that a pipe or a socket may hold, so that a reader that is late loses nothing
 
 
-class Sink(Protocol):
-    """Where lines are written."""
+class Sink:
+    """Where lines are written; the line after a partly written one starts on a new line."""
+
+    _out: Callable[[memoryview], int | None]
+    _partial = False
 
     def write(self, text: str, when: float | None) -> None:
-        """Write complete lines; `when`: the time of the event, seconds since the epoch. Raises if it fails."""
+        """Write complete lines; `when`: the time of the event, seconds since the epoch.
+
+        Raises OSError if it fails, possibly after writing a part.
+        """
+        data = memoryview(("\n" * self._partial + text).encode("utf-8", "backslashreplace"))
+        while data:
+            written = self._out(data)
+            if not written:
+                raise BlockingIOError
+            data = data[written:]
+            self._partial = bool(data)
 
     def reopen(self) -> None:
-        """Open the file that has the name of the log now; never raises."""
+        """Open the file that has the name of the log now, if it is a file; never raises."""
 
     def close(self) -> None:
         """Close what this object has opened."""
@@ -47,24 +60,7 @@ def sink_for(target: TextIO | Path | None) -> Sink:
         return StreamSink(target)
 
 
-class _Lines:
-    """Writes lines; the line after a partly written one starts on a new line."""
-
-    def __init__(self) -> None:
-        self._partial = False
-
-    def write(self, text: str, write: Callable[[memoryview], int | None]) -> None:
-        """Write the text with several calls, if need be; raises OSError if one fails."""
-        data = memoryview(("\n" * self._partial + text).encode("utf-8", "backslashreplace"))
-        while data:
-            written = write(data)
-            if not written:
-                raise BlockingIOError
-            data = data[written:]
-            self._partial = bool(data)
-
-
-class StreamSink:
+class StreamSink(Sink):
     """A stream that others open and close."""
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -77,27 +73,13 @@ class StreamSink:
         self._stream.write(text)
         self._stream.flush()
 
-    def reopen(self) -> None:
-        """Do nothing: a stream has no name."""
 
-    def close(self) -> None:
-        """Do nothing: others close the stream."""
-
-
-class DescriptorSink:
+class DescriptorSink(Sink):
     """A descriptor that others open and close; a write that would have to wait fails."""
 
     def __init__(self, descriptor: int) -> None:
         """Raises OSError if the descriptor is closed."""
-        self._write, self._close = _non_blocking(descriptor)
-        self._lines = _Lines()
-
-    def write(self, text: str, when: float | None) -> None:
-        """Write the lines; raises OSError if that fails, possibly after writing a part."""
-        self._lines.write(text, self._write)
-
-    def reopen(self) -> None:
-        """Do nothing: a descriptor has no name."""
+        self._out, self._close = _non_blocking(descriptor)
 
     def close(self) -> None:
         """Close what was opened here."""
@@ -139,21 +121,20 @@ def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 
-class FileSink:
+class FileSink(Sink):
     """A file, appended to without a buffer; when it is renamed, the file with its name is opened again."""
 
     def __init__(self, path: Path) -> None:
         # Twisted changes the working directory when it becomes a daemon.
         self._path = path.absolute()
-        self._file = self._opened()
+        self._open()
         self._checked: float | None = None
-        self._lines = _Lines()
 
     def write(self, text: str, when: float | None) -> None:
-        """Append the lines; raises OSError if that fails, possibly after writing a part."""
+        """Append the lines to the file that has the name of the log."""
         if when is not None:
             self._follow(when)
-        self._lines.write(text, self._file.write)
+        super().write(text, when)
 
     def reopen(self) -> None:
         """Open the file that has the name now; if that fails, keep the open file."""
@@ -164,14 +145,14 @@ class FileSink:
         """Close the file."""
         self._file.close()
 
-    def _opened(self) -> FileIO:
-        return open(self._path, "ab", buffering=0, opener=_open_without_waiting)
+    def _open(self) -> None:
+        self._file: FileIO = open(self._path, "ab", buffering=0, opener=_open_without_waiting)
+        self._out, self._partial = self._file.write, False
 
     def _replace(self) -> None:
-        opened = self._opened()
-        self._file.close()
-        self._file = opened
-        self._lines = _Lines()
+        before = self._file
+        self._open()
+        before.close()
 
     def _follow(self, now: float) -> None:
         """Check, at most once a second, whether the file still has its name; if not, open the file that has it."""

@@ -18,7 +18,8 @@ from routemaster import __version__
 from routemaster.config import Config
 from routemaster.delivery.decision import Rules
 from routemaster.delivery.worker import Worker
-from routemaster.error_reporting import Reporter, make_reporter
+from routemaster.error_reporting import make_reporter
+from routemaster.error_reporting.observer import RemoteReporter
 from routemaster.interfaces import Meter, MetricsService, Sender, Store
 from routemaster.metrics.datadog import Datadog
 from routemaster.metrics.printing import Printing
@@ -124,8 +125,11 @@ def metrics_service(config: Config, reactor: Any) -> MetricsService | None:
     return None
 
 
-def reporter(config: Config, reactor: Any) -> Reporter:
-    """The error reporter that the configuration names. Raises ConfigError if that service cannot be used."""
+def reporter(config: Config, reactor: Any) -> RemoteReporter | None:
+    """The error reporter that the configuration names; None for `print`.
+
+    Raises ConfigError if that service cannot be used.
+    """
     password = urlsplit(config.redis_url).password if config.redis_url else None
     sentinels = parse_qs(urlsplit(config.redis_url or "").query).get("sentinel_password", [None])[0]
     known = [

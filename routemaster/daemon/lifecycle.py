@@ -52,7 +52,8 @@ class DaemonService(Service):
         """Start in the background; a failure is logged in one line."""
         super().startService()
         self._notifier.start_watchdog()
-        globalLogPublisher.addObserver(self._reporter)  # type: ignore[arg-type]  # zope's interface
+        if self._reporter is not None:
+            globalLogPublisher.addObserver(self._reporter)  # type: ignore[arg-type]  # zope's interface
         self._starting = Deferred.fromCoroutine(self._start())
         self._starting.addErrback(lambda failure: self._fail(failure.getErrorMessage(), failure))
 
@@ -86,5 +87,6 @@ class DaemonService(Service):
         await self._stop()
         self._log.info("Routemaster has stopped")
         self._notifier.stop_watchdog()
-        globalLogPublisher.removeObserver(self._reporter)  # type: ignore[arg-type]
-        await self._reporter.stop()
+        if self._reporter is not None:
+            globalLogPublisher.removeObserver(self._reporter)  # type: ignore[arg-type]
+            await self._reporter.stop()

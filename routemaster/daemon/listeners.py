@@ -11,7 +11,7 @@ from time import time
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.logger import Logger
 from twisted.web.resource import Resource
@@ -52,7 +52,7 @@ class Listeners:
         """Accept no more connections."""
         self._closed = True
         for port in self._ports:
-            await stop_listening(port)
+            await maybeDeferred(port.stopListening)
 
     def drains(self) -> list[Coroutine[Any, Any, None]]:
         """For each site: wait until its current requests have finished, at most DRAIN seconds."""
@@ -66,7 +66,7 @@ class Listeners:
     async def _listen(self, endpoint: str, factory: Any, site: BusSite, name: str) -> None:
         port = await bind(self._reactor, endpoint, factory, name)
         if self._closed:
-            await stop_listening(port)
+            await maybeDeferred(port.stopListening)
             raise CancelledError
         self._ports.append(port)
         self._sites.append(site)
@@ -103,13 +103,6 @@ def backlog_of(listening: socket.socket) -> int:
         return int(struct.unpack_from("8x6I", info)[5])
     except (AttributeError, OSError, struct.error):
         return 0
-
-
-async def stop_listening(port: Any) -> None:
-    """Close a port."""
-    closing = port.stopListening()
-    if closing is not None:
-        await closing
 
 
 def _label(address: Any) -> str:

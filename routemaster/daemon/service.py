@@ -26,7 +26,7 @@ from time import time
 from typing import Any
 
 from attrs import frozen
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, TimeoutError, maybeDeferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
@@ -110,7 +110,7 @@ class Bus(DaemonService):
 
     async def _start_part(self, part: Part) -> None:
         self._started.append(part)  # before its start, so that a stop during the start reaches it
-        await _finished(part.start())
+        await maybeDeferred(part.start)
         if self._stopping:  # not every Deferred passes a cancellation on
             raise CancelledError
 
@@ -286,7 +286,7 @@ class Bus(DaemonService):
         while self._started:
             part = self._started.pop()
             try:
-                await _finished(part.stop())
+                await maybeDeferred(part.stop)
             except Exception:
                 self._log.failure("shutdown incomplete: stopping a part failed")
 
@@ -325,11 +325,6 @@ class Bus(DaemonService):
             await self._monitor.flush()
         if self._metrics_service is not None:
             await self._metrics_service.close()
-
-
-async def _finished(result: Any) -> None:
-    if result is not None:
-        await result
 
 
 def _tune_garbage_collector() -> None:

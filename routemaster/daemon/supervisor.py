@@ -34,7 +34,7 @@ from time import time
 from typing import Any
 from urllib.parse import quote
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 
@@ -43,7 +43,7 @@ from routemaster.config import Config
 from routemaster.daemon import assembly
 from routemaster.daemon.child_process import ChildProcess, ChildSettings
 from routemaster.daemon.lifecycle import DaemonService
-from routemaster.daemon.listeners import DRAIN, bind, stop_listening
+from routemaster.daemon.listeners import DRAIN, bind
 from routemaster.redis.embedded import EmbeddedRedis
 from routemaster.util.backoff import backoff
 
@@ -226,7 +226,7 @@ class Supervisor(DaemonService):
             kill.cancel()
         await DeferredList([*self._supervision, *([self._replacing] if self._replacing else [])])
         for port in self._ports.values():
-            await stop_listening(port)
+            await maybeDeferred(port.stopListening)
         if self._embedded is not None:
             await self._embedded.stop()
         if self._folder is not None:

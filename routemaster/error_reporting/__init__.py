@@ -29,36 +29,20 @@ The URL of a service has its key as the user name:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
-
-from twisted.logger import LogEvent
 
 from routemaster.error_reporting import honeybadger, new_relic, sentry
 from routemaster.error_reporting.base import AppInfo, OnLost, Service
 from routemaster.error_reporting.observer import RemoteReporter
-from routemaster.error_reporting.printing import PrintReporter
 from routemaster.error_reporting.queue import ReportQueue
 from routemaster.error_reporting.scrub import Scrubber
 from routemaster.errors import ConfigError
 from routemaster.interfaces import Clock
-
-__all__ = ["SERVICES", "Reporter", "make_reporter"]
 
 SERVICES: dict[str, Callable[[str, AppInfo, OnLost], Service]] = {
     "sentry": sentry.SentryService,
     "honeybadger": honeybadger.HoneybadgerService,
     "new_relic": new_relic.NewRelicService,
 }
-
-
-class Reporter(Protocol):
-    """A log observer that reports exceptions."""
-
-    def __call__(self, event: LogEvent) -> None:
-        """Report the event if it is an exception; never raises, never waits."""
-
-    async def stop(self) -> None:
-        """Send the remaining reports, within a few seconds."""
 
 
 def make_reporter(
@@ -69,14 +53,15 @@ def make_reporter(
     app_name: str,
     version: str,
     secrets: Iterable[str],
-) -> Reporter:
+) -> RemoteReporter | None:
     """The reporter for the options exception_service and exception_service_url.
 
+    None for `print`: the log has each exception already, with its traceback.
     `secrets` are masked in every report. Raises ConfigError, in one line without
     a secret, if the service is unknown, its URL is invalid or its library is missing.
     """
     if service == "print":
-        return PrintReporter()
+        return None
     if service not in SERVICES:
         names = ", ".join(["print", *SERVICES])
         raise ConfigError(f"exception_service is invalid: got {service[:100]!r}, expected one of {names}")
