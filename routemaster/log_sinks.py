@@ -146,7 +146,7 @@ class FileSink(Sink):
         self._file.close()
 
     def _open(self) -> None:
-        self._file: FileIO = open(self._path, "ab", buffering=0, opener=_open_without_waiting)
+        self._file: FileIO = open(self._path, "ab", buffering=0, opener=_open_without_waiting)  # noqa: SIM115
         self._out, self._partial = self._file.write, False
 
     def _replace(self) -> None:

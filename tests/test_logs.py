@@ -321,19 +321,8 @@ class FileTests(SynchronousTestCase):
         """The event after a partly written line starts on a new line."""
         sink = FileSink(self.path)
         self.addCleanup(sink.close)
-        file, rooms = sink._file, [5, 0, 100, 100]
-
-        class Scarce:
-            def write(self, data: memoryview) -> int | None:
-                return file.write(data[: rooms.pop(0)]) or None
-
-            def fileno(self) -> int:
-                return file.fileno()
-
-            def close(self) -> None:
-                file.close()
-
-        sink._file = Scarce()  # type: ignore[assignment]
+        write, rooms = sink._out, [5, 0, 100, 100]
+        sink._out = lambda data: write(data[: rooms.pop(0)])
         self.assertRaises(BlockingIOError, sink.write, "one and more\n", WHEN)
         sink.write("two\n", WHEN)
         sink.write("three\n", WHEN)
