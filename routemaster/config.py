@@ -197,7 +197,7 @@ def load(
         try:
             for raw in overridden:
                 if not (each.secret and MASK in raw.text):
-                    each.check(raw)
+                    each.parse(raw, in_force=False)
             values[each.name] = each.parse(in_force)
         except ConfigError as error:
             faults.append(str(error))

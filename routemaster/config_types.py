@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -260,10 +259,6 @@ def parse_redis_url(text: str) -> str:
     return text
 
 
-class _NotUsable(ConfigError):
-    """A value is valid, but cannot be used on this machine."""
-
-
 class RawValue(NamedTuple):
     """The text that a source has for an option."""
 
@@ -298,13 +293,11 @@ class Option:
         """Whether its value is masked, completely or partly, when it is shown."""
         return self.type.mask is not unmasked
 
-    def check(self, raw: RawValue) -> None:
-        """Raise ConfigError if the text is invalid; unlike for `parse`, it need not be usable on this machine."""
-        with suppress(_NotUsable):
-            self.parse(raw)
+    def parse(self, raw: RawValue, in_force: bool = True) -> Any:
+        """The value of the text; raises ConfigError, which shows nothing of a secret.
 
-    def parse(self, raw: RawValue) -> Any:
-        """The value of the text; raises ConfigError, which shows nothing of a secret."""
+        A value that is not `in_force` need not be usable on this machine: None then.
+        """
         text = raw.text.strip()
         invalid = f"{self.name} is invalid: got {MASK if self.secret else text[:100]!r} ({raw.origin})"
         if self.secret and MASK in text:
@@ -314,7 +307,9 @@ class Option:
         try:
             return self.type.parse(text)
         except NoHomeDirectory:
-            raise _NotUsable(f"{invalid}, but there is no home directory for ~") from None
+            if in_force:
+                raise ConfigError(f"{invalid}, but there is no home directory for ~") from None
+            return None
         except ValueError:
             raise ConfigError(f"{invalid}, expected {self.type.expected}") from None
 

@@ -44,7 +44,7 @@ class Options(usage.Options):
     longdesc = "Run the Routemaster event bus. Every option can also be set in the environment or in a file."
     optParameters = [
         ["config", "c", None, "Configuration file, stronger than the shipped one."],
-        *([option.flag.removeprefix("--"), None, None, _HELP[option.name]] for option in OPTIONS),
+        *([option.flag, None, None, _HELP[option.name]] for option in OPTIONS),
     ]
     optFlags = [["print-config", None, "Print the configuration in force, and where each value came from."]]
 
@@ -65,11 +65,7 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Load the configuration, and make twistd log through the log observer of the bus."""
-        given = {
-            option.name: self[option.flag.removeprefix("--")]
-            for option in OPTIONS
-            if self[option.flag.removeprefix("--")] is not None
-        }
+        given = {option.name: self[option.flag] for option in OPTIONS if self[option.flag] is not None}
         file = None if self["config"] is None else Path(self["config"])
         try:
             self.config = load(given, os.environ, file)
@@ -78,7 +74,7 @@ class Options(usage.Options):
         self.child_arguments = ["-n", "routemaster", *(["--config", str(file.absolute())] if file else [])]
         for option in OPTIONS:
             if option.name in given:
-                self.child_arguments += [f"--{option.flag.removeprefix('--')}", given[option.name]]
+                self.child_arguments += [f"--{option.flag}", given[option.name]]
         if self._logs_to_terminal():
             self.config = self.config.for_terminal()
         if self["print-config"]:

@@ -26,19 +26,15 @@ from twisted.internet.protocol import DatagramProtocol, ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from routemaster.util.parent_death import END_WITH_PARENT
+
 WATCHDOG_TIMEOUT = 30.0  #: seconds without a datagram from a child
 _FIRST_FD = 3  #: the first file descriptor passed on, as with systemd
 _SYSTEMD_VARIABLES = (
     "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES",
 )  # fmt: skip
-# LISTEN_PID is set before Twisted is imported, which reads it then. prctl 1: PR_SET_PDEATHSIG.
-_LAUNCH = """
-import os, signal, sys
-if sys.platform == "linux":
-    import ctypes
-    ctypes.CDLL(None).prctl(1, int(signal.SIGTERM), 0, 0, 0)
-if os.getppid() != int(sys.argv.pop(1)):
-    sys.exit("the parent process ended before its child started")
+# LISTEN_PID is set before Twisted is imported, which reads it then.
+_LAUNCH = END_WITH_PARENT + """
 os.environ["LISTEN_PID"] = str(os.getpid())
 from twisted.scripts.twistd import run
 run()

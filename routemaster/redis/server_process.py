@@ -21,21 +21,14 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from routemaster.util.parent_death import END_WITH_PARENT
+
 STOP_TIMEOUT = 30.0  #: seconds from the first SIGTERM to SIGKILL
 STOP_AGAIN = 0.5     #: seconds from one SIGTERM to the next
 KEPT_OUTPUT = 2000   #: bytes of the server's output
 _ENVIRONMENT = ("PATH", "HOME", "TZ", "LD_LIBRARY_PATH")  # the daemon's other variables may hold secrets
-# Runs between fork and redis-server: a session of its own, and SIGTERM (15) when the parent dies (prctl 1).
-_LAUNCHER = """
-import os, sys
-os.setsid()
-if sys.platform == "linux":
-    import ctypes
-    ctypes.CDLL(None).prctl(1, 15, 0, 0, 0)
-if os.getppid() != int(sys.argv[1]):
-    sys.exit("the daemon ended before its Redis started")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
+# Runs between fork and redis-server: a session of its own.
+_LAUNCHER = f"import os; os.setsid(){END_WITH_PARENT}os.execv(sys.argv[1], sys.argv[1:])"
 
 
 class ServerProcess(ProcessProtocol):
