@@ -27,7 +27,8 @@ an exchange its connection is either in the pool or aborted. Waiting for a turn
 is not part of the deadline, because it says nothing about the subscriber.
 
 *What acknowledges.* A valid head with 200 or 204, and the complete body or
-64 KiB of it. A body with neither Content-Length nor chunks ends with the
+64 KiB of it; less if it comes in many small pieces, so that an answer without end
+costs the same in any chunking. A body with neither Content-Length nor chunks ends with the
 connection (RFC 9112 section 6.3), with or without TLS's close_notify.
 
 *A stale connection.* A server may close an idle connection at the moment it is

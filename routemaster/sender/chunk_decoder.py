@@ -24,10 +24,14 @@ class ChunkDecoder:
     """A transfer decoder for Twisted's parser."""
 
     def __init__(
-        self, on_data: Callable[[bytes], None], on_end: Callable[[bytes], None], on_lenient: Callable[[], None]
-    ) -> None:
-        """`on_end` gets the bytes after the body; `on_lenient` is called if the coding is not exact."""
-        self._on_data, self._on_end, self._on_lenient = on_data, on_end, on_lenient
+        self, on_data: Callable[[bytes], None], on_end: Callable[[bytes], None],
+        on_lenient: Callable[[], None], on_chunks: Callable[[int], None],
+    ) -> None:  # fmt: skip
+        """`on_end` gets the bytes after the body; `on_lenient` is called if the coding is not exact.
+
+        `on_chunks` gets the number of chunks, before their data.
+        """
+        self._on_data, self._on_end, self._on_lenient, self._on_chunks = on_data, on_end, on_lenient, on_chunks
         self._buffer = b""   # an incomplete line, or incomplete trailers
         self._left = 0       # bytes of the present chunk
         self._read = self._read_size
@@ -41,6 +45,7 @@ class ChunkDecoder:
         self._buffer = data[position:]
         ended = self._read == self._read_nothing
         if body:
+            self._on_chunks(len(body))
             self._on_data(b"".join(body))
         if ended:
             self._on_end(self._buffer)

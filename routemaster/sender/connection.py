@@ -118,6 +118,7 @@ class Connection(HTTP11ClientProtocol):
         self.handshaken = False  #: whether the TLS handshake is complete
         self.requests = 0        #: sent so far
         self.received = 0        #: bytes since the last request
+        self.pieces = 0          #: reads, and chunks of the body, since the last request
         self.fault: DeliveryError | None = None  #: why this side aborted it
         self._reusable = True
         self._lost = False
@@ -151,7 +152,7 @@ class Connection(HTTP11ClientProtocol):
 
     def request(self, request: Request) -> Deferred[IResponse]:
         self.requests += 1
-        self.received = 0
+        self.received = self.pieces = 0
         self._head = b""
         self._head_size = 0
         response: Deferred[IResponse] = super().request(request)
@@ -160,7 +161,10 @@ class Connection(HTTP11ClientProtocol):
         return response
 
     def _chunk_decoder(self, on_data: Callable[[bytes], None], on_end: Callable[[bytes], None]) -> ChunkDecoder:
-        return ChunkDecoder(on_data, on_end, self._use_no_more)
+        return ChunkDecoder(on_data, on_end, self._use_no_more, self._count)
+
+    def _count(self, chunks: int) -> None:
+        self.pieces += chunks
 
     def _use_no_more(self) -> None:
         self._reusable = False
@@ -197,6 +201,7 @@ class Connection(HTTP11ClientProtocol):
 
     def dataReceived(self, data: bytes) -> None:
         self.received += len(data)
+        self.pieces += 1
         if self._head is None:
             if self.state == "QUIESCENT":
                 self.drop()  # data without a request

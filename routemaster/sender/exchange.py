@@ -37,6 +37,7 @@ from routemaster.sender.treq_agent import NO_COOKIES
 
 MAX_BODY = 65536  #: bytes of an answer's body that are read
 MAX_WIRE = 2 * 65536  #: bytes of an answer that are read, its head and the sizes of its chunks included
+MAX_PIECES = 512  #: reads and chunks of an answer, each second: one byte in a TLS record of its own costs like 1,000
 REFUSAL_BODY_TIMEOUT = 1.0  #: seconds for the body of an answer whose status is a failure
 
 PIECE = 65536  #: bytes of a request's body that are written at once
@@ -83,6 +84,7 @@ class Exchange(Protocol):
         self._cut = False
         self._quoted = b""            #: the beginning of a refusal's body
         self._ended = False
+        self._began = reactor.seconds()
         self._timer = reactor.callLater(timeout, self._timed_out)
 
     def post(self) -> None:
@@ -168,8 +170,11 @@ class Exchange(Protocol):
         self._received += len(data)
         if self._error and len(self._quoted) < QUOTED_FROM:
             self._quoted += data[:QUOTED_FROM]
-        wire = self.connection.received if self.connection is not None else 0
-        if (self._received > MAX_BODY or wire > MAX_WIRE) and not self._ended:
+        connection = self.connection
+        if connection is None or self._ended:
+            return
+        pieces = MAX_PIECES * (1 + self._reactor.seconds() - self._began)
+        if self._received > MAX_BODY or connection.received > MAX_WIRE or connection.pieces > pieces:
             self._finish(self._error)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

@@ -421,6 +421,17 @@ async def endless_small_chunks(wire: Wire) -> None:
 
 
 @beast
+async def endless_small_records(wire: Wire) -> None:
+    """200, chunks of one byte without end, each in a TLS record of its own."""
+    await wire.request()
+    wire.transport._write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while True:
+        for _ in range(500):
+            wire.transport._write(b"1\r\nx\r\n")
+        await wire.sleep(0)
+
+
+@beast
 async def endless_refusal(wire: Wire) -> None:
     """F23: 500, a body without end and a byte at a time."""
     await wire.request()

@@ -12,8 +12,8 @@ class Decoded:
     """What a decoder makes of pieces."""
 
     def __init__(self, *pieces: bytes) -> None:
-        self.body, self.rest, self.lenient, self.calls = b"", None, False, 0
-        self.decoder = ChunkDecoder(self._data, self._end, self._lenient)
+        self.body, self.rest, self.lenient, self.calls, self.chunks = b"", None, False, 0, 0
+        self.decoder = ChunkDecoder(self._data, self._end, self._lenient, self._count)
         for piece in pieces:
             self.decoder.dataReceived(piece)
 
@@ -26,6 +26,9 @@ class Decoded:
 
     def _lenient(self) -> None:
         self.lenient = True
+
+    def _count(self, chunks: int) -> None:
+        self.chunks += chunks
 
 
 class ChunkDecoderTests(SynchronousTestCase):
@@ -71,6 +74,6 @@ class ChunkDecoderTests(SynchronousTestCase):
                 found.decoder.noMoreData()
 
     def test_small_chunks(self) -> None:
-        """The chunks of one piece are handed on together."""
+        """The chunks of one piece are counted, and handed on together."""
         found = Decoded(b"1\r\nx\r\n" * 5000)
-        self.assertEqual((found.body, found.calls), (b"x" * 5000, 1))
+        self.assertEqual((found.body, found.calls, found.chunks), (b"x" * 5000, 1, 5000))
