@@ -62,6 +62,7 @@ class Outcome:
     retry_after: float | None = None  #: seconds asked for by 429 or 503
     reused: bool = False              #: the connection had carried a request before
     received: int = 0                 #: bytes of the answer's body that were read
+    reason: str = ""                  #: `error` without what the answer says, if that differs
     cut: bool = False                 #: the connection was closed while the request was still being sent
 
 

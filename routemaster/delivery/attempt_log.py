@@ -58,10 +58,10 @@ class AttemptLog:
         else:
             fields["error"] = outcome.error
             _log.debug("attempt {attempt} with {events} events to '{name}' failed: {error}", **fields)
-            self._log_failure(ended, fields)
+            self._log_failure(ended, outcome.reason or outcome.error, fields)
 
-    def _log_failure(self, now: float, fields: dict[str, object]) -> None:
-        since = self._throttle.failed(now, str(fields["error"]))
+    def _log_failure(self, now: float, reason: str, fields: dict[str, object]) -> None:
+        since = self._throttle.failed(now, reason)
         if since is None:
             return
         if since.failures == 1:

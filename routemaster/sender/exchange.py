@@ -31,13 +31,13 @@ from zope.interface.declarations import implementer
 
 from routemaster.interfaces import Outcome, Verdict
 from routemaster.sender.connection import Connection
-from routemaster.sender.failure_reasons import DeliveryError, explain, one_line
+from routemaster.sender.failure_reasons import MALFORMED, DeliveryError, explain, is_closed, one_line
 from routemaster.sender.target import Target
 from routemaster.sender.treq_agent import NO_COOKIES
 
 MAX_BODY = 65536  #: bytes of an answer's body that are read
 MAX_WIRE = 2 * 65536  #: bytes of an answer that are read, its head and the sizes of its chunks included
-MAX_PIECES = 512  #: reads and chunks of an answer, each second: one byte in a TLS record of its own costs like 1,000
+MAX_PIECES = 512  #: reads and chunks of an answer, each second: a byte in a TLS record of its own costs like 1,000
 REFUSAL_BODY_TIMEOUT = 1.0  #: seconds for the body of an answer whose status is a failure
 
 PIECE = 65536  #: bytes of a request's body that are written at once
@@ -191,7 +191,7 @@ class Exchange(Protocol):
             return
         connection = self.connection
         if connection is not None:
-            self._cut = connection.sending and connection.fault is None
+            self._cut = connection.sending and connection.fault is None and is_closed(failure)
             if self._reused and not connection.received and not self.fresh:
                 # the server closed a kept connection just as it was used: try once more on a new one
                 connection.drop()
@@ -223,6 +223,7 @@ class Exchange(Protocol):
 
     def _finish(self, error: str, verdict: Verdict = Verdict.FAILED) -> None:
         """End with this outcome; no error means acknowledged."""
+        reason = MALFORMED if error.startswith(MALFORMED) else error
         if error and error == self._error and (quoted := first_line(self._quoted, self.target.secrets)):
             error = f"{error}: {quoted}"
         try:
@@ -230,7 +231,8 @@ class Exchange(Protocol):
         finally:  # `done` fires even if a canceller raises
             self.done.callback(Outcome(
                 verdict if error else Verdict.ACKNOWLEDGED,
-                self._status, one_line(error), self._retry_after, self._reused, self._received, self._cut,
+                self._status, one_line(error), self._retry_after, self._reused, self._received,
+                one_line(reason), self._cut,
             ))  # fmt: skip
 
 

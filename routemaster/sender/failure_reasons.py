@@ -22,6 +22,7 @@ from routemaster.interfaces import Verdict
 from routemaster.sender.fair_queue import QueueClosed, QueueFull
 
 MAX_REASON = 200  #: characters
+MALFORMED = "malformed answer"  #: how a reason begins that quotes an answer
 
 LOCAL_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
@@ -62,6 +63,11 @@ def explain(failure: Failure) -> tuple[Verdict, str]:
     return Verdict.FAILED, one_line(_sentence((exact or faults)[-1]))
 
 
+def is_closed(failure: Failure) -> bool:
+    """Whether the connection was closed, and nothing else is wrong."""
+    return all(isinstance(fault, (error.ConnectionClosed, PotentialDataLoss)) for fault in _causes(failure))
+
+
 def _causes(failure: Failure) -> Iterator[BaseException]:
     """The exceptions inside Twisted's `ResponseFailed` and its kind, at any depth."""
     value: Any = failure.value
@@ -83,7 +89,7 @@ def _sentence(fault: BaseException) -> str:
     if isinstance(fault, (OSError, error.ConnectError)):
         return f"no connection: {fault}"
     if isinstance(fault, (ValueError, KeyError, ResponseFailed)):
-        return f"malformed answer: {fault}"
+        return f"{MALFORMED}: {fault}"
     _log.failure("Unexpected exception in a delivery", failure=Failure(fault))
     return f"unexpected error: {type(fault).__name__}: {fault}"
 

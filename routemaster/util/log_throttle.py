@@ -1,10 +1,10 @@
 """Which repeated failures are logged: a new one at once, a repeated one seldom, and never a flood.
 
 `LogThrottle` serves one thing that may fail again and again (a target, a
-periodic task). A failure is logged if it is the first after a success, or if
-its reason was not logged within the last `PERIOD`. At most `MAX_EACH` failures
-are logged in a period, also if the reason alternates, or failure and success.
-A success after failures is logged if these were logged.
+periodic task). A failure is logged if its reason was not logged within the last
+`PERIOD`, or if it is the first after a success. Of the latter at most `MAX_EACH`
+are logged in a period, if failure and success alternate; of different reasons at
+most `MAX_NEW`. A success after failures is logged if these were logged.
 
 `Allowance` limits the lines of many such things together: so many lines in a
 period. Further lines are suppressed and counted, and a summary of them is
@@ -18,7 +18,8 @@ from collections import Counter
 from attrs import field, frozen
 
 PERIOD = 60.0      #: seconds
-MAX_EACH = 3       #: failures of one thing logged in a period
+MAX_EACH = 3       #: failures of one thing logged in a period, if the reason is not new
+MAX_NEW = 30       #: different reasons of one thing logged in a period
 MAX_ALL = 60       #: lines of an allowance in a period
 MAX_REASONS = 100  #: different reasons counted in a period
 
@@ -116,10 +117,11 @@ class LogThrottle:
         run = self._run or _Run(now)
         self._unlogged += 1
         self._logged = [line for line in self._logged if 0 <= now - line[0] < PERIOD]
-        repeated = run.failures > 0 and any(reason == logged for _, logged in self._logged)
+        is_new = all(reason != logged for _, logged in self._logged)
+        most = MAX_NEW if is_new else 0 if run.failures else MAX_EACH
         since = None
         logged, suppressed = run.logged, run.suppressed
-        if not repeated and len(self._logged) < MAX_EACH:
+        if len(self._logged) < most:
             if self._allowances is None or self._allowances.failures.take(self._name, reason):
                 since, logged = Since(self._unlogged, max(0.0, now - run.since)), True
                 self._logged.append((now, reason))

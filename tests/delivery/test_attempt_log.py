@@ -57,6 +57,17 @@ class AttemptLogTests(SynchronousTestCase):
             ("info", "deliveries to 'svc' succeed again, after 201 failures in 201 s"),
         ])  # fmt: skip
 
+    def test_reasons(self) -> None:
+        """Each new reason is logged at once; an answer whose text changes with each attempt is no new reason."""
+        log = AttemptLog(Meter(), "svc", Allowances())
+        with capturedLogs() as events:
+            for number in range(13):
+                self.end(log, evolve(self.failed, error=f"answered {500 + number}"), number)
+            for number in range(40):
+                failed = evolve(self.failed, error=f"answered 500: request {number}", reason="answered 500")
+                self.end(log, failed, 13 + number)
+        self.assertEqual(len([event for event in events if event["log_level"] is LogLevel.warn]), 13)
+
     def test_thousands(self) -> None:
         """Thousands of subscribers that fail and recover together cost a few dozen lines a minute."""
         allowances = Allowances()

@@ -149,6 +149,7 @@ class AnswerTests(SenderCase):
         ):
             outcome = await sender.post(self.sink(Answer(status, body)).url, UUID, b"[]")
             self.assertEqual((outcome.verdict, outcome.error), (Verdict.FAILED, why))
+            self.assertEqual(outcome.reason, why.partition(":")[0])
         self.assertAcknowledged(await sender.post(self.sink(Answer(200, b"fine")).url, UUID, b"[]"))
 
     async def test_redirects(self) -> None:
@@ -182,6 +183,7 @@ class AnswerTests(SenderCase):
             outcome = await sender.post(beast.url, UUID, b"[]")
             self.assertEqual(outcome.verdict, Verdict.FAILED, (name, outcome))
             self.assertNotIn("within", outcome.error, name)
+            self.assertNotIn(":", outcome.reason, name)  # nothing of the answer
             await self.gone(beast)
 
     async def test_not_decoded(self) -> None:

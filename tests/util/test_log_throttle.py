@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.util.log_throttle import MAX_EACH, PERIOD, Allowance, Allowances, LogThrottle, Since, Summary
+from routemaster.util.log_throttle import (
+    MAX_EACH,
+    MAX_NEW,
+    PERIOD,
+    Allowance,
+    Allowances,
+    LogThrottle,
+    Since,
+    Summary,
+)
 
 # The outcomes of one target, and what is logged: (time, reason or "" for a success, what was before or None)
 HISTORIES = {
@@ -20,9 +29,12 @@ HISTORIES = {
         (0, "a", Since(1, 0)), (1, "b", Since(1, 1)), (2, "a", None), (3, "b", None), (59, "a", None),
         (60, "a", Since(4, 60)), (60.5, "b", None), (61, "b", Since(2, 61)),
     ],
+    "each of many reasons is logged at once": [
+        *((n, f"reason {n}", Since(1, n)) for n in range(20)), *((20 + n, f"reason {n}", None) for n in range(20)),
+    ],
     "failures with always new reasons are limited": [
-        (0, "a", Since(1, 0)), (1, "b", Since(1, 1)), (2, "c", Since(1, 2)), (3, "d", None), (4, "e", None),
-        (60, "f", Since(3, 60)), (60.5, "g", None), (61, "h", Since(2, 61)),
+        *((n, f"reason {n}", Since(1, n)) for n in range(MAX_NEW)), (31, "reason x", None), (32, "reason y", None),
+        (61, "reason z", Since(3, 61)),
     ],
     "alternating failures and successes are limited": [
         (0, "a", Since(1, 0)), (1, "", Since(1, 1)), (2, "a", Since(1, 0)), (3, "", Since(1, 1)),
