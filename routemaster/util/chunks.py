@@ -31,15 +31,15 @@ async def paced_chunks(items: Iterable[_T], size: int, clock: Clock) -> AsyncIte
         yield chunk
 
 
-async def paced(source: AsyncIterator[_T], clock: Clock) -> AsyncIterator[_T]:
+async def paced(source: AsyncIterator[_T], clock: Clock, pause: float = PAUSE) -> AsyncIterator[_T]:
     """The values of `source`, with a pause between two of them."""
     first = True
     async for value in source:
         if not first:
-            await _pause(clock)
+            await _pause(clock, pause)
         first = False
         yield value
 
 
-def _pause(clock: Clock) -> Deferred[None]:
-    return deferLater(clock, PAUSE, lambda: None)  # type: ignore[arg-type]
+def _pause(clock: Clock, seconds: float = PAUSE) -> Deferred[None]:
+    return deferLater(clock, seconds, lambda: None)  # type: ignore[arg-type]

@@ -14,6 +14,10 @@ from typing import Generic, TypeVar
 from twisted.internet.defer import Deferred
 
 from routemaster.errors import StoreUnavailable
+from routemaster.interfaces import Clock
+from routemaster.util.chunks import paced_chunks
+
+AT_ONCE = 20  #: requests that go on with a result without a pause
 
 _T = TypeVar("_T")
 
@@ -21,8 +25,8 @@ _T = TypeVar("_T")
 class SingleFlight(Generic[_T]):
     """Runs `work` at most once at the same time."""
 
-    def __init__(self, work: Callable[[], Awaitable[_T]]) -> None:
-        self._work = work
+    def __init__(self, work: Callable[[], Awaitable[_T]], clock: Clock) -> None:
+        self._work, self._clock = work, clock
         self._waiting: list[Deferred[_T]] = []
         self._running = False
 
@@ -39,14 +43,16 @@ class SingleFlight(Generic[_T]):
         while waiting := [each for each in self._waiting if not each.called]:
             self._waiting = []
             try:
-                result = await self._work()
+                result: _T | Exception = await self._work()
             except Exception as error:
-                for each in waiting:
-                    if not each.called:
+                result = error
+            async for some in paced_chunks(waiting, AT_ONCE, self._clock):
+                for each in some:
+                    if each.called:
+                        continue
+                    if isinstance(result, Exception):
                         # an exception of its own: one that many raise collects the tracebacks of all
-                        each.errback(copy(error) if isinstance(error, StoreUnavailable) else error)
-            else:
-                for each in waiting:
-                    if not each.called:
+                        each.errback(copy(result) if isinstance(result, StoreUnavailable) else result)
+                    else:
                         each.callback(result)
         self._running = False

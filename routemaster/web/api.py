@@ -98,10 +98,10 @@ class Api:
         self._exposition, self._ready = exposition, ready
         self._commit = GroupCommit(store, meter)
         self._due: tuple[float, int] | None = None
-        self._topics = SingleFlight(lambda: list_topics(store))
-        self._subscriptions = SingleFlight(lambda: list_subscriptions(store, self._wall()))
-        self._deliveries_due = SingleFlight(self._count_due)
-        self._metrics = SingleFlight(self._make_metrics)
+        self._topics = SingleFlight(lambda: list_topics(store, clock), clock)
+        self._subscriptions = SingleFlight(lambda: list_subscriptions(store, clock, self._wall()), clock)
+        self._deliveries_due = SingleFlight(self._count_due, clock)
+        self._metrics = SingleFlight(self._make_metrics, clock)
         self.app = self._routes()
 
     def _routes(self) -> BusApp:

@@ -9,18 +9,34 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from attrs import frozen
+from attrs import define, field, frozen
 
 from routemaster import strict_json
 from routemaster.delivery.decision import State
 from routemaster.delivery.forecast import step_of
-from routemaster.interfaces import Store
+from routemaster.interfaces import Clock, Store
 from routemaster.model import SubscriptionInfo, TopicInfo, public_name
+from routemaster.util.chunks import paced
 from routemaster.web.http_server.body_writer import PART
 
 Entry = tuple[str, object, object]  #: owner; value for the owner and for root; value for others
 
+PAUSE = 0.002  #: seconds between two pieces that are read from the store
 _ENTRY_BYTES = 200  #: memory of an entry besides its texts
+
+
+@define
+class _Part:
+    entries: list[tuple[str, bytes, bytes]] = field(factory=list)  #: as `Entry`, in JSON
+    owners: set[str] = field(factory=set)
+    last: tuple[str | None, bytes] = ("", b"")  #: what was last seen, and by whom
+
+    def seen_by(self, owner: str | None) -> bytes:
+        owner = owner if owner is None or owner in self.owners else "others"
+        if self.last[0] != owner:
+            texts = [own if owner in (None, each) else public for each, own, public in self.entries]
+            self.last = owner, b",".join(texts)
+        return self.last[1]
 
 
 class Listing:
@@ -28,7 +44,7 @@ class Listing:
 
     def __init__(self) -> None:
         self.size = 0  #: bytes of memory
-        self._parts: list[list[tuple[str, bytes, bytes]]] = []
+        self._parts: list[_Part] = []
         self._room = 0  # bytes left in the last part
         self._public = 0  # bytes of all entries with their commas, as clients without entries see them
         self._added = Counter[str]()  # bytes added for each owner
@@ -36,11 +52,13 @@ class Listing:
     def add(self, entries: Iterable[Entry]) -> None:
         """Append entries."""
         for owner, *values in entries:
-            own, public = map(strict_json.encode, values)
+            own = strict_json.encode(values[0])
+            public = own if values[1] == values[0] else strict_json.encode(values[1])
             if self._room <= 0:
-                self._parts.append([])
+                self._parts.append(_Part())
                 self._room = PART
-            self._parts[-1].append((owner, own, public))
+            self._parts[-1].entries.append((owner, own, public))
+            self._parts[-1].owners.add(owner)
             self._room -= len(own) + 1
             self._public += len(public) + 1
             self._added[owner] += len(own) - len(public)
@@ -55,8 +73,7 @@ class Listing:
         """The text of `seen_by`."""
         before = b"["
         for part in self._parts:
-            texts = (own if owner in (None, each) else public for each, own, public in part)
-            yield before + b",".join(texts)
+            yield before + part.seen_by(owner)
             before = b","
         yield b"]" if self._parts else b"[]"
 
@@ -73,18 +90,18 @@ class ListingBody:
         return self.source.parts(self.owner)
 
 
-async def list_topics(store: Store) -> Listing:
+async def list_topics(store: Store, clock: Clock) -> Listing:
     """All topics, with the token of each publisher for itself, its public name for others."""
     listing = Listing()
-    async for facts in store.each_topic():
+    async for facts in paced(store.each_topic(), clock, PAUSE):
         listing.add((fact.publisher, *_topic_json(fact)) for fact in facts)
     return listing
 
 
-async def list_subscriptions(store: Store, now: float) -> Listing:
+async def list_subscriptions(store: Store, clock: Clock, now: float) -> Listing:
     """All subscriptions at the time of day `now`, with token and uuid for each subscriber itself."""
     listing = Listing()
-    async for facts in store.each_subscription():
+    async for facts in paced(store.each_subscription(), clock, PAUSE):
         listing.add((fact.subscription.subscriber, *_subscription_json(fact, now)) for fact in facts)
     return listing
 

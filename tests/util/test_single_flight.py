@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.errors import StoreUnavailable
-from routemaster.util.single_flight import SingleFlight
+from routemaster.util.chunks import PAUSE
+from routemaster.util.single_flight import AT_ONCE, SingleFlight
 
 
 class SingleFlightTests(SynchronousTestCase):
@@ -14,7 +16,8 @@ class SingleFlightTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.runs: list[Deferred[int]] = []
-        self.ask = SingleFlight(self.work)
+        self.clock = Clock()
+        self.ask = SingleFlight(self.work, self.clock)
 
     async def work(self) -> int:
         self.runs.append(Deferred())
@@ -35,6 +38,20 @@ class SingleFlightTests(SynchronousTestCase):
         again = self.ask()
         self.runs[2].callback(3)
         self.assertEqual(self.successResultOf(again), 3)
+
+    def test_many(self) -> None:
+        """Of many who wait, some go on at a time, with a pause between; who comes meanwhile gets the next run."""
+        results = [self.ask() for _ in range(2 * AT_ONCE + 2)][1:]
+        self.runs[0].callback(1)
+        self.runs[1].callback(2)
+        self.assertEqual(sum(each.called for each in results), AT_ONCE)
+        late = self.ask()
+        self.clock.advance(PAUSE)
+        self.assertEqual(sum(each.called for each in results), 2 * AT_ONCE)
+        self.clock.advance(PAUSE)
+        self.assertEqual([self.successResultOf(each) for each in results], [2] * len(results))
+        self.runs[2].callback(3)
+        self.assertEqual(self.successResultOf(late), 3)
 
     def test_failures(self) -> None:
         """A failure of the store reaches each who waits as an exception of its own; the next run is tried."""

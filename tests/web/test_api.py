@@ -24,6 +24,7 @@ from routemaster.web import api as api_module
 from routemaster.web.api import Api, Limits
 from routemaster.web.auth import Authenticator
 from tests.store.reading import read
+from routemaster.web.listing import PAUSE
 from tests.test_strict_json import JSON, REFUSED, same
 from tests.web.test_auth import MALFORMED, ROOT_KEY
 from tests.web.wire import Answer, Wire, request
@@ -586,6 +587,7 @@ class PublishTests(Case):
             name = "".join(chr(97 + int(digit)) for digit in f"{number:03}")
             self.done(self.store.publish("t_" + name, A, [b"{}"]))
         self.begin("GET", "/topics")
+        self.clock.pump([PAUSE] * 10)
         self.wire.clock.advance(0)
         self.assertEqual(len(json.loads(self.answer().body)), 601)
 

@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from zope.interface.declarations import implementer
 
 PART = 32 * 1024         #: bytes written to one connection at once
-TURN = 4 * PART          #: bytes written in one turn of the reactor
+TURN = 4 * PART          #: bytes written in one turn
 HELD = 64 * 1024 * 1024  #: bytes of sources
 
 
@@ -131,7 +131,7 @@ class BodyWriter:
             self._reactor.callLater(0, self._turn)
 
     def _turn(self) -> None:
-        left = TURN
+        left, began = TURN, self._reactor.seconds()
         while self._ready and left > 0:
             answer = self._ready.popleft()
             if answer in self._answers and not answer.paused:
@@ -140,7 +140,8 @@ class BodyWriter:
                     self._ready.append(answer)
         self._scheduled = bool(self._ready)
         if self._ready:
-            self._reactor.callLater(0, self._turn)
+            # everything else has the greater part of the process
+            self._reactor.callLater(2 * (self._reactor.seconds() - began), self._turn)
 
     def _limit(self) -> None:
         """Abort the answers from the oldest sources while these are too large together."""
