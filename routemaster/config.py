@@ -88,6 +88,8 @@ class Config:
     max_bulk_body: int = option("server", integer(1, LARGEST))
     max_buffered_bodies: int = option("server", integer(1, LARGEST))
     max_event_data: int = option("server", integer(0, LARGEST))
+    max_topics: int = option("server", integer(1, LARGEST))
+    missing_topics: str = option("server", one_of("refuse", "await"))
     max_connections: int = option("server", integer(1, 10_000_000))
     keep_alive: float = option("server", seconds(1, HOUR))
     drain_delay: float = option("server", seconds(0, HOUR))

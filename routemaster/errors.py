@@ -28,6 +28,10 @@ class NotYourTopic(RoutemasterError):
     """The topic is owned by another client (403)."""
 
 
+class TooManyTopics(RoutemasterError):
+    """The client has as many topics as it may have (403)."""
+
+
 class UnknownTopic(RoutemasterError):
     """The topic does not exist (404)."""
 

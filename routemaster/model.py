@@ -69,6 +69,7 @@ class Subscription:
     uuid: str | None = None   #: the credential presented to the callback; a secret
     timeout: int = DEFAULT_TIMEOUT  #: milliseconds that an event may wait for the batch to fill
     max: int = DEFAULT_MAX    #: the most events in one batch
+    awaits: bool = False      #: topics that do not exist are joined when they come into being
 
     def __repr__(self) -> str:
         return f"<Subscription {public_name(self.subscriber)} to {len(self.topics)} topics>"
@@ -163,6 +164,7 @@ class SubscriptionInfo:
     oldest: float | None        #: when the oldest waiting event was accepted, seconds since the epoch
     health: Health
     dropped: int = 0            #: events that autodrop removed
+    awaited: tuple[str, ...] = ()  #: topics that it joins when they come into being
 
 
 @frozen

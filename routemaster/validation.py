@@ -34,7 +34,9 @@ _EVENT_URL = re.compile(
 )
 
 _EVENT_FIELDS: Final = dict.fromkeys(("type", "url", "timestamp", "data")).keys()
-_SUBSCRIPTION_FIELDS: Final = dict.fromkeys(("topics", "callback", "uuid", "timeout", "max")).keys()
+_SUBSCRIPTION_FIELDS: Final = dict.fromkeys(
+    ("topics", "callback", "uuid", "timeout", "max", "missing_topics")
+).keys()
 _TOKEN_FIELDS: Final = dict.fromkeys(("name", "token")).keys()
 
 
@@ -126,8 +128,11 @@ def event_fragments(topic: str, body: object, now_ms: int, max_data: int) -> lis
     return fragments
 
 
-def check_subscription(subscriber: str, body: object) -> Subscription:
-    """The subscription that a request's body describes; raises Invalid."""
+def check_subscription(subscriber: str, body: object, missing_topics: str = "refuse") -> Subscription:
+    """The subscription that a request's body describes; raises Invalid.
+
+    `missing_topics`: what applies if the body does not say it, `refuse` or `await`.
+    """
     if not isinstance(body, dict) or not body.keys() <= _SUBSCRIPTION_FIELDS:
         raise _no_object("subscription", body, _SUBSCRIPTION_FIELDS)
     topics, uuid = body.get("topics"), body.get("uuid")
@@ -137,6 +142,10 @@ def check_subscription(subscriber: str, body: object) -> Subscription:
     callback = check_callback(body.get("callback"))
     if uuid is not None and not (isinstance(uuid, str) and _UUID.fullmatch(uuid)):
         raise Invalid("uuid is invalid: expected 1 to 128 printable ASCII characters without ':'")
+    if body.get("missing_topics") is not None:
+        missing_topics = body["missing_topics"]
+    if missing_topics not in ("refuse", "await"):
+        raise _invalid("missing_topics", missing_topics, '"refuse" or "await"')
     return Subscription(
         subscriber=subscriber,
         topics=names,
@@ -144,6 +153,7 @@ def check_subscription(subscriber: str, body: object) -> Subscription:
         uuid=uuid,
         timeout=_integer(body, "timeout", "milliseconds", 0, 3_600_000, DEFAULT_TIMEOUT),
         max=_integer(body, "max", "events", 1, 10_000, DEFAULT_MAX),
+        awaits=missing_topics == "await",
     )
 
 

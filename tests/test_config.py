@@ -79,6 +79,8 @@ class TableTests(Case):
             "max_body": 65536,
             "max_bulk_body": 1048576,
             "max_event_data": 4096,
+            "max_topics": 10_000,
+            "missing_topics": "refuse",
             "monitor_keys": (),
             "max_buffered_bodies": 67108864,
             "keep_alive": 75.0,

@@ -158,5 +158,6 @@ def site_limits(config: Config) -> SiteLimits:
 def api_limits(config: Config) -> ApiLimits:
     """The limits of the API."""
     return ApiLimits(
-        config.max_event_data, config.scaling_threshold, config.scaling_deadline / 1000, config.max_body
+        config.max_event_data, config.scaling_threshold, config.scaling_deadline / 1000, config.max_body,
+        config.missing_topics,
     )

@@ -128,7 +128,9 @@ class Bus(DaemonService):
         config, reactor = self._config, self._reactor
         self._connection = assembly.connection(config, reactor, address, self._on_connected)
         self._publishing = self._replication(address)
-        self._store = RedisStore(self._connection, config.namespace, config.lease_ttl, self._publishing)
+        self._store = RedisStore(
+            self._connection, config.namespace, config.lease_ttl, self._publishing, config.max_topics
+        )
         self._authenticator = Authenticator(config.clients, config.root_key, self._store, config.monitor_keys)
         autodrop = assembly.autodrop(config, self._store)
         self._monitor = Monitor(
@@ -191,7 +193,7 @@ class Bus(DaemonService):
             address,
             reactor=self._reactor,
             reply_timeout=config.redis_timeout + config.min_replicas_timeout / 1000,
-            scripts=[SCRIPTS["publish"]],
+            scripts=[SCRIPTS["publish"], SCRIPTS["claim"]],
             rights=needed_rights(config.namespace, waits=True),
             chance=random,
         )

@@ -20,6 +20,7 @@ def subscription(
         uuid=meta[b"uuid"].decode() or None,
         timeout=int(meta[b"timeout"]),
         max=int(meta[b"max"]),
+        awaits=bool(meta.get(b"awaits")),
     )
 
 

@@ -35,6 +35,10 @@ class Keys:
         """A subscriber's lease (string with a TTL)."""
         return b"%s{s:%s}:lease" % (self.prefix, subscriber.encode())
 
+    def owned(self, token: str) -> bytes:
+        """The topics that a client publishes (set; may lag, see `Upkeep.clean_up`)."""
+        return b"%s{s:%s}:owned" % (self._prefix, token.encode())
+
     def subscriber(self, token: str) -> tuple[bytes, bytes]:
         """A subscriber's meta (hash) and topics (hash: topic -> membership)."""
         tag = b"%s{s:%s}:" % (self.prefix, token.encode())

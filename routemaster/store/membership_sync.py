@@ -34,8 +34,10 @@ class MembershipSync:
         self._redis, self._keys = redis, redis.keys
         self._losses: Counter[str] = Counter()  #: events counted as dropped and not logged yet
 
-    async def follow(self, subscriber: str, memberships: Mapping[str, Membership]) -> None:
-        """Bring the topics' cursors in line with the subscription.
+    async def follow(
+        self, subscriber: str, memberships: Mapping[str, Membership], awaits: bool = False
+    ) -> None:
+        """Bring the topics' cursors in line with the subscription, which may await topics that do not exist.
 
         Each cursor stores the version of the client's last change of the
         topic, so that a late, older step changes nothing, and a membership
@@ -49,9 +51,12 @@ class MembershipSync:
             if membership.state == "gone":
                 steps.append(self._forget(subscriber, topic, membership.id, membership.version, b"all"))
             elif cursor is None or cursor.version < membership.version:
-                script = "join" if membership.state == "on" else "leave"
                 identity = (subscriber.encode(), b"%d" % membership.id, b"%d" % membership.version)
-                steps.append(self._redis.run(script, self._keys.topic(topic), *identity))
+                keys, how = self._keys.topic(topic), b"await" if awaits else b""
+                steps.append(
+                    self._redis.run("join", keys, *identity, how) if membership.state == "on"
+                    else self._redis.run("leave", keys, *identity)
+                )
         for outcome in await gather_outcomes(steps):
             # refused: the topic was deleted meanwhile, which ended the membership
             if isinstance(outcome, Exception) and not isinstance(outcome, ScriptRefusal):
@@ -100,9 +105,12 @@ class MembershipSync:
         if await self._redis.command(b"EXISTS", meta):
             await self._redis.command(b"SADD", index, name.encode())
 
-    async def tidy_topic(self, topic: str) -> bool:
-        """Trim a log, end finished memberships, remove cursors without a subscriber; whether the topic exists."""
-        tail, pairs, gone = await self._redis.run("trim", self._keys.topic(topic))
+    async def tidy_topic(self, topic: str) -> str | None:
+        """Trim a log, end finished memberships, remove cursors without a subscriber.
+
+        Returns the topic's publisher, an empty text if there is none, None if nothing is left of the topic.
+        """
+        tail, pairs, gone, publisher = await self._redis.run("trim", self._keys.topic(topic))
         if not tail:
             await self.drop_name(self._keys.topics, topic)
 
@@ -123,7 +131,7 @@ class MembershipSync:
                     behind.append(subscriber)
         for few in chunks(behind, AT_ONCE):
             await self._count_dropped_if_idle(topic, gone, few)
-        return bool(tail)
+        return publisher.decode() if tail else None
 
     async def _count_dropped_if_idle(self, topic: str, gone: bytes, subscribers: Sequence[str]) -> None:
         """Count the events up to `gone` as dropped, or ask the courier that may have them in flight to do so.
@@ -160,6 +168,6 @@ class MembershipSync:
             await gather(map(Deferred.fromCoroutine, counting))
         try:
             if meta:
-                await self.follow(subscriber, memberships)
+                await self.follow(subscriber, memberships, bool(codec.fields(meta).get(b"awaits")))
         except WrongType as error:
             self._redis.log_wrong_type(subscriber, error)

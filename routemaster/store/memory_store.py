@@ -45,6 +45,7 @@ class _Topic:
     base: int = 0
     log: list[tuple[EventID, bytes]] = field(factory=list)
     cursors: dict[str, Cursor] = field(factory=dict)
+    awaited: set[str] = field(factory=set)  #: subscribers that stay when the topic is deleted
 
 
 @define
@@ -62,9 +63,15 @@ class _Subscriber:
 class MemoryStore:
     """`interfaces.Store` without Redis."""
 
-    def __init__(self, clock: Clock, lease_ttl: float, on_hint: Callable[[bytes], None] | None = None) -> None:
-        """`lease_ttl` in seconds; `on_hint` receives each message of the wake-up channel."""
-        self._clock, self._lease_ttl = clock, lease_ttl
+    def __init__(
+        self, clock: Clock, lease_ttl: float, on_hint: Callable[[bytes], None] | None = None,
+        max_topics: int = 10_000,
+    ) -> None:  # fmt: skip
+        """`lease_ttl` in seconds; `on_hint` receives each message of the wake-up channel.
+
+        `max_topics`: the most topics of one client.
+        """
+        self._clock, self._lease_ttl, self._max_topics = clock, lease_ttl, max_topics
         self._hint = on_hint or (lambda message: None)
         self._topics: dict[str, _Topic] = {}
         self._subscribers: dict[str, _Subscriber] = {}
@@ -92,6 +99,10 @@ class MemoryStore:
         known = self._topics.get(topic)
         if known is not None and known.publisher not in (None, publisher):
             raise refusals.not_yours(topic)
+        if known is None or known.publisher is None:
+            owned = sum(each.publisher == publisher for each in self._topics.values())
+            if owned >= self._max_topics:
+                raise refusals.too_many_topics(self._max_topics)
         us = self._now()
         if known is None:
             known = self._topics[topic] = _Topic(EventID(us, 0))
@@ -113,6 +124,8 @@ class MemoryStore:
             raise refusals.not_yours(topic)
         known.publisher = None
         for subscriber, cursor in list(known.cursors.items()):
+            if subscriber in known.awaited and cursor.open:
+                continue
             known.cursors[subscriber] = _closed(cursor, known.tail)
             self._end_memberships(subscriber)
             self._hint(SubscriptionChanged(subscriber).encode())
@@ -148,7 +161,7 @@ class MemoryStore:
     # -- subscriptions
 
     async def subscribe(self, subscription: Subscription) -> None:
-        for topic in subscription.topics:
+        for topic in () if subscription.awaits else subscription.topics:
             self._existing(topic)
         name, version = subscription.subscriber, self._now()
         known = self._subscribers.setdefault(name, _Subscriber(version))
@@ -163,7 +176,8 @@ class MemoryStore:
                 self._topics[topic].cursors[name], self._topics[topic].tail
             )
         for topic in subscription.topics:
-            log = self._topics[topic]
+            log = self._topics.setdefault(topic, _Topic(EventID(version, 0)))
+            (log.awaited.add if subscription.awaits else log.awaited.discard)(name)
             membership = known.topics.setdefault(topic, Membership(version, "on"))
             known.topics[topic] = evolve(membership, state="on")
             cursor = log.cursors.get(name) or Cursor(membership.id, version, 0, ())
@@ -181,10 +195,12 @@ class MemoryStore:
         self._hint(SubscriptionChanged(subscriber).encode())
 
     async def leave(self, subscriber: str, topic: str) -> None:
-        log = self._existing(topic)
+        log = self._topics.get(topic)
+        cursor = log.cursors.get(subscriber) if log else None
+        if cursor is None or not cursor.open:
+            log = self._existing(topic)
         known = self._subscribers.get(subscriber)
-        cursor = log.cursors.get(subscriber)
-        if known is None or cursor is None or not cursor.open:
+        if log is None or known is None or cursor is None or not cursor.open:
             raise refusals.not_subscribed(topic)
         known.version = max(self._now(), known.version + 1)
         known.topics[topic] = evolve(known.topics[topic], state="left")
@@ -222,10 +238,14 @@ class MemoryStore:
             ]
             if known.subscription is None:
                 continue
-            current = tuple(sorted(topic for topic, cursor in cursors.items() if cursor.open))
+            current = sorted(topic for topic, cursor in cursors.items() if cursor.open)
+            awaited = tuple(topic for topic in current if logs[topic].publisher is None)
             facts.append(
                 SubscriptionInfo(
-                    subscription=evolve(known.subscription, topics=current),
+                    subscription=evolve(
+                        known.subscription, topics=tuple(topic for topic in current if topic not in awaited)
+                    ),
+                    awaited=awaited,
                     sent=known.sent + sum(cursor.sent for cursor in cursors.values()),
                     queued=sum(cursor.backlog(logs[topic].tail) for topic, cursor in cursors.items()),
                     oldest=min(ages) / 1e6 if ages else None,

@@ -16,12 +16,14 @@ is awaited, because on a cluster the next may go to another node:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 
 from routemaster.errors import StoreUnavailable
 from routemaster.hints import SubscriptionChanged, TokensChanged
 from routemaster.interfaces import Ack, LeaseGrant, LeaseHeld, LogEntry, Membership, Position, Positions
 from routemaster.model import (
     ApiToken,
+    Cursor,
     EventID,
     Published,
     Subscription,
@@ -47,11 +49,14 @@ class RedisStore(Upkeep):
 
     def __init__(
         self, connection: Connection | Cluster, namespace: str, lease_ttl: float,
-        replication: Replication | None = None,
+        replication: Replication | None = None, max_topics: int = 10_000,
     ) -> None:  # fmt: skip
-        """`lease_ttl` in seconds; `replication`: the replicas that must hold published events."""
+        """`lease_ttl` in seconds; `replication`: the replicas that must hold published events.
+
+        `max_topics`: the most topics of one client.
+        """
         super().__init__(Commands(connection, namespace))
-        self._replication = replication
+        self._replication, self._max_topics = replication, max_topics
         self._out = self._redis if replication is None else Commands(replication.connection, namespace)
         self._logs, self._acknowledgements = LogReader(self._redis), Acknowledgements(self._redis)
         self._lease_ms = b"%d" % round(lease_ttl * 1000)
@@ -66,31 +71,50 @@ class RedisStore(Upkeep):
     # -- topics
 
     async def publish(self, topic: str, publisher: str, fragments: Sequence[bytes]) -> Published:
-        keys, arguments = self._keys.topic(topic), (publisher.encode(), self._keys.wakeups, topic.encode())
-        if topic not in self._indexed:
-            await self._out.command(b"SADD", self._keys.topics, topic.encode())
+        arguments = publisher.encode(), self._keys.wakeups, topic.encode()
+        append = partial(self._out.run, "publish", self._keys.topic(topic), *arguments)
         try:
-            first, last, created = await self._out.run("publish", keys, *arguments, *fragments)
+            try:
+                first, last = await append(b"", *fragments)
+            except ScriptRefusal as refusal:
+                if refusal.code != "NOTOPIC":
+                    raise
+                await self._claim(topic, publisher)
+                self._indexed.discard(topic)
+                try:
+                    first, last = await append(b"create", *fragments)
+                except ScriptRefusal:  # another client was faster
+                    await self._out.command(b"SREM", self._keys.owned(publisher), topic.encode())
+                    raise
         except ScriptRefusal as refusal:
+            if refusal.code == "TOOMANY":
+                raise refusals.too_many_topics(self._max_topics) from None
             raise refusals.named(refusal.code, topic) from None
         except StoreUnavailable:
             # the script may have created the topic again after `clean_up` removed its name
             self._indexed.discard(topic)
             raise
-        if created or topic not in self._indexed:
+        if topic not in self._indexed:
             self._indexed.add(topic)
-            # once more: `clean_up` may have removed the name as stale since the first SADD
+            # once more: `clean_up` may have removed the name as stale since `_claim` wrote it
             named = self._out.command(b"SADD", self._keys.topics, topic.encode())
             named.addErrback(lambda _failure: self._indexed.discard(topic))
         if self._replication is not None:
             await self._replication.reached()
         return Published(EventID.parse(first), EventID.parse(last))
 
+    async def _claim(self, topic: str, publisher: str) -> None:
+        """Count a topic that is to be created among the client's, and name it in the index."""
+        owned, most = self._keys.owned(publisher), b"%d" % self._max_topics
+        await self._out.run("claim", (owned,), topic.encode(), most)
+        await self._out.command(b"SADD", self._keys.topics, topic.encode())
+
     async def delete_topic(self, topic: str, publisher: str | None) -> None:
         try:
-            await self._redis.run("delete_topic", self._keys.topic(topic), (publisher or "").encode())
+            owner = await self._redis.run("delete_topic", self._keys.topic(topic), (publisher or "").encode())
         except ScriptRefusal as refusal:
             raise refusals.named(refusal.code, topic) from None
+        await self._redis.command(b"SREM", self._keys.owned(owner.decode()), topic.encode())
         await self._tidy_topic(topic)
 
     async def topics(self) -> list[TopicInfo]:
@@ -119,11 +143,13 @@ class RedisStore(Upkeep):
         owners = await gather(
             self._redis.command(b"HEXISTS", self._keys.topic(topic)[0], b"publisher") for topic in topics
         )
-        for topic, exists in zip(topics, owners, strict=True):
-            if not exists:
-                raise refusals.no_topic(topic)
-        index = (b"SADD", self._keys.subscribers, subscriber.encode())
-        await self._redis.command(*index)
+        missing = [topic for topic, exists in zip(topics, owners, strict=True) if not exists]
+        if missing and not subscription.awaits:
+            raise refusals.no_topic(missing[0])
+        indexes: list[tuple[bytes, ...]] = [(b"SADD", self._keys.subscribers, subscriber.encode())]
+        if missing:
+            indexes.append((b"SADD", self._keys.topics, *(topic.encode() for topic in missing)))
+        await gather(self._redis.command(*each) for each in indexes)
         _version, memberships = await self._redis.run(
             "configure",
             self._keys.subscriber(subscriber),
@@ -131,10 +157,12 @@ class RedisStore(Upkeep):
             (subscription.uuid or "").encode(),
             b"%d" % subscription.timeout,
             b"%d" % subscription.max,
+            b"await" if subscription.awaits else b"",
             *(topic.encode() for topic in topics),
         )
-        await self._memberships.follow(subscriber, codec.memberships(memberships))
-        await gather([self._redis.command(*index), self._redis.hint(SubscriptionChanged(subscriber))])
+        await self._memberships.follow(subscriber, codec.memberships(memberships), subscription.awaits)
+        named = (self._redis.command(*each) for each in indexes)
+        await gather([*named, self._redis.hint(SubscriptionChanged(subscriber))])
 
     async def unsubscribe(self, subscriber: str) -> None:
         try:
@@ -148,7 +176,9 @@ class RedisStore(Upkeep):
     async def leave(self, subscriber: str, topic: str) -> None:
         keys = self._keys.topic(topic)
         if not await self._redis.command(b"HEXISTS", keys[0], b"publisher"):
-            raise refusals.no_topic(topic)
+            cursor = await self._redis.command(b"HGET", keys[2], subscriber.encode())
+            if not (cursor and Cursor.parse(cursor).open):  # else it awaits the topic
+                raise refusals.no_topic(topic)
         try:
             version, membership, wanted = await self._redis.run(
                 "remove_topic", self._keys.subscriber(subscriber), topic.encode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from routemaster.errors import NotSubscribed, NotYourTopic, RoutemasterError, UnknownTopic
+from routemaster.errors import NotSubscribed, NotYourTopic, RoutemasterError, TooManyTopics, UnknownTopic
 
 
 def not_yours(topic: str) -> NotYourTopic:
@@ -13,6 +13,14 @@ def not_yours(topic: str) -> NotYourTopic:
 def no_topic(topic: str) -> UnknownTopic:
     """The topic does not exist."""
     return UnknownTopic(f"topic {topic} does not exist")
+
+
+def too_many_topics(most: int) -> TooManyTopics:
+    """The client may create no further topic."""
+    return TooManyTopics(
+        f"topic is one too many: this client has {most} topics, expected at most {most} (max_topics); "
+        "delete one that is not used"
+    )
 
 
 def not_subscribed(topic: str = "") -> NotSubscribed:

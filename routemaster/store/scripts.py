@@ -16,7 +16,7 @@ _WRITES_WITHOUT_MEMORY: Final = frozenset({
     "unsubscribe", "withdraw",
 })
 _READS: Final = frozenset({"backlog", "heads", "idle", "positions", "read", "sizes", "subscribers", "topics"})
-_TAKES_MEMORY: Final = frozenset({"configure", "publish"})
+_TAKES_MEMORY: Final = frozenset({"claim", "configure", "publish"})
 
 
 def _load(name: str) -> Script:

@@ -94,13 +94,15 @@ def _facts(
 ) -> SubscriptionInfo:
     """The sum of the subscriber's own keys and its entries in the topics."""
     sent, dropped, queued = int(meta.get(b"sent", 0)), int(meta.get(b"dropped", 0)), 0
-    oldest, subscribed = [], {}
+    oldest, subscribed, awaited = [], {}, []
     for topic, exists, tail, text, first in entries:
         membership, cursor = memberships.get(topic), Cursor.parse(text)
         if membership is None or membership.id != cursor.membership:
             continue  # an ended membership, counted in `meta` already
-        if exists and cursor.open:
+        if cursor.open and exists:
             subscribed[topic] = membership
+        elif cursor.open:
+            awaited.append(topic)
         sent += cursor.sent
         dropped += cursor.dropped
         queued += cursor.backlog(EventID.parse(tail))
@@ -119,4 +121,5 @@ def _facts(
             retry_at=codec.seconds(meta.get(b"retry_at")),
         ),
         dropped=dropped,
+        awaited=tuple(sorted(awaited)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 
@@ -9,7 +10,7 @@ from routemaster.errors import StoreUnavailable
 from routemaster.model import EventID, StoreStats
 from routemaster.redis.errors import NotPermitted, WrongType
 from routemaster.store import codec
-from routemaster.store.commands import AT_ONCE, Commands
+from routemaster.store.commands import AT_ONCE, BUNDLE, Commands
 from routemaster.store.membership_sync import MembershipSync
 from routemaster.util.chunks import chunks
 from routemaster.util.gather import gather, gather_available
@@ -87,15 +88,20 @@ class Upkeep:
         return dropped
 
     async def clean_up(self) -> None:
+        owned: defaultdict[str, set[str]] = defaultdict(set)
         try:
             for topic in await self._redis.names(self._keys.topics):
                 with self._skip_unavailable():
                     try:
-                        await self._tidy_topic(topic)
+                        if publisher := await self._tidy_topic(topic):
+                            owned[publisher].add(topic)
                     except WrongType as error:
                         self._redis.log_wrong_type(topic, error)
         finally:
             self._memberships.log_losses()
+        for publisher, topics in owned.items():
+            with self._skip_unavailable():
+                await self._correct_owned(publisher, topics)
         for some in chunks(await self._redis.names(self._keys.subscribers), AT_ONCE):
             with self._skip_unavailable():
                 known = await gather_available(
@@ -109,6 +115,21 @@ class Upkeep:
         """On a cluster the nodes that answer are cleaned up; on a single Redis the error is raised."""
         return suppress(*((StoreUnavailable,) if len(self._redis.nodes) > 1 else ()))
 
-    async def _tidy_topic(self, topic: str) -> None:
-        if not await self._memberships.tidy_topic(topic):
+    async def _tidy_topic(self, topic: str) -> str | None:
+        publisher = await self._memberships.tidy_topic(topic)
+        if publisher is None:
             self._indexed.discard(topic)
+        return publisher
+
+    async def _correct_owned(self, publisher: str, topics: set[str]) -> None:
+        """Count a client's topics anew: another version may have made some, or a call may have ended half way."""
+        key = self._keys.owned(publisher)
+        counted = set(await self._redis.names(key))
+        for some in chunks(topics - counted, BUNDLE):
+            await self._redis.command(b"SADD", key, *(topic.encode() for topic in some))
+        for some in chunks(counted - topics, AT_ONCE):
+            owners = await gather(self._redis.command(b"HGET", self._meta(topic), b"publisher") for topic in some)
+            others = (topic for topic, owner in zip(some, owners, strict=True) if owner != publisher.encode())
+            stale = [topic.encode() for topic in others]
+            if stale:
+                await self._redis.command(b"SREM", key, *stale)

@@ -52,6 +52,7 @@ class Limits:
     scaling_threshold: int     #: deliveries
     scaling_deadline: float    #: seconds
     max_body: int = 65536      #: bytes of a body with one event
+    missing_topics: str = "refuse"  #: `refuse` or `await`, if a subscription does not say it
 
 
 @frozen
@@ -186,7 +187,8 @@ class Api:
     async def subscribe(self, request: Any) -> bytes:
         """POST /subscription"""
         subscriber = self._client(request)
-        subscription = check_subscription(subscriber, strict_json.decode(request.content.getvalue()))
+        body = strict_json.decode(request.content.getvalue())
+        subscription = check_subscription(subscriber, body, self._limits.missing_topics)
         await complete(self._store.subscribe(subscription))
         return no_content(request)
 

@@ -121,6 +121,7 @@ def _subscription_json(fact: SubscriptionInfo, now: float) -> tuple[dict[str, ob
         "max_events": subscription.max,
         "timeout": subscription.timeout,
         "topics": subscription.topics,
+        "awaited": fact.awaited,
         "events": {"sent": fact.sent, "queued": fact.queued, "oldest": fact.oldest},
         "health": {
             "state": step.state.value,

@@ -18,6 +18,7 @@ from routemaster.errors import (
     RoutemasterError,
     StoreUnavailable,
     TooLarge,
+    TooManyTopics,
     UnknownTopic,
 )
 from routemaster.web.http_server.body_reader import RETRY_AFTER
@@ -35,6 +36,7 @@ _STATUSES: dict[type[RoutemasterError], int] = {
     TooLarge: 413,
     Invalid: 400,
     NotYourTopic: 403,
+    TooManyTopics: 403,
     UnknownTopic: 404,
     NotSubscribed: 404,
     StoreUnavailable: 503,

@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from routemaster.errors import NotSubscribed, StoreUnavailable
+from routemaster.errors import NotSubscribed, StoreUnavailable, TooManyTopics
 from routemaster.interfaces import Ack, Position
 from routemaster.model import EventID
 from routemaster.redis.cluster_slots import slot_of
@@ -83,6 +83,22 @@ class RedisTests(StoreTests):
         read = await self.store.read(dict.fromkeys(topics, starts["cats"]), 2)
         self.assertEqual(len(read), len(topics))
         self.assertLessEqual(max(calls), 512)
+
+    async def test_topics_of_a_client_are_counted_anew(self) -> None:
+        """The clean-up counts the topics that no call has counted, and forgets those that do not exist."""
+        self.store._max_topics = 3
+        await self.create("cats", "dogs")
+        key, command = self.store._keys.owned("pub"), self.store._redis.command
+        await command(b"DEL", key)  # as a version that does not count leaves it
+        await command(b"SADD", key, b"gone", b"gone_too")
+        await self.publish("taken", b"1", publisher="other")
+        await command(b"SADD", key, b"taken")
+        await self.refused(TooManyTopics, self.create("apes"))
+        await self.publish("cats", b"goes on")
+        await self.store.clean_up()
+        self.assertEqual(set(await command(b"SMEMBERS", key)), {b"cats", b"dogs"})
+        await self.create("apes")
+        await self.refused(TooManyTopics, self.create("bees"))
 
     async def test_full_memory(self) -> None:
         """When Redis is out of memory, publishing and subscribing are refused; every other call succeeds."""

@@ -6,7 +6,7 @@ from string import ascii_lowercase
 
 from twisted.internet.defer import Deferred, gatherResults
 
-from routemaster.errors import NotYourTopic, UnknownTopic
+from routemaster.errors import NotYourTopic, TooManyTopics, UnknownTopic
 from routemaster.util.chunks import chunks
 from tests.store.case import StoreTests, on_every_store, subscription
 
@@ -146,6 +146,83 @@ class TopicTests(StoreTests):
         pieces = [piece async for piece in self.store.each_topic()]
         self.assertEqual([fact.name for piece in pieces for fact in piece], names)
         self.assertLessEqual(max(map(len, pieces)), 256)
+
+    async def test_most_topics(self) -> None:
+        """A client has at most `max_topics`, also by racing; what exists goes on, and a deletion makes room."""
+        self.store._max_topics = 5
+        await self.create("t_a", "t_b")
+        names = [f"t_{letter}" for letter in ascii_lowercase[2:12]]
+        racing = [Deferred.fromCoroutine(self.create(name)) for name in names]
+        refusals = [race.addErrback(lambda failure: failure.trap(TooManyTopics)) for race in racing]
+        self.assertEqual(sum(each is TooManyTopics for each in await gatherResults(refusals)), 7)
+        made = [fact.name for fact in await self.store.topics()]
+        self.assertEqual(len(made), 5)
+        await self.publish(made[4], b"goes on")
+        await self.publish("other", b"1", publisher="other")
+        error = await self.refused(TooManyTopics, self.create("t_z"))
+        self.assertIn("5", str(error))
+        await self.store.delete_topic(made[0], None)
+        await self.create("t_z")
+        await self.refused(TooManyTopics, self.create("t_y"))
+        await self.refused(NotYourTopic, self.publish("other", b"2"))
+        await self.store.clean_up()
+        await self.refused(TooManyTopics, self.create("t_y"))
+
+    async def test_awaited_topic(self) -> None:
+        """A topic that is awaited is joined from its first event, whether it never existed or was deleted."""
+        await self.create("cats")
+        await self.refused(UnknownTopic, self.store.subscribe(subscription("cats", "dogs")))
+        self.assertIsNone(await self.facts())
+        await self.store.subscribe(subscription("cats", "dogs", awaits=True))
+        facts = await self.facts()
+        self.assertEqual((facts.subscription.topics, facts.awaited), (("cats",), ("dogs",)))
+        self.assertEqual([fact.name for fact in await self.store.topics()], ["cats"])
+        await self.store.clean_up()
+        await self.store.repair("sub")
+        self.assertEqual((await self.facts()).awaited, ("dogs",))
+        await self.publish("dogs", b"1", b"2", publisher="other")
+        facts = await self.facts()
+        self.assertEqual((facts.subscription.topics, facts.awaited, facts.queued), (("cats", "dogs"), (), 2))
+        self.assertEqual([(t.name, t.events) for t in await self.store.topics()], [("cats", 1), ("dogs", 2)])
+        self.assertEqual(await self.deliver("cats", "dogs"), [b"1", b"2"])
+        await self.publish("dogs", b"3", publisher="other")
+        await self.store.delete_topic("dogs", "other")
+        await self.store.clean_up()
+        self.assertEqual((await self.facts()).awaited, ("dogs",))
+        await self.publish("dogs", b"4", publisher="third")
+        self.assertEqual(await self.deliver("cats", "dogs"), [b"3", b"4"])
+        self.assertEqual([(t.name, t.events) for t in await self.store.topics()], [("cats", 1), ("dogs", 1)])
+        facts = await self.facts()
+        self.assertEqual((facts.sent, facts.queued, facts.dropped), (4, 0, 0))
+
+    async def test_awaited_topic_that_is_left(self) -> None:
+        """A client that leaves an awaited topic, or subscribes without awaiting it, gets none of its events."""
+        await self.store.subscribe(subscription("cats", "dogs", awaits=True))
+        await self.store.leave("sub", "cats")
+        await self.refused(UnknownTopic, self.store.leave("sub", "cats"))
+        self.assertEqual((await self.facts()).awaited, ("dogs",))
+        await self.refused(UnknownTopic, self.store.subscribe(subscription("dogs")))
+        await self.store.subscribe(subscription())
+        self.assertEqual((await self.facts()).awaited, ())
+        await self.publish("cats", b"1")
+        await self.publish("dogs", b"1")
+        self.assertEqual(await self.fragments("cats", "dogs"), [])
+        await self.store.subscribe(subscription("dogs", awaits=True))
+        await self.store.subscribe(subscription("dogs"))
+        await self.store.delete_topic("dogs", None)
+        await self.publish("dogs", b"2")
+        self.assertEqual(await self.fragments("dogs"), [])
+        self.assertEqual((await self.facts()).awaited, ())
+        await self.store.unsubscribe("sub")
+
+    async def test_awaited_topics_leave_nothing_behind(self) -> None:
+        """When all who await a topic are gone, nothing of it is stored."""
+        await self.store.subscribe(subscription("cats", awaits=True))
+        await self.store.subscribe(subscription("cats", subscriber="two", awaits=True))
+        await self.store.unsubscribe("sub")
+        await self.store.unsubscribe("two")
+        await self.store.clean_up()
+        self.assertEqual(await self.leftovers(), [])
 
 
 globals().update(on_every_store(TopicTests))

@@ -325,6 +325,21 @@ class MainJobTests(SystemCase):
         await daemon.ended()
 
 
+    async def test_topics_that_do_not_exist_yet(self) -> None:
+        """A topic that is awaited is delivered from its first event, also when it was deleted meanwhile."""
+        daemon = self.daemon(ROUTEMASTER_MISSING_TOPICS="await")
+        await daemon.start()
+        client, sink = self.client(daemon), self.sink()
+        await self.ok(client.subscribe(sink.url, "cats", "dogs", timeout=0))
+        for n in (0, 1):
+            await self.ok(client.publish("cats", n))
+            await until(lambda n=n: sink.numbers == list(range(n + 1)), "the first event")  # type: ignore[misc]
+            await self.ok(client.ask("DELETE", "/topics/cats"))
+        (subscription,) = (await self.ok(client.ask("GET", "/subscriptions"), 200)).json
+        self.assertEqual((subscription["topics"], subscription["awaited"]), ([], ["cats", "dogs"]))
+        self.assertEqual(await daemon.stop(), 0)
+
+
 class StopTests(SystemCase):
     """The end of a daemon, by SIGTERM and by SIGKILL."""
 

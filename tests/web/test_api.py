@@ -7,7 +7,7 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
@@ -23,8 +23,8 @@ from routemaster.store.memory_store import MemoryStore
 from routemaster.web import api as api_module
 from routemaster.web.api import Api, Limits
 from routemaster.web.auth import Authenticator
-from tests.store.reading import read
 from routemaster.web.listing import PAUSE
+from tests.store.reading import read
 from tests.test_strict_json import JSON, REFUSED, same
 from tests.web.test_auth import MALFORMED, ROOT_KEY
 from tests.web.wire import Answer, Wire, request
@@ -591,6 +591,15 @@ class PublishTests(Case):
         self.wire.clock.advance(0)
         self.assertEqual(len(json.loads(self.answer().body)), 601)
 
+    def test_too_many_topics(self) -> None:
+        """A topic beyond the limit is refused with 403, and the error says so."""
+        self.store.store._max_topics = 2
+        self.publish("dogs")
+        error = self.expect(403, "POST", "/topics/apes", EVENT).error
+        self.assertIn("2 topics, expected at most 2 (max_topics)", error)
+        self.publish("dogs")
+        self.publish("apes", B)
+
     def test_no_topics(self) -> None:
         """Without topics the list is empty."""
         self.expect(204, "DELETE", "/topics/cats")
@@ -702,6 +711,35 @@ class SubscribeTests(Case):
             self.assertEqual(self.mine(), before)
         self.assertEqual(self.queue(B, "dogs"), [])
 
+    def test_missing_topics(self) -> None:
+        """Topics that do not exist are awaited on request: listed as such, and received from their first event."""
+        awaits = SUBSCRIPTION | {"topics": ["cats", "birds"], "missing_topics": "await"}
+        self.expect(204, "POST", "/subscription", awaits, B)
+        self.assertEqual((self.mine()["topics"], self.mine()["awaited"]), (["cats"], ["birds"]))
+        self.assertNotIn("birds", [topic["name"] for topic in self.read("/topics")])
+        self.publish("birds", A, timestamp=5)
+        self.assertEqual((self.mine()["topics"], self.mine()["awaited"]), (["birds", "cats"], []))
+        self.assertEqual([event["t"] for event in self.queue(B, "birds")], [5])
+        self.expect(204, "DELETE", "/topics/birds")
+        for refuse in ({}, {"missing_topics": None}, {"missing_topics": "refuse"}):
+            topics = {"topics": ["cats", "birds"]}
+            self.expect(404, "POST", "/subscription", SUBSCRIPTION | topics | refuse, B)
+        self.assertEqual(self.mine()["awaited"], ["birds"])
+        self.expect(204, "DELETE", "/subscriber/topics/birds", user=B)
+        self.assertEqual((self.mine()["topics"], self.mine()["awaited"]), (["cats"], []))
+        for wrong in ("", "AWAIT", True, 1, ["await"]):
+            error = self.expect(400, "POST", "/subscription", awaits | {"missing_topics": wrong}, B).error
+            self.assertIn("missing_topics", error)
+
+    def test_missing_topics_by_default(self) -> None:
+        """What applies to a request that does not say it is an option."""
+        self.limits = evolve(self.limits, missing_topics="await")
+        self.wire = Wire(self.make_api().app.resource())
+        self.expect(204, "POST", "/subscription", SUBSCRIPTION | {"topics": ["birds"]}, B)
+        refuse = {"topics": ["cows"], "missing_topics": "refuse"}
+        self.expect(404, "POST", "/subscription", SUBSCRIPTION | refuse, B)
+        self.assertEqual(self.mine()["awaited"], ["birds"])
+
     def test_bad_fields(self) -> None:
         """An invalid field is answered 400 and changes nothing."""
         for field in ({"callback": "http://localhost/"}, {"callback": None}, {"uuid": "a:b"}, {"timeout": -1},
@@ -783,7 +821,7 @@ class MonitoringTests(Case):
         self.deliver(B, "cats", 4)
         for path in ("/subscriptions", "/subscribers"):
             mine, other = self.read(path)
-            keys = "subscriber callback uuid max_events timeout topics events health"
+            keys = "subscriber callback uuid max_events timeout topics awaited events health"
             self.assertEqual(list(mine), keys.split())
             self.assertEqual(mine["subscriber"], A)
             self.assertEqual(mine["callback"], CALLBACK)

@@ -1,13 +1,14 @@
 -- Promise: the subscriber receives every event accepted from now on; its backlog
 -- remains. A repeated or late call changes nothing: it does not reopen a membership
--- that the topic's deletion has ended.
+-- that the topic's deletion has ended. A topic that does not exist is awaited on request: its
+-- first event will be the first in the log, and its deletion does not end the membership.
 -- Runs while Redis is out of memory: `configure` has accepted the subscription.
 -- KEYS  meta, log, cursors of one topic
--- ARGV  subscriber, membership, version
+-- ARGV  subscriber, membership, version, 'await' or ''
 -- Reply 1 if joined, 0 if the cursor has this version or a later one
 -- Codes NOTOPIC
 local known = redis.call('HMGET', KEYS[1], 'publisher', 'tail')
-if not known[1] then
+if not known[1] and ARGV[4] == '' then
   return redis.error_reply('RM:NOTOPIC no such topic')
 end
 local membership, version = tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -18,12 +19,15 @@ if not cursor or cursor.membership < membership then
   cursor = {membership = membership, sent = 0, dropped = 0, spans = {}}
 end
 cursor.version = version
+local tail = known[2] or digits(clock()) .. '-0'
+redis.call('HDEL', KEYS[1], 'awaits:' .. ARGV[1]) -- see store() for why first
+if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'tail', tail, 'awaits:' .. ARGV[1], '1') end
 if not open_span(cursor) then
   local last = cursor.spans[#cursor.spans]
-  if last and last.till == known[2] then
+  if last and last.till == tail then
     last.till = nil
   else
-    cursor.spans[#cursor.spans + 1] = {after = known[2]}
+    cursor.spans[#cursor.spans + 1] = {after = tail}
   end
 end
 store(KEYS[3], ARGV[1], cursor)

@@ -1,22 +1,25 @@
 -- Promise: all events are appended, in order, or none; the first publisher of a
--- topic owns it.
+-- topic owns it. A topic is created only on request.
 -- KEYS  meta, log, cursors of one topic
--- ARGV  publisher, wake-up channel, topic, fragment...
--- Reply {first ID, last ID, 1 if the topic was created}
--- Codes NOTYOURS
+-- ARGV  publisher, wake-up channel, topic, 'create' or '', fragment...
+-- Reply {first ID, last ID}
+-- Codes NOTYOURS, NOTOPIC
 local known = redis.call('HMGET', KEYS[1], 'publisher', 'tail')
 if known[1] and known[1] ~= ARGV[1] then
   return redis.error_reply('RM:NOTYOURS another client publishes this topic')
+end
+if not known[1] and ARGV[4] == '' then
+  return redis.error_reply('RM:NOTOPIC no such topic')
 end
 local us, n = clock(), 0
 if known[2] then
   us, n = math.max(us, us_of(known[2])), n_of(known[2])
 end
 local stamp = digits(us) .. '-'
-local base, count = n, #ARGV - 3
+local base, count = n, #ARGV - 4
 local has_cursors = redis.call('EXISTS', KEYS[3]) == 1
 if has_cursors then
-  for index = 4, #ARGV do
+  for index = 5, #ARGV do
     n = n + 1
     redis.call('XADD', KEYS[2], stamp .. digits(n), 'e', ARGV[index])
   end
@@ -32,4 +35,4 @@ end
 if has_cursors then
   redis.pcall('PUBLISH', ARGV[2], 't ' .. ARGV[3] .. ' ' .. first .. ' ' .. last)
 end
-return {first, last, known[1] and 0 or 1}
+return {first, last}
