@@ -37,7 +37,7 @@ class Keys:
 
     def owned(self, token: str) -> bytes:
         """The topics that a client publishes (set; may lag, see `Upkeep.clean_up`)."""
-        return b"%s{s:%s}:owned" % (self._prefix, token.encode())
+        return b"%s{s:%s}:owned" % (self.prefix, token.encode())
 
     def subscriber(self, token: str) -> tuple[bytes, bytes]:
         """A subscriber's meta (hash) and topics (hash: topic -> membership)."""
