@@ -76,6 +76,13 @@ class _Source:
             self.entries = [entry for entry in entries if entry[1].n <= self._until.n]
             self._next_span()
 
+    def fits(self, limits: Limits, taken: int, room: int) -> int:
+        """The bytes of all entries if they may follow so many at once, 0 if a limit lies within them."""
+        if taken + len(self.entries) > limits.events or self.entries[-1][1].us > limits.horizon:
+            return 0
+        size = sum([len(entry[2]) for entry in self.entries]) + len(self.entries)
+        return size if size <= room else 0
+
 
 async def oldest_entries(
     cache: LogCache, logs: Sequence[tuple[str, Sequence[Span], EventID]], limits: Limits
@@ -90,7 +97,7 @@ async def oldest_entries(
     heap: list[tuple[int, int]] = []  #: the time of a source's next entry, and its index
     room = limits.bytes
     dry = [index for index, source in enumerate(sources) if source.start is not None]
-    while dry:
+    while dry and len(taken) < limits.events:
         await _fill(cache, [sources[index] for index in dry], limits.events - len(taken))
         for index in dry:
             if sources[index].entries:
@@ -99,6 +106,12 @@ async def oldest_entries(
         while heap and not dry:
             us, index = heap[0]
             source = sources[index]
+            if len(heap) == 1 and not source.place and (size := source.fits(limits, len(taken), room)):
+                taken += source.entries
+                room -= size
+                heappop(heap)
+                dry = [] if source.start is None else [index]
+                continue
             entry = source.entries[source.place]
             room -= len(entry[2]) + 1
             if us > limits.horizon or (taken and room < 0):

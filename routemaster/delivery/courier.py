@@ -23,6 +23,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
+from routemaster.delivery.attempt_budget import AttemptBudget
 from routemaster.delivery.attempt_log import AttemptLog
 from routemaster.delivery.backlog import Backlog
 from routemaster.delivery.batch import Batch
@@ -30,7 +31,6 @@ from routemaster.delivery.clock_offset import ClockOffset
 from routemaster.delivery.courier_state import Attempt, Reason, Run, Wait
 from routemaster.delivery.decision import Facts, Rules, State, Step, decide
 from routemaster.delivery.lease import Lease
-from routemaster.delivery.outgoing_bodies import OutgoingBodies
 from routemaster.delivery.retries import Retries
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Clock, LeaseGrant, LeaseHeld, Outcome, Sender, Store, Verdict
@@ -49,7 +49,7 @@ class Courier:
 
     def __init__(
         self, lease: Lease, grant: LeaseGrant, store: Store, sender: Sender, backlog: Backlog,
-        attempts: AttemptLog, bodies: OutgoingBodies, rules: Rules, clock: Clock, offset: ClockOffset,
+        attempts: AttemptLog, budget: AttemptBudget, rules: Rules, clock: Clock, offset: ClockOffset,
         chance: Callable[[], float],
     ) -> None:  # fmt: skip
         """`grant`: the lease as acquired, with a subscription; `chance` returns a number in [0, 1)."""
@@ -57,7 +57,7 @@ class Courier:
         self.name = public_name(lease.subscriber)  #: for logs
         self._store, self._sender, self._backlog, self._attempts = store, sender, backlog, attempts
         self._clock, self._offset, self._chance = clock, offset, chance
-        self._rules, self._retries, self._bodies = rules, Retries(rules, chance), bodies
+        self._rules, self._retries, self._budget = rules, Retries(rules, chance), budget
         self._run, self._wait = Run.RUNNING, Wait(clock)
         self.version = grant.version  #: of the subscription
         self._grant: LeaseGrant | None = grant  #: for the first reload
@@ -249,16 +249,16 @@ class Courier:
         async with self._sender.turn(*attempt.target, self._retries.last) as turn:
             self._wait.reason = Reason.ANSWER
             attempt.began = self._clock.seconds()
-            held = await self._bodies.reserve(self._wanted_bytes())
+            held = await self._budget.reserve(self._wanted_bytes())
             try:
                 batch = attempt.batch = await self._next_batch(attempt, held)
                 if batch is None:
                     return None
-                self._bodies.release(held - len(batch.body))
+                self._budget.release(held - len(batch.body))
                 held = len(batch.body)
                 return await turn.post(batch.body, self._retries.failures + 1)
             finally:
-                self._bodies.release(held)
+                self._budget.release(held)
 
     def _wanted_bytes(self) -> int:
         """At most what the next batch takes."""

@@ -22,6 +22,7 @@ from contextlib import suppress
 from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
 from twisted.logger import Logger
 
+from routemaster.delivery.attempt_budget import AttemptBudget
 from routemaster.delivery.attempt_log import Allowances, AttemptLog, log_suppressed
 from routemaster.delivery.backlog import Backlog
 from routemaster.delivery.clock_offset import ClockOffset
@@ -30,7 +31,6 @@ from routemaster.delivery.decision import Rules
 from routemaster.delivery.lease import Lease
 from routemaster.delivery.leases import Leases
 from routemaster.delivery.log_cache import LogCache
-from routemaster.delivery.outgoing_bodies import OutgoingBodies
 from routemaster.delivery.wakeup_index import WakeupIndex
 from routemaster.delivery.worker_membership import WorkerMembership
 from routemaster.errors import StoreBroken, StoreUnavailable
@@ -60,7 +60,7 @@ class Worker:
         self._name, self._store, self._sender, self._clock = name, store, sender, clock
         self._chance, self._rules, self._meter = chance, rules, meter
         self._index, self._offset, self._allowances = WakeupIndex(ordered_hints), ClockOffset(), Allowances()
-        self._cache, self._bodies = LogCache(store), OutgoingBodies(rules.max_outgoing_bodies)
+        self._cache, self._budget = LogCache(store), AttemptBudget(clock, rules.max_outgoing_bodies)
         self._membership = WorkerMembership(name)
         self._leases = Leases(self._membership, rules.lease_ttl, rules.max_backoff)
         self._couriers: dict[str, Courier] = {}
@@ -234,7 +234,7 @@ class Worker:
             backlog = Backlog(subscriber, self._store, self._cache, self._index, self._clock, self._offset)
             attempts = AttemptLog(self._meter, public_name(subscriber), self._allowances)
             courier = Courier(
-                lease, grant, self._store, self._sender, backlog, attempts, self._bodies, rules, self._clock,
+                lease, grant, self._store, self._sender, backlog, attempts, self._budget, rules, self._clock,
                 self._offset, self._chance,
             )  # fmt: skip
             self._couriers[subscriber] = courier

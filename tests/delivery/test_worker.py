@@ -575,6 +575,7 @@ class StopTests(DeliveryTestCase):
     def stopped(self, stopping: Deferred[None], worker: Any) -> None:
         """It has stopped, and left nothing."""
         self.successResultOf(stopping)
+        self.clock.advance(0)
         self.assertEqual((worker.leases, self.clock.getDelayedCalls()), (0, []))
         self.assertEqual(self.memory._leases, {})
 
@@ -848,6 +849,7 @@ class CostTests(DeliveryTestCase):
         self.worker()
         self.store.calls.clear()
         self.publish("topic_a")
+        self.clock.advance(0)
         self.assertEqual(self.store.calls, {"read": 1, "acknowledge": 100})
 
     def test_waiting(self) -> None:
@@ -859,6 +861,7 @@ class CostTests(DeliveryTestCase):
             self.publish("topic_a")
         self.assertEqual(self.store.calls, {})
         self.publish("topic_a")
+        self.clock.advance(0)
         self.assertEqual(self.store.calls, {"read": 1, "acknowledge": self.MANY})
         self.assertEqual(worker.leases, self.MANY)
 

@@ -1,23 +1,30 @@
-"""The bound on the bodies of attempts under way."""
+"""What attempts may take together."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from unittest.mock import Mock
+
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.delivery.outgoing_bodies import SMALLEST, OutgoingBodies
+from routemaster.delivery.attempt_budget import SMALLEST, STARTS, AttemptBudget
 
 MIB = 1024 * 1024
 
 
-class OutgoingBodiesTests(SynchronousTestCase):
-    """Who gets how many bytes."""
+class AttemptBudgetTests(SynchronousTestCase):
+    """Who may start, and gets how many bytes."""
 
     def setUp(self) -> None:
-        self.bodies = OutgoingBodies(64 * MIB)
+        self.clock = Clock()
+        self.budget = AttemptBudget(self.clock, 64 * MIB)
 
     def start(self, wanted: int) -> Deferred[int]:
-        return Deferred.fromCoroutine(self.bodies.reserve(wanted))
+        """Reserve in an iteration of the reactor in which nothing else starts."""
+        self.clock.advance(0)
+        return Deferred.fromCoroutine(self.budget.reserve(wanted))
 
     def reserve(self, wanted: int) -> int:
         reserved: int = self.successResultOf(self.start(wanted))
@@ -43,15 +50,15 @@ class OutgoingBodiesTests(SynchronousTestCase):
             taken.append(self.successResultOf(waiting))
         self.assertLessEqual(sum(taken), 64 * MIB)
         second = self.start(8 * MIB)
-        self.bodies.release(SMALLEST)
+        self.budget.release(SMALLEST)
         self.assertEqual(self.successResultOf(waiting), SMALLEST)
         self.assertNoResult(second)
-        self.bodies.release(SMALLEST)
+        self.budget.release(SMALLEST)
         self.assertEqual(self.successResultOf(second), SMALLEST)
 
     def test_cancelled(self) -> None:
         """A wait that is cancelled takes nothing."""
-        small = OutgoingBodies(SMALLEST)
+        small = AttemptBudget(self.clock, SMALLEST)
         self.successResultOf(Deferred.fromCoroutine(small.reserve(SMALLEST)))
         first, second = (Deferred.fromCoroutine(small.reserve(SMALLEST)) for _ in range(2))
         first.cancel()
@@ -61,10 +68,42 @@ class OutgoingBodiesTests(SynchronousTestCase):
 
     def test_larger_than_all(self) -> None:
         """A single event that is larger than the bound is sent when nothing else is under way."""
-        small = OutgoingBodies(10)
+        small = AttemptBudget(self.clock, 10)
         self.assertEqual(self.successResultOf(Deferred.fromCoroutine(small.reserve(100))), 100)
         small.release(100 - 500)
         waiting = Deferred.fromCoroutine(small.reserve(1))
         self.assertNoResult(waiting)
         small.release(500)
         self.assertEqual(self.successResultOf(waiting), 1)
+
+    def test_starts(self) -> None:
+        """Only a few attempts start in one iteration of the reactor, in order; cancelled ones do not count."""
+        iteration: list[Callable[[], object]] = []
+        clock = Mock(callLater=lambda _delay, call: iteration.append(call))
+        budget, started = AttemptBudget(clock, MIB), []
+
+        async def start(number: int) -> None:
+            await budget.reserve(1)
+            started.append(number)
+
+        def iterate() -> None:
+            calls = iteration[:]
+            iteration.clear()
+            for call in calls:
+                call()
+
+        starts = [Deferred.fromCoroutine(start(number)) for number in range(3 * STARTS)]
+        self.assertEqual(started, [*range(STARTS)])
+        cancelled = starts.pop(STARTS + 2)
+        cancelled.cancel()
+        self.failureResultOf(cancelled, CancelledError)
+        iterate()
+        expected = [number for number in range(3 * STARTS) if number != STARTS + 2]
+        self.assertEqual(started, expected[: 2 * STARTS])
+        starts.append(Deferred.fromCoroutine(start(99)))
+        iterate()
+        self.assertEqual(started, [*expected, 99])
+        for each in starts:
+            self.successResultOf(each)
+        iterate()
+        self.assertEqual(iteration, [])
