@@ -174,6 +174,7 @@ class Bus(DaemonService):
             Part(self._wakeups.start, self._wakeups.stop),
             Part(stop=self._close_metrics),
             *(Part(task.start, task.stop) for task in self._periodic),
+            Part(stop=self._monitor.stop),
             *([Part(stop=self._sender.close)] if self._sender is not None else []),
             Part(self._open_ports, self._finish_work),
         ]

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from routemaster.delivery.forecast import batches, batches_due
@@ -54,6 +55,14 @@ class Monitor:
         self._service, self._clock, self._wall = service, clock, wall or clock.seconds
         self._process, self._interval = process, interval
         self._throttle = LogThrottle()
+        self._stopped = False
+        self._sending: Deferred[None] | None = None
+
+    def stop(self) -> None:
+        """End an export that is under way, and start no other."""
+        self._stopped = True
+        if self._sending is not None:
+            self._sending.cancel()
 
     async def flush(self) -> None:
         """Add the counts of this process to the totals; keeps those that were not stored, and raises the error."""
@@ -78,18 +87,25 @@ class Monitor:
             return
         if not await self._store.elect_leader(LEADER_LOCK, self._process, 2 * self._interval + 5):
             return
-        gauges, derived = await self._collect()
+        gauges, derived = await self._collect(lambda: self._stopped)
+        if self._stopped:
+            return
         totals = (await self._store.counts()) | derived
         reported = await self._store.reported()
         grown = {name: total - reported.get(name, 0) for name, total in totals.items()}
         # a total that shrank started again at zero: its subscription was created again
         grown = {name: totals[name] if by < 0 else by for name, by in grown.items() if by}
+        self._sending = Deferred.fromCoroutine(self._service.send(Snapshot(gauges, _samples(grown))))
         try:
-            await self._service.send(Snapshot(gauges, _samples(grown)))
+            await self._sending
+        except CancelledError:
+            return
         except Exception as error:
             self._meter.count("metrics.failures")
             self._log_failure(str(error) or type(error).__name__)
             return
+        finally:
+            self._sending = None
         if self._throttle.succeeded(self._clock.seconds()) is not None:
             self._log.info("sending metrics succeeds again")
         if grown:
@@ -103,11 +119,13 @@ class Monitor:
             line = "sending metrics failed, {failures} times since the last line: {error}"
             self._log.warn(line, failures=since.failures, error=reason)
 
-    async def _collect(self) -> tuple[list[Sample], dict[str, int]]:
+    async def _collect(self, is_over: Callable[[], bool] = lambda: False) -> tuple[list[Sample], dict[str, int]]:
         figures, now = await self._store.stats(), self._wall()
         queued, ready, removed, dropped = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
         due = 0
         async for facts in paced(self._store.each_subscription(), self._clock):
+            if is_over():
+                break
             for fact in facts:
                 name = public_name(fact.subscription.subscriber)  # tokens with the same public name are added up
                 queued[name] += fact.queued
@@ -124,6 +142,8 @@ class Monitor:
         ]
         derived = {}
         async for names in paced_chunks(list(queued), CHUNK, self._clock):
+            if is_over():
+                break
             for name in names:
                 derived[series("events.added", {"queue": name})] = removed[name] + queued[name]
                 derived[series("events.removed", {"queue": name})] = removed[name]

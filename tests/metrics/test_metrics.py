@@ -89,8 +89,11 @@ class FakeService:
     def __init__(self) -> None:
         self.snapshots: list[Snapshot] = []
         self.error: Exception | None = None
+        self.answer: Deferred[None] | None = None
 
     async def send(self, snapshot: Snapshot) -> None:
+        if self.answer is not None:
+            await self.answer
         if self.error:
             raise self.error
         self.snapshots.append(snapshot)
@@ -157,6 +160,31 @@ class MonitorTests(SynchronousTestCase):
             self.assertEqual(sent[f"subscriber.queue.events|subscriber=many{number}"], 3)
             self.assertEqual(sent[f"subscriber.queue.batches|subscriber=many{number}"], 2)
         self.assertEqual(self.service.counters()["events.added|queue=many249"], 3)
+
+    def test_stop(self) -> None:
+        """A stop ends an export at its next subscribers, or while the service does not answer; nothing is lost."""
+        for number in range(1000):
+            name = f"many{number}--secret"
+            self.done(self.store.subscribe(Subscription(name, ("cats",), "https://localhost/", max=2)))
+        self.meter.count("events.published", 3, topic="cats")
+        self.done(self.monitor.flush())
+        export = Deferred.fromCoroutine(self.monitor.export())
+        self.monitor.stop()
+        self.clock.pump([PAUSE] * 2)
+        self.successResultOf(export)
+        self.assertEqual((self.service.snapshots, self.clock.getDelayedCalls()), ([], []))
+        hanging = self.process("p1")
+        self.service.answer = Deferred()
+        export = Deferred.fromCoroutine(hanging.export())
+        self.clock.pump([PAUSE] * 40)
+        self.assertNoResult(export)
+        hanging.stop()
+        self.successResultOf(export)
+        self.service.answer = None
+        export = Deferred.fromCoroutine(self.process("p1").export())
+        self.clock.pump([PAUSE] * 40)
+        self.successResultOf(export)
+        self.assertEqual(self.service.counters()["events.published|topic=cats"], 3)
 
     def test_one_process_exports(self) -> None:
         """One of several processes exports; another takes over when its leader lock expires."""
