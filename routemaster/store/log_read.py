@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from routemaster.interfaces import LogEntry, Position, Positions
+from routemaster.interfaces import LogEntry, Positions
 from routemaster.model import EventID
 from routemaster.store import codec
-from routemaster.store.commands import AT_ONCE, Commands
-from routemaster.util.chunks import chunks
+from routemaster.store.commands import Commands
+from routemaster.util.gather import gather
 
 CALL_EVENTS = 256
 CALL_BYTES = 256 * 1024  #: of fragments; the event that reaches it is the last
@@ -29,34 +29,38 @@ class LogReader:
 
     async def positions(self, subscriber: str, topics: Sequence[str]) -> Positions:
         """See `interfaces.Store.positions`."""
-        found: dict[str, Position] = {}
-        as_of: list[int] = []
-        for bundles in chunks(self._redis.bundles(topics, self._log, CALL_TOPICS), AT_ONCE):
-            replies = await self._redis.run_bundles(
-                "positions", bundles, lambda topic: self._keys.topic(topic)[::2], subscriber.encode()
+        bundles = self._redis.bundles(topics, self._log, CALL_TOPICS)
+        replies = await gather(
+            self._redis.run(
+                "positions",
+                [key for topic in bundle for key in self._keys.topic(topic)[::2]],
+                subscriber.encode(),
             )
-            for bundle, (now, *pairs) in replies:
-                as_of.append(int(now))
-                for topic, cursor, tail in zip(bundle, pairs[::2], pairs[1::2], strict=True):
-                    found[topic] = codec.position(cursor, tail)
-        return Positions(found, min(as_of, default=0))
+            for bundle in bundles
+        )
+        found = {
+            topic: codec.position(cursor, tail)
+            for bundle, (_now, *pairs) in zip(bundles, replies, strict=True)
+            for topic, cursor, tail in zip(bundle, pairs[::2], pairs[1::2], strict=True)
+        }
+        return Positions(found, min((int(now) for now, *_ in replies), default=0))
 
     async def read(self, starts: Mapping[str, EventID], most: int) -> dict[str, Sequence[LogEntry]]:
         """See `interfaces.Store.read`."""
         most = min(most, CALL_EVENTS)
         bundles = self._redis.bundles(starts, self._log, max(1, CALL_EVENTS // most))
-        read: dict[str, Sequence[LogEntry]] = {}
-        for some in chunks(bundles, AT_ONCE):
-            replies = await self._redis.run_bundles(
-                "read", some, lambda topic: (self._log(topic),), b"%d" % most, b"%d" % CALL_BYTES,
-                each=lambda topic: bytes(starts[topic]),
-            )  # fmt: skip
-            if broken := {topic for bundle in some for topic in bundle}.difference(*(b for b, _ in replies)):
-                read |= dict.fromkeys(broken, ())  # as if empty: who reads again and again would never end
-            for bundle, reply in replies:
-                for topic, flat in zip(bundle, reply, strict=False):
-                    read[topic] = list(zip(map(EventID.parse, flat[::2]), flat[1::2], strict=True))
-        return read
+        replies = await gather(
+            self._redis.run(
+                "read", [self._log(topic) for topic in bundle], b"%d" % most, b"%d" % CALL_BYTES,
+                *(bytes(starts[topic]) for topic in bundle),
+            )
+            for bundle in bundles
+        )  # fmt: skip
+        return {
+            topic: list(zip(map(EventID.parse, flat[::2]), flat[1::2], strict=True))
+            for bundle, reply in zip(bundles, replies, strict=True)
+            for topic, flat in zip(bundle, reply, strict=False)
+        }
 
     def _log(self, topic: str) -> bytes:
         return self._keys.topic(topic)[1]

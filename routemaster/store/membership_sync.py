@@ -11,7 +11,7 @@ number of times.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -44,20 +44,22 @@ class MembershipSync:
         that the topic's deletion ended does not start again. Raises WrongType
         if a topic has a key of the wrong type, after the work on the others.
         """
-        steps: list[Deferred[Any]] = []
         cursors = await self._cursors(subscriber, memberships)
-        for topic, cursor in cursors.items():
-            membership = memberships[topic]
-            if membership.state == "gone":
-                steps.append(self._forget(subscriber, topic, membership.id, membership.version, b"all"))
-            elif cursor is None or cursor.version < membership.version:
-                identity = (subscriber.encode(), b"%d" % membership.id, b"%d" % membership.version)
-                keys, how = self._keys.topic(topic), b"await" if awaits else b""
-                steps.append(
-                    self._redis.run("join", keys, *identity, how) if membership.state == "on"
-                    else self._redis.run("leave", keys, *identity)
-                )
-        for outcome in await gather_outcomes(steps):
+
+        def steps() -> Iterator[Deferred[Any]]:
+            for topic, cursor in cursors.items():
+                membership = memberships[topic]
+                if membership.state == "gone":
+                    yield self._forget(subscriber, topic, membership.id, membership.version, b"all")
+                elif cursor is None or cursor.version < membership.version:
+                    identity = (subscriber.encode(), b"%d" % membership.id, b"%d" % membership.version)
+                    keys, how = self._keys.topic(topic), b"await" if awaits else b""
+                    yield (
+                        self._redis.run("join", keys, *identity, how) if membership.state == "on"
+                        else self._redis.run("leave", keys, *identity)
+                    )
+
+        for outcome in await gather_outcomes(steps()):
             # refused: the topic was deleted meanwhile, which ended the membership
             if isinstance(outcome, Exception) and not isinstance(outcome, ScriptRefusal):
                 raise outcome

@@ -1,31 +1,44 @@
-"""Results of Deferreds that run at the same time."""
+"""Results of Deferreds that run at the same time.
+
+Steps given as a generator are started a few at a time, so that a client with
+thousands of topics does not keep the reactor, or Redis, from others.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
 
 from routemaster.errors import StoreUnavailable
 
+AT_ONCE = 50  #: steps under way
+
 
 async def gather_outcomes(steps: Iterable[Deferred[Any]]) -> list[Any]:
     """Wait for all steps; the result of each, or the exception it failed with."""
-    pairs = await DeferredList(list(steps), consumeErrors=True)
-    return [value if ok else value.value for ok, value in pairs]
+    left, outcomes = iter(steps), []
+    while some := list(islice(left, AT_ONCE)):
+        for ok, value in await DeferredList(some, consumeErrors=True):
+            outcomes.append(value if ok else value.value)
+    return outcomes
 
 
 def gather(steps: Iterable[Deferred[Any]]) -> Deferred[list[Any]]:
     """Wait for all steps; their results, or the first error among them."""
+    return Deferred.fromCoroutine(_gather(steps))
 
-    def unpack(pairs: list[tuple[bool, Any]]) -> Any:
-        for ok, value in pairs:
+
+async def _gather(steps: Iterable[Deferred[Any]]) -> list[Any]:
+    left, results = iter(steps), []
+    while some := list(islice(left, AT_ONCE)):
+        for ok, value in await DeferredList(some, consumeErrors=True):
             if not ok:
-                return value
-        return [value for _ok, value in pairs]
-
-    return DeferredList(list(steps), consumeErrors=True).addCallback(unpack)
+                value.raiseException()
+            results.append(value)
+    return results
 
 
 async def gather_available(steps: Iterable[Deferred[Any]]) -> list[Any]:
