@@ -29,6 +29,7 @@ from routemaster import config_sources as sources
 from routemaster.config_types import (
     ADDRESS,
     APP_NAME,
+    CLIENTS,
     ENDPOINT,
     MASK,
     NAMESPACE,
@@ -74,7 +75,7 @@ class Config:
     role: str = option("daemon", one_of("all", "web", "worker"))
     processes: int = option("daemon", integer(1, 64))
 
-    clients: tuple[str, ...] = option("clients", TOKENS)
+    clients: Mapping[str, str] = option("clients", CLIENTS)
     root_key: str | None = option("clients", optional(ROOT_KEY))
     monitor_keys: tuple[str, ...] = option("clients", TOKENS)
 

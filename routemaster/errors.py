@@ -36,6 +36,14 @@ class UnknownTopic(RoutemasterError):
     """The topic does not exist (404)."""
 
 
+class UnknownToken(RoutemasterError):
+    """The token that another is to replace does not exist (404)."""
+
+
+class TokenTaken(RoutemasterError):
+    """The token exists, and speaks for another client (409)."""
+
+
 class NotSubscribed(RoutemasterError):
     """The client has no subscription, or none to this topic (404)."""
 

@@ -72,11 +72,13 @@ class WorkerLeft:
 
 @frozen
 class TokensChanged:
-    """A token was added or removed: `k`."""
+    """A token was added or removed: `k log`; by a version of the bus that does not log changes: `k`."""
+
+    logged: bool
 
     def encode(self) -> bytes:
         """The message."""
-        return b"k"
+        return b"k log" if self.logged else b"k"
 
 
 Hint = TopicGrew | SubscriptionChanged | EventsDropped | WorkerJoined | WorkerLeft | TokensChanged
@@ -97,7 +99,9 @@ def decode(message: bytes) -> Hint | None:
             case ["w", worker, "off"]:
                 return WorkerLeft(worker)
             case ["k"]:
-                return TokensChanged()
+                return TokensChanged(logged=False)
+            case ["k", "log"]:
+                return TokensChanged(logged=True)
     except ValueError:
         pass
     return None

@@ -20,6 +20,8 @@ from routemaster.model import (
     StoreStats,
     Subscription,
     SubscriptionInfo,
+    TokenChange,
+    Tokens,
     TopicInfo,
 )
 
@@ -259,17 +261,28 @@ class Store(Protocol):
 
     # tokens
 
-    async def tokens(self) -> list[ApiToken]:
-        """All tokens created by root, by name."""
+    async def tokens(self) -> Tokens:
+        """All tokens; those that change meanwhile may have either state, which `token_changes` repeats."""
 
-    async def tokens_version(self) -> int:
-        """A number that every change of the tokens changes."""
+    async def token_changes(self, mark: bytes) -> tuple[Sequence[TokenChange], bytes] | None:
+        """Some of the changes after a mark, in order (none: there are no more), and the mark after them.
 
-    async def add_token(self, token: ApiToken) -> None:
-        """Add a token, or rename it."""
+        None: they are not known any more, call `tokens`.
+        """
+
+    async def add_token(self, token: ApiToken, client: str | None = None) -> None:
+        """Add a token, or rename it.
+
+        It speaks for the given client, or the one of the token that it
+        replaces. Raises UnknownToken if that does not exist, TokenTaken if
+        the token to be added exists already for another client.
+        """
+
+    async def assign_client(self, token: str, client: str) -> None:
+        """Have a token of the configuration speak for a client, or for the one that this replaced."""
 
     async def remove_token(self, token: str) -> None:
-        """Remove a token, if it exists."""
+        """Remove a token, if it exists; its client keeps its topics and its subscription."""
 
     # metrics
 

@@ -5,6 +5,7 @@ A value that exists is valid: `validation` checks what clients send before it ma
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from attrs import frozen
@@ -81,6 +82,25 @@ class ApiToken:
 
     name: str
     token: str
+    replaces: str | None = None  #: an existing token, whose client this one is to speak for
+
+
+@frozen(repr=False)
+class TokenChange:
+    """A token as it is after a change."""
+
+    token: str
+    name: str | None    #: None: it is not there (if it is configured, it need not be)
+    client: str | None  #: for which it speaks; None: a client of its own
+
+
+@frozen(repr=False)
+class Tokens:
+    """The tokens created by root, and the clients of tokens that replaced another; `mark`: when."""
+
+    names: Mapping[str, str]    #: token -> name
+    clients: Mapping[str, str]  #: token -> client; it stays when the token is removed
+    mark: bytes                 #: for `Store.token_changes`
 
 
 @frozen

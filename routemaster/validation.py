@@ -37,7 +37,7 @@ _EVENT_FIELDS: Final = dict.fromkeys(("type", "url", "timestamp", "data")).keys(
 _SUBSCRIPTION_FIELDS: Final = dict.fromkeys(
     ("topics", "callback", "uuid", "timeout", "max", "missing_topics")
 ).keys()
-_TOKEN_FIELDS: Final = dict.fromkeys(("name", "token")).keys()
+_TOKEN_FIELDS: Final = dict.fromkeys(("name", "token", "replaces")).keys()
 
 
 def shown(value: object, limit: int = 60) -> str:
@@ -192,4 +192,7 @@ def check_api_token(body: object, secret: str) -> ApiToken:
         token = f"{name}--{secret}"
     if not isinstance(token, str) or not is_token(token):
         raise Invalid(f"token is invalid: expected 1 to {MAX_TOKEN} {_NAME_CHARACTERS}")
-    return ApiToken(name, token)
+    replaces = body.get("replaces")
+    if replaces is not None and not (isinstance(replaces, str) and is_token(replaces)):
+        raise Invalid(f"replaces is invalid: expected a token of 1 to {MAX_TOKEN} {_NAME_CHARACTERS}")
+    return ApiToken(name, token, replaces)

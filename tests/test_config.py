@@ -70,7 +70,7 @@ class TableTests(Case):
         expected = {
             "role": "all",
             "processes": 1,
-            "clients": ("demo",),
+            "clients": {"demo": "demo"},
             "root_key": None,
             "https": "tcp:17890:interface=127.0.0.1",
             "http": None,
@@ -351,7 +351,7 @@ class TogetherTests(Case):
 
 
 SECRETS = {
-    "clients": "demo,shop--canary-1,canary-2",
+    "clients": "demo,shop--canary-1,canary-2,new--canary-12=canary-13",
     "root_key": "canary-3",
     "monitor_keys": "watch--canary-10,canary-11",
     "redis_url": "redis://canary-4:canary-5@h:6379/0?password=canary-6&db=1",
@@ -368,7 +368,7 @@ class ShowTests(Case):
         """The output of `describe`, loaded as a file, is the same configuration, if it has no secrets."""
         arguments = {
             "http": "tcp6:80:interface=\\:\\:",
-            "trusted_proxies": "10.0.0.0/8, ::1",
+            "trusted_proxies": "10.0.0.0/8, ::1, unix",
             "redis_timeout": "0.25",
             "redis_url": "unix:///run/redis.sock?db=1",
             "ssl_verify": "no",
@@ -402,7 +402,7 @@ class ShowTests(Case):
         config = load(SECRETS, {}, None)
         for shown in (config.describe(), repr(config), repr(evolve(config, timeout=1.0)), f"{config}"):
             self.assertNotIn("canary", shown)
-            self.assertIn(f"demo,shop--{MASK},{MASK}", shown)
+            self.assertIn(f"demo,shop--{MASK},{MASK},new--{MASK}={MASK}", shown)
             self.assertIn(f"redis://{MASK}@h:6379/0?password={MASK}&db=1", shown)
 
     def test_refused_secrets(self) -> None:
@@ -422,4 +422,4 @@ class ShowTests(Case):
         file = self.ini(load({"root_key": "canary", "clients": "a--1"}, {}, None).describe())
         self.assertIn("masked", str(self.assertRaises(ConfigError, load, {}, {}, file)))
         config = load({}, {"ROUTEMASTER_ROOT_KEY": "k", "ROUTEMASTER_CLIENTS": "a--1"}, file)
-        self.assertEqual((config.root_key, config.clients), ("k", ("a--1",)))
+        self.assertEqual((config.root_key, tuple(config.clients)), ("k", ("a--1",)))

@@ -14,8 +14,12 @@ from routemaster.config import OPTIONS, load
 from routemaster.errors import ConfigError
 
 ALLOWED: list[tuple[str, str, Any]] = [
-    ("clients", "", ()),
-    ("clients", "a--1 , b:2,\n c_3,b:2", ("a--1", "b:2", "c_3")),
+    ("clients", "", {}),
+    ("clients", "a--1 , b:2,\n c_3,b:2", {each: each for each in ("a--1", "b:2", "c_3")}),
+    ("clients", "c=b, b=a,a", {"c": "a", "b": "a", "a": "a"}),
+    ("clients", "c=b,b=a,b=a", {"c": "a", "b": "a"}),
+    ("clients", "a=a", {"a": "a"}),
+    ("monitor_keys", "m--1, n", ("m--1", "n")),
     ("root_key", "p@ss word", "p@ss word"),
     ("https", "systemd:domain=INET:index=0", "systemd:domain=INET:index=0"),
     ("https", "tcp:interface=127.0.0.1:port=80", "tcp:interface=127.0.0.1:port=80"),
@@ -43,6 +47,13 @@ ALLOWED: list[tuple[str, str, Any]] = [
 
 REFUSED: list[tuple[str, str]] = [
     ("clients", "a,,b"),
+    ("clients", "a="),
+    ("clients", "=a"),
+    ("clients", "c=b=a"),
+    ("clients", "b,b=a"),
+    ("clients", "b=a,a=b"),
+    ("clients", "b=A"),
+    ("monitor_keys", "a=b"),
     ("clients", "a;b"),
     ("clients", "A"),
     ("clients", "a" * 65),

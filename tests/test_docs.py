@@ -29,12 +29,12 @@ def literals(document: Path) -> set[str]:
 
 def key_names() -> set[str]:
     """Every name that `Keys` makes, without the namespace, as the documents write it."""
-    keys = Keys("")
+    keys = Keys("NS")
     names = [value for value in vars(keys).values() if isinstance(value, bytes)]
     for method in (name for name, value in vars(Keys).items() if callable(value) and name[0] != "_"):
         made = getattr(keys, method)("NAME")
         names += made if isinstance(made, tuple) else [made]
-    return {name.decode().removeprefix(":") for name in names} - {""}
+    return {name.decode().removeprefix("NS:") for name in names} - {""}
 
 
 def endpoints() -> set[str]:

@@ -21,7 +21,8 @@ HINTS = {
     b"d demo--1f2e": EventsDropped("demo--1f2e"),
     b"w host-1-ab on": WorkerJoined("host-1-ab"),
     b"w host-1-ab off": WorkerLeft("host-1-ab"),
-    b"k": TokensChanged(),
+    b"k": TokensChanged(logged=False),
+    b"k log": TokensChanged(logged=True),
 }
 NO_HINTS = (
     b"", b"t", b"t cats", b"t cats 17-3", b"t cats 17-3 x", b"t cats 17-3 19-5 6-6", b"s", b"s a b", b"w a",

@@ -1,6 +1,6 @@
 """`routemaster-admin`: administer a running bus.
 
-    tokens list | add NAME [--token T] | delete TOKEN
+    tokens list | add NAME [--token T] [--replaces OLD] | delete TOKEN
     topics
     subscriptions
     doctor
@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     add = command(actions, "add", add_token, "Add a client and print its token.")
     add.add_argument("name", metavar="NAME", help="public name of the client")
     add.add_argument("--token", metavar="T", help="its token, - to read standard input; default: a random one")
+    add.add_argument("--replaces", metavar="OLD", help="a token for whose client it speaks too, - as above")
     delete = command(actions, "delete", delete_token, "Delete the token of a client.")
     delete.add_argument("token", metavar="TOKEN", help="its token, - to read it from standard input")
     command(commands, "topics", list_topics, "List the topics.")
@@ -152,6 +153,8 @@ def add_token(arguments: argparse.Namespace) -> int:
     body = {"name": arguments.name}
     if getattr(arguments, "token", None) is not None:
         body["token"] = _given(arguments.token)
+    if arguments.replaces is not None:
+        body["replaces"] = _given(arguments.replaces)
     created = bus.want("POST", "/api_tokens", root, body, statuses=(201,)).body
     return _print(arguments, created, [tables.clean(created["token"])])
 

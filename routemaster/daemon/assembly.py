@@ -141,7 +141,7 @@ def reporter(config: Config, reactor: Any) -> RemoteReporter | None:
         clock=reactor,
         app_name=config.app_name,
         version=__version__,
-        secrets=[*config.clients, *config.monitor_keys, *filter(None, known)],
+        secrets=[*config.clients, *config.clients.values(), *config.monitor_keys, *filter(None, known)],
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Coroutine
+from ipaddress import ip_address
 from time import time
 from typing import Any
 
@@ -53,6 +54,11 @@ class Listeners:
         self._closed = True
         for port in self._ports:
             await maybeDeferred(port.stopListening)
+
+    def exposed(self) -> bool:
+        """Whether other hosts can reach a port: not if all are on loopback or Unix sockets."""
+        hosts = [getattr(port.getHost(), "host", None) for port in self._ports]
+        return not all(host is None or ip_address(host.partition("%")[0]).is_loopback for host in hosts)
 
     def drains(self) -> list[Coroutine[Any, Any, None]]:
         """For each site: wait until its current requests have finished, at most DRAIN seconds."""

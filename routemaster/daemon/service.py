@@ -53,6 +53,7 @@ from routemaster.store.redis_store import RedisStore
 from routemaster.store.scripts import SCRIPTS, needed_rights
 from routemaster.util.periodic import Periodic
 from routemaster.web.api import Api
+from routemaster.web.api_tokens import warn_without_secret
 from routemaster.web.auth import Authenticator
 from routemaster.web.certificate_watch import CHECK_INTERVAL, CertificateWatch
 from routemaster.web.certificates import ReloadableTLS
@@ -209,12 +210,18 @@ class Bus(DaemonService):
 
     async def _open_ports(self) -> None:
         if self._listeners is not None:
+            if self._connection.connected:
+                with suppress(StoreUnavailable):
+                    await self._authenticator.poll()  # else the first requests would be answered 503
             limits = assembly.api_limits(self._config)
             api = Api(
                 self._store, self._authenticator, self._reactor, limits, self._meter, self._exposition,
-                self._is_ready, wall=time,
+                self._is_ready, wall=time, exposed=self._listeners.exposed,
             )  # fmt: skip
             await self._listeners.open(api.app.resource())
+            if self._listeners.exposed():
+                for token in self._config.clients:
+                    warn_without_secret(token)
 
     def _count_process(self, status: str) -> None:
         kinds = ("web", "worker") if self._config.role == "all" else (self._config.role,)
@@ -247,12 +254,15 @@ class Bus(DaemonService):
 
     def _read_all(self) -> None:
         """Wake-ups may have been missed: run what reads the store at once."""
+        self._authenticator.distrust()
         for task in self._hastened:
             task.hasten()
 
     def _on_wakeup(self, message: bytes) -> None:
         hint = decode(message)
         if isinstance(hint, TokensChanged):
+            if not hint.logged:
+                self._authenticator.distrust()
             self._token_poll.hasten()
         elif hint is not None and self._worker is not None:
             self._worker.on_hint(hint)

@@ -16,7 +16,10 @@ class Keys:
         self.topics = prefix + b"topics"            #: set: names of topics, may be stale
         self.subscribers = prefix + b"subscribers"  #: set: tokens of subscribers, may be stale
         self.tokens = prefix + b"tokens"            #: hash: token -> name
-        self.tokens_version = prefix + b"tokens_version"  #: string: counts changes of `tokens`
+        self.tokens_version = prefix + b"tokens_version"  #: string: counts changes of `tokens`, for older versions
+        slot = b"%s{%s}:" % (prefix, self.tokens)  # of `tokens`: one script writes all three
+        self.token_clients = slot + b"clients"      #: hash: token -> the client it speaks for, if it replaced one
+        self.token_log = slot + b"log"              #: stream: the last changes of tokens
         self.counters = prefix + b"counters"        #: hash: series -> total of all processes
         self.reported = prefix + b"reported"        #: hash: series -> total as last sent to the metrics service
         self.workers = prefix + b"workers"          #: sorted set: live workers, by expiry

@@ -31,6 +31,8 @@ from routemaster.model import (
     StoreStats,
     Subscription,
     SubscriptionInfo,
+    TokenChange,
+    Tokens,
     TopicInfo,
 )
 from routemaster.store import refusals
@@ -76,8 +78,9 @@ class MemoryStore:
         self._topics: dict[str, _Topic] = {}
         self._subscribers: dict[str, _Subscriber] = {}
         self._leases: dict[str, tuple[str, int, float]] = {}
-        self._tokens: dict[str, ApiToken] = {}
-        self._tokens_version = 0
+        self._tokens: dict[str, str] = {}
+        self._token_clients: dict[str, str] = {}
+        self._token_log: list[TokenChange] = []
         self._counts: Counter[str] = Counter()
         self._reported: dict[str, int] = {}
         self._leader_locks: dict[str, tuple[str, float]] = {}
@@ -261,21 +264,37 @@ class MemoryStore:
 
     # -- tokens
 
-    async def tokens(self) -> list[ApiToken]:
-        return sorted(self._tokens.values(), key=lambda token: (token.name, token.token))
+    async def tokens(self) -> Tokens:
+        return Tokens(dict(self._tokens), dict(self._token_clients), b"%d" % len(self._token_log))
 
-    async def tokens_version(self) -> int:
-        return self._tokens_version
+    async def token_changes(self, mark: bytes) -> tuple[Sequence[TokenChange], bytes] | None:
+        changes = self._token_log[int(mark) : int(mark) + 100]
+        return changes, b"%d" % (int(mark) + len(changes))
 
-    async def add_token(self, token: ApiToken) -> None:
-        self._tokens[token.token] = token
-        self._tokens_version += 1
-        self._hint(TokensChanged().encode())
+    async def add_token(self, token: ApiToken, client: str | None = None) -> None:
+        kept = self._token_clients.get(token.token)
+        wanted = client or token.replaces
+        if wanted is not None:
+            if client is None and wanted not in self._tokens:
+                raise refusals.no_token()
+            wanted = self._token_clients.get(wanted, wanted)
+            if wanted != (kept or token.token) and (kept or token.token in self._tokens):
+                raise refusals.token_taken()
+        self._tokens[token.token] = token.name
+        self._log_token(token.token, wanted)
+
+    async def assign_client(self, token: str, client: str) -> None:
+        self._log_token(token, self._token_clients.get(client, client))
 
     async def remove_token(self, token: str) -> None:
-        self._tokens.pop(token, None)
-        self._tokens_version += 1
-        self._hint(TokensChanged().encode())
+        if self._tokens.pop(token, None) is not None:
+            self._log_token(token, None)
+
+    def _log_token(self, token: str, client: str | None) -> None:
+        if client is not None and client != self._token_clients.get(token, token):
+            self._token_clients[token] = client
+        self._token_log.append(TokenChange(token, self._tokens.get(token), self._token_clients.get(token)))
+        self._hint(TokensChanged(logged=True).encode())
 
     # -- metrics
 

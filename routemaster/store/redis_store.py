@@ -19,10 +19,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 
 from routemaster.errors import StoreUnavailable
-from routemaster.hints import SubscriptionChanged, TokensChanged
+from routemaster.hints import SubscriptionChanged
 from routemaster.interfaces import Ack, LeaseGrant, LeaseHeld, LogEntry, Membership, Position, Positions
 from routemaster.model import (
-    ApiToken,
     Cursor,
     EventID,
     Published,
@@ -39,12 +38,13 @@ from routemaster.store.acknowledgements import Acknowledgements, Success
 from routemaster.store.commands import BUNDLE, Commands
 from routemaster.store.log_read import LogReader
 from routemaster.store.losses import log_losses
+from routemaster.store.token_store import TokenStore
 from routemaster.store.upkeep import Upkeep
 from routemaster.util.chunks import chunks
 from routemaster.util.gather import gather, gather_available
 
 
-class RedisStore(Upkeep):
+class RedisStore(TokenStore, Upkeep):
     """`interfaces.Store` on one Redis or one cluster."""
 
     def __init__(
@@ -198,29 +198,6 @@ class RedisStore(Upkeep):
 
     def each_subscription(self) -> AsyncIterator[Sequence[SubscriptionInfo]]:
         return subscription_stats.subscriptions(self._redis)
-
-    # -- tokens
-
-    async def tokens(self) -> list[ApiToken]:
-        fields = await self._redis.fields(self._keys.tokens)
-        made = [ApiToken(name.decode(), token.decode()) for token, name in fields.items()]
-        return sorted(made, key=lambda token: (token.name, token.token))
-
-    async def add_token(self, token: ApiToken) -> None:
-        await self._change_tokens(b"HSET", self._keys.tokens, token.token.encode(), token.name.encode())
-
-    async def remove_token(self, token: str) -> None:
-        await self._change_tokens(b"HDEL", self._keys.tokens, token.encode())
-
-    async def tokens_version(self) -> int:
-        return int(await self._redis.command(b"GET", self._keys.tokens_version) or 0)
-
-    async def _change_tokens(self, *command: bytes) -> None:
-        count = (b"INCR", self._keys.tokens_version)
-        await self._redis.command(*count)  # first: Redis refuses it when out of memory, and then nothing changes
-        await self._redis.command(*command)
-        await self._redis.command(*count)  # a process that reads this number reads the change
-        await self._redis.hint(TokensChanged())
 
     # -- workers and leases
 

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from routemaster.errors import NotSubscribed, NotYourTopic, RoutemasterError, TooManyTopics, UnknownTopic
+from collections.abc import Callable
+
+from routemaster.errors import (
+    NotSubscribed,
+    NotYourTopic,
+    RoutemasterError,
+    TokenTaken,
+    TooManyTopics,
+    UnknownToken,
+    UnknownTopic,
+)
 
 
 def not_yours(topic: str) -> NotYourTopic:
@@ -30,7 +40,25 @@ def not_subscribed(topic: str = "") -> NotSubscribed:
     )
 
 
+def no_token(_topic: str = "") -> UnknownToken:
+    """The token to be replaced does not exist."""
+    return UnknownToken("replaces is invalid: there is no such token")
+
+
+def token_taken(_topic: str = "") -> TokenTaken:
+    """The token speaks for another client."""
+    return TokenTaken("token is invalid: it exists, and is another client's than the one that it is to replace")
+
+
 def named(code: str, topic: str = "") -> RoutemasterError:
     """The error for a script's error reply `RM:CODE`."""
-    errors = {"NOTYOURS": not_yours, "NOTOPIC": no_topic, "NOTSUBSCRIBED": not_subscribed}
-    return errors[code](topic)
+    return _NAMED[code](topic)
+
+
+_NAMED: dict[str, Callable[[str], RoutemasterError]] = {
+    "NOTYOURS": not_yours,
+    "NOTOPIC": no_topic,
+    "NOTSUBSCRIBED": not_subscribed,
+    "NOTOKEN": no_token,
+    "TAKEN": token_taken,
+}

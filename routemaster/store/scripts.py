@@ -12,11 +12,11 @@ from routemaster.store.keys import Keys
 
 _WRITES_WITHOUT_MEMORY: Final = frozenset({
     "acknowledge", "acquire", "announce", "count", "count_drops", "delete_topic", "drop", "elect", "fail",
-    "forget", "join", "leave", "prune", "release", "remove_topic", "renew", "report", "succeed", "trim",
-    "unsubscribe", "withdraw",
+    "forget", "join", "leave", "prune", "release", "remove_token", "remove_topic", "renew", "report", "succeed",
+    "trim", "unsubscribe", "withdraw",
 })
 _READS: Final = frozenset({"backlog", "heads", "idle", "positions", "read", "sizes", "subscribers", "topics"})
-_TAKES_MEMORY: Final = frozenset({"claim", "configure", "publish"})
+_TAKES_MEMORY: Final = frozenset({"add_token", "claim", "configure", "publish"})
 
 
 def _load(name: str) -> Script:

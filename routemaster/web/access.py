@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twisted.web.http_headers import Headers
 
+from routemaster.errors import StoreUnavailable
 from routemaster.web.auth import Authenticator, Principal, Role
 from routemaster.web.responses import Unauthorized
 
@@ -38,4 +39,6 @@ class Access:
             raise Unauthorized("authentication required: send your token as the HTTP Basic user name")
         if principal.role not in who:
             raise Unauthorized(_REQUIRED[who])
+        if principal.role is Role.CLIENT and Role.MONITOR not in who and not self._authenticator.complete:
+            raise StoreUnavailable("client cannot be determined: tokens have not been read from Redis yet")
         return principal

@@ -84,6 +84,7 @@ class Api:
         ready: Callable[[], bool],
         hex_digits: Callable[[int], str] = secrets.token_hex,
         wall: Callable[[], float] | None = None,
+        exposed: Callable[[], bool] = lambda: False,
     ) -> None:
         """
         Args:
@@ -91,10 +92,11 @@ class Api:
             ready: returns whether the bus can serve requests.
             hex_digits: returns 2n unpredictable hex digits for n.
             wall: returns the time of day, if the clock does not.
+            exposed: returns whether other hosts can reach the bus.
         """
         self._store, self._clock, self._limits = store, clock, limits
         self._access = Access(authenticator)
-        self._tokens = ApiTokens(store, authenticator, self._access, hex_digits)
+        self._tokens = ApiTokens(store, authenticator, self._access, clock, hex_digits, exposed)
         self._wall = wall or clock.seconds
         self._exposition, self._ready = exposition, ready
         self._commit = GroupCommit(store, meter)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+from twisted.logger import Logger
+
 from routemaster import strict_json
-from routemaster.errors import Invalid
-from routemaster.interfaces import Store
+from routemaster.errors import Invalid, StoreUnavailable
+from routemaster.interfaces import Clock, Store
 from routemaster.model import ApiToken, public_name
+from routemaster.util.chunks import paced_chunks
+from routemaster.util.single_flight import SingleFlight
 from routemaster.validation import check_api_token, is_token
 from routemaster.web.access import MONITORS, ROOTS, Access
 from routemaster.web.auth import Authenticator, Role
@@ -18,29 +23,49 @@ from routemaster.web.http_server.refusal import Refused
 from routemaster.web.listing import Listing
 from routemaster.web.responses import json_answer, list_answer, no_content
 
+_log = Logger()
+
+LISTED = 100  #: tokens encoded at a time
+
 
 class ApiTokens:
     """The handlers."""
 
     def __init__(
-        self, store: Store, authenticator: Authenticator, access: Access, hex_digits: Callable[[int], str]
+        self,
+        store: Store,
+        authenticator: Authenticator,
+        access: Access,
+        clock: Clock,
+        hex_digits: Callable[[int], str],
+        exposed: Callable[[], bool],
     ) -> None:
-        """`hex_digits` returns 2n unpredictable hex digits for n."""
-        self._store, self._authenticator, self._access = store, authenticator, access
-        self._hex_digits = hex_digits
+        """
+        Args:
+            hex_digits: returns 2n unpredictable hex digits for n.
+            exposed: returns whether other hosts can reach the bus.
+        """
+        self._store, self._authenticator, self._access, self._clock = store, authenticator, access, clock
+        self._hex_digits, self._exposed = hex_digits, exposed
+        self._tokens = SingleFlight(self._make_list, clock)
 
     async def list(self, request: Any) -> Body | bytes:
         """GET /api_tokens"""
         principal = self._access.principal(request.requestHeaders, MONITORS)
-        made = {each.token: each.name for each in await self._store.tokens()}
-        configured = {token: public_name(token) for token in self._authenticator.clients}
-        tokens = sorted((made | configured).items(), key=lambda item: (item[1], item[0]))
-        if not tokens:
+        listing = await self._tokens()
+        if not listing.size:
             return no_content(request)
+        return list_answer(request, listing, None if principal.role is Role.ROOT else "no owner")
+
+    async def _make_list(self) -> Listing:
+        """All tokens for root, and with null for monitors."""
+        await self._authenticator.poll()
+        configured = {token: public_name(token) for token in self._authenticator.clients}
+        tokens = sorted((name, token) for token, name in (self._authenticator.names | configured).items())
         listing = Listing()
-        listing.add(("", {"name": name, "token": token}, {"name": name, "token": None}) for token, name in tokens)
-        # a monitor is the owner of nothing
-        return list_answer(request, listing, None if principal.role is Role.ROOT else "monitor")
+        async for some in paced_chunks(tokens, LISTED, self._clock):
+            listing.add(("", {"name": name, "token": each}, {"name": name, "token": None}) for name, each in some)
+        return listing
 
     async def add(self, request: Any) -> bytes:
         """POST /api_tokens"""
@@ -48,6 +73,8 @@ class ApiTokens:
         made = check_api_token(strict_json.decode(request.content.getvalue()), self._hex_digits(16))
         if self._authenticator.is_key(made.token):
             raise Invalid("token is invalid: it is the root key or a monitor key")
+        if made.replaces is not None and made.token in self._authenticator.clients:
+            raise Refused(409, "token is configured: write NEW=OLD into the option clients, and restart the bus")
         await complete(self._add(made))
         return json_answer(request, {"name": made.name, "token": made.token}, 201)
 
@@ -61,9 +88,23 @@ class ApiTokens:
         return no_content(request)
 
     async def _add(self, made: ApiToken) -> None:
-        await self._store.add_token(made)
-        self._authenticator.add(made)
+        configured = made.replaces in self._authenticator.clients
+        client = self._authenticator.client_of(made.replaces) if made.replaces is not None and configured else None
+        await self._store.add_token(made, client)
+        if self._exposed():
+            warn_without_secret(made.token)
+        await self._apply()
 
     async def _remove(self, token: str) -> None:
         await self._store.remove_token(token)
-        self._authenticator.remove(token)
+        await self._apply()
+
+    async def _apply(self) -> None:
+        with suppress(StoreUnavailable):  # the change is stored; the next poll reads it
+            await self._authenticator.poll()
+
+
+def warn_without_secret(token: str) -> None:
+    """Log that a token is shown whole in lists, logs and metrics, if it is."""
+    if "--" not in token:
+        _log.warn("token '{name}' has no secret part: whoever sees it in a list or a log can use it", name=token)

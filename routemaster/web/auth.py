@@ -2,23 +2,35 @@
 
 Tokens are looked up by their SHA-256, so that response times reveal nothing
 about a guessed token. Configured clients are permanent. API tokens are a copy
-of the store's, refreshed on a hint and by `poll`, and changed at once in the
-process that adds or removes a token.
+of the store's, which `poll` brings up to date with the changes since the last
+one: periodically, on a hint, and after each change of this process.
+
+In HTTP Basic the first colon ends the user name, but tokens may contain colons.
+The user name is the longest part before a colon that has the form of a token,
+whichever tokens exist; else the part before the first colon, or everything if
+there is none. Were each known token tried that precedes a colon, then whoever
+has the token `a:b` would be accepted as the client `a` once `a:b` is removed.
+So a password that has itself a colon, and before it only characters of tokens,
+is not ignored; clients in use send `x` or nothing.
 """
 
 from __future__ import annotations
 
 import binascii
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from hashlib import sha256
 
 from attrs import frozen
+from twisted.internet.defer import Deferred, DeferredLock
 
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Store
-from routemaster.model import ApiToken
+from routemaster.model import TokenChange
 from routemaster.validation import MAX_TOKEN, is_token
+
+_USER_NAME = re.compile(rb"([a-z0-9:_-]{1,%d}):" % MAX_TOKEN)
 
 
 class Role(Enum):
@@ -34,7 +46,7 @@ class Principal:
     """An authenticated client, root, or a monitor."""
 
     role: Role
-    token: str  #: of the client; empty for root and monitors
+    token: str  #: of the client: its first one, if others replaced that; empty for root and monitors
 
 
 ROOT = Principal(Role.ROOT, "")
@@ -45,23 +57,34 @@ class Authenticator:
     """Maps credentials to principals."""
 
     def __init__(
-        self, clients: Iterable[str], root_key: str | None, store: Store, monitor_keys: Iterable[str] = ()
+        self,
+        clients: Mapping[str, str] | Iterable[str],
+        root_key: str | None,
+        store: Store,
+        monitor_keys: Iterable[str] = (),
     ) -> None:
+        """`clients`: the configured tokens, as a mapping to the tokens that they replace, or to themselves."""
         self._store = store
-        self.clients = frozenset(clients)  #: the configured tokens
-        self._configured = {_digest(token): Principal(Role.CLIENT, token) for token in self.clients}
-        self._configured |= {_digest(key): MONITOR for key in monitor_keys}
+        self.clients = dict(clients) if isinstance(clients, Mapping) else {each: each for each in clients}
+        self.names: dict[str, str] = {}  #: API token -> name
+        self._replaced: dict[str, str] = {}  # token -> client, of tokens that replaced another
+        self._keys = {_digest(key): MONITOR for key in monitor_keys}
         if root_key:
-            self._configured[_digest(root_key)] = ROOT
-        self._known = dict(self._configured)
-        self._complete = False
-        self._version: int | None = None
-        self._started = 0  # number of refreshes and local changes so far
-        self._applied = 0  # the last of them that `_known` contains
+            self._keys[_digest(root_key)] = ROOT
+        self._known: dict[bytes, Principal] = {}
+        self._set_known()
+        self.complete = False  #: whether the store's tokens have been read
+        self._mark: bytes | None = None  # of the last change in `_known`; None: read all again
+        self._polling = DeferredLock()
 
     def is_key(self, token: str) -> bool:
         """Whether a token is the root key or a monitor's."""
-        return self._configured.get(_digest(token)) in (ROOT, MONITOR)
+        return _digest(token) in self._keys
+
+    def client_of(self, token: str) -> str:
+        """The client for which a token speaks, by the token by which the store knows it."""
+        first = self.clients.get(token, token)
+        return self._replaced.get(first, first)
 
     def identify(self, authorization: bytes) -> Principal | None:
         """The principal of an `Authorization` header; None if it is malformed or unknown.
@@ -70,72 +93,85 @@ class Authenticator:
             StoreUnavailable: the token is unknown, and the store's tokens have
                 not been read yet.
         """
-        unknown = False
-        for name in _user_names(authorization):
-            principal = self._known.get(sha256(name).digest())
-            if principal is not None:
-                return principal
-            unknown = unknown or is_token(name.decode("latin-1"))
-        if unknown and not self._complete:
+        name = _user_name(authorization)
+        if name is None:
+            return None
+        principal = self._known.get(sha256(name).digest())
+        if principal is None and not self.complete and is_token(name.decode("latin-1")):
             raise StoreUnavailable("token cannot be checked: API tokens have not been read from Redis yet")
-        return None
+        return principal
 
-    async def refresh(self) -> None:
-        """Copy all tokens from the store."""
-        self._started = number = self._started + 1
-        version = await self._store.tokens_version()
-        made = await self._store.tokens()
-        if number < self._applied:
-            return  # older than `_known`; `poll` refreshes again
-        known = {_digest(each.token): Principal(Role.CLIENT, each.token) for each in made}
-        self._known = known | self._configured
-        self._applied, self._version, self._complete = number, version, True
+    def distrust(self) -> None:
+        """Have the next `poll` read all tokens: changes may not be in the store's log of them."""
+        self._mark = None
 
     async def poll(self) -> None:
-        """Refresh if tokens have changed; called periodically, because hints can be lost."""
-        if not self._complete or await self._store.tokens_version() != self._version:
-            await self.refresh()
+        """Apply what has changed in the store before this call."""
+        await self._polling.run(lambda: Deferred.fromCoroutine(self._update()))
 
-    def add(self, made: ApiToken) -> None:
-        """Add a token that has been stored."""
-        self._changed()
-        self._known.setdefault(_digest(made.token), Principal(Role.CLIENT, made.token))
+    async def _update(self) -> None:
+        mark = self._mark
+        while mark is not None:
+            found = await self._store.token_changes(mark)
+            if found is None:
+                break
+            changes, mark = found
+            for change in changes:
+                self._apply(change)
+            if self._mark is not None:  # else `distrust` was called meanwhile
+                self._mark = mark
+            if not changes:
+                return
+        tokens = await self._store.tokens()
+        self.names, self._replaced = dict(tokens.names), dict(tokens.clients)
+        self._set_known()
+        self.complete = True
+        for token, first in self.clients.items():
+            client = self._replaced.get(first, first)
+            if token != first and self._replaced.get(token, token) != client:
+                await self._store.assign_client(token, client)
+        self._mark = tokens.mark
 
-    def remove(self, token: str) -> None:
-        """Remove a token that has been removed from the store; a configured token stays valid."""
-        self._changed()
-        if (digest := _digest(token)) not in self._configured:
+    def _apply(self, change: TokenChange) -> None:
+        token = change.token
+        if change.client is not None:
+            self._replaced[token] = change.client
+        if change.name is not None:
+            self.names[token] = change.name
+        else:
+            self.names.pop(token, None)
+        for each in (token, *(new for new, first in self.clients.items() if first == token)):
+            self._set(each)
+
+    def _set(self, token: str) -> None:
+        digest = _digest(token)
+        if digest in self._keys:
+            return
+        if token in self.names or token in self.clients:
+            self._known[digest] = Principal(Role.CLIENT, self.client_of(token))
+        else:
             self._known.pop(digest, None)
 
-    def _changed(self) -> None:
-        self._started = self._applied = self._started + 1  # a current refresh may not contain this change
-        self._version = None
+    def _set_known(self) -> None:
+        self._known = dict(self._keys)
+        for token in {**self.names, **self.clients}:
+            self._set(token)
 
 
 def _digest(token: str) -> bytes:
     return sha256(token.encode()).digest()
 
 
-def _user_names(authorization: bytes) -> list[bytes]:
-    """All possible user names, the longest first.
-
-    In HTTP Basic the first colon ends the user name, but tokens may contain
-    colons: so each colon may be its end. The longest matching token wins;
-    otherwise a token could not be used if another one is its prefix.
-    """
+def _user_name(authorization: bytes) -> bytes | None:
+    """The user name of an `Authorization` header, see above; None if that is malformed."""
     scheme, _, credentials = authorization.partition(b" ")
     if scheme.lower() != b"basic":
-        return []
+        return None
     encoded = credentials.strip(b" ")
     try:
         # hand-written clients omit the padding, and the colon
         decoded = binascii.a2b_base64(encoded + b"=" * (-len(encoded) % 4), strict_mode=True)
     except binascii.Error:
-        return []
-    first, _, rest = decoded.partition(b":")
-    names = [first]
-    end = rest.find(b":")
-    while 0 <= end < MAX_TOKEN - len(first):
-        names.insert(0, b"%b:%b" % (first, rest[:end]))
-        end = rest.find(b":", end + 1)
-    return names
+        return None
+    found = _USER_NAME.match(decoded)
+    return found[1] if found else decoded.partition(b":")[0]

@@ -17,8 +17,10 @@ from routemaster.errors import (
     NotYourTopic,
     RoutemasterError,
     StoreUnavailable,
+    TokenTaken,
     TooLarge,
     TooManyTopics,
+    UnknownToken,
     UnknownTopic,
 )
 from routemaster.web.http_server.body_reader import RETRY_AFTER
@@ -38,6 +40,8 @@ _STATUSES: dict[type[RoutemasterError], int] = {
     NotYourTopic: 403,
     TooManyTopics: 403,
     UnknownTopic: 404,
+    UnknownToken: 404,
+    TokenTaken: 409,
     NotSubscribed: 404,
     StoreUnavailable: 503,
 }

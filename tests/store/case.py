@@ -140,7 +140,7 @@ class OnRedis:
 
     async def leftovers(self) -> list[object]:
         keys = await gatherResults([node.command(b"KEYS", b"*") for node in self.connection.nodes.values()])
-        return [key for some in keys for key in some if not key.endswith(b":tokens_version")]
+        return [key for some in keys for key in some if not key.endswith((b":tokens_version", b"tokens}:log"))]
 
 
 class OnCluster(OnRedis):

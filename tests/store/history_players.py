@@ -232,7 +232,7 @@ class RedisPlayer:
 
     def leftovers(self) -> list[object]:
         keys = self._line.ask((b"KEYS", b"*"))[0]
-        return [key for key in keys if key != self._keys.tokens_version]
+        return [key for key in keys if key not in (self._keys.tokens_version, self._keys.token_log)]
 
     def seen(self) -> Seen:
         keys, commands = self._keys, []

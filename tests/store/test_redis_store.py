@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 
 from routemaster.errors import NotSubscribed, StoreUnavailable, TooManyTopics
 from routemaster.interfaces import Ack, Position
-from routemaster.model import EventID
+from routemaster.model import ApiToken, EventID
 from routemaster.redis.cluster_slots import slot_of
 from routemaster.store.log_read import CALL_BYTES
 from tests.store.case import StoreTests, on_clusters, on_redis, subscription
@@ -34,6 +34,26 @@ class RedisTests(StoreTests):
         await self.store.delete_topic("cats", None)
         await self.store.delete_topic("dogs", None)
         self.assertEqual(await self.leftovers(), [])
+
+    async def test_unknown_changes_of_tokens(self) -> None:
+        """Changes after a mark that is trimmed, lost or older than the log are not known; older data is read."""
+        keys, command = self.store._keys, self.store._redis.command
+        await command(b"HSET", keys.tokens, b"old--1", b"old")  # as versions without the log write it
+        tokens = await self.store.tokens()
+        self.assertEqual((tokens.names, tokens.clients), ({"old--1": "old"}, {}))
+        self.assertEqual(await self.store.token_changes(tokens.mark), ((), tokens.mark))
+        version = int(await command(b"GET", keys.tokens_version) or 0)
+        await self.store.add_token(ApiToken("new", "new--1", "old--1"))
+        self.assertGreater(int(await command(b"GET", keys.tokens_version)), version)  # those versions read it then
+        self.assertIsNone(await self.store.token_changes(tokens.mark))
+        mark = (await self.store.tokens()).mark
+        self.assertEqual(await self.store.token_changes(mark), ([], mark))
+        await self.store.remove_token("new--1")
+        await command(b"XTRIM", keys.token_log, b"MAXLEN", b"=", b"1")
+        self.assertIsNone(await self.store.token_changes(mark))
+        mark = (await self.store.tokens()).mark
+        await command(b"XDEL", keys.token_log, mark)
+        self.assertIsNone(await self.store.token_changes(mark))
 
     async def test_counts_while_a_membership_ends(self) -> None:
         """Events are counted once although their membership ends between the reads of topic and subscriber."""

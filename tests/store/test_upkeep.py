@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from attrs import evolve
 
+from routemaster.errors import TokenTaken, UnknownToken
 from routemaster.interfaces import Ack
 from routemaster.model import ApiToken
 from tests.store.case import StoreTests, on_every_store, subscription
@@ -141,19 +142,57 @@ class UpkeepTests(StoreTests):
         self.assertTrue(1_000_000 <= await self.store.log_bytes() < 1_200_000)
 
     async def test_tokens(self) -> None:
-        """Tokens are listed by name, renamed and removed; each change changes `tokens_version`."""
-        versions = [await self.store.tokens_version()]
+        """Tokens are added, renamed, removed; the changes since a mark lead from the tokens then to those now."""
+        marked = [await self.store.tokens()]
         for change in (
             self.store.add_token(ApiToken("zoo", "zoo--1")),
             self.store.add_token(ApiToken("bar", "bar--1")),
             self.store.add_token(ApiToken("ape", "zoo--1")),
+            self.store.add_token(ApiToken("new", "new--1", "bar--1")),
             self.store.remove_token("bar--1"),
         ):
             await change
-            versions.append(await self.store.tokens_version())
+            marked.append(await self.store.tokens())
         await self.store.remove_token("never--1")
-        self.assertEqual([(t.name, t.token) for t in await self.store.tokens()], [("ape", "zoo--1")])
-        self.assertEqual(len(set(versions)), len(versions))
+        self.assertEqual(marked[-1].names, {"zoo--1": "ape", "new--1": "new"})
+        self.assertEqual(marked[-1].clients, {"new--1": "bar--1"})
+        self.assertEqual(len({each.mark for each in marked}), 6)
+        for then in marked[1:]:
+            names, clients, mark = dict(then.names), dict(then.clients), then.mark
+            while True:
+                changes, mark = await self.store.token_changes(mark) or self.fail("unknown")
+                if not changes:
+                    break
+                for each in changes:
+                    names[each.token] = each.name or ""
+                    if each.client is not None:
+                        clients[each.token] = each.client
+            self.assertEqual({token: name for token, name in names.items() if name}, marked[-1].names)
+            self.assertEqual((clients, mark), (marked[-1].clients, marked[-1].mark))
+
+    async def test_replaced_tokens(self) -> None:
+        """A token speaks for the client of the one that it replaces, even if that or it is removed."""
+        add = self.store.add_token
+        await add(ApiToken("a", "a--1"))
+        await add(ApiToken("b", "b--1", "a--1"))
+        await self.store.remove_token("a--1")
+        await add(ApiToken("c", "c--1", "b--1"))
+        await self.store.assign_client("d--1", "c--1")
+        await add(ApiToken("e", "e--1", "d--1"), "d--1")
+        await self.store.remove_token("b--1")
+        await add(ApiToken("b", "b--1"))
+        clients = dict.fromkeys(("b--1", "c--1", "d--1", "e--1"), "a--1")
+        self.assertEqual((await self.store.tokens()).clients, clients)
+        await add(ApiToken("x", "x--1"))
+        await self.refused(UnknownToken, add(ApiToken("y", "y--1", "a--1")))
+        for taken in ("x--1", "b--1"):
+            await self.refused(TokenTaken, add(ApiToken("z", taken, "x--1" if taken == "b--1" else "c--1")))
+        await add(ApiToken("x", "x--1", "x--1"))
+        found = await self.store.tokens()
+        self.assertEqual(found.clients, clients)
+        self.assertEqual(found.names, {"b--1": "b", "c--1": "c", "e--1": "e", "x--1": "x"})
+        await self.store.assign_client("d--1", "x--1")
+        self.assertEqual((await self.store.tokens()).clients, clients | {"d--1": "x--1"})
 
     async def test_hints(self) -> None:
         """Hints announce events, changed subscriptions, released leases and changed tokens."""
@@ -162,7 +201,7 @@ class UpkeepTests(StoreTests):
         published = await self.publish("cats", b"1", b"2")
         await self.store.release("sub", "w1", (await self.grant()).epoch)
         await self.store.add_token(ApiToken("zoo", "zoo--1"))
-        expected = [b"s sub", f"t cats {published.first} {published.last}".encode(), b"s sub", b"k"]
+        expected = [b"s sub", f"t cats {published.first} {published.last}".encode(), b"s sub", b"k log"]
         # in this order from one Redis; the nodes of a cluster send in any order
         self.assertCountEqual(await self.hints(len(expected)), expected)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Coroutine
 from typing import Any
@@ -91,7 +92,7 @@ class IdentifyTests(Case):
 
     def setUp(self) -> None:
         super().setUp()
-        self.done(self.auth.refresh())
+        self.done(self.auth.poll())
 
     def test_configured_clients(self) -> None:
         """A configured token identifies its client, with any password; tokens may contain colons."""
@@ -105,16 +106,29 @@ class IdentifyTests(Case):
             for encoding in (encoded(credentials), encoded(credentials).rstrip(b"=")):
                 self.assertEqual(self.auth.identify(encoding), Principal(Role.CLIENT, "demo"), encoding)
 
-    def test_longest_token_wins(self) -> None:
-        """If several tokens match a credential, the longest one wins, up to 64 characters."""
+    def test_split(self) -> None:
+        """The user name is the longest part before a colon that has a token's form, whichever tokens exist."""
         tokens = ("a", "a:b", "a:b:" + "c" * 60, "d" * 63 + ":")
-        self.auth = Authenticator(tokens, None, self.store)
-        self.done(self.auth.refresh())
+        self.auth = Authenticator(tokens, ROOT_KEY, self.store)
+        self.done(self.auth.poll())
         for token in tokens:
+            for password in ("", "x", "X:y", "p" * 64 + ":"):
+                self.assertEqual(self.token_of(token, password), token)
+        for user, password in (("a:b:c", "x"), ("a", "x:y"), ("a", "b:c:d"), ("d" * 63, "x"), ("a:b--gone", "")):
+            self.assertIsNone(self.token_of(user, password), (user, password))
+        self.assertEqual(self.auth.identify(encoded(b"a:b")), Principal(Role.CLIENT, "a"))  # b is the password
+        self.assertIs(self.auth.identify(basic(ROOT_KEY, "a:b")), ROOT)
+
+    def test_removed_token_with_a_colon(self) -> None:
+        """When a token is removed, its holder is not accepted as the client whose token is its beginning."""
+        for token in ("a:b--secret", "a:b:c--secret"):
+            self.done(self.store.add_token(ApiToken("x", token)))
+            self.done(self.auth.poll())
             self.assertEqual(self.token_of(token, "x"), token)
-        self.assertEqual(self.token_of("a:b:c"), "a:b")
-        self.assertEqual(self.token_of("a", "x:y"), "a")
-        self.assertIsNone(self.token_of("d" * 63))
+            self.done(self.store.remove_token(token))
+            self.done(self.auth.poll())
+            for password in ("", "x"):
+                self.assertIsNone(self.token_of(token, password))
 
     def test_root(self) -> None:
         """The root key identifies root, with any password; it may contain any character."""
@@ -135,15 +149,16 @@ class IdentifyTests(Case):
     def test_any_bytes(self, text: bytes, coded: bool) -> None:
         """No bytes raise an exception, and only those of a known token identify a client."""
         auth = Authenticator(["demo"], None, self.store)
-        self.done(auth.refresh())
+        self.done(auth.poll())
         principal = auth.identify(encoded(text) if coded else b"Basic " + text)
-        self.assertEqual(principal is not None, coded and text.startswith(b"demo:"))
+        known = re.match(rb"demo:(?![a-z0-9:_-]{0,59}:)", text)
+        self.assertEqual(principal is not None, coded and known is not None)
 
     def test_no_root_key(self) -> None:
         """Without a root key, or with an empty one, no credential identifies root."""
         for key in (None, ""):
             auth = Authenticator(["demo"], key, self.store)
-            self.done(auth.refresh())
+            self.done(auth.poll())
             for user in ("", "None", ROOT_KEY):
                 self.assertIsNone(auth.identify(basic(user)))
 
@@ -167,43 +182,72 @@ class TokenTests(Case):
             if name not in ("half the token", "more than the token", "the token as password", "8 KB of colons"):
                 self.assertIsNone(self.auth.identify(header), name)
 
-    def test_refresh(self) -> None:
-        """A refresh adds the tokens of the store and removes those that it no longer has."""
-        self.done(self.auth.refresh())
+    def test_changes(self) -> None:
+        """A poll adds the tokens that were added to the store and removes those that were removed."""
+        self.done(self.auth.poll())
         self.assertIsNone(self.token_of("new--1"))
         self.done(self.store.add_token(self.MADE))
-        self.done(self.auth.refresh())
+        self.done(self.auth.poll())
         self.assertEqual(self.token_of("new--1"), "new--1")
         self.done(self.store.remove_token("new--1"))
-        self.done(self.auth.refresh())
+        self.done(self.auth.poll())
         self.assertIsNone(self.token_of("new--1"))
 
-    def test_poll(self) -> None:
-        """A poll reads the tokens only if they changed or were never read."""
-        reads: list[None] = []
-        tokens = self.store.tokens
+    def counted(self, name: str) -> list[Any]:
+        """The results of a method of the store from now on."""
+        results: list[Any] = []
+        method = getattr(self.store, name)
 
-        async def counted() -> Any:
-            reads.append(None)
-            return await tokens()
+        async def call(*args: Any) -> Any:
+            results.append(await method(*args))
+            return results[-1]
 
-        self.store.tokens = counted  # type: ignore[method-assign]
-        for change, total in ((None, 1), (None, 1), (self.MADE, 2), (None, 2)):
-            if change is not None:
-                self.done(self.store.add_token(change))
+        setattr(self.store, name, call)
+        return results
+
+    def test_cost(self) -> None:
+        """All tokens are read once; then a poll reads what changed since the last one, in any process."""
+        other = Authenticator(CLIENTS, ROOT_KEY, self.store)
+        whole, changes = self.counted("tokens"), self.counted("token_changes")
+        for number in range(300):
+            self.done(self.store.add_token(ApiToken("n", f"n--{number}")))
             self.done(self.auth.poll())
-            self.assertEqual(len(reads), total)
-        self.assertEqual(self.token_of("new--1"), "new--1")
+            if number % 150 == 100:
+                self.done(other.poll())
+        self.assertEqual(len(whole), 2)
+        self.assertLessEqual(max(len(found) for found, _mark in changes), 100)
+        self.done(other.poll())
+        for auth in (self.auth, other):
+            self.assertEqual(len(auth.names), 300)
+            self.assertIsNotNone(auth.identify(basic("n--299")))
+
+    def test_changes_not_known(self) -> None:
+        """If the store does not know the changes any more, or may not, all tokens are read again."""
+        self.done(self.auth.poll())
+        self.done(self.store.add_token(self.MADE))
+        changes, whole = self.store.token_changes, self.counted("tokens")
+
+        async def unknown(_mark: bytes) -> Any:
+            return None
+
+        self.store.token_changes = unknown  # type: ignore[method-assign,assignment]
+        self.done(self.auth.poll())
+        self.assertEqual((len(whole), self.token_of("new--1")), (1, "new--1"))
+        self.store.token_changes = changes  # type: ignore[method-assign]
+        self.auth.distrust()
+        self.done(self.auth.poll())
+        self.done(self.auth.poll())
+        self.assertEqual(len(whole), 2)
 
     def test_store_fails(self) -> None:
         """While the store is unavailable, known tokens stay valid."""
         self.done(self.store.add_token(self.MADE))
-        self.done(self.auth.refresh())
+        self.done(self.auth.poll())
 
-        async def away() -> Any:
+        async def away(_mark: bytes) -> Any:
             raise StoreUnavailable("away")
 
-        self.store.tokens_version = away  # type: ignore[method-assign]
+        self.store.token_changes = away  # type: ignore[method-assign,assignment]
         self.failureResultOf(Deferred.fromCoroutine(self.auth.poll()), StoreUnavailable)
         self.assertEqual(self.token_of("new--1"), "new--1")
         self.assertIsNone(self.token_of("new--2"))
@@ -212,61 +256,71 @@ class TokenTests(Case):
         """API tokens neither replace nor remove configured tokens."""
         for token in ("demo", ROOT_KEY):
             self.done(self.store.add_token(ApiToken("x", token)))
-            self.auth.add(ApiToken("x", token))
-            self.done(self.auth.refresh())
+            self.done(self.auth.poll())
         self.assertIs(self.auth.identify(basic(ROOT_KEY)), ROOT)
         self.done(self.store.remove_token("demo"))
-        self.auth.remove("demo")
-        self.assertEqual(self.token_of("demo"), "demo")
-        self.done(self.auth.refresh())
+        self.done(self.auth.poll())
         self.assertEqual(self.token_of("demo"), "demo")
 
-    def test_local_change(self) -> None:
-        """`add` and `remove` have effect at once, without the store."""
-        self.done(self.auth.refresh())
-        self.auth.add(self.MADE)
-        self.assertEqual(self.token_of("new--1"), "new--1")
-        self.auth.remove("new--1")
-        self.assertIsNone(self.token_of("new--1"))
+    def test_concurrent_polls(self) -> None:
+        """Polls run one after the other, so that a late reply undoes nothing."""
+        self.done(self.auth.poll())
+        changes, gates = self.store.token_changes, list[Deferred[None]]()
 
-    def held(self) -> list[Deferred[None]]:
-        """Have `tokens` read at once and return when the test fires a Deferred."""
-        gates: list[Deferred[None]] = []
-        tokens = self.store.tokens
+        async def slow(mark: bytes) -> Any:
+            found = await changes(mark)
+            gates.append(Deferred())
+            await gates[-1]
+            return found
 
-        async def slow() -> Any:
-            read, gate = await tokens(), Deferred()
-            gates.append(gate)
-            await gate
-            return read
-
-        self.store.tokens = slow  # type: ignore[method-assign]
-        return gates
-
-    def test_refresh_and_a_local_change(self) -> None:
-        """A refresh that started before a local change does not undo it; the next poll refreshes again."""
+        self.store.token_changes = slow  # type: ignore[method-assign]
         self.done(self.store.add_token(self.MADE))
-        self.done(self.auth.refresh())
-        gates = self.held()
-        reading = Deferred.fromCoroutine(self.auth.refresh())
+        first = Deferred.fromCoroutine(self.auth.poll())
         self.done(self.store.remove_token("new--1"))
-        self.auth.remove("new--1")
-        gates.pop().callback(None)
-        self.successResultOf(reading)
-        self.assertIsNone(self.token_of("new--1"))
-        polling = Deferred.fromCoroutine(self.auth.poll())
-        gates.pop().callback(None)
-        self.successResultOf(polling)
-        self.assertIsNone(self.token_of("new--1"))
-
-    def test_concurrent_refreshes(self) -> None:
-        """Of two concurrent refreshes, the one that started later wins."""
-        gates = self.held()
-        first = Deferred.fromCoroutine(self.auth.refresh())
-        self.done(self.store.add_token(self.MADE))
-        second = Deferred.fromCoroutine(self.auth.refresh())
-        gates[1].callback(None)
-        gates[0].callback(None)
+        second = Deferred.fromCoroutine(self.auth.poll())
+        self.assertEqual(len(gates), 1)
+        while gates:
+            gates.pop().callback(None)
         self.successResultOf(first)
         self.successResultOf(second)
-        self.assertEqual(self.token_of("new--1"), "new--1")
+        self.assertIsNone(self.token_of("new--1"))
+
+
+class ReplacedTests(Case):
+    """Tokens that replace others."""
+
+    def fresh(self, clients: Any) -> Authenticator:
+        """Another process, or the same one after a restart."""
+        self.auth = Authenticator(clients, ROOT_KEY, self.store)
+        self.done(self.auth.poll())
+        return self.auth
+
+    def test_configured(self) -> None:
+        """NEW=OLD speaks for OLD's client, also when OLD is removed, and the store keeps it for the time after."""
+        self.fresh({"b--1": "a--1", "a--1": "a--1"})
+        for token in ("a--1", "b--1"):
+            self.assertEqual(self.token_of(token), "a--1")
+        for clients in ({"b--1": "a--1"}, {"b--1": "b--1"}, {"c--1": "b--1"}, ["c--1"], {"d--1": "c--1"}):
+            self.fresh(clients)
+            for token in clients:
+                self.assertEqual(self.token_of(token), "a--1", clients)
+        self.fresh({"d--1": "e--1"})
+        self.assertEqual(self.token_of("d--1"), "e--1")  # the configuration decides
+
+    def test_both(self) -> None:
+        """An API token may replace a configured one, and the other way round."""
+        self.fresh(["a--1"])
+        self.done(self.store.add_token(ApiToken("b", "b--1", "a--1"), "a--1"))
+        self.fresh({"c--1": "b--1"})
+        self.done(self.store.add_token(ApiToken("d", "d--1", "c--1"), self.auth.client_of("c--1")))
+        self.done(self.auth.poll())
+        for token in ("b--1", "c--1", "d--1"):
+            self.assertEqual(self.token_of(token), "a--1")
+
+    def test_assigned_by_another_process(self) -> None:
+        """What a token of the configuration replaces is known to other processes."""
+        other = self.fresh([])
+        self.done(self.store.add_token(ApiToken("b", "b--1")))
+        self.fresh({"b--1": "a--1"})
+        self.done(other.poll())
+        self.assertEqual(other.client_of("b--1"), "a--1")
