@@ -22,8 +22,7 @@ from collections.abc import Iterator
 from itertools import count
 
 LENGTH = re.compile(rb"content-length: *([0-9]+)", re.IGNORECASE)
-SENT = re.compile(rb'"sent":([0-9]+)')
-EVENT = b'{"topic":'
+SENT = re.compile(rb'"sent": *([0-9]+)')
 ANSWER = b"HTTP/1.1 204 No Content\r\n\r\n"
 RECORD = 16_384  #: the most bytes that one read of TLS returns
 SLOW_BUFFER = 65_536  #: of the kernel, for a connection that reads slowly
@@ -39,6 +38,8 @@ class Counts:
 
 class Connection:
     """One connection: the rest of the request that is being read."""
+
+    mark = b'{"topic":'  #: how an event begins
 
     def __init__(self, stream: ssl.SSLSocket, counts: Counts) -> None:
         self.stream, self._counts = stream, counts
@@ -80,15 +81,19 @@ class Connection:
         counts = self._counts
         counts.bytes += len(piece)
         text = self._kept + piece
-        end = text.rfind(EVENT) if self._missing else len(text)
-        whole, self._kept = text[: max(end, 0)], text[max(end, 0) :]
-        counts.events += whole.count(EVENT)
+        end = self._whole(text) if self._missing else len(text)
+        whole, self._kept = text[:end], text[end:]
+        counts.events += whole.count(self.mark)
         if b'"sent":' in whole:
             now = time.monotonic_ns()
             counts.latencies += [(now - int(sent)) / 1e6 for sent in SENT.findall(whole)]
         if not self._missing:
             counts.batches += 1
             self.stream.send(ANSWER)
+
+    def _whole(self, text: bytes) -> int:
+        """Where the last event begins, which may not be complete."""
+        return max(0, text.rfind(self.mark))
 
     def _tell(self) -> None:
         self._counts.connections -= 1
@@ -103,7 +108,7 @@ class Sink:
 
     def __init__(self, listener: socket.socket, context: ssl.SSLContext, limit: int) -> None:
         self._listener, self._context, self._limit = listener, context, limit
-        self._counts = Counts()
+        self.counts = Counts()
         self._selector = selectors.DefaultSelector()
         self._resting: list[tuple[float, int, Connection]] = []  # until when
         self._number = count()
@@ -129,8 +134,12 @@ class Sink:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         plain.setblocking(False)
         stream = self._context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
-        self._selector.register(stream, selectors.EVENT_READ, Connection(stream, self._counts))
-        self._counts.connections += 1
+        self.watch(Connection(stream, self.counts))
+
+    def watch(self, connection: Connection) -> None:
+        """Read from one more connection."""
+        self._selector.register(connection.stream, selectors.EVENT_READ, connection)
+        self.counts.connections += 1
 
     def _read(self, connection: Connection) -> None:
         """Read all that is there; with a limit one piece, and the next when it may."""
