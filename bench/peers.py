@@ -4,8 +4,10 @@
 
 For 1, 10 and 100 receivers: events accepted a second, as fast as they are taken;
 events delivered a second until all have arrived; milliseconds from publication
-to arrival of a slower stream; and the memory of 100,000 events that wait. The
-receivers are those of `sink.py`, for nchan those of `listener.py`, all over TLS.
+to arrival of a slower stream; processor time for a delivered event (without
+load generator and receivers; Celery's publisher is part of Celery: it makes the
+copies); and the memory of 100,000 events that wait. The receivers are those of
+`sink.py`, for nchan those of `listener.py`, all over TLS.
 
 Celery with requests runs from an environment of its own in the temporary
 folder, nginx with nchan from Debian's packages unpacked there: --install puts
@@ -21,11 +23,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bus import HERE, URL, Bus, free_port, seen
+from bus import HERE, URL, Bus, cpu_seconds, free_port, seen
 from load import run
 from probe import Probe, late
 
@@ -46,7 +48,6 @@ class Peer:
     """What is measured; `receivers` 0: nobody takes the events."""
 
     tokens = ("bench",)
-    note = ""
 
     def __init__(self, receivers: int) -> None:
         self.receivers = receivers
@@ -55,6 +56,8 @@ class Peer:
         self.pair = [str(path) for path in ensure_self_signed(self.folder, time.time())[:2]]
         self.counts = self.port = 0  #: ports: of the receivers' counts, and for publishing
         self._running: list[subprocess.Popen[Any]] = []
+        self.spent = 0.0  #: processor seconds of publishers that have ended
+        self._receiver: subprocess.Popen[Any] | None = None
         self.redis: PrivateRedis | None = None
 
     def run(self, *command: str, **how: Any) -> subprocess.Popen[Any]:
@@ -65,6 +68,8 @@ class Peer:
     def receive(self, *command: str) -> None:
         """Start the receivers."""
         child = self.run(sys.executable, *command, stdout=subprocess.PIPE, cwd=HERE)
+        self._running.remove(child)
+        self._receiver = child
         assert child.stdout is not None
         self.counts = int(child.stdout.readline())
 
@@ -78,6 +83,9 @@ class Peer:
             child.terminate()
         for child in self._running:
             child.wait()
+        if self._receiver:
+            self._receiver.kill()
+            self._receiver.wait()
         if self.redis:
             self.redis.stop()
         self._folder.cleanup()
@@ -101,6 +109,7 @@ class Peer:
         return events
 
     def pids(self) -> list[int]:
+        """What is measured: the peer's own processes."""
         return [child.pid for child in self._running] + ([self.redis.pid] if self.redis else [])
 
 
@@ -147,6 +156,7 @@ class CeleryPeer(Peer):
     def _publish(self, seconds: float, rate: float, most: int, copies: int) -> tuple[int, float]:
         words = [str(VENV / "bin/python"), "peers_celery.py", str(copies), str(seconds), str(rate), str(most)]
         said = subprocess.check_output(words, cwd=HERE, env=self._environment, text=True).split()
+        self.spent += float(said[2])
         return int(said[0]), float(said[1])
 
     def burst(self, seconds: float) -> float:
@@ -218,15 +228,22 @@ def until(peer: Peer, events: int) -> int:
     return there
 
 
-def memory(pids: Sequence[int]) -> float:
-    """The share of these processes and their children in the machine's memory, in MB."""
-    total = 0.0
+def family(pids: Sequence[int]) -> Iterator[int]:
+    """These processes and their children."""
     for pid in pids:
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        total += int(rollup.partition("\nPss:")[2].split()[0]) / 1024
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        total += memory([int(each) for each in children])
-    return total
+        yield pid
+        yield from family([int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()])
+
+
+def memory(peer: Peer) -> float:
+    """The share of the peer's processes in the machine's memory, in MB."""
+    rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in family(peer.pids())]
+    return sum(int(rollup.partition("\nPss:")[2].split()[0]) for rollup in rollups) / 1024
+
+
+def cpu(peer: Peer) -> float:
+    """Processor seconds of the peer so far, and of publishers that have ended."""
+    return sum(map(cpu_seconds, family(peer.pids()))) + peer.spent
 
 
 def measure(kind: type[Peer], receivers: int, seconds: float) -> None:
@@ -236,26 +253,26 @@ def measure(kind: type[Peer], receivers: int, seconds: float) -> None:
         before = len(seen(peer.counts)["latencies"])
         peer.stream(RATES[receivers], 2 * seconds)
         times = sorted(seen(peer.counts)["latencies"][before:])
-        started, before = time.monotonic(), seen(peer.counts)["events"]
+        started, before, used = time.monotonic(), seen(peer.counts)["events"], cpu(peer)
         accepted = peer.burst(seconds)
         wanted = before + int(accepted * seconds) * receivers
         arrived = until(peer, wanted) - before
-        took = time.monotonic() - started
+        took, used = time.monotonic() - started, cpu(peer) - used
     finally:
         peer.stop()
     missing = f", {wanted - before - arrived} missing after {took:.0f} s" if arrived < wanted - before else ""
     stream = f"{RATES[receivers]} events/s: p50 {late(times, 50):.1f}, p99 {late(times, 99):.1f} ms"
     rates = f"accepted {accepted:8,.0f}/s, delivered {arrived / took:9,.0f}/s{missing}"
-    print(f"  {receivers:3} receivers: {rates}; {stream}", flush=True)
+    print(f"  {receivers:3} receivers: {rates}, {1e6 * used / arrived:.0f} µs each; {stream}", flush=True)
 
 
 def waiting(kind: type[Peer], events: int) -> None:
     peer = kind(0)
     try:
-        before = memory(peer.pids())
+        before = memory(peer)
         there = peer.fill(events)
         time.sleep(1)
-        grown = memory(peer.pids()) - before
+        grown = memory(peer) - before
     finally:
         peer.stop()
     print(f"  {there:,} events waiting: {grown:.0f} MB, {grown * 2**20 / there:.0f} bytes each", flush=True)
