@@ -48,7 +48,8 @@ TURN = "routemaster.sender.client:Turn"
 LOCATIONS = {
     "before-post": Location(f"{TURN}.post"),
     "after-post": Location(f"{TURN}.post", after=True, counts=_acknowledged),
-    "before-settle": Location(f"{STORE}._settle", delayed=True),  # cursors have moved, the success is not recorded
+    # cursors have moved, the success is not recorded
+    "before-success": Location("routemaster.store.acknowledgements:Acknowledgements.record", delayed=True),
     "after-acknowledge": Location(f"{STORE}.acknowledge", after=True),
     "after-acquire": Location(f"{STORE}.acquire", after=True),
     "before-renew": Location(f"{STORE}.renew"),

@@ -22,7 +22,7 @@ from routemaster.model import EventID
 VARIABLE = "ROUTEMASTER_MUTANT"
 COURIER = "routemaster.delivery.courier:Courier"
 WORKER = "routemaster.delivery.worker:Worker"
-MEMBERSHIP = "routemaster.delivery.worker_membership:WorkerMembership.is_preferred"
+PREFERRED = "routemaster.delivery.live_workers:LiveWorkers.is_preferred"
 EVERY = 7  #: one call in so many, for faults that happen sometimes
 
 
@@ -56,7 +56,7 @@ def no_lease() -> None:
         return mutant
 
     wrap(f"{STORE}.acquire", steal)
-    wrap(MEMBERSHIP, lambda _: lambda self, subscriber: True)
+    wrap(PREFERRED, lambda _: lambda self, subscriber: True)
     wrap(f"{WORKER}._lose", lambda _: lambda self, subscriber: None)
     wrap("routemaster.delivery.lease:Lease.holds", lambda _: lambda self: True)
 

@@ -45,7 +45,7 @@ LAWS: dict[str, tuple[str, ...]] = {
 #: what users of the bus and tests import, and programs; nothing of the bus itself imports it
 OTHER_SIDE = ("cli.", "testing.")
 #: rules: pure functions of facts and time, though they lie in a wing that runs
-PURE = (*VALUES, "delivery.decision", "delivery.forecast", "delivery.worker_membership",
+PURE = (*VALUES, "delivery.decision", "delivery.forecast", "delivery.live_workers",
         "delivery.clock_offset", "util.log_throttle", "util.backoff")  # fmt: skip
 #: the one place that builds and joins
 WIRING = ("daemon.", "tap", "cli.", "testing.")

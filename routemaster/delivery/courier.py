@@ -50,14 +50,14 @@ class Courier:
     def __init__(
         self, lease: Lease, grant: LeaseGrant, store: Store, sender: Sender, backlog: Backlog,
         attempts: AttemptLog, budget: AttemptBudget, rules: Rules, clock: Clock, offset: ClockOffset,
-        chance: Callable[[], float],
+        random: Callable[[], float],
     ) -> None:  # fmt: skip
-        """`grant`: the lease as acquired, with a subscription; `chance` returns a number in [0, 1)."""
+        """`grant`: the lease as acquired, with a subscription; `random` returns a number in [0, 1)."""
         self.lease, self.subscriber = lease, lease.subscriber
         self.name = public_name(lease.subscriber)  #: for logs
         self._store, self._sender, self._backlog, self._attempts = store, sender, backlog, attempts
-        self._clock, self._offset, self._chance = clock, offset, chance
-        self._rules, self._retries, self._budget = rules, Retries(rules, chance), budget
+        self._clock, self._offset, self._random = clock, offset, random
+        self._rules, self._retries, self._budget = rules, Retries(rules, random), budget
         self._run, self._wait = Run.RUNNING, Wait(clock)
         self.version = grant.version  #: of the subscription
         self._grant: LeaseGrant | None = grant  #: for the first reload
@@ -354,4 +354,4 @@ class Courier:
 
     def _store_pause(self) -> float:
         self._store_failures += 1
-        return backoff(self._store_failures, *STORE_RETRY, self._chance())
+        return backoff(self._store_failures, *STORE_RETRY, self._random())

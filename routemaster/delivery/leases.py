@@ -1,17 +1,18 @@
 """Which subscribers this worker delivers to: the lease of each, as a table. Pure; time is an argument.
 
-=============  ==========================================  ===============================================
-state          meaning                                     next
-=============  ==========================================  ===============================================
-`REQUESTED`    the store is asked for the lease            OURS, HELD, or PEERS if there is none
-`OURS`         a courier delivers under it                 renewed; LOST if that fails for too long; given
-                                                           back when the subscriber belongs to a peer
-`LOST`         its courier still stops                     PEERS
-`HELD`         another worker has it                       when that lease ends: requested if this worker is
-                                                           preferred, else PEERS
-`PEERS`        no lease here, and none is known            requested when this worker is preferred, or when
+==============  =========================================  ===============================================
+state           meaning                                    next
+==============  =========================================  ===============================================
+`REQUESTED`     the store is asked for the lease           GRANTED, HELD_BY_PEER, or UNASSIGNED if there
+                                                           is no such subscriber
+`GRANTED`       a courier delivers under it                renewed; LOST if that fails for too long; given
+                                                           back when a peer is preferred
+`LOST`          its courier still stops                    UNASSIGNED
+`HELD_BY_PEER`  another worker has it                      when that lease ends: requested if this worker
+                                                           is preferred, else UNASSIGNED
+`UNASSIGNED`    no lease here, and none is known           requested when this worker is preferred, or when
                                                            the preferred one neglects it for too long
-=============  ==========================================  ===============================================
+==============  =========================================  ===============================================
 
 A subscriber whose deliveries ended with an internal error is not requested
 before its pause is over, whatever its state.
@@ -30,7 +31,7 @@ from math import inf
 
 from attrs import define, frozen
 
-from routemaster.delivery.worker_membership import WorkerMembership
+from routemaster.delivery.live_workers import LiveWorkers
 from routemaster.util.backoff import backoff
 
 MARGIN = 0.1   #: share of a lease's life before its end in which it counts as lost
@@ -41,16 +42,16 @@ class State(Enum):
     """Who has a subscriber's lease."""
 
     REQUESTED = "requested"
-    OURS = "ours"
+    GRANTED = "granted"
     LOST = "lost"
-    HELD = "held by another worker"
-    PEERS = "left to the preferred worker"
+    HELD_BY_PEER = "held by another worker"
+    UNASSIGNED = "unassigned"
 
 
 @define
 class _Entry:
     state: State
-    until: float = inf        #: when the state ends by itself; see the table. PEERS: set by `reconcile`
+    until: float = inf        #: when the state ends by itself; see the table. UNASSIGNED: set by `reconcile`
     hinted: bool = False      #: a hint about the subscriber came while its lease was requested
     neglected: bool = False   #: requested although a peer is preferred
     returning: bool = False   #: to be given back when its courier has stopped
@@ -70,75 +71,75 @@ class Actions:
 class Leases:
     """The table of one worker; times in seconds by one clock."""
 
-    def __init__(self, membership: WorkerMembership, ttl: float, longest_pause: float) -> None:
+    def __init__(self, live_workers: LiveWorkers, ttl: float, longest_pause: float) -> None:
         """`ttl`: a lease's time to live; `longest_pause`: after internal errors."""
-        self._membership, self._ttl, self._longest = membership, ttl, max(ttl, longest_pause)
+        self._live_workers, self._ttl, self._longest = live_workers, ttl, max(ttl, longest_pause)
         self._entries: dict[str, _Entry] = {}
-        self._share_out = False  #: whether the preferences may have changed since the last `actions`
+        self._rebalance = False  #: whether the preferences may have changed since the last `actions`
 
     # -- what to do
 
     def actions(self, now: float) -> Actions:
         """What to request, to give back and to abort at `now`; to be called about 20 times in a lease's life."""
-        if self._membership.expire(now):
-            self._share_out = True
+        if self._live_workers.expire(now):
+            self._rebalance = True
         actions = Actions([], [], [])
         for subscriber, entry in self._entries.items():
-            if entry.state is State.OURS:
+            if entry.state is State.GRANTED:
                 if entry.until - MARGIN * self._ttl <= now:
                     actions.abort.append(subscriber)
-                elif self._share_out and not self._membership.is_preferred(subscriber):
+                elif self._rebalance and not self._live_workers.is_preferred(subscriber):
                     entry.returning = True
                     actions.give_back.append(subscriber)
             elif self._is_free(subscriber, entry, now) and now >= entry.retry_at:
-                if entry.state is State.HELD and not self._membership.is_preferred(subscriber):
-                    entry.state, entry.until = State.PEERS, now + NEGLECT * self._ttl
+                if entry.state is State.HELD_BY_PEER and not self._live_workers.is_preferred(subscriber):
+                    entry.state, entry.until = State.UNASSIGNED, now + NEGLECT * self._ttl
                 else:
                     actions.request.append(subscriber)
-        self._share_out = False
+        self._rebalance = False
         actions.request.sort()
         for subscriber in actions.request:
             self._request(subscriber, self._entries[subscriber])
         return actions
 
     def _is_free(self, subscriber: str, entry: _Entry, now: float) -> bool:
-        if entry.state is State.HELD:
+        if entry.state is State.HELD_BY_PEER:
             return entry.until <= now
-        if entry.state is State.PEERS:
-            return entry.until <= now or (self._share_out and self._membership.is_preferred(subscriber))
+        if entry.state is State.UNASSIGNED:
+            return entry.until <= now or (self._rebalance and self._live_workers.is_preferred(subscriber))
         return False
 
     def _request(self, subscriber: str, entry: _Entry) -> None:
-        entry.neglected = entry.state is State.PEERS and not self._membership.is_preferred(subscriber)
+        entry.neglected = entry.state is State.UNASSIGNED and not self._live_workers.is_preferred(subscriber)
         entry.state = State.REQUESTED
 
     # -- facts
 
     def peers_changed(self) -> None:
         """The live workers are others than before."""
-        self._share_out = True
+        self._rebalance = True
 
     def reconcile(self, subscribers: set[str] | None, now: float) -> None:
         """These subscribers exist, and no others; None: the store could not be asked."""
         if subscribers is not None:
             for subscriber in subscribers - self._entries.keys():
-                self._entries[subscriber] = _Entry(State.PEERS)
+                self._entries[subscriber] = _Entry(State.UNASSIGNED)
             for subscriber in self._entries.keys() - subscribers:
-                if self._entries[subscriber].state in (State.HELD, State.PEERS):
+                if self._entries[subscriber].state in (State.HELD_BY_PEER, State.UNASSIGNED):
                     del self._entries[subscriber]
-            self._membership.retain(subscribers)
+            self._live_workers.retain(subscribers)
         for entry in self._entries.values():
-            if entry.state is State.PEERS and entry.until == inf:
+            if entry.state is State.UNASSIGNED and entry.until == inf:
                 entry.until = now + NEGLECT * self._ttl
-        self._share_out = True
+        self._rebalance = True
 
     def hinted(self, subscriber: str, now: float) -> bool:
         """A hint came about a subscriber without a courier; whether its lease is to be requested at once."""
-        entry = self._entries.setdefault(subscriber, _Entry(State.PEERS, now + NEGLECT * self._ttl))
+        entry = self._entries.setdefault(subscriber, _Entry(State.UNASSIGNED, now + NEGLECT * self._ttl))
         if entry.state is State.REQUESTED:
             entry.hinted = True
             return False
-        if not self._membership.is_preferred(subscriber) or now < entry.retry_at:
+        if not self._live_workers.is_preferred(subscriber) or now < entry.retry_at:
             return False
         self._request(subscriber, entry)
         return True
@@ -146,22 +147,22 @@ class Leases:
     def granted(self, subscriber: str, sent: float) -> None:
         """The store granted or renewed the lease; the call was sent at `sent`."""
         entry = self._entries.setdefault(subscriber, _Entry(State.REQUESTED))
-        entry.until = max(entry.until, sent + self._ttl) if entry.state is State.OURS else sent + self._ttl
+        entry.until = max(entry.until, sent + self._ttl) if entry.state is State.GRANTED else sent + self._ttl
         if entry.neglected:
-            self._membership.adopt(subscriber)
+            self._live_workers.adopt(subscriber)
             entry.neglected = False
         if entry.state is not State.LOST:
-            entry.state = State.OURS
+            entry.state = State.GRANTED
 
     def held_by_another(self, subscriber: str, until: float) -> None:
         """Another worker has the lease, until then if it is not renewed."""
         entry = self._entries.setdefault(subscriber, _Entry(State.REQUESTED))
-        entry.state, entry.until = State.HELD, until
+        entry.state, entry.until = State.HELD_BY_PEER, until
 
     def lost(self, subscriber: str) -> None:
         """The lease is another's, or expired; its courier stops."""
         entry = self._entries.get(subscriber)
-        if entry is not None and entry.state is State.OURS:
+        if entry is not None and entry.state is State.GRANTED:
             entry.state = State.LOST
 
     def ended(self, subscriber: str) -> bool:
@@ -173,10 +174,10 @@ class Leases:
         entry = self._entries.get(subscriber)
         if entry is None:
             return False
-        again = entry.hinted or (entry.returning and self._membership.is_preferred(subscriber))
+        again = entry.hinted or (entry.returning and self._live_workers.is_preferred(subscriber))
         entry.hinted = False
-        if entry.state is not State.HELD:
-            entry.state, entry.until = State.PEERS, inf
+        if entry.state is not State.HELD_BY_PEER:
+            entry.state, entry.until = State.UNASSIGNED, inf
             entry.returning = entry.neglected = False
         return again
 
@@ -196,18 +197,18 @@ class Leases:
 
     # -- questions
 
-    def ours(self) -> Iterator[str]:
+    def to_renew(self) -> Iterator[str]:
         """The subscribers whose leases are to be renewed."""
-        return (subscriber for subscriber, entry in self._entries.items() if entry.state is State.OURS)
+        return (subscriber for subscriber, entry in self._entries.items() if entry.state is State.GRANTED)
 
     def holds(self, subscriber: str, now: float) -> bool:
         """Whether an attempt may start under the lease."""
         entry = self._entries.get(subscriber)
-        return entry is not None and entry.state is State.OURS and entry.until - now > self._ttl / 2
+        return entry is not None and entry.state is State.GRANTED and entry.until - now > self._ttl / 2
 
     def is_to_be_released(self, subscriber: str, stopping: bool) -> bool:
         """Whether the lease, whose courier has stopped, is to be given back at once, and not left to expire."""
         entry = self._entries.get(subscriber)
-        if entry is None or entry.state is not State.OURS:
+        if entry is None or entry.state is not State.GRANTED:
             return False
-        return stopping or not self._membership.is_preferred(subscriber)
+        return stopping or not self._live_workers.is_preferred(subscriber)

@@ -27,9 +27,9 @@ LOCAL_PAUSE = 1.0  #: seconds to wait after a fault of this machine, and up to h
 class Retries:
     """One subscriber's failures in a row; times in seconds by one clock."""
 
-    def __init__(self, rules: Rules, chance: Callable[[], float]) -> None:
-        """`chance` returns a number in [0, 1)."""
-        self._rules, self._chance = rules, chance
+    def __init__(self, rules: Rules, random: Callable[[], float]) -> None:
+        """`random` returns a number in [0, 1)."""
+        self._rules, self._random = rules, random
         self.failures = 0      #: in a row
         self.batch_limit = 0   #: the most events in the next batch; 0: no limit but the subscription's
         self._succeeded = False
@@ -71,7 +71,7 @@ class Retries:
         self.failures += 1
         rules = self._rules
         self._until = now + backoff(
-            self.failures, rules.retry_delay, rules.max_backoff, self._chance(), outcome.retry_after
+            self.failures, rules.retry_delay, rules.max_backoff, self._random(), outcome.retry_after
         )
         self._cuts = self._cuts + 1 if outcome.cut else 0
         if outcome.status in REFUSED or self._cuts > 1:
@@ -79,7 +79,7 @@ class Retries:
 
     def failed_here(self, now: float) -> None:
         """A fault of this machine ended an attempt: a short pause, which is not stored."""
-        self._local_until = now + LOCAL_PAUSE * (1 + self._chance() / 2)
+        self._local_until = now + LOCAL_PAUSE * (1 + self._random() / 2)
 
     def succeeded(self, maximum: int) -> None:
         """A batch was acknowledged; the subscription allows `maximum` events."""

@@ -3,7 +3,7 @@
 A hint may be lost; the store is authoritative. `on_hint` wakes a courier, and
 `reconcile` reads every few seconds what a lost hint would have announced.
 
-Workers share the subscribers by rendezvous hashing (`worker_membership`). Each
+Workers share the subscribers by rendezvous hashing (`live_workers`). Each
 one announces itself with every reconciliation, requests the leases for which it
 is preferred, and gives back those for which a peer is preferred now, when the
 attempt under way has ended. How leases change is in `leases`.
@@ -30,9 +30,9 @@ from routemaster.delivery.courier import Courier
 from routemaster.delivery.decision import Rules
 from routemaster.delivery.lease import Lease
 from routemaster.delivery.leases import Leases
+from routemaster.delivery.live_workers import LiveWorkers
 from routemaster.delivery.log_cache import LogCache
 from routemaster.delivery.wakeup_index import WakeupIndex
-from routemaster.delivery.worker_membership import WorkerMembership
 from routemaster.errors import StoreBroken, StoreUnavailable
 from routemaster.hints import EventsDropped, Hint, SubscriptionChanged, TopicGrew, WorkerJoined, WorkerLeft
 from routemaster.interfaces import Clock, LeaseGrant, Meter, Sender, Store
@@ -50,26 +50,26 @@ class Worker:
     _log = Logger()
 
     def __init__(
-        self, name: str, store: Store, sender: Sender, clock: Clock, chance: Callable[[], float], rules: Rules,
+        self, name: str, store: Store, sender: Sender, clock: Clock, random: Callable[[], float], rules: Rules,
         meter: Meter, ordered_hints: bool = True,
     ) -> None:  # fmt: skip
-        """`name` is unique among live workers; `chance` returns a number in [0, 1).
+        """`name` is unique among live workers; `random` returns a number in [0, 1).
 
         `ordered_hints`: as for `WakeupIndex`.
         """
         self._name, self._store, self._sender, self._clock = name, store, sender, clock
-        self._chance, self._rules, self._meter = chance, rules, meter
+        self._random, self._rules, self._meter = random, rules, meter
         self._index, self._offset, self._allowances = WakeupIndex(ordered_hints), ClockOffset(), Allowances()
         self._cache, self._budget = LogCache(store), AttemptBudget(clock, rules.max_outgoing_bodies)
-        self._membership = WorkerMembership(name)
-        self._leases = Leases(self._membership, rules.lease_ttl, rules.max_backoff)
+        self._live_workers = LiveWorkers(name)
+        self._leases = Leases(self._live_workers, rules.lease_ttl, rules.max_backoff)
         self._couriers: dict[str, Courier] = {}
         self._requests = DeferredSemaphore(REQUESTS)
         self._tasks: set[Deferred[None]] = set()
         self._stopping = False
 
     @property
-    def leases(self) -> int:
+    def lease_count(self) -> int:
         """How many subscribers this worker delivers to."""
         return len(self._couriers)
 
@@ -87,10 +87,10 @@ class Worker:
             case EventsDropped(subscriber) if subscriber in self._couriers:
                 self._couriers[subscriber].dropped()
             case WorkerJoined(worker):
-                if self._membership.joined(worker, self._clock.seconds() + self._rules.lease_ttl):
+                if self._live_workers.joined(worker, self._clock.seconds() + self._rules.lease_ttl):
                     self._on_peers_changed()
             case WorkerLeft(worker):
-                if self._membership.left(worker):
+                if self._live_workers.left(worker):
                     self._on_peers_changed()
 
     def _on_subscription_changed(self, subscriber: str) -> None:
@@ -145,11 +145,11 @@ class Worker:
         if not self._stopping:
             # after the renewals: leases expire before the announcement, so that peers can acquire them
             left = await self._store.announce(self._name, self._rules.lease_ttl)
-            self._membership.update(left, self._clock.seconds())
+            self._live_workers.update(left, self._clock.seconds())
 
     async def _renew(self) -> None:
         """Renew all leases, in several calls; raises StoreUnavailable if none succeeds."""
-        couriers = {subscriber: self._couriers.get(subscriber) for subscriber in self._leases.ours()}
+        couriers = {subscriber: self._couriers.get(subscriber) for subscriber in self._leases.to_renew()}
         epochs = [(subscriber, courier.lease.epoch) for subscriber, courier in couriers.items() if courier]
         if not epochs:
             await self._renew_some({})  # the reply carries the store's time
@@ -235,7 +235,7 @@ class Worker:
             attempts = AttemptLog(self._meter, public_name(subscriber), self._allowances)
             courier = Courier(
                 lease, grant, self._store, self._sender, backlog, attempts, self._budget, rules, self._clock,
-                self._offset, self._chance,
+                self._offset, self._random,
             )  # fmt: skip
             self._couriers[subscriber] = courier
             self._spawn(Deferred.fromCoroutine(self._run(courier)))
@@ -257,7 +257,7 @@ class Worker:
 
     def _failed(self, subscriber: str) -> None:
         """Report an unexpected exception, with its traceback only the first time in a row."""
-        count, pause = self._leases.failed(subscriber, self._clock.seconds(), self._chance())
+        count, pause = self._leases.failed(subscriber, self._clock.seconds(), self._random())
         name, pause = public_name(subscriber), round(pause, 1)
         if count == 1:
             self._log.failure("deliveries to '{name}': internal error; retry in {pause} s", name=name, pause=pause)

@@ -135,7 +135,7 @@ class DeliveryTestCase(SynchronousTestCase):
             self.clock.advance(0)
             self.clock.pump([5, 1, 1, 1, 1])  # a reconciliation under way pauses
             self.successResultOf(done)
-            self.assertEqual(worker.leases, 0)
+            self.assertEqual(worker.lease_count, 0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     # -- doing

@@ -857,7 +857,7 @@ class RaceTests(DeliveryTestCase):
                 if moment == "flight":
                     self.end()
                 self.pass_time(20)
-                self.assertEqual((len(self.batches), worker.leases), (before, 0))
+                self.assertEqual((len(self.batches), worker.lease_count), (before, 0))
                 self.stop_all()
 
     def test_unsubscribed_with_lost_hint(self) -> None:
@@ -869,7 +869,7 @@ class RaceTests(DeliveryTestCase):
         self.lose_hints = True
         self.do(self.memory.unsubscribe("sub"))
         self.end()
-        self.assertEqual(worker.leases, 0)
+        self.assertEqual(worker.lease_count, 0)
 
     def test_dissolved(self) -> None:
         """A half-removed subscription is repaired, and nothing is sent for it."""
@@ -878,7 +878,7 @@ class RaceTests(DeliveryTestCase):
         self.publish("cats")
         self.memory._subscribers["sub"].subscription = None
         hint(worker, b"s sub")
-        self.assertEqual((worker.leases, self.store.calls["repair"]), (0, 1))
+        self.assertEqual((worker.lease_count, self.store.calls["repair"]), (0, 1))
         self.clock.advance(1)
         self.assertEqual(self.batches, [])
 
@@ -1068,7 +1068,7 @@ class RecoveryTests(DeliveryTestCase):
                         self.pass_time(15)
                         sent = [n for a in self.sender.attempts if a.outcome == ACKNOWLEDGED for n in a.events]
                         self.assertEqual(sent, [1, 2, 3, 4])
-                        self.assertEqual((self.queued(), worker.leases), (0, 1))
+                        self.assertEqual((self.queued(), worker.lease_count), (0, 1))
                         self.stop_all()
 
     def test_unavailable_store_gets_few_calls(self) -> None:
@@ -1121,7 +1121,7 @@ class RecoveryTests(DeliveryTestCase):
         self.store.fail_next("read", times=2)
         self.publish("cats")
         self.pass_time(2)
-        self.assertEqual((self.batches, worker.leases), ([[1]], 1))
+        self.assertEqual((self.batches, worker.lease_count), ([[1]], 1))
         self.assertEqual(self.store.calls["acquire"], 1)
         self.assertEqual(self.store.calls["release"], 0)
 
@@ -1242,7 +1242,7 @@ class TurnTests(DeliveryTestCase):
         """A courier that waits for a turn stops at once and releases its lease."""
         stopping = Deferred.fromCoroutine(self.first.stop(10))
         self.successResultOf(stopping)
-        self.assertEqual((self.sender.waiting, self.first.leases), ([], 0))
+        self.assertEqual((self.sender.waiting, self.first.lease_count), ([], 0))
         self.sender.give_turns()
         self.worker("w2")
         self.assertEqual(self.batches, [[1, 2]])

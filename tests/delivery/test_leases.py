@@ -7,27 +7,27 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.delivery.leases import MARGIN, NEGLECT, Leases, State
-from routemaster.delivery.worker_membership import WorkerMembership, preferred
+from routemaster.delivery.leases import MARGIN, NEGLECT, Leases
+from routemaster.delivery.live_workers import LiveWorkers, preferred
 
 TTL, LONGEST = 10.0, 60.0
 #: two subscribers: with a peer "w2" the first belongs to this worker, "w1", and the second to the peer
 OWN = next(name for name in map(str, range(100)) if preferred(name, ("w1", "w2")) == "w1")
 PEERS = next(name for name in map(str, range(100)) if preferred(name, ("w1", "w2")) == "w2")
 
-Step = Callable[[Leases, WorkerMembership], Any]
+Step = Callable[[Leases, LiveWorkers], Any]
 
 
 def peer(until: float = 1000.0) -> Step:
-    def step(leases: Leases, membership: WorkerMembership) -> None:
-        if membership.joined("w2", until):
+    def step(leases: Leases, live_workers: LiveWorkers) -> None:
+        if live_workers.joined("w2", until):
             leases.peers_changed()
 
     return step
 
 
-def peer_left(leases: Leases, membership: WorkerMembership) -> None:
-    membership.left("w2")
+def peer_left(leases: Leases, live_workers: LiveWorkers) -> None:
+    live_workers.left("w2")
     leases.peers_changed()
 
 
@@ -59,7 +59,7 @@ def failed(subscriber: str, now: float) -> Step:
     return lambda leases, _: leases.failed(subscriber, now, 0.0)
 
 
-ours = (found(OWN), act(0.0), granted(OWN))
+granted_here = (found(OWN), act(0.0), granted(OWN))
 #: what happened, the time, and what then has to be requested, given back and aborted
 TABLE: dict[str, tuple[tuple[Step, ...], float, tuple[list[str], list[str], list[str]]]] = {
     "a worker without peers requests every subscriber": (
@@ -67,12 +67,14 @@ TABLE: dict[str, tuple[tuple[Step, ...], float, tuple[list[str], list[str], list
     ),
     "a subscriber of a live peer is left to it": ((peer(), found(OWN, PEERS)), 0.0, ([OWN], [], [])),
     "a request under way is not repeated": ((found(OWN), act(0.0), found(OWN)), 5.0, ([], [], [])),
-    "a lease is kept while it is renewed": ((*ours, granted(OWN, 8.0)), 12.0, ([], [], [])),
+    "a lease is kept while it is renewed": ((*granted_here, granted(OWN, 8.0)), 12.0, ([], [], [])),
     "a lease that was not renewed is aborted shortly before it expires": (
-        ours, TTL * (1 - MARGIN), ([], [], [OWN]),
+        granted_here, TTL * (1 - MARGIN), ([], [], [OWN]),
     ),
-    "a lease that lasts longer is not aborted": (ours, TTL * (1 - MARGIN) - 0.01, ([], [], [])),
-    "a late renewal does not shorten a lease": ((*ours, granted(OWN, 8.0), granted(OWN, 1.0)), 12.0, ([], [], [])),
+    "a lease that lasts longer is not aborted": (granted_here, TTL * (1 - MARGIN) - 0.01, ([], [], [])),
+    "a late renewal does not shorten a lease": (
+        (*granted_here, granted(OWN, 8.0), granted(OWN, 1.0)), 12.0, ([], [], []),
+    ),
     "a lease of another worker is requested when it ends": (
         (found(OWN), act(0.0), held(OWN, 7.0), ended(OWN)), 7.0, ([OWN], [], []),
     ),
@@ -89,7 +91,7 @@ TABLE: dict[str, tuple[tuple[Step, ...], float, tuple[list[str], list[str], list
     "a lease is given back when a peer is preferred": (
         (found(PEERS), act(0.0), granted(PEERS), peer()), 1.0, ([], [PEERS], []),
     ),
-    "a lease that stays this worker's is not given back": ((*ours, peer()), 1.0, ([], [], [])),
+    "a lease that stays this worker's is not given back": ((*granted_here, peer()), 1.0, ([], [], [])),
     "what a peer leaves is taken when the peer is gone": (
         (peer(), found(PEERS), act(0.0), peer_left), 1.0, ([PEERS], [], []),
     ),
@@ -101,17 +103,17 @@ TABLE: dict[str, tuple[tuple[Step, ...], float, tuple[list[str], list[str], list
         (peer(), found(PEERS), act(0.0)), NEGLECT * TTL - 0.1, ([], [], []),
     ),
     "a lost lease is not requested while its courier stops": (
-        (*ours, lost(OWN), found(OWN)), 5.0, ([], [], []),
+        (*granted_here, lost(OWN), found(OWN)), 5.0, ([], [], []),
     ),
     "a lost lease is requested at the next reconciliation": (
-        (*ours, lost(OWN), ended(OWN), found(OWN, now=6.0)), 6.0, ([OWN], [], []),
+        (*granted_here, lost(OWN), ended(OWN), found(OWN, now=6.0)), 6.0, ([OWN], [], []),
     ),
     "a failed request waits for the next reconciliation": ((found(OWN), act(0.0), ended(OWN)), 5.0, ([], [], [])),
     "after an internal error nothing is requested before the pause is over": (
-        (*ours, failed(OWN, 1.0), ended(OWN), found(OWN, now=2.0)), 1.0 + TTL - 0.1, ([], [], []),
+        (*granted_here, failed(OWN, 1.0), ended(OWN), found(OWN, now=2.0)), 1.0 + TTL - 0.1, ([], [], []),
     ),
     "after that pause it is": (
-        (*ours, failed(OWN, 1.0), ended(OWN), found(OWN, now=2.0), act(3.0), found(OWN, now=12.0)), 12.0,
+        (*granted_here, failed(OWN, 1.0), ended(OWN), found(OWN, now=2.0), act(3.0), found(OWN, now=12.0)), 12.0,
         ([OWN], [], []),
     ),
     "a subscriber that is gone is dropped": ((peer(), found(PEERS), found()), NEGLECT * TTL, ([], [], [])),
@@ -124,10 +126,10 @@ class TableTests(SynchronousTestCase):
     def test_table(self) -> None:
         """Each sequence of facts leads to the requests, returns and aborts that its row names."""
         for name, (steps, now, expected) in TABLE.items():
-            membership = WorkerMembership("w1")
-            leases = Leases(membership, TTL, LONGEST)
+            live_workers = LiveWorkers("w1")
+            leases = Leases(live_workers, TTL, LONGEST)
             for step in steps:
-                step(leases, membership)
+                step(leases, live_workers)
             actions = leases.actions(now)
             self.assertEqual((actions.request, actions.give_back, actions.abort), expected, name)
 
@@ -136,16 +138,16 @@ class LeasesTests(SynchronousTestCase):
     """The other methods of `Leases`."""
 
     def setUp(self) -> None:
-        self.membership = WorkerMembership("w1")
-        self.leases = Leases(self.membership, TTL, LONGEST)
+        self.live_workers = LiveWorkers("w1")
+        self.leases = Leases(self.live_workers, TTL, LONGEST)
 
     def play(self, *steps: Step) -> None:
         for step in steps:
-            step(self.leases, self.membership)
+            step(self.leases, self.live_workers)
 
     def test_holds(self) -> None:
         """An attempt may start while more than half of the lease is left, counted from the call's sending."""
-        self.play(*ours)
+        self.play(*granted_here)
         self.assertTrue(self.leases.holds(OWN, TTL / 2 - 0.1))
         self.assertFalse(self.leases.holds(OWN, TTL / 2))
         self.play(lost(OWN))
@@ -197,8 +199,7 @@ class LeasesTests(SynchronousTestCase):
         self.assertEqual(pauses, [(1, 10.0), (2, 20.0), (3, 40.0), (4, LONGEST)])
         self.assertEqual(self.leases.failed(OWN, 200.0, 0.0), (1, 10.0))
 
-    def test_renewed_are_ours(self) -> None:
+    def test_renewed(self) -> None:
         """Only leases that a courier delivers under are renewed."""
         self.play(found("a", "b", "c"), act(0.0), granted("a"), granted("b"), held("c", 5.0), lost("b"))
-        self.assertEqual(list(self.leases.ours()), ["a"])
-        self.assertEqual({state.value for state in State} & {"ours"}, {"ours"})
+        self.assertEqual(list(self.leases.to_renew()), ["a"])

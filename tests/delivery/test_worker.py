@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 
-from routemaster.delivery.worker_membership import preferred
+from routemaster.delivery.live_workers import preferred
 from routemaster.errors import StoreBroken
 from routemaster.interfaces import LeaseHeld
 from routemaster.model import EventID
@@ -48,7 +48,7 @@ class HintTests(DeliveryTestCase):
         """A worker acquires the lease of a new subscription at once."""
         worker = self.worker()
         self.subscribe("cats")
-        self.assertEqual(worker.leases, 1)
+        self.assertEqual(worker.lease_count, 1)
         self.publish("cats")
         self.assertEqual(self.batches, [[1]])
 
@@ -73,9 +73,9 @@ class HintTests(DeliveryTestCase):
         self.assertEqual(self.batches, [[1]])
         self.store.fail_next("renew", 5)
         self.pass_time(TTL)
-        self.assertEqual(worker.leases, 0)
+        self.assertEqual(worker.lease_count, 0)
         self.pass_time(4 * TTL)
-        self.assertEqual(worker.leases, 1)
+        self.assertEqual(worker.lease_count, 1)
 
     def test_workers_key_of_the_wrong_type(self) -> None:
         """A worker that cannot be announced finds new subscribers all the same, and reports the error."""
@@ -103,9 +103,9 @@ class HintTests(DeliveryTestCase):
         answer = self.store.delay("acquire")
         hint(worker, b"s sub")
         self.subscribe("cats")
-        self.assertEqual(worker.leases, 0)
+        self.assertEqual(worker.lease_count, 0)
         answer.callback(None)
-        self.assertEqual(worker.leases, 1)
+        self.assertEqual(worker.lease_count, 1)
 
     def test_change_during_acquire(self) -> None:
         """A change made during the acquire call applies to the first batch."""
@@ -125,7 +125,7 @@ class HintTests(DeliveryTestCase):
         self.do(self.memory.unsubscribe("sub"))
         self.subscribe("cats", create=False)
         answer.callback(None)
-        self.assertEqual(worker.leases, 1)
+        self.assertEqual(worker.lease_count, 1)
         self.publish("cats")
         self.assertEqual(self.batches, [[1]])
 
@@ -152,7 +152,7 @@ class LeaseTests(DeliveryTestCase):
                     attempt.end(refused() if round_ % 4 == 0 else ACKNOWLEDGED)
             self.pass_time(0.5)
         self.assertEqual(set(self.sender.most_at_once.values()), {1})
-        self.assertEqual(sum(worker.leases for worker in workers), 4)
+        self.assertEqual(sum(worker.lease_count for worker in workers), 4)
         self.sender.otherwise = ACKNOWLEDGED
         for attempt in self.sender.in_flight:
             attempt.end(ACKNOWLEDGED)
@@ -170,25 +170,25 @@ class LeaseTests(DeliveryTestCase):
         successor = self.worker(OTHER)
         dead = self.workers.pop(0)
         self.publish("cats")  # the dead one's courier heard it, and cannot act: see below
-        self.assertEqual(successor.leases, 0)
+        self.assertEqual(successor.lease_count, 0)
         self.pass_time(TTL + 0.5)
-        self.assertEqual(successor.leases, 1)
+        self.assertEqual(successor.lease_count, 1)
         self.do(dead.stop(0))
 
     def test_taken_over_at_once_after_a_stop(self) -> None:
         """The subscribers of a worker that stopped cleanly are taken over at once."""
         self.subscribe("cats")
         owner, other = self.worker(OWNER), self.worker(OTHER)
-        self.assertEqual((owner.leases, other.leases), (1, 0))
+        self.assertEqual((owner.lease_count, other.lease_count), (1, 0))
         self.do(owner.stop(5))
-        self.assertEqual((owner.leases, other.leases), (0, 1))
+        self.assertEqual((owner.lease_count, other.lease_count), (0, 1))
 
     def test_leases_live(self) -> None:
         """A lease is kept for as long as reconciliations succeed."""
         self.subscribe("cats")
         worker = self.worker()
         self.pass_time(100)
-        self.assertEqual(worker.leases, 1)
+        self.assertEqual(worker.lease_count, 1)
         self.assertEqual(self.store.calls["acquire"], 1)
 
     def test_no_attempt_without_the_store(self) -> None:
@@ -235,10 +235,10 @@ class LeaseTests(DeliveryTestCase):
         self.do(self.memory.acquire("sub", "another"))
         self.reconcile(worker)
         self.assertTrue(self.sender.attempts[0].was_aborted)
-        self.assertEqual((self.queued(), self.facts().health.failures, worker.leases), (2, 0, 0))
+        self.assertEqual((self.queued(), self.facts().health.failures, worker.lease_count), (2, 0, 0))
         self.sender.otherwise = ACKNOWLEDGED
         self.pass_time(TTL + 1)
-        self.assertEqual((self.batches, worker.leases), ([[1, 2], [1, 2]], 1))
+        self.assertEqual((self.batches, worker.lease_count), ([[1, 2], [1, 2]], 1))
 
     def test_hint_shows_lost_lease_in_flight(self) -> None:
         """A hint during an attempt reads the lease; if another worker has it, the attempt is aborted at once."""
@@ -250,7 +250,7 @@ class LeaseTests(DeliveryTestCase):
         self.do(self.memory.acquire("sub", "another"))
         hint(worker, b"s sub")
         self.assertTrue(self.sender.attempts[0].was_aborted)
-        self.assertEqual((self.queued(), worker.leases, self.store.calls["release"]), (1, 0, 0))
+        self.assertEqual((self.queued(), worker.lease_count, self.store.calls["release"]), (1, 0, 0))
 
     def test_expired_in_flight(self) -> None:
         """A lease that cannot be renewed aborts its attempt before another worker could start one."""
@@ -302,7 +302,7 @@ class LeaseTests(DeliveryTestCase):
         self.sender.in_flight[-1].end(ACKNOWLEDGED)
         self.assertEqual((self.queued(), self.facts().sent), (0, 4))
         self.assertEqual([a.events for a in self.sender.attempts], [[1, 2], [1, 2], [3, 4]])
-        self.assertEqual(stalled.leases, 0)
+        self.assertEqual(stalled.lease_count, 0)
         self.do(stalled.stop(0))
 
     def test_stalled_while_waiting(self) -> None:
@@ -335,7 +335,7 @@ class LeaseTests(DeliveryTestCase):
         self.memory._leases.clear()
         self.do(self.memory.acquire("sub", "another"))
         self.end(refused())
-        self.assertEqual((self.facts().health.failures, worker.leases), (0, 0))
+        self.assertEqual((self.facts().health.failures, worker.lease_count), (0, 0))
 
     def test_lease_gone_and_taken_again(self) -> None:
         """A lease missing in the store is acquired again within two reconciliations, and no event is lost."""
@@ -344,7 +344,7 @@ class LeaseTests(DeliveryTestCase):
         self.memory._leases.clear()
         self.pass_time(2 * RECONCILE)
         self.publish("cats")
-        self.assertEqual((self.batches, worker.leases), ([[1]], 1))
+        self.assertEqual((self.batches, worker.lease_count), ([[1]], 1))
 
     def test_incomplete_unsubscribe(self) -> None:
         """A half-removed subscription is repaired, without a loop of hints."""
@@ -358,7 +358,7 @@ class LeaseTests(DeliveryTestCase):
         self.memory._subscribers["sub"].subscription = None
         worker = self.worker()
         hint(worker, b"s sub")
-        self.assertEqual((worker.leases, len(repairs)), (0, 2))
+        self.assertEqual((worker.lease_count, len(repairs)), (0, 2))
         self.pass_time(3 * RECONCILE)
         self.assertLess(len(repairs), 7)
 
@@ -368,13 +368,13 @@ class LeaseTests(DeliveryTestCase):
         worker = self.worker()
         self.memory._leases["sub"] = ("another", 1, self.clock.seconds() + 5)
         hint(worker, b"s sub")
-        self.assertEqual(worker.leases, 0)
+        self.assertEqual(worker.lease_count, 0)
         asked = self.store.calls["acquire"]
         self.pass_time(4)
         self.assertEqual(self.store.calls["acquire"], asked)
         self.assertIsInstance(self.do(self.memory.acquire("sub", "w1")), LeaseHeld)
         self.pass_time(2)
-        self.assertEqual(worker.leases, 1)
+        self.assertEqual(worker.lease_count, 1)
 
 
 class SharingTests(DeliveryTestCase):
@@ -388,9 +388,9 @@ class SharingTests(DeliveryTestCase):
         self.publish("cats", 4)
         second = self.worker(OWNER)
         self.pass_time(2 * TTL)
-        self.assertEqual((first.leases, second.leases, len(self.sender.in_flight)), (1, 0, 1))
+        self.assertEqual((first.lease_count, second.lease_count, len(self.sender.in_flight)), (1, 0, 1))
         self.end()
-        self.assertEqual((first.leases, second.leases), (0, 1))
+        self.assertEqual((first.lease_count, second.lease_count), (0, 1))
         self.end()
         self.assertEqual([a.events for a in self.sender.attempts], [[1, 2], [3, 4]])
 
@@ -402,7 +402,7 @@ class SharingTests(DeliveryTestCase):
         self.publish("cats")
         self.sender.otherwise = ACKNOWLEDGED
         second = self.worker(OWNER, retry_delay=8)
-        self.assertEqual((second.leases, len(self.batches)), (1, 1))
+        self.assertEqual((second.lease_count, len(self.batches)), (1, 1))
         self.pass_time(3.9)
         self.assertEqual(len(self.batches), 1)
         self.pass_time(4.2)
@@ -415,9 +415,9 @@ class SharingTests(DeliveryTestCase):
         self.lose_hints = True
         second = self.worker(OWNER)
         self.lose_hints = False
-        self.assertEqual((first.leases, second.leases), (1, 0))
+        self.assertEqual((first.lease_count, second.lease_count), (1, 0))
         self.reconcile(first)
-        self.assertEqual((first.leases, second.leases), (0, 1))
+        self.assertEqual((first.lease_count, second.lease_count), (0, 1))
 
     def test_end_with_lost_hint(self) -> None:
         """After the next reconciliation a withdrawn peer is not live, and its subscribers are acquired."""
@@ -427,9 +427,9 @@ class SharingTests(DeliveryTestCase):
         self.do(owner.stop(0))
         self.lose_hints = False
         self.workers.remove(owner)
-        self.assertEqual(other.leases, 0)
+        self.assertEqual(other.lease_count, 0)
         self.reconcile(other)
-        self.assertEqual(other.leases, 1)
+        self.assertEqual(other.lease_count, 1)
 
     def test_peer_that_goes_while_it_is_handed_over_to(self) -> None:
         """A subscriber whose new owner leaves before the hand-over stays on its worker."""
@@ -440,7 +440,7 @@ class SharingTests(DeliveryTestCase):
         self.do(self.memory.announce(OWNER, TTL))
         self.do(self.memory.withdraw(OWNER))
         self.end()
-        self.assertEqual((first.leases, self.in_flight.events), (1, [2]))
+        self.assertEqual((first.lease_count, self.in_flight.events), (1, [2]))
 
     def test_given_back_while_it_is_taken_over(self) -> None:
         """A peer that joins while a lease has no courier yet does not break the worker's round."""
@@ -463,16 +463,16 @@ class SharingTests(DeliveryTestCase):
             for _ in range(round(seconds)):
                 self.do(self.memory.announce(OWNER, TTL))
                 self.pass_time(1)
-            self.assertEqual(other.leases, leases, seconds)
+            self.assertEqual(other.lease_count, leases, seconds)
         self.assertEqual(self.store.calls["acquire"], 1)
         owner = self.worker(OWNER)  # which was announced all the time: nothing changes
         self.pass_time(2 * RECONCILE)
-        self.assertEqual((owner.leases, other.leases), (0, 1))
+        self.assertEqual((owner.lease_count, other.lease_count), (0, 1))
         self.do(self.memory.announce("third", TTL))
         self.do(self.memory.withdraw("third"))
         self.pass_time(2 * RECONCILE)
-        self.assertEqual(owner.leases + other.leases, 1)
-        self.assertEqual(other.leases, 0)
+        self.assertEqual(owner.lease_count + other.lease_count, 1)
+        self.assertEqual(other.lease_count, 0)
 
     def test_withdrawn_for_good(self) -> None:
         """A stopping worker no longer counts as live, although it reconciles until its last attempt ends."""
@@ -499,7 +499,7 @@ class SharingTests(DeliveryTestCase):
         for message in (b"w", b"w ", b"w " + OWNER.encode(), f"w {OWNER} off".encode(), f"w {OWNER} up".encode(),
                         f"w {OTHER} on".encode(), f"w {OTHER} off".encode(), b"w \xff on off"):
             hint(worker, message)
-        self.assertEqual(worker.leases, 1)
+        self.assertEqual(worker.lease_count, 1)
 
 
 class TimeTests(DeliveryTestCase):
@@ -576,7 +576,7 @@ class StopTests(DeliveryTestCase):
         """It has stopped, and left nothing."""
         self.successResultOf(stopping)
         self.clock.advance(0)
-        self.assertEqual((worker.leases, self.clock.getDelayedCalls()), (0, []))
+        self.assertEqual((worker.lease_count, self.clock.getDelayedCalls()), (0, []))
         self.assertEqual(self.memory._leases, {})
 
     def test_at_rest(self) -> None:
@@ -588,7 +588,7 @@ class StopTests(DeliveryTestCase):
         worker = self.worker()
         self.publish("cats")
         self.publish("dogs")
-        self.assertEqual(worker.leases, 3)
+        self.assertEqual(worker.lease_count, 3)
         self.stopped(self.stop(worker), worker)
         self.publish("emus")
         self.assertEqual(self.batches, [[1]])
@@ -665,7 +665,7 @@ class StopTests(DeliveryTestCase):
         stopping = self.stop(worker, 5)
         self.pass_time(5.5)
         self.successResultOf(stopping)
-        self.assertEqual((worker.leases, self.clock.getDelayedCalls()), (0, []))
+        self.assertEqual((worker.lease_count, self.clock.getDelayedCalls()), (0, []))
 
     def test_hints_after_stop(self) -> None:
         """A stopped worker acquires no lease, whatever hint or reconciliation follows."""
@@ -676,7 +676,7 @@ class StopTests(DeliveryTestCase):
         self.reconcile(worker)
         worker.tick()
         self.publish("cats")
-        self.assertEqual((self.batches, worker.leases), ([], 0))
+        self.assertEqual((self.batches, worker.lease_count), ([], 0))
 
     def test_stopped_twice(self) -> None:
         """A second call of stop changes nothing."""
@@ -726,7 +726,7 @@ class InternalErrorTests(DeliveryTestCase):
                 self.assertEqual(self.internal_errors(), 1)
                 self.store.recover()
                 self.pass_time(61)
-                self.assertEqual((self.queued(), worker.leases), (0, 1))
+                self.assertEqual((self.queued(), worker.lease_count), (0, 1))
                 self.stop_all()
 
     def test_many_fail(self) -> None:
@@ -820,7 +820,7 @@ class CostTests(DeliveryTestCase):
         """Reconciling a thousand idle subscribers takes seven calls, and there is no call in between."""
         self.many()
         worker = self.worker()
-        self.assertEqual(worker.leases, self.MANY)
+        self.assertEqual(worker.lease_count, self.MANY)
         self.store.calls.clear()
         self.reconcile(worker)
         self.clock.pump([PAUSE] * 4)
@@ -837,11 +837,11 @@ class CostTests(DeliveryTestCase):
         other = FaultyStore(self.memory, self.clock)
         other.hot *= 10
         second = self.worker("w2", store=other)
-        self.assertEqual(first.leases + second.leases, self.MANY)
-        self.assertLess(abs(second.leases - self.MANY / 2), self.MANY / 10)
+        self.assertEqual(first.lease_count + second.lease_count, self.MANY)
+        self.assertLess(abs(second.lease_count - self.MANY / 2), self.MANY / 10)
         self.pass_time(2.5 * TTL)
-        self.assertEqual(other.calls["acquire"], second.leases)
-        self.assertEqual(self.store.calls["release"], second.leases)
+        self.assertEqual(other.calls["acquire"], second.lease_count)
+        self.assertEqual(self.store.calls["release"], second.lease_count)
 
     def test_one_topic_of_ten(self) -> None:
         """An event causes store calls only for the subscribers of its topic, and is read once for all of them."""
@@ -863,7 +863,7 @@ class CostTests(DeliveryTestCase):
         self.publish("topic_a")
         self.clock.advance(0)
         self.assertEqual(self.store.calls, {"read": 1, "acknowledge": self.MANY})
-        self.assertEqual(worker.leases, self.MANY)
+        self.assertEqual(worker.lease_count, self.MANY)
 
     def test_wakes_only_those_who_must_act(self) -> None:
         """While a batch fills, its courier is woken only by the first and the last event."""
@@ -893,13 +893,13 @@ class CostTests(DeliveryTestCase):
             self.clock.advance(1 / 16)
         self.assertLess(sum(self.store.calls.values()), 6 * self.MANY)
         self.pass_time(30)
-        self.assertEqual(worker.leases, 0)
+        self.assertEqual(worker.lease_count, 0)
         self.store.calls.clear()
         self.pass_time(10)
         self.assertLess(sum(self.store.calls.values()), 20)
         self.store.unavailable = False
         self.pass_time(2 * RECONCILE)
-        self.assertEqual((worker.leases, len(self.sender.attempts)), (self.MANY, self.MANY))
+        self.assertEqual((worker.lease_count, len(self.sender.attempts)), (self.MANY, self.MANY))
 
     def test_slow_acquire_does_not_delay_renewals(self) -> None:
         """Held leases are renewed however long an acquire call takes."""
@@ -910,12 +910,12 @@ class CostTests(DeliveryTestCase):
         self.lose_hints = False
         answer = self.store.delay("acquire")
         self.pass_time(5 * TTL)
-        self.assertEqual(worker.leases, 1)
+        self.assertEqual(worker.lease_count, 1)
         self.publish("cats")
         self.assertEqual(self.batches, [[1]])
         answer.callback(None)
         self.pass_time(2 * RECONCILE)
-        self.assertEqual(worker.leases, 2)
+        self.assertEqual(worker.lease_count, 2)
 
     def test_concurrent_reconciliations(self) -> None:
         """Reconciliations may overlap."""
@@ -927,4 +927,4 @@ class CostTests(DeliveryTestCase):
         self.reconcile(worker)
         self.reconcile(worker)
         gate.callback(None)
-        self.assertEqual((self.batches, worker.leases, self.store.calls["acquire"]), ([[1]], 1, 1))
+        self.assertEqual((self.batches, worker.lease_count, self.store.calls["acquire"]), ([[1]], 1, 1))

@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.util.backoff import backoff
 
-# failures, chance, Retry-After -> seconds, with a shortest pause of 0.1 and a longest of 60
+# failures, jitter, Retry-After -> seconds, with a shortest pause of 0.1 and a longest of 60
 TABLE = [
     (1, 0.0, None, 0.1),
     (2, 0.0, None, 0.2),
@@ -35,22 +35,22 @@ class BackoffTests(SynchronousTestCase):
 
     def test_table(self) -> None:
         """Pauses double up to the longest, jitter spreads them, Retry-After lengthens them up to the longest."""
-        for failures, chance, asked, seconds in TABLE:
+        for failures, jitter, asked, seconds in TABLE:
             self.assertAlmostEqual(
-                backoff(failures, 0.1, 60.0, chance, asked), seconds, 9, f"{failures} {chance} {asked}"
+                backoff(failures, 0.1, 60.0, jitter, asked), seconds, 9, f"{failures} {jitter} {asked}"
             )
 
     def test_bounds(self) -> None:
         """With any jitter, a pause is at least the shortest and at most the longest."""
         for failures in range(1, 80):
-            for chance in (0.0, 0.3, 0.999999):
-                self.assertGreaterEqual(backoff(failures, 0.1, 60.0, chance), 0.1)
-                self.assertLessEqual(backoff(failures, 0.1, 60.0, chance), 60.0)
+            for jitter in (0.0, 0.3, 0.999999):
+                self.assertGreaterEqual(backoff(failures, 0.1, 60.0, jitter), 0.1)
+                self.assertLessEqual(backoff(failures, 0.1, 60.0, jitter), 60.0)
 
     def test_jitter_spreads(self) -> None:
         """What failed at the same time is retried at different times, however often it failed."""
         for failures in (1, 5, 10, 11, 50):
-            pauses = [backoff(failures, 0.1, 60.0, chance / 10) for chance in range(10)]
+            pauses = [backoff(failures, 0.1, 60.0, jitter / 10) for jitter in range(10)]
             self.assertGreater(len(set(pauses)), 1, failures)
 
     def test_shortest_over_longest(self) -> None:

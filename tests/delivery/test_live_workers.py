@@ -6,7 +6,7 @@ from collections import Counter
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.delivery.worker_membership import WorkerMembership, preferred
+from routemaster.delivery.live_workers import LiveWorkers, preferred
 
 SUBSCRIBERS = [f"client--{number:032x}" for number in range(2000)]
 
@@ -33,11 +33,11 @@ class PreferredTests(SynchronousTestCase):
                 self.assertEqual(preferred(each, ["a", "b"]), before)
 
 
-class WorkerMembershipTests(SynchronousTestCase):
-    """`WorkerMembership`: the live peers of a worker."""
+class LiveWorkersTests(SynchronousTestCase):
+    """`LiveWorkers`: the live peers of a worker."""
 
     def setUp(self) -> None:
-        self.membership = WorkerMembership("me")
+        self.membership = LiveWorkers("me")
 
     def mine(self) -> int:
         return sum(self.membership.is_preferred(each) for each in SUBSCRIBERS)
@@ -50,7 +50,7 @@ class WorkerMembershipTests(SynchronousTestCase):
 
     def test_shared(self) -> None:
         """Exactly one of two workers that know each other is preferred for each subscriber."""
-        other = WorkerMembership("other")
+        other = LiveWorkers("other")
         self.membership.joined("other", 10.0)
         other.joined("me", 10.0)
         for each in SUBSCRIBERS:

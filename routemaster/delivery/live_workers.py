@@ -24,7 +24,7 @@ def preferred(subscriber: str, workers: Iterable[str]) -> str:
     return max(workers, key=weight)
 
 
-class WorkerMembership:
+class LiveWorkers:
     """The live workers as far as this one knows, itself included."""
 
     def __init__(self, worker: str) -> None:
