@@ -9,7 +9,8 @@ A run is real processes, TLS and Redis, and three independent records:
   each delivery and their answer, in order, and fail at random;
 - the `churner` records when it requested each subscription, and when it was granted.
 
-Meanwhile `faults` kill, stop and restart the `fleet` and its Redis. At the end
+Meanwhile `faults` kill, stop and restart the `fleet` and its Redis, and `host_faults`
+the network, disk, descriptors and clocks that they use. At the end
 `checker`, a pure function of the records, compares them.
 
 All times are by the machine's monotonic clock, which processes share. The same

@@ -27,7 +27,8 @@ from chaos.mutants import MUTANTS
 from chaos.run import Plan, Report, run
 
 COLUMNS = ("injections", "accepted", "refused", "unknown", "deliveries", "repeats", "overlaps", "leases_lost",
-           "publish_recovery", "delivery_recovery", "latency_p99_ms")  # fmt: skip
+           "publish_recovery", "delivery_recovery", "publish_healing", "delivery_healing",
+           "latency_p99_ms")  # fmt: skip
 
 
 def plans(given: Any) -> list[Plan]:
@@ -43,7 +44,7 @@ def plans(given: Any) -> list[Plan]:
             seed=seed, faults=group, kills=given.kills, events=given.events, rate=given.rate,
             roles=tuple(given.roles.split(",")), subscribers=given.subscribers, topics=given.topics,
             at_once=given.at_once, lease_ttl=given.lease_ttl, patience=given.patience, fsync=given.fsync,
-            shared=given.shared, mutant=given.mutant,
+            shared=given.shared, mutant=given.mutant, timeouts=tuple(map(int, given.timeouts.split(","))),
         )
         for group in groups
     ]  # fmt: skip
@@ -95,6 +96,8 @@ def arguments() -> argparse.Namespace:
         help="seconds without a delivery until a backlog counts as stuck (default %(default)s)")  # fmt: skip
     add("--fsync", choices=("always", "everysec", "no"), default=default.fsync,
         help="of Redis's append-only file (default %(default)s)")  # fmt: skip
+    add("--timeouts", default=",".join(map(str, default.timeouts)),
+        help="milliseconds, of subscriptions at random (default %(default)s)")  # fmt: skip
     add("--shared", action="store_true", help="publishers' processes share one listening socket")
     add("--mutant", choices=("", *MUTANTS), default="", help="a known bug to put into the bus")
     add("--ledger", type=Path, help="file to which a line of JSON is added for each run")

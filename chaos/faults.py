@@ -10,6 +10,7 @@ deliveries it allows for each subscriber.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -19,9 +20,11 @@ from twisted.internet.task import deferLater
 
 from chaos.failpoints import LOCATIONS, Failpoint
 from chaos.fleet import Fleet, Member, RedisUnderTest, stretched
+from chaos.link import Link
 from chaos.publishers import Churner, Publishers
 from chaos.records import Allowed
 
+SECONDS = re.compile(r"\d{1,2}(\.\d)?")
 REACHED = 10.0  #: seconds for a failpoint to be reached, before its process is started anew
 
 
@@ -35,7 +38,8 @@ class Scene:
     redis_lock: DeferredLock
     publishers: Publishers
     churner: Churner
-    lease_ttl: float  #: seconds
+    lease_ttl: float           #: seconds
+    link: Link | None = None   #: what carries the commands to Redis, if a fault needs it
 
     async def rest(self, seconds: float) -> None:
         """Let time pass."""
@@ -50,6 +54,7 @@ class Fault:
     inject: Callable[[Scene, random.Random, str], Awaitable[None]]
     repeats: int
     overlaps: int
+    seconds: float = 0  #: how long it lasts, if nothing else is asked for by the argument; 0: by itself
 
     def excuses(self, times: int) -> Allowed:
         """The repeats and overlaps that so many injections allow."""
@@ -59,11 +64,11 @@ class Fault:
 FAULTS: dict[str, Fault] = {}
 
 
-def fault(name: str, repeats: int = 0, overlaps: int = 0) -> Callable[[Any], Any]:
+def fault(name: str, repeats: int = 0, overlaps: int = 0, seconds: float = 0) -> Callable[[Any], Any]:
     """Register a fault; its docstring is the description in reports."""
 
     def enter(inject: Any) -> Any:
-        FAULTS[name] = Fault(inject.__doc__, inject, repeats, overlaps)
+        FAULTS[name] = Fault(inject.__doc__, inject, repeats, overlaps, seconds)
         return inject
 
     return enter
@@ -72,9 +77,14 @@ def fault(name: str, repeats: int = 0, overlaps: int = 0) -> Callable[[Any], Any
 def named(name: str) -> Fault:
     """The fault of that name; ValueError if there is none."""
     kind, _, argument = name.partition(":")
-    if kind not in FAULTS or (argument and (kind != "failpoint" or argument not in LOCATIONS)):
-        raise ValueError(f"no fault {name!r}: there are {', '.join(FAULTS)}, failpoint:{'|'.join(LOCATIONS)}")
-    return FAULTS[kind]
+    found = FAULTS.get(kind)
+    lasting = found and found.seconds and SECONDS.fullmatch(argument)
+    if found is None or (argument and not lasting and not (kind == "failpoint" and argument in LOCATIONS)):
+        raise ValueError(
+            f"no fault {name!r}: there are {', '.join(FAULTS)}, failpoint:{'|'.join(LOCATIONS)}, and a number of "
+            f"seconds after {', '.join(f'{each}:' for each, fault in FAULTS.items() if fault.seconds)}"
+        )
+    return found
 
 
 @fault("none")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -39,8 +40,10 @@ def figures(evidence: Evidence, injections: Sequence[Injection], healthy: str) -
         "acknowledged": sum(each.acknowledged for each in evidence.arrivals),
         "publish_silence": round(longest_gap(accepted), 2),
         "delivery_silence": round(longest_gap(came), 2),
-        "publish_recovery": _recovery(injections, accepted),
-        "delivery_recovery": _recovery(injections, came),
+        "publish_recovery": _longest_wait([each.began for each in injections], accepted),
+        "delivery_recovery": _longest_wait([each.began for each in injections], came),
+        "publish_healing": _longest_wait([each.over for each in injections], accepted),
+        "delivery_healing": _longest_wait([each.over for each in injections], came),
         "latency_p50_ms": _percentile(latencies, 50),
         "latency_p99_ms": _percentile(latencies, 99),
     }
@@ -52,15 +55,11 @@ def longest_gap(moments: Iterable[float]) -> float:
     return max((later - earlier for earlier, later in pairwise(ordered)), default=0.0)
 
 
-def _recovery(injections: Sequence[Injection], moments: Iterable[float]) -> float:
-    """The longest time from the start of a fault to the next of the moments; 0 without either."""
+def _longest_wait(starts: Iterable[float], moments: Iterable[float]) -> float:
+    """The longest time from one of the starts to the next of the moments; 0 without either."""
     ordered = sorted(moments)
-    longest = 0.0
-    for injection in injections:
-        following = next((moment for moment in ordered if moment > injection.began), None)
-        if following is not None:
-            longest = max(longest, following - injection.began)
-    return round(longest, 2)
+    following = [(start, bisect_right(ordered, start)) for start in starts]
+    return round(max((ordered[at] - start for start, at in following if at < len(ordered)), default=0.0), 2)
 
 
 def _latencies(evidence: Evidence, subscriber: str) -> list[float]:

@@ -9,7 +9,7 @@ import random
 import re
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from twisted.internet.task import deferLater
 from chaos.failpoints import VARIABLE
 from chaos.launch import PROGRAM
 from chaos.mutants import VARIABLE as MUTANT
+from chaos.redis import faketime
 from routemaster.testing.daemon import LOOPBACK, Daemon
 
 #: text that no log may hold, except in the line of a failpoint
@@ -74,10 +75,11 @@ class Member:
     """
 
     def __init__(
-        self, daemon: Daemon, name: str, role: str, processes: int, mutant: str, listening: bool
+        self, daemon: Daemon, name: str, role: str, processes: int, mutant: str, listening: bool,
+        surroundings: Mapping[str, str],
     ) -> None:
         self.daemon, self.name, self.role, self.processes = daemon, name, role, processes
-        self._mutant, self._listening = mutant, listening
+        self._mutant, self._listening, self._surroundings = mutant, listening, surroundings
         self.lock = DeferredLock()  #: held by the fault that acts on it
         self.ready = False
         self.past = ""              #: the logs before the last start
@@ -91,7 +93,7 @@ class Member:
         """Start it, and return when it is ready."""
         self.past = self.log
         given = {VARIABLE: failpoint, MUTANT: self._mutant, "LISTEN_FDS": "1" if self._listening else ""}
-        self.daemon.environment = {name: value for name, value in given.items() if value}
+        self.daemon.environment = {**self._surroundings} | {name: value for name, value in given.items() if value}
         await self.daemon.start(or_until=r"failpoint \S+ is reached")
         self.ready = True
 
@@ -139,14 +141,18 @@ class Fleet:
 
     `roles` names one daemon each: web, worker, all; `web*3` is one with three
     processes. With `shared` those that serve publishers do it on one listening
-    socket, which outlives them.
+    socket, which outlives them. With `clock` their wall clock follows the file `clock`.
     """
 
     def __init__(
         self, reactor: Any, place: Path, roles: Sequence[str], options: Sequence[str], *,
-        shared: bool = False, mutant: str = "",
+        shared: bool = False, mutant: str = "", clock: bool = False,
     ) -> None:  # fmt: skip
         self._reactor = reactor
+        self.clock = place / "clock"
+        if clock:
+            self.clock.write_text("+0")
+        surroundings = faketime(self.clock) if clock else {}
         self._listener = socket.create_server((LOOPBACK, 0), backlog=1024) if shared else None
         self.members = []
         for number, entry in enumerate(roles):
@@ -160,7 +166,8 @@ class Fleet:
             daemon = Daemon(
                 reactor, place / name, "--role", role, *options, *own, program=PROGRAM, inherited=inherited
             )
-            self.members.append(Member(daemon, name, role, int(processes or 1), mutant, bool(inherited)))
+            count = int(processes or 1)
+            self.members.append(Member(daemon, name, role, count, mutant, bool(inherited), surroundings))
 
     def of(self, role: str) -> list[Member]:
         """Those that do the work of web or worker."""

@@ -9,9 +9,9 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import trustme
 from attrs import asdict, field, frozen
@@ -22,12 +22,15 @@ from chaos.checker import Verdict, judge
 from chaos.faults import Scene, named
 from chaos.figures import Injection, figures
 from chaos.fleet import Fleet, RedisUnderTest, stretched
+from chaos.host_faults import LINK
+from chaos.link import Link
 from chaos.mutants import NEED_FAILURES
 from chaos.publishers import Churner, Publishers
 from chaos.receivers import Receivers
 from chaos.records import Allowed, Evidence, Outcome, Sent, Window, event
+from chaos.redis import RedisWithFaults
 from routemaster.testing.daemon import LOOPBACK, Client
-from routemaster.testing.redis_server import PrivateRedis, servers
+from routemaster.testing.redis_server import PrivateRedis
 
 BATCH = 20        #: the most events in one delivery
 POLL = 0.2        #: seconds between two queries of the backlogs
@@ -57,9 +60,14 @@ class Plan:
     lease_ttl: float = 2.0
     patience: float = 30.0  #: without a delivery until the remaining backlog counts as stuck
     fsync: str = "always"   #: of Redis's append-only file
+    timeouts: tuple[int, ...] = (0, 50)  #: of subscriptions, milliseconds
     shared: bool = False    #: whether publishers' processes share a listening socket
     mutant: str = ""
     well_behaved: bool = False  #: whether receivers acknowledge everything
+
+    def named(self, faults: Collection[str]) -> bool:
+        """Whether any of these is among its faults."""
+        return any(name.partition(":")[0] in faults for name in self.faults)
 
 
 @frozen
@@ -96,6 +104,7 @@ class Run:
 
     def __init__(self, reactor: Any, plan: Plan, redis: RedisUnderTest, place: Path) -> None:
         self._reactor, self._plan, self._redis = reactor, plan, redis
+        self._link = Link(reactor, cast(PrivateRedis, redis).socket_path) if plan.named(LINK) else None
         self._chance = random.Random(plan.seed)  # must be repeatable
         self._clients: list[Client] = []
         self._windows: list[Window] = []
@@ -114,7 +123,8 @@ class Run:
         leaf.private_key_and_cert_chain_pem.write_to_path(str(pem))
         leaf.private_key_pem.write_to_path(str(key))
         self.fleet = Fleet(
-            reactor, place, plan.roles, self._options(pem, key), shared=plan.shared, mutant=plan.mutant
+            reactor, place, plan.roles, self._options(pem, key), shared=plan.shared, mutant=plan.mutant,
+            clock=plan.named({"bus-clock"}),
         )
         behaviours = {name: self._behaviours(name) for name in (*self._names, CHURNER)}
         self.receivers = Receivers(reactor, pem, str(plan.seed), behaviours)
@@ -122,8 +132,9 @@ class Run:
     def _options(self, pem: Path, key: Path) -> list[str]:
         tokens = ["publisher", *self._names, CHURNER]
         return [
-            "--redis-url", self._redis.url, "--clients", ",".join(tokens), "--certificate", str(pem),
-            "--private-key", str(key), "--ca-file", str(self._roots), "--lease-ttl", f"{self._plan.lease_ttl:g}",
+            "--redis-url", (self._link or self._redis).url, "--clients", ",".join(tokens),
+            "--certificate", str(pem), "--private-key", str(key), "--ca-file", str(self._roots),
+            "--lease-ttl", f"{self._plan.lease_ttl:g}",
             "--timeout", "5", "--retry-delay", "20", "--max-backoff-ms", "500", "--grace", "10",
             "--metric-collection-service", "none",
             # otherwise autodrop removes events while Redis is out of memory
@@ -168,6 +179,8 @@ class Run:
         finally:
             await self.fleet.end()
             await self.receivers.stop()
+            if self._link is not None:
+                await self._link.stop()
             for client in self._clients:
                 await client.close()
 
@@ -184,7 +197,7 @@ class Run:
             number = len(self._topics) if name == HEALTHY else self._chance.randint(1, len(self._topics))
             topics = sorted(self._chance.sample(self._topics, number))
             body = {"topics": topics, "callback": self.receivers.urls[name], "uuid": "u",
-                    "timeout": self._chance.choice((0, 50)), "max": BATCH}  # fmt: skip
+                    "timeout": self._chance.choice(self._plan.timeouts), "max": BATCH}  # fmt: skip
             asked = time.monotonic()
             await self._ok(self._client(name), "POST", "/subscription", body)
             self._windows += [Window(name, topic, asked, time.monotonic()) for topic in topics]
@@ -208,7 +221,8 @@ class Run:
         """Inject the faults at even shares of the events, until all events are accepted."""
         plan = self._plan
         scene = Scene(
-            self._reactor, self.fleet, self._redis, DeferredLock(), publishers, churner, plan.lease_ttl
+            self._reactor, self.fleet, self._redis, DeferredLock(), publishers, churner, plan.lease_ttl,
+            self._link,
         )
         order = [plan.faults[number % len(plan.faults)] for number in range(plan.kills)]
         self._chance.shuffle(order)
@@ -218,7 +232,8 @@ class Run:
             for number, name, chance in coming:
                 await self._accepted(publishers, plan.events * (number + 1) / (plan.kills + 1))
                 began = time.monotonic()
-                await named(name).inject(scene, chance, name.partition(":")[2])
+                fault = named(name)
+                await fault.inject(scene, chance, name.partition(":")[2] or str(fault.seconds or ""))
                 self._injections.append(Injection(name, began, time.monotonic()))
                 await scene.rest(chance.uniform(0, 0.3))
 
@@ -304,7 +319,7 @@ async def run(
     The logs and records of a failed run are kept in the folder `keep`.
     """
     place = Path(tempfile.mkdtemp(prefix="rm-"))
-    under_test = redis() if redis else private_redis(plan.fsync)
+    under_test = redis() if redis else RedisWithFaults(plan.fsync, plan.named({"redis-clock"}))
     try:
         under_test.start()
         playing = Run(reactor, plan, under_test, place)
@@ -315,8 +330,3 @@ async def run(
     finally:
         under_test.stop()
         shutil.rmtree(place, ignore_errors=True)
-
-
-def private_redis(fsync: str) -> PrivateRedis:
-    """The newest server of this machine, with an append-only file."""
-    return PrivateRedis(servers()[0], "--appendonly", "yes", "--appendfsync", fsync)

@@ -1,0 +1,130 @@
+"""Faults of the network to Redis, of disks, of clocks, and of the limits of a process.
+
+They need preparation, which a run makes for those that its plan names: a
+`Link` before Redis (`LINK`), libfaketime for Redis and the bus (`CLOCK`).
+"""
+
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+import random
+import resource
+from pathlib import Path
+from typing import cast
+
+from twisted.internet.defer import Deferred
+
+from chaos.faults import Scene, fault
+from chaos.fleet import Member, children
+from chaos.redis import RedisWithFaults
+
+LINK = frozenset({"black-hole", "half-open", "slow-link", "link-reset"})
+CLOCK = frozenset({"redis-clock", "bus-clock"})
+STEPS = ("+1h", "-1h")
+
+
+async def _change(scene: Scene, state: str, seconds: float) -> None:
+    async def inject() -> None:
+        assert scene.link is not None
+        scene.link.change(state)
+        try:
+            await scene.rest(seconds)
+        finally:
+            scene.link.change("whole")
+
+    await scene.redis_lock.run(lambda: Deferred.fromCoroutine(inject()))
+
+
+@fault("black-hole", repeats=1, seconds=5)
+async def black_hole(scene: Scene, chance: random.Random, seconds: str) -> None:
+    """Nothing passes between the bus and Redis, while connections stay."""
+    await _change(scene, "black-hole", float(seconds))
+
+
+@fault("half-open", repeats=1, seconds=5)
+async def half_open(scene: Scene, chance: random.Random, seconds: str) -> None:
+    """Only commands reach Redis, or only answers reach the bus."""
+    await _change(scene, chance.choice(("no-answers", "no-commands")), float(seconds))
+
+
+@fault("slow-link", repeats=1, seconds=5)
+async def slow_link(scene: Scene, chance: random.Random, seconds: str) -> None:
+    """Commands and answers trickle in pieces of 64 bytes."""
+    await _change(scene, "slow", float(seconds))
+
+
+@fault("link-reset", repeats=1, seconds=1)
+async def link_reset(scene: Scene, chance: random.Random, seconds: str) -> None:
+    """All connections to Redis are reset, and so is every new one."""
+    await _change(scene, "reset", float(seconds))
+
+
+@fault("disk-full", repeats=1, seconds=2)
+async def disk_full(scene: Scene, chance: random.Random, seconds: str) -> None:
+    """Redis cannot write its append-only file (`appendfsync everysec`; with `always` Redis would exit)."""
+    redis = cast(RedisWithFaults, scene.redis)
+
+    async def inject() -> None:
+        redis.call(b"CONFIG", b"SET", b"appendfsync", b"everysec")
+        redis.fill_disk(True)
+        try:
+            await scene.rest(float(seconds))
+        finally:
+            redis.fill_disk(False)
+            redis.call(b"CONFIG", b"SET", b"appendfsync", b"always")
+
+    await scene.redis_lock.run(lambda: Deferred.fromCoroutine(inject()))
+
+
+@fault("no-descriptors", seconds=3)
+async def no_descriptors(scene: Scene, chance: random.Random, seconds: str) -> None:
+    """A process can open no further file, connection or socket."""
+    member = chance.choice(scene.fleet.members)
+
+    async def inject() -> None:
+        processes = _processes(member)
+        before = {each: resource.prlimit(each, resource.RLIMIT_NOFILE) for each in processes}
+        for process, (_, hard) in before.items():
+            resource.prlimit(process, resource.RLIMIT_NOFILE, (_lowest_free(process), hard))
+        try:
+            await scene.rest(float(seconds))
+        finally:
+            for process, limits in before.items():
+                resource.prlimit(process, resource.RLIMIT_NOFILE, limits)
+
+    await member.lock.run(lambda: Deferred.fromCoroutine(inject()))
+
+
+def _processes(member: Member) -> list[int]:
+    return [member.daemon.pid, *(children(member.daemon.pid) if member.processes > 1 else ())]
+
+
+def _lowest_free(process: int) -> int:
+    """The number that the next descriptor would have."""
+    taken = {int(each.name) for each in Path(f"/proc/{process}/fd").iterdir()}
+    return next(number for number in range(len(taken) + 1) if number not in taken)
+
+
+async def _step(scene: Scene, clock: Path, chance: random.Random, seconds: str) -> None:
+    _set(clock, chance.choice(STEPS))
+    try:
+        await scene.rest(float(seconds))
+    finally:
+        _set(clock, "+0")
+
+
+def _set(clock: Path, step: str) -> None:
+    clock.write_text(step)
+
+
+@fault("redis-clock", repeats=1, overlaps=1, seconds=4)
+async def redis_clock(scene: Scene, chance: random.Random, seconds: str) -> None:
+    """The clock of Redis's host is set an hour ahead or back, and then right."""
+    await _step(scene, cast(RedisWithFaults, scene.redis).clock, chance, seconds)
+
+
+@fault("bus-clock", seconds=4)
+async def bus_clock(scene: Scene, chance: random.Random, seconds: str) -> None:
+    """The clock of the bus's host is set an hour ahead or back, and then right."""
+    await _step(scene, scene.fleet.clock, chance, seconds)

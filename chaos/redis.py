@@ -1,0 +1,43 @@
+"""The Redis under test: its disk can be full, and its clock can be set."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+from routemaster.testing.redis_server import PrivateRedis, servers
+
+FAKETIME = "*-linux-gnu/faketime/libfaketime.so.1"  #: under /usr/lib
+UNLIMITED = resource.RLIM_INFINITY
+
+
+def faketime(clock: Path) -> dict[str, str]:
+    """For a program whose wall clock follows a file, such as `+1h`; RuntimeError without libfaketime."""
+    library = next(Path("/usr/lib").glob(FAKETIME), None)
+    if library is None:
+        raise RuntimeError("libfaketime is missing: install the package faketime")
+    return {"LD_PRELOAD": str(library), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1"}  # fmt: skip
+
+
+class RedisWithFaults(PrivateRedis):
+    """The newest server of this machine, with an append-only file; with `clock` it runs under libfaketime."""
+
+    def __init__(self, fsync: str, clock: bool = False) -> None:
+        super().__init__(servers()[0], "--appendonly", "yes", "--appendfsync", fsync)
+        self.clock = Path(self.directory, "clock")
+        self._environment: dict[str, str] = {}
+        if clock:
+            self.clock.write_text("+0")
+            self._environment = faketime(self.clock)
+
+    def command(self) -> list[str]:
+        """Without SIGXFSZ a write beyond the limit fails, as one to a full disk does."""
+        given = [f"{name}={value}" for name, value in self._environment.items()]
+        return ["/bin/sh", "-c", 'trap "" XFSZ; exec env "$@"', "sh", *given, *super().command()]
+
+    def fill_disk(self, full: bool) -> None:
+        """Let no file grow any more; or again."""
+        sizes = [each.stat().st_size for each in Path(self.directory).rglob("*.aof*")]
+        limit = max(sizes, default=0) if full else UNLIMITED
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (limit, UNLIMITED))
