@@ -58,7 +58,7 @@ EVENT = b'{"topic":"cats","type":"noop","url":"https://example.com/1","t":1}'
 
 
 def fact(subscriber: str = "alice--a1", **changes: Any) -> dict[str, Any]:
-    """A subscription as `GET /subscriptions` tells it; `changes` replace what is inside, too."""
+    """A subscription as `GET /subscriptions` lists it; `changes` replace fields, nested ones too."""
     events = {"sent": 7, "queued": 0, "oldest": None}
     health = {
         "state": "idle", "failures": 0, "last_attempt": None, "last_success": None, "last_error": None,
@@ -75,10 +75,10 @@ def fact(subscriber: str = "alice--a1", **changes: Any) -> dict[str, Any]:
 
 
 class TableTests(SynchronousTestCase):
-    """Facts as lines."""
+    """Answers of the API as lines of text."""
 
     def test_span(self) -> None:
-        """A duration is told in its two largest units, and nothing is younger than now."""
+        """A duration is shown in its two largest units, a negative one as 0 s."""
         for seconds, text in (
             (-5, "0s"), (0, "0s"), (0.9, "0s"), (59.99, "59s"), (60, "1m00s"), (3599, "59m59s"), (3600, "1h00m"),
             (86399, "23h59m"), (86400, "1d00h"), (400 * 86400, "400d00h"),
@@ -86,7 +86,7 @@ class TableTests(SynchronousTestCase):
             self.assertEqual(tables.span(seconds), text)
 
     def test_size(self) -> None:
-        """Bytes are told in thousands of thousands, to one decimal."""
+        """Sizes are shown with decimal prefixes, to one decimal."""
         for count, text in (
             (0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (1_100_000, "1.1 MB"), (10**8, "100.0 MB"),
             (2 * 10**9, "2.0 GB"), (10**16, "10000.0 TB"),
@@ -94,7 +94,7 @@ class TableTests(SynchronousTestCase):
             self.assertEqual(tables.size(count), text)
 
     def test_verdict(self) -> None:
-        """Failures come first, then an age beyond the timeout and a minute; only trouble is in capitals."""
+        """Failing precedes stale, which is older than the timeout plus a minute; only these are in capitals."""
         for word, each in (
             ("idle", fact()),
             ("delivering", fact(state="delivering", queued=1, oldest=NOW)),
@@ -107,7 +107,7 @@ class TableTests(SynchronousTestCase):
             self.assertEqual(tables.verdict(each, NOW), word)
 
     def test_subscriptions(self) -> None:
-        """Trouble comes first and gives its reason; names are public, ages and waits are relative."""
+        """Failing and stale ones come first, with the reason; names are public, times are relative."""
         lines = tables.subscriptions(
             [
                 fact(),
@@ -127,7 +127,7 @@ class TableTests(SynchronousTestCase):
         ])  # fmt: skip
 
     def test_width(self) -> None:
-        """No line is wider than the terminal, and at 80 all but a long callback can be read."""
+        """No line is wider than the terminal; 80 characters cut nothing but a long callback."""
         long = fact("n" * 60, queued=123_456_789, oldest=0, callback="https://host.example.com/" + "p" * 900,
                     failures=10_000, last_error="e" * 500, next_attempt=NOW + 59)  # fmt: skip
         for width in (80, 100, 120):
@@ -137,7 +137,7 @@ class TableTests(SynchronousTestCase):
                 self.assertIn(word, lines[1])
 
     def test_escaped(self) -> None:
-        """Nothing that came from outside can steer the terminal."""
+        """Control characters in names and errors are escaped."""
         wild = fact("a\x1b[2J", callback="https://x/\x07", failures=1, last_error="\x1b]0;owned\x07\nline")
         for text in (
             *tables.subscriptions([wild], NOW, 120),
@@ -148,13 +148,13 @@ class TableTests(SynchronousTestCase):
             self.assertTrue(text.isprintable(), ascii(text))
 
     def test_nothing_there(self) -> None:
-        """Where there is nothing a line says so, rather than a head without a table."""
+        """An empty list is one line of text, not a table head."""
         for lines in (tables.tokens([]), tables.topics([]), tables.subscriptions([], NOW, 80)):
             self.assertEqual(len(lines), 1)
             self.assertTrue(lines[0].startswith("no "))
 
     def test_topics(self) -> None:
-        """Topics are told with the public name of who publishes them, figures on the right."""
+        """Topics are listed with the publisher's public name; numbers are right-aligned."""
         facts = [{"name": "cats", "publisher": "alice--a1", "events": 12345}]
         facts += [{"name": "dogs", "publisher": "client-0a", "events": 1}]
         self.assertEqual(tables.topics(facts), [
@@ -171,7 +171,7 @@ def configured(**values: str) -> Config:
 
 
 class JudgementTests(SynchronousTestCase):
-    """What doctor makes of facts."""
+    """Doctor's verdicts on given facts."""
 
     def judge(self, finding: doctor.Finding, verdict: Verdict, word: str = "") -> None:
         self.assertEqual(finding.verdict, verdict, finding)
@@ -179,7 +179,7 @@ class JudgementTests(SynchronousTestCase):
         self.assertEqual(bool(finding.todo), verdict in (Verdict.WARN, Verdict.FAIL), finding)
 
     def test_version(self) -> None:
-        """6.2 and later will do; what is hidden is a warning, what is older a failure."""
+        """Redis 6.2 and later is accepted; an unknown version is a warning, an older one a failure."""
         self.assertEqual(doctor.OLDEST_REDIS, OLDEST)
         for version, verdict in (
             ("6.2.0", Verdict.OK), ("7.0.15", Verdict.OK), ("10.0", Verdict.OK), ("6.0.16", Verdict.FAIL),
@@ -188,13 +188,13 @@ class JudgementTests(SynchronousTestCase):
             self.judge(doctor.version(evolve(GOOD, version=version)), verdict, version or "unknown")
 
     def test_policy(self) -> None:
-        """Whatever may evict keys is a failure."""
+        """A maxmemory-policy that may evict keys is a failure."""
         self.judge(doctor.policy(GOOD), Verdict.OK)
         self.judge(doctor.policy(evolve(GOOD, policy="allkeys-lru")), Verdict.FAIL, "allkeys-lru")
         self.judge(doctor.policy(evolve(GOOD, policy=None)), Verdict.WARN, "unknown")
 
     def test_durability(self) -> None:
-        """No append-only file, and one that is never synced, are warnings."""
+        """A missing append-only file, and one that is never synced, are warnings."""
         for appendonly, fsync, verdict in (
             ("yes", "everysec", Verdict.OK), ("yes", "always", Verdict.OK), ("yes", None, Verdict.OK),
             ("yes", "no", Verdict.WARN), ("no", "everysec", Verdict.WARN), (None, None, Verdict.WARN),
@@ -203,7 +203,7 @@ class JudgementTests(SynchronousTestCase):
             self.judge(doctor.durability(server), verdict)
 
     def test_memory(self) -> None:
-        """Above the high mark events are being lost; a maxmemory below it refuses them before room is made."""
+        """Memory above the high mark is a failure, a maxmemory below the mark a warning."""
         for used, limit, given, verdict in (
             (10**6, 0, True, Verdict.OK), (85_000_001, 0, True, Verdict.WARN), (90_000_001, 0, True, Verdict.FAIL),
             (10**6, 89_999_999, True, Verdict.WARN), (10**6, 90_000_000, True, Verdict.OK),
@@ -214,7 +214,7 @@ class JudgementTests(SynchronousTestCase):
             self.judge(doctor.memory(server, 10**8, 10**7, given), verdict)
 
     def test_marks(self) -> None:
-        """Doctor's marks are those of autodrop."""
+        """Doctor computes the same marks as autodrop."""
         for limit in (0, 10**6, 50_000_000, 10**9):
             for given in (True, False):
                 expected = marks(10**8, 10**7, given, limit)
@@ -227,7 +227,7 @@ class JudgementTests(SynchronousTestCase):
                 self.assertEqual(warned.verdict, Verdict.WARN)
 
     def test_clock(self) -> None:
-        """More than a second apart is a warning, unless asking took so long that nobody can tell."""
+        """A clock difference above one second is a warning, unless the request took too long to measure it."""
         for skew, took, verdict in (
             (0.0, 0.0, Verdict.OK), (1.0, 0.0, Verdict.OK), (1.01, 0.0, Verdict.WARN), (-3.0, 0.1, Verdict.WARN),
             (1.5, 1.2, Verdict.OK),
@@ -235,14 +235,14 @@ class JudgementTests(SynchronousTestCase):
             self.judge(doctor.clock(evolve(GOOD, skew=skew, took=took)), verdict)
 
     def test_configuration(self) -> None:
-        """The sources are named: the file, and the variables that count."""
+        """The finding names the sources: the file, and the variables that are used."""
         finding = doctor.configuration(load({}, {"ROUTEMASTER_CLIENTS": "bob"}, None), Path("/etc/rm.ini"))
         self.judge(finding, Verdict.OK, "from /etc/rm.ini, ROUTEMASTER_CLIENTS")
         self.judge(doctor.configuration(configured(), None), Verdict.OK, "defaults only")
 
 
 def certificate(days: float) -> x509.Certificate:
-    """One that expires so many days after NOW."""
+    """A certificate that expires so many days after NOW."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([])
     end = datetime.fromtimestamp(NOW, UTC) + timedelta(days=days)
@@ -255,7 +255,7 @@ def certificate(days: float) -> x509.Certificate:
 
 
 class CertificateTests(SynchronousTestCase):
-    """What doctor says of certificates."""
+    """Doctor's verdicts on certificates."""
 
     def setUp(self) -> None:
         self.file = Path(self.mktemp())
@@ -269,7 +269,7 @@ class CertificateTests(SynchronousTestCase):
         return doctor.certificate(configured(**values), shown, NOW)
 
     def test_days(self) -> None:
-        """Two weeks before the end is a warning, the end a failure; the names are told."""
+        """A certificate is a warning from two weeks before its end, a failure after it; its names are shown."""
         for days, verdict, word in (
             (90.0, Verdict.OK, "90 days"), (13.9, Verdict.WARN, "SIGHUP"), (-2.0, Verdict.FAIL, "2d00h ago"),
         ):  # fmt: skip
@@ -280,7 +280,7 @@ class CertificateTests(SynchronousTestCase):
             self.assertIn("bus.example.com", finding.found)
 
     def test_not_reloaded(self) -> None:
-        """What counts is what the daemon shows; if the file is another, it has to be read again."""
+        """The presented certificate is checked; a different file is a warning to reload it."""
         new, old = certificate(90), certificate(20)
         finding = self.judge(old, new.public_bytes(Encoding.PEM))
         self.assertEqual(finding.verdict, Verdict.WARN)
@@ -290,7 +290,7 @@ class CertificateTests(SynchronousTestCase):
         self.assertEqual(self.judge(old, None).verdict, Verdict.OK)
 
     def test_missing(self) -> None:
-        """A configured file that is missing or broken is a failure; the self-made one comes with the daemon."""
+        """A configured file that is missing or invalid is a failure; the self-signed one may be missing."""
         self.assertEqual(self.judge(None, None).verdict, Verdict.FAIL)
         self.assertEqual(self.judge(None, b"rubbish").verdict, Verdict.FAIL)
         finding = self.judge(None, None, state_dir=self.mktemp())
@@ -299,7 +299,7 @@ class CertificateTests(SynchronousTestCase):
 
 
 class KnowledgeTests(SynchronousTestCase):
-    """What the command line knows without importing it from the bus is the same there."""
+    """Constants that the command line repeats are equal to those of the bus."""
 
     def test_redis_urls(self) -> None:
         """The configured URL is parsed as in the bus, and no secret is shown."""
@@ -312,18 +312,18 @@ class KnowledgeTests(SynchronousTestCase):
             self.assertNotIn("p@ss", found.label + repr(found))
 
     def test_own_redis(self) -> None:
-        """Without a URL it is the socket of the Redis that the daemon starts."""
+        """Without a URL the address is the socket of the embedded Redis."""
         directory = self.mktemp()
         expected = EmbeddedRedis(reactor, Path(directory), ["/bin/false"]).address.path
         self.assertEqual(address(configured(state_dir=directory)).path, expected)
 
     def test_self_made(self) -> None:
-        """The names of the self-made pair are those under which the bus makes it."""
+        """The file names of the self-signed pair are those that the bus uses."""
         made = ensure_self_signed(self.mktemp(), time.time())
         self.assertEqual(tuple(path.name for path in made[:2]), SELF_MADE)
 
     def test_throw_away_names(self) -> None:
-        """Topic, name and token of the round trip keep the contract's rules, and its own tell their age."""
+        """Topic, name and token of the round trip are valid, and the token has its time of creation."""
         now = int(time.time())
         token = f"{round_trip.NAME}--{now:08x}-{'0' * 20}"
         check_topic(round_trip.TOPIC)
@@ -336,10 +336,10 @@ class KnowledgeTests(SynchronousTestCase):
 
 
 class RedisTests(SynchronousTestCase):
-    """Doctor's own look at real servers."""
+    """Doctor's Redis client with real servers."""
 
     def test_examined(self) -> None:
-        """Every fact is learnt from each server at hand."""
+        """All facts are read from every available kind of server."""
         for binary in servers():
             redis = shared(binary)
             with Redis(RedisAddress(path=redis.socket_path, db=3)) as connection:
@@ -350,7 +350,7 @@ class RedisTests(SynchronousTestCase):
             self.assertLess(abs(server.skew), 1)
 
     def test_cluster(self) -> None:
-        """Of a cluster each primary is examined, whoever of those in the URL answers; a single Redis is none."""
+        """Each primary of a cluster is examined, whichever seed answers; a single Redis is no cluster."""
         cluster = shared_cluster(servers()[0])
         url = f"redis+cluster://{LOOPBACK}:1,{cluster.nodes[1].name}"
         found = list(doctor.redis_findings(load({}, {"ROUTEMASTER_REDIS_URL": url}, None)))
@@ -363,7 +363,7 @@ class RedisTests(SynchronousTestCase):
         self.assertNotIn("canary", failed.line)
 
     def test_hidden(self) -> None:
-        """What the ACL hides is unknown, and no error."""
+        """Facts that the ACL forbids are unknown, not an error."""
         redis = PrivateRedis(servers()[0], "--user", "tester", "on", ">secret", "+ping")
         redis.start()
         self.addCleanup(redis.stop)
@@ -372,7 +372,7 @@ class RedisTests(SynchronousTestCase):
         self.assertEqual(server, Server(took=server.took))
 
     def test_refused(self) -> None:
-        """No server and a wrong password are told in one line without the password."""
+        """A missing server and a wrong password are reported in one line without the password."""
         redis = shared(servers()[0])
         for path in (redis.socket_path, "/nowhere/s"):
             error = self.assertRaises(RedisError, Redis, RedisAddress(path=path, password=b"canary"))
@@ -382,7 +382,7 @@ class RedisTests(SynchronousTestCase):
 
 @frozen
 class Run:
-    """How a command ended."""
+    """The result of a command."""
 
     status: int
     out: str
@@ -410,7 +410,7 @@ class _Command(ProcessProtocol):
 
 
 class CommandCase(TestCase):
-    """Runs the command as a process which knows of nothing but `environment`."""
+    """Runs the command as a process with no other variables than `environment`."""
 
     timeout = 120
 
@@ -432,7 +432,7 @@ class CommandCase(TestCase):
         return await self.begin(*arguments, stdin=stdin, **environment).ended
 
     async def refused(self, *arguments: str, **environment: str) -> str:
-        """The one line of a command that must fail."""
+        """The one error line of a command that must fail."""
         run = await self.run_command(*arguments, **environment)
         self.assertEqual((run.status, run.out), (1, ""), run)
         self.assertTrue(run.err.startswith("routemaster-admin: "), run)
@@ -448,10 +448,10 @@ class CommandCase(TestCase):
 
 
 class OfflineTests(CommandCase):
-    """What is said when there is no bus, or no sense."""
+    """Errors without a bus, and usage errors."""
 
     async def test_usage(self) -> None:
-        """A command that is not understood is status 2, with its usage."""
+        """An invalid command line is status 2, with the usage."""
         for line in ("", "nonsense", "tokens", "tokens add", "topics --nonsense", "topics x", "--js topics"):
             run = await self.run_command(*line.split())
             self.assertEqual(run.status, 2, line)
@@ -466,7 +466,7 @@ class OfflineTests(CommandCase):
         return str(file)
 
     async def test_one_line(self) -> None:
-        """Whatever is wrong beforehand is one line that names it, status 1."""
+        """A fault before the first request is one line, with status 1."""
         missing = str(self.state / "missing")
         url = "https://localhost:1"
         for word, arguments, environment in (
@@ -486,7 +486,7 @@ class OfflineTests(CommandCase):
             self.assertIn(word, await self.refused(*arguments, **environment))
 
     async def test_doctor(self) -> None:
-        """Doctor says what is missing, leaves out what rests on it, and ends with status 1."""
+        """Doctor reports what is missing, skips the checks that depend on it, and exits with status 1."""
         run = await self.run_command("doctor", "--url", "https://localhost:1")
         self.assertEqual((run.status, run.err), (1, ""))
         words = [line.split()[0] for line in run.out.splitlines()]
@@ -503,7 +503,7 @@ async def no_exposition() -> bytes:
 
 
 class Tampered:
-    """A store some of whose calls fail after they were done."""
+    """A store in which some calls fail after they were executed."""
 
     def __init__(self, store: MemoryStore) -> None:
         self.store = store
@@ -528,7 +528,7 @@ class Tampered:
 
 
 class ApiCase(CommandCase):
-    """The real API over TLS in this process, on a store in memory; nobody delivers."""
+    """The real API over TLS in this process, on a memory store, without a worker."""
 
     async def setUp(self) -> None:
         super().setUp()
@@ -558,7 +558,7 @@ class ApiCase(CommandCase):
         return stopped.addCallback(lambda _: self.until(lambda: self.site.live == 0))
 
     async def done(self, *arguments: str, stdin: str = "", **environment: str) -> Run:
-        """A command that must succeed in silence."""
+        """The result of a command that must succeed without error output."""
         run = await self.run_command(*arguments, stdin=stdin, **environment)
         self.assertEqual((run.status, run.err), (0, ""), run)
         return run
@@ -572,7 +572,7 @@ class CommandTests(ApiCase):
     """The commands."""
 
     async def test_tokens(self) -> None:
-        """A token is printed alone when it is made, is listed, and is gone when it is deleted."""
+        """`add` prints the token alone; it is listed until it is deleted."""
         made = (await self.done("tokens", "add", "bob")).out
         self.assertRegex(made, r"\Abob--[0-9a-f]{32}\n\Z")
         self.assertEqual((await self.store.tokens()).names, {made.strip(): "bob"})
@@ -584,7 +584,7 @@ class CommandTests(ApiCase):
         self.assertEqual((await self.store.tokens()).names, {})
 
     async def test_tokens_json(self) -> None:
-        """In JSON the answers of the API are unchanged; a token can be given."""
+        """JSON output is the API's answer unchanged; a token can be given."""
         alice = {"name": "alice", "token": CLIENT}
         self.assertEqual((await self.done("tokens", "list", "--json")).json, [alice])
         made = {"name": "bob", "token": "bob--1"}
@@ -598,7 +598,7 @@ class CommandTests(ApiCase):
         self.assertEqual((await self.done("tokens", "delete", "bob--1", "--json")).json, {"deleted": "bob--1"})
 
     async def test_mistyped_token(self) -> None:
-        """A token that was never made is an error: a mistyped one must not be taken for shut out."""
+        """Deleting an unknown token is an error, so that a mistyped one is noticed."""
         await self.store.add_token(ApiToken("bob", "bob--1"))
         self.assertIn("no such token", await self.refused("tokens", "delete", "bob--2"))
         self.assertIn("no such token", await self.refused("tokens", "delete", "../topics/cats"))
@@ -614,7 +614,7 @@ class CommandTests(ApiCase):
         self.assertEqual(facts, [{"name": "cats", "publisher": "bob--1", "events": 2}])
 
     async def test_subscriptions(self) -> None:
-        """Backlog and health are told as wide as the terminal is, a failing one by a word and its reason."""
+        """The list fits the terminal's width; a failing subscription has a word and its reason."""
         await self.store.publish("cats", CLIENT, [EVENT])
         await self.subscribed("bob--1")
         await self.store.publish("cats", CLIENT, [EVENT])
@@ -627,27 +627,27 @@ class CommandTests(ApiCase):
             self.assertEqual(lines[2:], [
                 "  connection refused (never delivered)", "1 subscription, 1 event queued, 1 FAILING",
             ])  # fmt: skip
-        [told] = (await self.done("subscriptions", "--json")).json
-        self.assertEqual((told["subscriber"], told["events"]["queued"]), ("bob--1", 1))
+        [listed] = (await self.done("subscriptions", "--json")).json
+        self.assertEqual((listed["subscriber"], listed["events"]["queued"]), ("bob--1", 1))
 
     async def test_refusals(self) -> None:
-        """What the bus refuses is one line with what to do, no secret in it, in JSON mode too."""
+        """A refusal is one line with what to do and no secret, with --json too."""
         self.assertIn("401", await self.refused("topics", ROUTEMASTER_ROOT_KEY="wrong-canary"))
         self.assertIn("name is invalid: got 'B'", await self.refused("tokens", "add", "B", "--json"))
-        self.tampered.errors["each_topic"] = StoreUnavailable("Redis at test is away")
-        self.assertIn("503: Redis at test is away", await self.refused("topics"))
+        self.tampered.errors["each_topic"] = StoreUnavailable("Redis at test is unavailable")
+        self.assertIn("503: Redis at test is unavailable", await self.refused("topics"))
         self.tampered.errors["add_token"] = StoreUnavailable("it broke off", outcome_unknown=True)
         self.assertIn("outcome is unknown", await self.refused("tokens", "add", "bob"))
 
     async def test_root_key_file(self) -> None:
-        """The root key may be in a file, which beats the environment."""
+        """The root key may be in a file, which takes precedence over the environment."""
         file = self.state / "root-key"
         file.write_text(f"{ROOT_KEY}\n")
         run = await self.done("tokens", "list", "--root-key-file", str(file), ROUTEMASTER_ROOT_KEY="other")
         self.assertIn("alice", run.out)
 
     async def test_trust(self) -> None:
-        """Only the authority that is named, or the state directory's certificate, is believed."""
+        """Only the given CA, or the state directory's certificate, is trusted."""
         elsewhere = {"ROUTEMASTER_STATE_DIR": str(self.state / "elsewhere")}
         self.assertIn("--ca-file", await self.refused("topics", **elsewhere))
         await self.done("topics", "--ca-file", str(self.state / SELF_MADE[0]), **elsewhere)
@@ -656,7 +656,7 @@ class CommandTests(ApiCase):
 
 
 class TripTests(ApiCase):
-    """However a round trip ends, nothing of it stays."""
+    """The cleanup of a round trip, however it ends."""
 
     async def clean(self) -> None:
         self.assertEqual((await self.store.tokens()).names, {})
@@ -664,7 +664,7 @@ class TripTests(ApiCase):
         self.assertEqual(await self.store.subscriptions(), [])
 
     async def trip(self, word: str, command: Deferred[Run] | None = None) -> None:
-        """Doctor must fail at the round trip, and only there, for a reason with this word."""
+        """Assert that doctor fails only at the round trip, with this word in the reason."""
         run = await (command or self.run_command("doctor"))
         self.assertEqual((run.status, run.err), (1, ""), run)
         *others, last = run.out.splitlines()
@@ -672,7 +672,7 @@ class TripTests(ApiCase):
         self.assertEqual([line for line in others if line.startswith("FAIL")], [], run.out)
 
     async def test_interrupted(self) -> None:
-        """A signal, or several, while doctor waits for its event: it undoes everything, then ends."""
+        """A signal while doctor waits for its event, or several, makes it undo all steps and exit."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             command = self.begin("doctor")
             await self.waiting()
@@ -690,7 +690,7 @@ class TripTests(ApiCase):
             await deferLater(reactor, 0.005)
 
     async def test_half_way(self) -> None:
-        """A step that was done and looked as if it had failed is undone, whichever it is."""
+        """A step that was executed but answered with an error is undone, whichever step it is."""
         for call in ("add_token", "publish", "subscribe"):
             self.tampered.errors[call] = StoreBroken("a bug")
             await self.trip("500")
@@ -698,9 +698,9 @@ class TripTests(ApiCase):
             await self.clean()
 
     async def test_undoing_goes_on(self) -> None:
-        """A store that is away for a moment is asked again, on the way and while tidying up."""
+        """Requests are repeated while the store is briefly unavailable, in the steps and in the cleanup."""
         for call in ("publish", "unsubscribe", "delete_topic", "remove_token"):
-            self.tampered.errors[call] = StoreUnavailable("away", outcome_unknown=True)
+            self.tampered.errors[call] = StoreUnavailable("unavailable", outcome_unknown=True)
         command = self.begin("doctor")
         await self.waiting()
         os.kill(command.transport.pid, signal.SIGINT)
@@ -709,14 +709,14 @@ class TripTests(ApiCase):
         await self.clean()
 
     async def test_taken(self) -> None:
-        """The topic of another doctor, or of anybody, is left alone."""
+        """A topic of another client is not deleted."""
         await self.store.publish(round_trip.TOPIC, "bob--1", [EVENT])
         await self.trip("another doctor")
         self.assertEqual([each.publisher for each in await self.store.topics()], ["bob--1"])
         self.assertEqual((await self.store.tokens()).names, {})
 
     async def test_after_a_kill(self) -> None:
-        """What a doctor who was killed has left behind, the next one removes."""
+        """Doctor removes what a killed doctor has left."""
         command = self.begin("doctor")
         await self.waiting()
         os.kill(command.transport.pid, signal.SIGKILL)
@@ -744,7 +744,7 @@ class SystemTests(CommandCase):
     """A real bus."""
 
     async def test_doctor(self) -> None:
-        """On a bus in good order all checks are well, an event makes the round trip, and nothing of it stays."""
+        """On a working bus all checks pass, an event is delivered, and everything is removed."""
         daemon = Daemon(reactor, self.state, "--root-key", ROOT_KEY, "--clients", "demo")
         self.addCleanup(daemon.end)
         await daemon.start()

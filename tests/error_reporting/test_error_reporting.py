@@ -115,7 +115,7 @@ def leaky_failure() -> Failure:
     return failure_of(lambda: run_in("routemaster.delivery.courier", deep))
 
 
-def event(failure: Failure | None, text: str = "the sweep failed", **fields: Any) -> dict[str, Any]:
+def event(failure: Failure | None, text: str = "reconciliation failed", **fields: Any) -> dict[str, Any]:
     """A log event as Twisted makes it."""
     return {
         "log_level": LogLevel.critical,
@@ -125,7 +125,7 @@ def event(failure: Failure | None, text: str = "the sweep failed", **fields: Any
     } | fields
 
 
-class Tray:
+class FakeQueue:
     """A queue that keeps all reports."""
 
     def __init__(self) -> None:
@@ -385,7 +385,7 @@ class ScrubTests(SynchronousTestCase):
             "<Foo at 0x7f3a12345678>": "<Foo at 0x7f3a12345678>",
             "password=hunter2": f"password={MASK}",
             "uuid : hunter2 or so": f"uuid : {MASK}",
-            "redis://u:p@h:1/2?x=3 is away": f"redis://{MASK}@h:1/{MASK} is away",
+            "redis://u:p@h:1/2?x=3 is unavailable": f"redis://{MASK}@h:1/{MASK} is unavailable",
             "https://h.test/cats/1 was bad": f"https://h.test/{MASK} was bad",
             "https://h.test is fine": "https://h.test is fine",
             'got {"a": 1} instead': f"got {MASK}",
@@ -396,7 +396,7 @@ class ScrubTests(SynchronousTestCase):
             "bad b'abc' and 'def'!": f"bad '{MASK}'!",
             "an open 'quote": f"an open '{MASK}'",
             "it can't be, it isn't": "it can't be, it isn't",
-            "the sweep failed; it will run again": "the sweep failed; it will run again",
+            "reconciliation failed; it will run again": "reconciliation failed; it will run again",
         }.items():
             self.assertEqual(SCRUBBER.message(text), left)
 
@@ -455,14 +455,14 @@ class ReportTests(SynchronousTestCase):
     def test_read(self) -> None:
         """A report has the class, the scrubbed message, the frames with the outermost first, and the log text."""
         error = failure(ValueError(f"a {TOKEN}"))
-        report = read(event(error, "{what} failed", what="sweep"), error, SCRUBBER)
+        report = read(event(error, "{what} failed", what="reconciliation"), error, SCRUBBER)
         (fault,) = report.exceptions
         self.assertEqual((fault.module, fault.name, fault.message), ("builtins", "ValueError", f"a alice--{MASK}"))
         frames = [(frame.module, frame.function) for frame in fault.frames]
         here = [(__name__, "<lambda>"), (__name__, "fail")]
         self.assertEqual(frames[-3:], [("routemaster.web.api", "call"), *here])
         self.assertEqual((fault.frames[-3].file, fault.frames[-3].line), ("/nowhere/code.py", 7))
-        self.assertEqual((report.text, report.namespace), ("sweep failed", "routemaster.util.periodic"))
+        self.assertEqual((report.text, report.namespace), ("reconciliation failed", "routemaster.util.periodic"))
         self.assertEqual(report.folded, 0)
 
     def test_causes(self) -> None:
@@ -479,8 +479,8 @@ class ReportTests(SynchronousTestCase):
             return [fault.message for fault in read(event(None), failure(error), SCRUBBER).exceptions]
 
         self.assertEqual(names(failure_of(lambda: chain(2)).value), ["2", "1", "0"])
-        told = names(failure_of(lambda: chain(100)).value)
-        self.assertEqual(told, [str(n) for n in range(100, 99 - CAUSES, -1)])
+        found = names(failure_of(lambda: chain(100)).value)
+        self.assertEqual(found, [str(n) for n in range(100, 99 - CAUSES, -1)])
         one, two = ValueError("one"), ValueError("two")
         one.__cause__, two.__cause__ = two, one
         self.assertEqual(names(one), ["one", "two"])
@@ -554,57 +554,57 @@ class ObserverTests(SynchronousTestCase):
     """Which log events are reported, and how often."""
 
     def setUp(self) -> None:
-        self.clock, self.tray = Clock(), Tray()
-        self.reporter = RemoteReporter("sentry", self.tray, SCRUBBER, self.clock)  # type: ignore[arg-type]
+        self.clock, self.queue = Clock(), FakeQueue()
+        self.reporter = RemoteReporter("sentry", self.queue, SCRUBBER, self.clock)  # type: ignore[arg-type]
 
-    def told(self) -> list[tuple[str, int]]:
+    def reported(self) -> list[tuple[str, int]]:
         """Class and number of repetitions of each report since the last call."""
-        told = [(report.exceptions[0].name, report.folded) for report in self.tray.reports]
-        self.tray.reports.clear()
-        return told
+        reported = [(report.exceptions[0].name, report.folded) for report in self.queue.reports]
+        self.queue.reports.clear()
+        return reported
 
     def test_levels(self) -> None:
         """Only an event with a failure at level error or critical is reported."""
         for level in LogLevel.iterconstants():
             self.reporter(event(failure(type(f"At_{level.name}", (Exception,), {})()), log_level=level))
-        self.assertEqual(self.told(), [("At_error", 0), ("At_critical", 0)])
+        self.assertEqual(self.reported(), [("At_error", 0), ("At_critical", 0)])
         self.reporter(event(None, log_level=LogLevel.critical))
         self.reporter({"log_failure": "no failure", "log_level": LogLevel.error})
         self.reporter({})
-        self.assertEqual(self.told(), [])
+        self.assertEqual(self.reported(), [])
 
     def test_failed_delivery(self) -> None:
         """A failed delivery, a warning without a failure, is not reported."""
         with listening(self.reporter):
             Logger().warn("failed to deliver {n} events to '{name}'", n=3, name="alice")
-        self.assertEqual(self.told(), [])
+        self.assertEqual(self.reported(), [])
 
     def test_deferred(self) -> None:
         """An unhandled error in a Deferred is reported, with its frames, and folded."""
 
         async def work() -> None:
-            run_in("?", lambda: fail(ValueError("nobody cares")), str(ROOT / "routemaster/x.py"))
+            run_in("?", lambda: fail(ValueError("unhandled")), str(ROOT / "routemaster/x.py"))
 
         with listening(self.reporter):
             for _ in range(2):
                 Deferred.fromCoroutine(work()).addCallback(lambda _: None)
                 gc.collect()
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 2)
-        (report,) = self.tray.reports
-        self.assertEqual((report.exceptions[0].name, report.exceptions[0].message), ("ValueError", "nobody cares"))
+        (report,) = self.queue.reports
+        self.assertEqual((report.exceptions[0].name, report.exceptions[0].message), ("ValueError", "unhandled"))
         self.assertIn("call", [frame.function for frame in report.exceptions[0].frames])
 
     def test_periodic(self) -> None:
         """A failure of a periodic task is reported; StoreUnavailable is not."""
-        errors = iter([ValueError("no good"), StoreUnavailable("it is away")])
-        part = Periodic("the sweep", lambda: fail(next(errors)), 1.0, self.clock)
+        errors = iter([ValueError("no good"), StoreUnavailable("Redis unavailable")])
+        part = Periodic("reconciliation", lambda: fail(next(errors)), 1.0, self.clock)
         with listening(self.reporter):
             part.start()
             self.clock.advance(1)
         self.successResultOf(Deferred.fromCoroutine(part.stop()))
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
-        (report,) = self.tray.reports
-        self.assertEqual(report.text, "the sweep failed; it will run again")
+        (report,) = self.queue.reports
+        self.assertEqual(report.text, "reconciliation failed; it will run again")
         self.assertIn("routemaster.util.periodic", [frame.module for frame in report.exceptions[0].frames])
 
     def test_handler(self) -> None:
@@ -618,7 +618,7 @@ class ObserverTests(SynchronousTestCase):
         with listening(self.reporter):
             Wire(app.resource()).send(get(b"/bug"))
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
-        self.assertEqual(self.told(), [("ValueError", 0)])
+        self.assertEqual(self.reported(), [("ValueError", 0)])
 
     def test_folding(self) -> None:
         """A fingerprint is reported at once, then at most once a minute with the number of repetitions."""
@@ -626,25 +626,25 @@ class ObserverTests(SynchronousTestCase):
         for _ in range(5):
             self.reporter(event(failure()))
         self.reporter(event(failure(TypeError())))
-        self.assertEqual(self.told(), [("ValueError", 0), ("TypeError", 0)])
+        self.assertEqual(self.reported(), [("ValueError", 0), ("TypeError", 0)])
         self.clock.advance(WINDOW - 0.001)
         self.reporter(event(failure()))
-        self.assertEqual(self.told(), [])
+        self.assertEqual(self.reported(), [])
         self.clock.advance(0.001)
         self.reporter(event(failure()))
-        self.assertEqual(self.told(), [("ValueError", 5)])
+        self.assertEqual(self.reported(), [("ValueError", 5)])
 
     def test_repetitions_reported(self) -> None:
         """Repetitions are reported once after the window, also if the exception does not occur again."""
         for _ in range(5):
             self.reporter(event(failure()))
-        self.told()
+        self.reported()
         self.clock.advance(WINDOW)
-        self.assertEqual(self.told(), [("ValueError", 3)])
+        self.assertEqual(self.reported(), [("ValueError", 3)])
         self.clock.pump([WINDOW] * 3)
-        self.assertEqual(self.told(), [])
+        self.assertEqual(self.reported(), [])
         self.reporter(event(failure()))
-        self.assertEqual(self.told(), [("ValueError", 0)])
+        self.assertEqual(self.reported(), [("ValueError", 0)])
 
     @settings(max_examples=100, deadline=None)
     @given(st.lists(st.tuples(st.floats(0, 50), st.sampled_from([ValueError, TypeError, OSError])), max_size=60))
@@ -655,7 +655,7 @@ class ObserverTests(SynchronousTestCase):
         count: dict[str, int] = {}
 
         def look() -> None:
-            for name, folded in self.told():
+            for name, folded in self.reported():
                 when.setdefault(name, []).append(self.clock.seconds())
                 count[name] = count.get(name, 0) + 1 + folded
 
@@ -678,18 +678,18 @@ class ObserverTests(SynchronousTestCase):
         self.patch(observer, "MAX_FINGERPRINTS", 2)
         for kind in (ValueError, TypeError, OSError, KeyError):
             self.reporter(event(failure(kind())))
-        self.assertEqual(self.told(), [("ValueError", 0), ("TypeError", 0)])
+        self.assertEqual(self.reported(), [("ValueError", 0), ("TypeError", 0)])
         with listening(lambda _: None) as events:
             self.clock.advance(WINDOW)
         self.assertEqual(len(messages(events)), 1)
         self.assertTrue(messages(events)[0].startswith("2 exception reports to sentry were lost"))
         self.reporter(event(failure(OSError())))
-        self.assertEqual(self.told(), [("OSError", 0)])
+        self.assertEqual(self.reported(), [("OSError", 0)])
 
     def test_lost_are_summed_up(self) -> None:
         """The number of lost reports is logged once a minute, as a warning without a failure."""
         with listening(self.reporter) as events:
-            self.tray.lost = 7
+            self.queue.lost = 7
             self.clock.advance(WINDOW)
             self.clock.advance(WINDOW)
         self.assertEqual(len(messages(events)), 1)
@@ -698,7 +698,7 @@ class ObserverTests(SynchronousTestCase):
 
     def test_never_raises(self) -> None:
         """An error while reporting is logged as a warning, and not reported."""
-        self.patch(self.tray, "put", lambda _: fail(OSError(TOKEN)))
+        self.patch(self.queue, "put", lambda _: fail(OSError(TOKEN)))
         with listening(self.reporter) as events:
             self.reporter(event(failure()))
         self.assertEqual(messages(events), ["reporting an exception failed: OSError"])
@@ -713,19 +713,19 @@ class ObserverTests(SynchronousTestCase):
             thread.start()
         for thread in threads:
             thread.join(ENOUGH)
-        self.assertEqual(self.told(), [("ValueError", 0)])
+        self.assertEqual(self.reported(), [("ValueError", 0)])
         self.clock.advance(WINDOW)
-        self.assertEqual(self.told(), [("ValueError", 398)])
+        self.assertEqual(self.reported(), [("ValueError", 398)])
 
     def test_stop(self) -> None:
         """After the stop nothing is reported and no timer runs; a second stop does nothing."""
         for _ in range(2):
             self.successResultOf(Deferred.fromCoroutine(self.reporter.stop()))
         self.reporter(event(failure()))
-        self.assertEqual((self.told(), self.tray.closed, self.clock.getDelayedCalls()), ([], True, []))
+        self.assertEqual((self.reported(), self.queue.closed, self.clock.getDelayedCalls()), ([], True, []))
 
 
-class OutboxTests(TestCase):
+class QueueTests(TestCase):
     """The bounded queue and its thread."""
 
     def report(self) -> Report:
@@ -733,31 +733,31 @@ class OutboxTests(TestCase):
 
     def blocked(self) -> tuple[BlockedService, ReportQueue]:
         service = BlockedService()
-        box = ReportQueue(lambda _lost: service)
+        reports = ReportQueue(lambda _lost: service)
         self.addCleanup(service.closed.wait, ENOUGH)
         self.addCleanup(service.let_go.set)
-        return service, box
+        return service, reports
 
     def test_bounded(self) -> None:
         """While the service is blocked, CAPACITY reports wait in the queue; further ones count as lost."""
-        service, box = self.blocked()
-        box.put(self.report())
+        service, reports = self.blocked()
+        reports.put(self.report())
         self.assertTrue(service.entered.wait(ENOUGH))
         for _ in range(CAPACITY + 7):
-            box.put(self.report())
-        self.assertEqual((box.take_lost(), box.take_lost()), (7, 0))
+            reports.put(self.report())
+        self.assertEqual((reports.take_lost(), reports.take_lost()), (7, 0))
         service.let_go.set()
-        box.close()
+        reports.close()
         self.assertTrue(service.closed.wait(ENOUGH))
         self.assertEqual(len(service.sent), CAPACITY + 1)
-        box.put(self.report())
-        self.assertEqual(box.take_lost(), 1)
+        reports.put(self.report())
+        self.assertEqual(reports.take_lost(), 1)
 
     def test_hanging_stop(self) -> None:
         """A blocked service delays the stop by a few seconds; the remaining reports are counted and logged."""
-        service, box = self.blocked()
+        service, reports = self.blocked()
         clock = Clock()
-        reporter = RemoteReporter("sentry", box, SCRUBBER, clock)
+        reporter = RemoteReporter("sentry", reports, SCRUBBER, clock)
         for kind in (ValueError, TypeError, OSError):
             reporter(event(failure(kind())))
         self.assertTrue(service.entered.wait(ENOUGH))
@@ -772,15 +772,15 @@ class OutboxTests(TestCase):
 
     async def test_failing(self) -> None:
         """If `send` fails, the report counts as lost."""
-        box = ReportQueue(lambda _lost: FailingService())
-        reporter = RemoteReporter("sentry", box, SCRUBBER, reactor)  # type: ignore[arg-type]
+        reports = ReportQueue(lambda _lost: FailingService())
+        reporter = RemoteReporter("sentry", reports, SCRUBBER, reactor)  # type: ignore[arg-type]
         self.patch(observer, "STOP_TIMEOUT", ENOUGH)
         for kind in (ValueError, TypeError):
             reporter(event(failure(kind())))
         with listening(lambda _: None) as events:
             await reporter.stop()
         self.assertTrue(messages(events)[0].startswith("2 exception reports to sentry were lost"))
-        self.assertFalse(box.busy)
+        self.assertFalse(reports.busy)
 
 
 class ServiceCase(TestCase):
@@ -803,7 +803,7 @@ class ServiceCase(TestCase):
         reporter = make(service, url, reactor)
         with listening(lambda _: None) as events:
             for each in failures:
-                reporter(event(each, f"{{what}} failed for {TOKEN}", what="the sweep"))
+                reporter(event(each, f"{{what}} failed for {TOKEN}", what="reconciliation"))
             await reporter.stop()
         return messages(events)
 
@@ -838,7 +838,7 @@ class SentryTests(ServiceCase):
         self.assertIn(("call", "routemaster.delivery.courier"), places)
         self.assertEqual(places[-1][0], "deep")
         self.assertEqual([frame for frame in error["stacktrace"]["frames"] if "vars" in frame], [])
-        self.assertEqual(body["extra"], {"log": f"the sweep failed for alice--{MASK}", "folded": 0})
+        self.assertEqual(body["extra"], {"log": f"reconciliation failed for alice--{MASK}", "folded": 0})
         self.assertEqual((body["tags"], body["release"]), ({"app": "the-bus"}, "routemaster@1.2.3"))
         self.assertEqual(body["sdk"]["integrations"], [])
         self.assertEqual({"breadcrumbs", "modules", "request", "user"} & set(body), set())
@@ -880,7 +880,7 @@ class HoneybadgerTests(ServiceCase):
                     "app": "the-bus",
                     "version": "1.2.3",
                     "namespace": "routemaster.util.periodic",
-                    "log": f"the sweep failed for alice--{MASK}",
+                    "log": f"reconciliation failed for alice--{MASK}",
                     "folded": 0,
                 },
                 "local_variables": None,
@@ -926,7 +926,7 @@ def report_in_child(url: str) -> None:
     async def main(clock: Any) -> None:
         reporter = make("new_relic", url, clock)
         for each in (leaky_failure(), failure(KeyError(TOKEN))):
-            reporter(event(each, f"{{what}} failed for {TOKEN}", what="the sweep"))
+            reporter(event(each, f"{{what}} failed for {TOKEN}", what="reconciliation"))
         with listening(lambda _: None) as events:
             await reporter.stop()
         print(json.dumps(messages(events)))
@@ -986,7 +986,7 @@ class NewRelicTests(ServiceCase):
         self.assertEqual(details["stack_trace"][0], "Traceback (most recent call last):")
         self.assertIn("failure_of", details["stack_trace"][1])
         self.assertIn("deep", details["stack_trace"][-1])
-        self.assertEqual(details["userAttributes"]["log"], f"the sweep failed for alice--{MASK}")
+        self.assertEqual(details["userAttributes"]["log"], f"reconciliation failed for alice--{MASK}")
         self.assertEqual(details["userAttributes"]["cause.1"], f"KeyError: '{MASK}'")
         self.assertEqual(other[3], "builtins:KeyError")
         self.assertEqual(len(collector.bodies["error_event_data"][2]), 2)
