@@ -25,7 +25,7 @@ from routemaster.web.responses import json_answer, list_answer, no_content
 
 _log = Logger()
 
-LISTED = 100  #: tokens encoded at a time
+LISTED = 200  #: tokens encoded at a time
 
 
 class ApiTokens:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from time import time
 
 from twisted.internet import reactor
 from twisted.internet.protocol import Factory
@@ -12,7 +13,8 @@ from twisted.trial.unittest import TestCase
 
 from routemaster.config import load
 from routemaster.daemon import assembly
-from routemaster.daemon.listeners import BACKLOG, backlog_of, bind, set_backlog
+from routemaster.daemon.listeners import BACKLOG, Listeners, backlog_of, bind, set_backlog
+from routemaster.web.certificates import ReloadableTLS
 from routemaster.web.http_server.site import BusSite
 from routemaster.web.klein_resource import BusApp
 from routemaster.web.redirect import RedirectResource
@@ -51,6 +53,27 @@ class BacklogTests(TestCase):
         """The option keep_alive is the time for which the HTTP server keeps an idle connection."""
         self.assertEqual(assembly.site_limits(load({}, {}, None)).idle, 75)
         self.assertEqual(assembly.site_limits(load({"keep-alive": "300"}, {}, None)).idle, 300)
+
+
+class ExposedTests(TestCase):
+    """Whether other hosts can reach the bus."""
+
+    async def test_exposed(self) -> None:
+        """They can unless all ports are on loopback or Unix sockets, whatever the endpoint description says."""
+        path = self.mktemp()[-40:].replace("/", "_")
+        for https, http, exposed in (
+            ("tcp:0:interface=127.0.0.1", "", False),
+            ("tcp:0:interface=127.0.0.1", f"unix:{path}", False),
+            ("tcp6:0:interface=\\:\\:1", "", False),
+            ("tcp:0:interface=127.0.0.1", "tcp:0", True),
+            ("tcp6:0", "", True),
+        ):
+            config = load({"https": https, "http": http, "state-dir": self.mktemp()}, {}, None)
+            tls = ReloadableTLS(*assembly.certificate_files(config, time()))
+            listeners = Listeners(config, tls, reactor)
+            await listeners.open(BusApp().resource())
+            self.assertEqual(listeners.exposed(), exposed, (https, http))
+            await listeners.close()
 
 
 class UnixTests(TestCase):
