@@ -132,7 +132,7 @@ class MemoryStore:
             known.cursors[subscriber] = _closed(cursor, known.tail)
             self._end_memberships(subscriber)
             self._hint(SubscriptionChanged(subscriber).encode())
-        self._trim(topic)
+        self._tidy(topic)
 
     async def topics(self) -> list[TopicInfo]:
         return [
@@ -464,16 +464,23 @@ class MemoryStore:
         return before - sum(len(topic.log) for topic in logs)
 
     async def clean_up(self) -> None:
-        for name, topic in list(self._topics.items()):
-            gone = _last_gone(topic)
-            for subscriber, cursor in list(topic.cursors.items()):
-                if not cursor.spans or cursor.spans[0].after.n >= gone.n:
-                    continue
-                if self._is_idle(subscriber):
-                    self._count_dropped(subscriber, name, gone)
-                else:
-                    self._hint(EventsDropped(subscriber).encode())
-            self._trim(name)
+        for topic in list(self._topics):
+            self._tidy(topic)
+
+    def _tidy(self, name: str) -> None:
+        """Trim a log, and count dropped events for the subscribers without an attempt."""
+        topic = self._topics.get(name)
+        if topic is None:
+            return
+        gone = _last_gone(topic)
+        for subscriber, cursor in list(topic.cursors.items()):
+            if not cursor.spans or cursor.spans[0].after.n >= gone.n:
+                continue
+            if self._is_idle(subscriber):
+                self._count_dropped(subscriber, name, gone)
+            else:
+                self._hint(EventsDropped(subscriber).encode())
+        self._trim(name)
 
     def _is_idle(self, subscriber: str) -> bool:
         """Whether no attempt to deliver may be under way."""

@@ -1,9 +1,8 @@
-"""The store as plain dicts and lists, and what of it can be seen in the data.
+"""The store as dicts and lists, and a snapshot of the keys.
 
-`Model` says what the contract says and nothing of how it is kept: a subscriber
-is a set of topics and, for each topic, the list of events that it is owed.
-`Seen` is all that the keys say, read without the store's own code;
-`difference` holds the one against the other.
+`Model` has the rules without the keys: a subscriber is a set of topics and, for
+each topic, the list of events in its backlog. `Snapshot` has the content of all
+keys, read without the store's own code; `difference` compares the two.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class Event(NamedTuple):
 
 @define
 class Topic:
-    """`publisher` None: nobody owns the name."""
+    """`publisher` None: the topic does not exist."""
 
     publisher: str | None = None
     events: int = 0
@@ -43,19 +42,19 @@ class Topic:
 
 @define
 class Subscriber:
-    """A subscription and what has become of it."""
+    """A subscription, its backlog and its counts."""
 
     options: Subscription  #: its `topics` mean nothing here, `on` does
     on: set[str]
-    owed: dict[str, list[Event]] = field(factory=lambda: {topic: [] for topic in TOPICS})
+    backlog: dict[str, list[Event]] = field(factory=lambda: {topic: [] for topic in TOPICS})
     sent: int = 0
     dropped: int = 0
     failures: int = 0
     error: str | None = None
 
     def waiting(self) -> list[Event]:
-        """All that is owed, by acceptance."""
-        return sorted(event for events in self.owed.values() for event in events)
+        """The whole backlog, in the order of acceptance."""
+        return sorted(event for events in self.backlog.values() for event in events)
 
 
 @define
@@ -71,12 +70,12 @@ class Model:
     last_us: int = 0
 
     def copy(self) -> Model:
-        """Another with the same content, to try what might have happened."""
+        """A copy."""
         return evolve(
             self,
             topics={name: evolve(topic) for name, topic in self.topics.items()},
             subscribers={
-                name: evolve(sub, on=set(sub.on), owed={topic: list(events) for topic, events in sub.owed.items()})
+                name: evolve(sub, on=set(sub.on), backlog={topic: [*each] for topic, each in sub.backlog.items()})
                 for name, sub in self.subscribers.items()
             },
             tokens=dict(self.tokens),
@@ -97,16 +96,16 @@ class Model:
             raise NotYourTopic
 
     def publish(self, topic: str, publisher: str, fragments: Sequence[bytes], published: Published) -> list[Event]:
-        """Take the events in, under the IDs that the store gave, if these are as promised."""
+        """Add the events with the IDs of the store, which are checked."""
         self.may_publish(topic, publisher)
         known, (first, last) = self.topics[topic], (published.first, published.last)
         require(first.us == last.us and last.n - first.n == len(fragments) - 1, "IDs are dense", published)
         require(first.us >= self.last_us, "IDs do not go back in time", published, self.last_us)
         if known.tail is not None and first.n != known.tail.n + 1:
-            forgotten = known.publisher is None and not any(sub.owed[topic] for sub in self.subscribers.values())
-            require(forgotten and first.n == 1, "numbers go on where they ended", published, known)
+            unused = not any(sub.backlog[topic] for sub in self.subscribers.values())
+            require(known.publisher is None and unused and first.n == 1, "numbers continue", published, known)
         elif known.tail is None:
-            require(first.n == 1, "numbers begin with one", published)
+            require(first.n == 1, "numbers start at one", published)
         events = []
         for index, fragment in enumerate(fragments):
             self.seq += 1
@@ -117,7 +116,7 @@ class Model:
         known.tail, self.last_us = last, last.us
         for sub in self.subscribers.values():
             if topic in sub.on:
-                sub.owed[topic] += events
+                sub.backlog[topic] += events
         return events
 
     def delete_topic(self, topic: str, publisher: str | None) -> None:
@@ -127,6 +126,7 @@ class Model:
         known.publisher = None
         for sub in self.subscribers.values():
             sub.on.discard(topic)
+        self.count_dropped(topics=[topic])
 
     def subscribe(self, subscription: Subscription) -> None:
         for topic in subscription.topics:
@@ -154,38 +154,39 @@ class Model:
         """A topic's events from `first` to `last` are delivered; dropped ones before `first` are lost."""
         sub = self.subscribers.get(subscriber)
         if sub is not None:
-            passed = [event for event in sub.owed[last.topic] if event.seq <= last.seq]
+            passed = [event for event in sub.backlog[last.topic] if event.seq <= last.seq]
             lost = sum(event.seq < first.seq and self.is_gone(event) for event in passed)
             sub.dropped += lost
             sub.sent += len(passed) - lost
-            del sub.owed[last.topic][: len(passed)]
+            del sub.backlog[last.topic][: len(passed)]
 
     def is_gone(self, event: Event) -> bool:
         return (event.topic, event.id) in self.gone
 
     def stored(self, events: Iterable[Event]) -> list[Event]:
-        """Those of the events that were not dropped."""
+        """The events that were not dropped."""
         return [event for event in events if not self.is_gone(event)]
 
-    def count_dropped(self, subscriber: str | None = None) -> None:
-        """Count what a subscriber has lost, or each one to which no attempt can be under way."""
+    def count_dropped(self, subscriber: str | None = None, topics: Iterable[str] = TOPICS) -> None:
+        """Count the lost events of a subscriber, or of each one without a lease."""
         for name, sub in self.subscribers.items():
             if name == subscriber or (subscriber is None and name not in self.leases):
-                for topic, events in sub.owed.items():
-                    sub.owed[topic] = self.stored(events)
-                    sub.dropped += len(events) - len(sub.owed[topic])
+                for topic in topics:
+                    events = sub.backlog[topic]
+                    sub.backlog[topic] = self.stored(events)
+                    sub.dropped += len(events) - len(sub.backlog[topic])
 
     def reading(
         self, subscriber: str, after: Mapping[str, EventID | None], most: int, most_bytes: int
     ) -> list[tuple[str, EventID, bytes]]:
-        """What `Store.read` must answer."""
-        sub, places = self.subscribers.get(subscriber), list(after)
-        owed = [event for topic in places for event in sub.owed[topic]] if sub else []
-        owed = [event for event in owed if (start := after[event.topic]) is None or event.id > start]
-        owed = self.stored(owed)
-        owed.sort(key=lambda event: (event.id.us, places.index(event.topic), event.id.n))
+        """The expected result of a read."""
+        sub, positions = self.subscribers.get(subscriber), list(after)
+        backlog = [event for topic in positions for event in sub.backlog[topic]] if sub else []
+        backlog = [event for event in backlog if (start := after[event.topic]) is None or event.id > start]
+        backlog = self.stored(backlog)
+        backlog.sort(key=lambda event: (event.id.us, positions.index(event.topic), event.id.n))
         batch: list[tuple[str, EventID, bytes]] = []
-        for event in owed[:most]:
+        for event in backlog[:most]:
             most_bytes -= len(event.fragment) + 1
             if batch and most_bytes < 0:
                 break
@@ -194,16 +195,16 @@ class Model:
 
 
 def outcome(call: Callable[[], Any]) -> Any:
-    """What a call returns, or the error of the bus that it raises."""
+    """The result of a call, or the bus error that it raises."""
     try:
         return call()
     except (NotSubscribed, NotYourTopic, UnknownTopic, StoreUnavailable) as error:
         return error
 
 
-def require(so: bool, promise: str, *evidence: object) -> None:
-    """Fail with a promise that was not kept; unlike `assert` it names it."""
-    if not so:
+def require(holds: bool, promise: str, *evidence: object) -> None:
+    """Fail with the rule that is violated, and the evidence."""
+    if not holds:
         raise AssertionError(f"{promise}: " + "; ".join(repr(part) for part in evidence))
 
 
@@ -211,7 +212,7 @@ def require(so: bool, promise: str, *evidence: object) -> None:
 
 
 @frozen
-class SeenTopic:
+class TopicSnapshot:
     """A topic's keys."""
 
     publisher: str | None
@@ -222,8 +223,8 @@ class SeenTopic:
 
 
 @frozen
-class SeenSubscriber:
-    """A subscriber's keys; `options` None: dissolved, and not all cleared away."""
+class SubscriberSnapshot:
+    """A subscriber's keys; `options` None: unsubscribed, but some keys are left."""
 
     version: int
     options: tuple[str, str | None, int, int] | None
@@ -231,33 +232,33 @@ class SeenSubscriber:
     dropped: int
     failures: int
     error: str | None
-    stays: dict[str, int]
+    memberships: dict[str, int]
     lease: tuple[str, int] | None
 
 
 @frozen
-class Seen:
-    """All keys, at one time."""
+class Snapshot:
+    """All keys at one time."""
 
-    topics: dict[str, SeenTopic]
-    subscribers: dict[str, SeenSubscriber]
+    topics: dict[str, TopicSnapshot]
+    subscribers: dict[str, SubscriberSnapshot]
     named: tuple[set[str], set[str]]  #: topics and subscribers in the indexes
 
     def on(self, subscriber: str) -> set[str]:
-        """The topics from which a subscriber gets what is accepted from now on."""
-        stays = self.subscribers[subscriber].stays
+        """The topics that the subscriber is subscribed to."""
+        memberships = self.subscribers[subscriber].memberships
         return {
             topic
-            for topic, seen in self.topics.items()
-            if seen.publisher and (cursor := self.cursor(subscriber, topic, stays)) and cursor.open
+            for topic, snapshot in self.topics.items()
+            if snapshot.publisher and (cursor := self.cursor(subscriber, topic, memberships)) and cursor.open
         }
 
-    def cursor(self, subscriber: str, topic: str, stays: Mapping[str, int]) -> Cursor | None:
+    def cursor(self, subscriber: str, topic: str, memberships: Mapping[str, int]) -> Cursor | None:
         cursor = self.topics[topic].cursors.get(subscriber)
-        return cursor if cursor and cursor.membership == stays.get(topic) else None
+        return cursor if cursor and cursor.membership == memberships.get(topic) else None
 
-    def owed(self, subscriber: str, topic: str) -> list[tuple[EventID, bytes]]:
-        cursor = self.cursor(subscriber, topic, self.subscribers[subscriber].stays)
+    def backlog(self, subscriber: str, topic: str) -> list[tuple[EventID, bytes]]:
+        cursor = self.cursor(subscriber, topic, self.subscribers[subscriber].memberships)
         return [
             entry
             for entry in (self.topics[topic].log if cursor else [])
@@ -265,47 +266,47 @@ class Seen:
         ]
 
 
-def difference(model: Model, seen: Seen) -> str:
-    """The first thing that is not as it must be, or ''."""
+def difference(model: Model, snapshot: Snapshot) -> str:
+    """The first difference between model and keys, or ''."""
     for name, topic in model.topics.items():
-        real = seen.topics[name]
+        real = snapshot.topics[name]
         if real.publisher != topic.publisher:
             return f"{name} belongs to {real.publisher}, not {topic.publisher}"
         if topic.publisher and (real.tail != topic.tail or real.tail.n - real.base != topic.events):
             return f"{name} runs from {real.base} to {real.tail}, not over {topic.events} events to {topic.tail}"
-        if topic.publisher and name not in seen.named[0]:
+        if topic.publisher and name not in snapshot.named[0]:
             return f"{name} is not in the index"
-    for name in seen.subscribers:
+    for name in snapshot.subscribers:
         if name not in model.subscribers:
             return f"{name} has keys and no subscription"
     for name, sub in model.subscribers.items():
-        found = seen.subscribers.get(name)
+        found = snapshot.subscribers.get(name)
         if found is None or found.options is None:
             return f"{name} has lost its subscription"
-        if name not in seen.named[1]:
+        if name not in snapshot.named[1]:
             return f"{name} is not in the index"
-        if seen.on(name) != sub.on:
-            return f"{name} is subscribed to {seen.on(name)}, not to {sub.on}"
-        if trouble := _difference_of(name, model, found, seen):
-            return trouble
+        if snapshot.on(name) != sub.on:
+            return f"{name} is subscribed to {snapshot.on(name)}, not to {sub.on}"
+        if found_difference := _difference_of(name, model, found, snapshot):
+            return found_difference
         if found.lease != model.leases.get(name):
             return f"the lease of {name} is {found.lease}, not {model.leases.get(name)}"
     return ""
 
 
-def _difference_of(name: str, model: Model, found: SeenSubscriber, seen: Seen) -> str:
+def _difference_of(name: str, model: Model, found: SubscriberSnapshot, snapshot: Snapshot) -> str:
     sub = model.subscribers[name]
     options = sub.options
     if found.options != (options.callback, options.uuid, options.timeout, options.max):
         return f"{name} has options {found.options}, not {options}"
-    cursors = {topic: seen.cursor(name, topic, found.stays) for topic in TOPICS}
+    cursors = {topic: snapshot.cursor(name, topic, found.memberships) for topic in TOPICS}
     for topic, cursor in cursors.items():
-        owed = [(event.id, event.fragment) for event in model.stored(sub.owed[topic])]
-        if seen.owed(name, topic) != owed:
-            return f"{name} is owed {seen.owed(name, topic)} of {topic}, not {owed}"
-        backlog = cursor.backlog(seen.topics[topic].tail) if cursor else 0
-        if backlog != len(sub.owed[topic]):
-            return f"{name} counts {backlog} events of {topic}, not {len(sub.owed[topic])}"
+        backlog = [(event.id, event.fragment) for event in model.stored(sub.backlog[topic])]
+        if snapshot.backlog(name, topic) != backlog:
+            return f"{name} has the backlog {snapshot.backlog(name, topic)} of {topic}, not {backlog}"
+        counted = cursor.backlog(snapshot.topics[topic].tail) if cursor else 0
+        if counted != len(sub.backlog[topic]):
+            return f"{name} counts {counted} events of {topic}, not {len(sub.backlog[topic])}"
     sent = found.sent + sum(cursor.sent for cursor in cursors.values() if cursor)
     dropped = found.dropped + sum(cursor.dropped for cursor in cursors.values() if cursor)
     if (sent, dropped) != (sub.sent, sub.dropped):

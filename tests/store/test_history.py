@@ -1,8 +1,8 @@
-"""Random histories of the store; races and broken-off calls, one by one, at each of their commands.
+"""Random histories of the store; races and interrupted calls at each of their commands.
 
-Every run makes the same histories and a fixed part of the races, so that it
-passes or fails for a reason. `ROUTEMASTER_HISTORIES=5000x100` asks for so many
-new histories of so many steps, and for every race.
+Every run makes the same histories and a fixed part of the races.
+`ROUTEMASTER_HISTORIES=5000x100` makes so many new histories of so many steps,
+and every race.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from hypothesis.stateful import run_state_machine_as_test
 from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.testing.redis_server import PrivateRedis, servers
-from tests.store.history import PUBLISHERS, SCENES, History
-from tests.store.history_players import MemoryPlayer, RedisPlayer
+from tests.store.history import History
+from tests.store.history_calls import PUBLISHERS, STATES
+from tests.store.history_stores import MemoryDriver, RedisDriver
 
 ASKED = os.environ.get("ROUTEMASTER_HISTORIES", "")
 HISTORIES, STEPS = (int(number) for number in (ASKED or "120x50").split("x"))
@@ -26,21 +27,21 @@ PART = 1 if ASKED else 13  #: of so many places at which a call can be held up, 
 LIMIT = 99                 #: more commands than any call has
 CALLS = (
     ("publish", ()), ("subscribe", ("cats",)), ("subscribe", ()), ("subscribe", ("cats", "dogs")),
-    ("leave", ()), ("unsubscribe", ()), ("delete", ()), ("tidy", ()), ("repair", ()),
+    ("leave", ()), ("unsubscribe", ()), ("delete", ()), ("clean up", ()), ("repair", ()),
 )
 
 
 class HistoryContract:
-    """What all players are put through."""
+    """Random histories."""
 
-    def player(self) -> Any:
+    def driver(self) -> Any:
         raise TypeError("a player must be named")
 
     def test_histories(self) -> None:
-        """Whatever happens, the store is what the model says."""
-        player = self.player()
+        """After each call of a random history the store matches the model."""
+        driver = self.driver()
         run_state_machine_as_test(
-            lambda: History(player),
+            lambda: History(driver),
             settings=settings(
                 max_examples=HISTORIES, stateful_step_count=STEPS, derandomize=not ASKED, print_blob=bool(ASKED),
                 database=None, deadline=None, suppress_health_check=list(HealthCheck),
@@ -49,70 +50,70 @@ class HistoryContract:
 
 
 class MemoryHistoryTests(HistoryContract, SynchronousTestCase):
-    """The memory store is what the model says."""
+    """The memory store matches the model."""
 
-    def player(self) -> MemoryPlayer:
-        return MemoryPlayer()
+    def driver(self) -> MemoryDriver:
+        return MemoryDriver()
 
 
 class RedisHistoryContract(HistoryContract):
-    """Redis is what the model says; a player names the server."""
+    """Redis matches the model."""
 
     binary: Any
     offset: int  #: which part of the races this player runs
     apart: bool  #: whether no call may touch the keys of two slots, as on a cluster
 
-    def player(self) -> RedisPlayer:
+    def driver(self) -> RedisDriver:
         redis = PrivateRedis(self.binary)
         self.addCleanup(redis.stop)
         redis.start()
-        return RedisPlayer(redis, self.apart)
+        return RedisDriver(redis, self.apart)
 
-    def at_each_command(self, cases: Iterable[Any], play: Callable[[History, Any, int], bool]) -> None:
-        """Play each case with 0, 1, 2 ... commands of its call gone out, or with a part of these numbers.
+    def at_each_command(self, cases: Iterable[Any], attempt: Callable[[History, Any, int], bool]) -> None:
+        """Run each case with 0, 1, 2 ... commands of its call sent, or with a part of these numbers.
 
-        `play` tells whether so many were not all of them.
+        `attempt` returns whether its call has more commands.
         """
-        player = self.player()
+        driver = self.driver()
         for number, case in enumerate(cases):
             steps, more = (number + self.offset) % PART, True
             while more:
-                history = History(player)
+                history = History(driver)
                 history.begin(("cats", "dogs"), ((), ("cats",), ()))
                 try:
-                    more = play(history, case, steps)
-                    history.keys_are_as_they_must_be()
+                    more = attempt(history, case, steps)
+                    history.keys_match_the_model()
                     history.teardown()
                 except AssertionError as error:
                     raise AssertionError(f"{case} after {steps} commands: {error}") from error
                 steps += PART
 
     def test_races(self) -> None:
-        """A call that has come so far, and one that is made meanwhile, end as if one had come first."""
+        """Two calls of which one begins during the other have the effect of one after the other."""
 
-        def play(history: History, case: Any, steps: int) -> bool:
-            scene, *calls = case
+        def attempt(history: History, case: Any, steps: int) -> bool:
+            state, *calls = case
             kinds, wanted = zip(*calls, strict=True)
-            history.race(kinds, "cats", "sub_a", wanted, 0, (steps, LIMIT), 0, scene)
-            return history.player.steps_of_first == steps
+            history.race(kinds, "cats", "sub_a", wanted, 0, (steps, LIMIT), 0, state)
+            return history.driver.steps_of_first == steps
 
-        self.at_each_command(product(SCENES[1:], CALLS, CALLS), play)
+        self.at_each_command(product(STATES[1:], CALLS, CALLS), attempt)
 
     def test_broken_off(self) -> None:
-        """A call whose connection breaks has happened or not; upkeep or a second try mends it."""
+        """A call whose connection breaks has happened or not, after upkeep or a repetition."""
 
-        def play(history: History, case: Any, steps: int) -> bool:
-            scene, (kind, wanted), lost, then = case
+        def attempt(history: History, case: Any, steps: int) -> bool:
+            state, (kind, wanted), lost, then = case
             spec = (kind, "cats", "sub_a", wanted, 0)
-            history.interrupted(spec, 0, steps, lost, (("cats", PUBLISHERS[0]),), then, scene)
-            return history.cut_short
+            history.interrupted(spec, 0, steps, lost, (("cats", PUBLISHERS[0]),), then, state)
+            return history.was_interrupted
 
-        mended = ((), ("retry",), ("full", "repair"))
-        self.at_each_command(product(SCENES[1:], CALLS, (False, True), mended), play)
+        repairs = ((), ("retry",), ("full", "repair"))
+        self.at_each_command(product(STATES[1:], CALLS, (False, True), repairs), attempt)
 
 
 for offset, (binary, apart) in enumerate(product(servers(), (False, True))):
     name = f"Redis{binary.version.replace('.', '_')}{'Apart' if apart else ''}HistoryTests"
-    doc = f"Redis {binary.version} is what the model says{', with keys apart as on a cluster' if apart else ''}."
+    doc = f"Redis {binary.version} matches the model{', with slots as on a cluster' if apart else ''}."
     members = {"binary": binary, "offset": offset, "apart": apart, "__doc__": doc, "__module__": __name__}
     globals()[name] = type(name, (RedisHistoryContract, SynchronousTestCase), members)

@@ -1,9 +1,9 @@
-"""What a history of the store is driven on: Redis, or the memory store.
+"""The stores on which a history runs: Redis, or the memory store.
 
-A player gives two stores (two processes of the bus) on the same data, and a
-`Seen`. Redis is spoken to by the real `RedisProtocol`, on a socket that blocks: a
-history is then a plain sequence of calls, and a connection can be cut, or made
-to wait, at each command.
+A driver has two stores (two processes of the bus) on the same data, and makes a
+`Snapshot`. Redis is called through the real `RedisProtocol` on a blocking socket:
+so a history is a plain sequence of calls, and a connection can be interrupted or
+paused at each command.
 """
 
 from __future__ import annotations
@@ -25,14 +25,22 @@ from routemaster.store.keys import Keys
 from routemaster.store.memory_store import MemoryStore
 from routemaster.store.redis_store import RedisStore
 from routemaster.testing.redis_server import PrivateRedis
-from tests.store.history_model import SUBSCRIBERS, TOPICS, Seen, SeenSubscriber, SeenTopic, outcome, require
+from tests.store.history_model import (
+    SUBSCRIBERS,
+    TOPICS,
+    Snapshot,
+    SubscriberSnapshot,
+    TopicSnapshot,
+    outcome,
+    require,
+)
 
 TTL = 1000.0  #: seconds: no lease ends unless a history says so
 NAMESPACE = "rm"
 
 
-class Face:
-    """What else a connection tells: this is one node, on which keys lie `apart` as on a cluster, or do not."""
+class OneNode:
+    """The part of a connection that describes the nodes: one; with `apart` keys have slots as on a cluster."""
 
     apart: bool
 
@@ -47,8 +55,8 @@ class Face:
         return ""
 
 
-class Line(Face):
-    """Plays `Connection` on a blocking socket: what is issued goes out when somebody waits for it."""
+class BlockingConnection(OneNode):
+    """`Connection` on a blocking socket: commands are sent when a reply is waited for."""
 
     disconnecting = False
 
@@ -84,26 +92,26 @@ class Line(Face):
     # what a history calls
 
     def pump(self) -> None:
-        """Send what was issued, and hand out the answers that have come."""
+        """Send the commands, and handle the replies that have arrived."""
         out, self._out = b"".join(self._out), []
         if out:
             self._socket.sendall(out)
         data = self._socket.recv(1 << 20)
-        require(bool(data), "the server stays")
+        require(bool(data), "the connection lasts")
         self._protocol.dataReceived(data)
 
     def ask(self, *commands: tuple[bytes, ...]) -> list[Any]:
-        """The answers to several commands."""
+        """The replies to several commands."""
         answers = [self.command(*command) for command in commands]
         while not answers[-1].called:
             self.pump()
         return [result_of(answer) for answer in answers]
 
 
-class Cut(Face):
-    """A connection that breaks after so many commands; with `lost` the next is executed too, and not answered."""
+class InterruptedConnection(OneNode):
+    """A connection that breaks after so many commands; with `lost` the next is executed, but not answered."""
 
-    def __init__(self, line: Line, steps: int, lost: bool) -> None:
+    def __init__(self, line: BlockingConnection, steps: int, lost: bool) -> None:
         self._line, self._left, self._lost, self._broken = line, steps, lost, False
         self.apart = line.apart
 
@@ -123,10 +131,10 @@ class Cut(Face):
         return issue()
 
 
-class Stepped(Face):
-    """A connection whose commands go out one by one, when a history says so."""
+class SteppedConnection(OneNode):
+    """A connection whose commands are sent one by one by the history."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: BlockingConnection) -> None:
         self._line, self.apart = line, line.apart
         self._waiting: deque[tuple[Callable[[], Deferred[Any]], Deferred[Any]]] = deque()
 
@@ -142,7 +150,7 @@ class Stepped(Face):
         return answer
 
     def step(self) -> bool:
-        """Let one command go out and be answered; whether there was one."""
+        """Send one command and handle its reply; whether there was one."""
         if not self._waiting:
             return False
         issue, answer = self._waiting.popleft()
@@ -157,19 +165,19 @@ def result_of(ended: Deferred[Any]) -> Any:
     """The result of a Deferred that has fired; raises its error."""
     results: list[Any] = []
     ended.addBoth(results.append)
-    require(bool(results), "a call that needs no more answers ends")
+    require(bool(results), "a call without further commands ends")
     if hasattr(results[0], "raiseException"):
         results[0].raiseException()
     return results[0]
 
 
-class RedisPlayer:
+class RedisDriver:
     """Two stores on one private Redis."""
 
-    lasting = True  #: data outlives the stores, which may be cut, raced and made anew
+    durable = True  #: data outlives the stores, which may be cut, raced and made anew
 
     def __init__(self, redis: PrivateRedis, apart: bool = False) -> None:
-        self._line = Line(redis.socket_path, redis.binary.modern, apart)
+        self._line = BlockingConnection(redis.socket_path, redis.binary.modern, apart)
         self._keys = Keys(NAMESPACE)
         self.stores: list[Any] = []
 
@@ -182,7 +190,7 @@ class RedisPlayer:
         return RedisStore(line, NAMESPACE, TTL)
 
     def restart(self, which: int) -> None:
-        """A process ends, and another takes its place."""
+        """A process ends, and another starts."""
         self.stores[which] = self.store(self._line)
 
     def run(self, call: Coroutine[Any, Any, Any]) -> Any:
@@ -192,25 +200,25 @@ class RedisPlayer:
         return result_of(ended)
 
     def on(self, line: Any, which: int) -> RedisStore:
-        """The store of the same process, as far as it knows, on another connection."""
+        """The store of the same process on another connection."""
         store = RedisStore(line, NAMESPACE, TTL)
         store._indexed = self.stores[which]._indexed
         return store
 
-    def cut(self, steps: int, lost: bool, which: int) -> RedisStore:
+    def interrupted_store(self, steps: int, lost: bool, which: int) -> RedisStore:
         """The store of a process whose connection breaks after so many commands."""
-        return self.on(Cut(self._line, steps, lost), which)
+        return self.on(InterruptedConnection(self._line, steps, lost), which)
 
     def race(self, turns: Sequence[int], calls: Sequence[Callable[[Any], Coroutine[Any, Any, Any]]]) -> list[Any]:
-        """Run two calls, with so many commands of each in turn, then one of each; errors stand for themselves."""
-        lines = [Stepped(self._line) for _ in calls]
+        """Run two calls, with so many commands of each in turn, then one of each; results and errors."""
+        lines = [SteppedConnection(self._line) for _ in calls]
         stores = [self.on(line, which) for which, line in enumerate(lines)]
         ended = [Deferred.fromCoroutine(call(store)) for call, store in zip(calls, stores, strict=True)]
         self.steps_of_first = 0
-        for place, commands in enumerate(turns):
+        for position, commands in enumerate(turns):
             for _ in range(commands):
-                went = lines[place % 2].step()
-                self.steps_of_first += went and place == 0
+                went = lines[position % 2].step()
+                self.steps_of_first += went and position == 0
         while sum(line.step() for line in lines):
             pass
         return [outcome(lambda deferred=deferred: result_of(deferred)) for deferred in ended]
@@ -222,7 +230,7 @@ class RedisPlayer:
         self._line.ask((b"CONFIG", b"SET", b"maxmemory", b"1" if full else b"0"))
 
     def expire(self, subscriber: str) -> set[str]:
-        """Time passes until this lease ends; whose leases ended."""
+        """Let time pass until this lease ends; the subscribers whose leases ended."""
         self._line.ask((b"DEL", self._keys.lease(subscriber)))
         return {subscriber}
 
@@ -234,22 +242,22 @@ class RedisPlayer:
         keys = self._line.ask((b"KEYS", b"*"))[0]
         return [key for key in keys if key not in (self._keys.tokens_version, self._keys.token_log)]
 
-    def seen(self) -> Seen:
+    def snapshot(self) -> Snapshot:
         keys, commands = self._keys, []
         for topic in TOPICS:
             meta, log, cursors = keys.topic(topic)
             commands += [(b"HGETALL", meta), (b"XRANGE", log, b"-", b"+"), (b"HGETALL", cursors)]
         for subscriber in SUBSCRIBERS:
-            meta, stays = keys.subscriber(subscriber)
-            commands += [(b"HGETALL", meta), (b"HGETALL", stays), (b"GET", keys.lease(subscriber))]
+            meta, memberships = keys.subscriber(subscriber)
+            commands += [(b"HGETALL", meta), (b"HGETALL", memberships), (b"GET", keys.lease(subscriber))]
         *parts, topics, subscribers = self._line.ask(
             *commands, (b"SMEMBERS", keys.topics), (b"SMEMBERS", keys.subscribers)
         )
         triples = list(zip(parts[::3], parts[1::3], parts[2::3], strict=True))
-        return Seen(
-            {name: _seen_topic(*triple) for name, triple in zip(TOPICS, triples, strict=False)},
+        return Snapshot(
+            {name: _topic_snapshot(*triple) for name, triple in zip(TOPICS, triples, strict=False)},
             {
-                name: _seen_subscriber(*triple)
+                name: _subscriber_snapshot(*triple)
                 for name, triple in zip(SUBSCRIBERS, triples[len(TOPICS) :], strict=True)
                 if any(triple)
             },
@@ -261,10 +269,10 @@ def _pairs(flat: Sequence[bytes]) -> dict[str, bytes]:
     return {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
 
 
-def _seen_topic(meta: list[bytes], log: list[Any], cursors: list[bytes]) -> SeenTopic:
+def _topic_snapshot(meta: list[bytes], log: list[Any], cursors: list[bytes]) -> TopicSnapshot:
     known = _pairs(meta)
-    require(known.keys() <= {"publisher", "tail", "base"}, "a topic's keys are those that are documented", known)
-    return SeenTopic(
+    require(known.keys() <= {"publisher", "tail", "base"}, "a topic's fields are documented", known)
+    return TopicSnapshot(
         publisher=known["publisher"].decode() if "publisher" in known else None,
         tail=EventID.parse(known["tail"]) if "tail" in known else None,
         base=int(known.get("base", 0)),
@@ -273,29 +281,29 @@ def _seen_topic(meta: list[bytes], log: list[Any], cursors: list[bytes]) -> Seen
     )
 
 
-def _seen_subscriber(meta: list[bytes], stays: list[bytes], lease: bytes | None) -> SeenSubscriber:
+def _subscriber_snapshot(meta: list[bytes], memberships: list[bytes], lease: bytes | None) -> SubscriberSnapshot:
     known = _pairs(meta)
     holder, _, epoch = (lease or b"").decode().partition(" ")
     options = None
     if "callback" in known:
         callback, uuid, timeout, most = (known[name].decode() for name in ("callback", "uuid", "timeout", "max"))
         options = (callback, uuid or None, int(timeout), int(most))
-    return SeenSubscriber(
+    return SubscriberSnapshot(
         version=int(known.get("version", -1)),
         options=options,
         sent=int(known.get("sent", 0)),
         dropped=int(known.get("dropped", 0)),
         failures=int(known.get("failures", 0)),
         error=known["last_error"].decode() if "last_error" in known else None,
-        stays={topic: int(text.split()[0]) for topic, text in _pairs(stays).items()},
+        memberships={topic: int(text.split()[0]) for topic, text in _pairs(memberships).items()},
         lease=(holder, int(epoch)) if lease else None,
     )
 
 
-class MemoryPlayer:
-    """The memory store, twice the same."""
+class MemoryDriver:
+    """The memory store, as two processes."""
 
-    lasting = False
+    durable = False
 
     def __init__(self) -> None:
         self.stores: list[Any] = []
@@ -314,34 +322,34 @@ class MemoryPlayer:
         return set(SUBSCRIBERS)
 
     def age(self, subscriber: str) -> None:
-        """A clock ages all leases alike, which a history does not follow."""
+        """Nothing: the clock would age all leases."""
 
     def leftovers(self) -> list[object]:
         store = self._store
         return [*store._topics, *store._subscribers, *store._leases, *store._tokens]
 
-    def seen(self) -> Seen:
+    def snapshot(self) -> Snapshot:
         store = self._store
-        nothing = SeenTopic(None, None, 0, [], {})
+        nothing = TopicSnapshot(None, None, 0, [], {})
         topics = {
-            name: SeenTopic(topic.publisher, topic.tail, topic.base, list(topic.log), dict(topic.cursors))
+            name: TopicSnapshot(topic.publisher, topic.tail, topic.base, list(topic.log), dict(topic.cursors))
             for name, topic in store._topics.items()
         }
-        return Seen(
+        return Snapshot(
             {name: topics.get(name, nothing) for name in TOPICS},
-            {name: self._seen_subscriber(name, known) for name, known in store._subscribers.items()},
+            {name: self._subscriber_snapshot(name, known) for name, known in store._subscribers.items()},
             (set(store._topics), set(store._subscribers)),
         )
 
-    def _seen_subscriber(self, name: str, known: Any) -> SeenSubscriber:
+    def _subscriber_snapshot(self, name: str, known: Any) -> SubscriberSnapshot:
         options, lease = known.subscription, self._store._lease(name)
-        return SeenSubscriber(
+        return SubscriberSnapshot(
             version=known.version,
             options=(options.callback, options.uuid, options.timeout, options.max),
             sent=known.sent,
             dropped=known.dropped,
             failures=known.health.failures,
             error=known.health.last_error,
-            stays={topic: stay.id for topic, stay in known.topics.items()},
+            memberships={topic: membership.id for topic, membership in known.topics.items()},
             lease=lease[:2] if lease else None,
         )
