@@ -114,8 +114,9 @@ class RedisStore(TokenStore, Upkeep):
             owner = await self._redis.run("delete_topic", self._keys.topic(topic), (publisher or "").encode())
         except ScriptRefusal as refusal:
             raise refusals.named(refusal.code, topic) from None
-        await self._redis.command(b"SREM", self._keys.owned(owner.decode()), topic.encode())
-        await self._tidy_topic(topic)
+        with refusals.after_a_write():
+            await self._redis.command(b"SREM", self._keys.owned(owner.decode()), topic.encode())
+            await self._tidy_topic(topic)
 
     async def topics(self) -> list[TopicInfo]:
         return [fact async for some in self.each_topic() for fact in some]
@@ -160,9 +161,10 @@ class RedisStore(TokenStore, Upkeep):
             b"await" if subscription.awaits else b"",
             *(topic.encode() for topic in topics),
         )
-        await self._memberships.follow(subscriber, codec.memberships(memberships), subscription.awaits)
-        named = (self._redis.command(*each) for each in indexes)
-        await gather([*named, self._redis.hint(SubscriptionChanged(subscriber))])
+        with refusals.after_a_write():
+            await self._memberships.follow(subscriber, codec.memberships(memberships), subscription.awaits)
+            named = (self._redis.command(*each) for each in indexes)
+            await gather([*named, self._redis.hint(SubscriptionChanged(subscriber))])
 
     async def unsubscribe(self, subscriber: str) -> None:
         try:
@@ -170,8 +172,9 @@ class RedisStore(TokenStore, Upkeep):
         except ScriptRefusal as refusal:
             await self._memberships.repair(subscriber)  # see `leave`
             raise refusals.named(refusal.code) from None
-        await self._memberships.follow(subscriber, codec.memberships(memberships))
-        await self._redis.hint(SubscriptionChanged(subscriber))
+        with refusals.after_a_write():
+            await self._memberships.follow(subscriber, codec.memberships(memberships))
+            await self._redis.hint(SubscriptionChanged(subscriber))
 
     async def leave(self, subscriber: str, topic: str) -> None:
         keys = self._keys.topic(topic)
@@ -187,9 +190,14 @@ class RedisStore(TokenStore, Upkeep):
             # an earlier call may have ended half way; after this answer the topic must send no new event
             await self._memberships.repair(subscriber)
             raise refusals.named(refusal.code, topic) from None
-        was_subscribed = await self._redis.run("leave", keys, subscriber.encode(), membership, version, wanted)
-        await self._memberships.retire(subscriber, {topic: Membership(int(membership), "left", int(version))})
-        await self._redis.hint(SubscriptionChanged(subscriber))
+        with refusals.after_a_write():
+            was_subscribed = await self._redis.run(
+                "leave", keys, subscriber.encode(), membership, version, wanted
+            )
+            await self._memberships.retire(
+                subscriber, {topic: Membership(int(membership), "left", int(version))}
+            )
+            await self._redis.hint(SubscriptionChanged(subscriber))
         if not was_subscribed:
             raise refusals.not_subscribed(topic)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from routemaster.errors import (
     NotSubscribed,
     NotYourTopic,
     RoutemasterError,
+    StoreUnavailable,
     TokenTaken,
     TooManyTopics,
     UnknownToken,
@@ -62,3 +64,12 @@ _NAMED: dict[str, Callable[[str], RoutemasterError]] = {
     "NOTOKEN": no_token,
     "TAKEN": token_taken,
 }
+
+
+@contextmanager
+def after_a_write() -> Iterator[None]:
+    """For the steps of a call after its first write: if Redis is unavailable there, the outcome is unknown."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        raise StoreUnavailable(str(error), outcome_unknown=True) from error

@@ -127,9 +127,12 @@ class Upkeep:
         counted = set(await self._redis.names(key))
         for some in chunks(topics - counted, BUNDLE):
             await self._redis.command(b"SADD", key, *(topic.encode() for topic in some))
-        for some in chunks(counted - topics, AT_ONCE):
-            owners = await gather(self._redis.command(b"HGET", self._meta(topic), b"publisher") for topic in some)
-            others = (topic for topic, owner in zip(some, owners, strict=True) if owner != publisher.encode())
-            stale = [topic.encode() for topic in others]
+        # those added as well: a topic may have been deleted since it was read
+        bundles = self._redis.bundles(counted ^ topics, self._meta, AT_ONCE)
+        for names, owners in await self._redis.run_bundles(
+            "topics", bundles, lambda topic: (self._meta(topic),), b"publisher"
+        ):
+            owned = (owner == publisher.encode() for owner in owners)
+            stale = [topic.encode() for topic, is_owned in zip(names, owned, strict=True) if not is_owned]
             if stale:
                 await self._redis.command(b"SREM", key, *stale)

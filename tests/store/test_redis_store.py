@@ -55,6 +55,23 @@ class RedisTests(StoreTests):
         await command(b"XDEL", keys.token_log, mark)
         self.assertIsNone(await self.store.token_changes(mark))
 
+    async def test_outcome_after_a_write(self) -> None:
+        """A call that fails after its first write has an unknown outcome, even if no later step was sent."""
+
+        async def fail(*_: Any) -> None:
+            raise StoreUnavailable("not connected")
+
+        await self.create("cats")
+        for step in ("follow", "retire", "tidy_topic"):
+            self.patch(self.store._memberships, step, fail)
+        for call in (
+            self.store.subscribe(subscription("cats")),
+            self.store.leave("sub", "cats"),
+            self.store.unsubscribe("sub"),
+            self.store.delete_topic("cats", "pub"),
+        ):
+            self.assertTrue((await self.refused(StoreUnavailable, call)).outcome_unknown)
+
     async def test_counts_while_a_membership_ends(self) -> None:
         """Events are counted once although their membership ends between the reads of topic and subscriber."""
         await self.create("cats", "dogs")
@@ -219,11 +236,12 @@ class ClusterTests(StoreTests):
             self.server.cancel_move(slot)
 
     async def whole(self, call: Coroutine[Any, Any, Any]) -> None:
-        """Make a call that succeeds or is refused as a whole."""
+        """Make a call of which each script succeeds or is refused as a whole."""
         try:
             await call
         except StoreUnavailable as error:
-            self.assertFalse(error.outcome_unknown)
+            cause = error.__cause__ or error  # of a script after the first
+            self.assertFalse(cause.outcome_unknown)
 
     async def test_no_script_ends_half_way(self) -> None:
         """While a slot migrates, a script that empties a key does not fail half-way."""
