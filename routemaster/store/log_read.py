@@ -14,7 +14,6 @@ from routemaster.interfaces import LogEntry, Positions
 from routemaster.model import EventID
 from routemaster.store import codec
 from routemaster.store.commands import Commands
-from routemaster.util.gather import gather
 
 CALL_EVENTS = 256
 CALL_BYTES = 256 * 1024  #: of fragments; the event that reaches it is the last
@@ -30,37 +29,31 @@ class LogReader:
     async def positions(self, subscriber: str, topics: Sequence[str]) -> Positions:
         """See `interfaces.Store.positions`."""
         bundles = self._redis.bundles(topics, self._log, CALL_TOPICS)
-        replies = await gather(
-            self._redis.run(
-                "positions",
-                [key for topic in bundle for key in self._keys.topic(topic)[::2]],
-                subscriber.encode(),
-            )
-            for bundle in bundles
+        replies = await self._redis.run_bundles(
+            "positions", bundles, lambda topic: self._keys.topic(topic)[::2], subscriber.encode()
         )
         found = {
             topic: codec.position(cursor, tail)
-            for bundle, (_now, *pairs) in zip(bundles, replies, strict=True)
+            for bundle, (_now, *pairs) in replies
             for topic, cursor, tail in zip(bundle, pairs[::2], pairs[1::2], strict=True)
         }
-        return Positions(found, min((int(now) for now, *_ in replies), default=0))
+        return Positions(found, min((int(now) for _, (now, *_rest) in replies), default=0))
 
     async def read(self, starts: Mapping[str, EventID], most: int) -> dict[str, Sequence[LogEntry]]:
         """See `interfaces.Store.read`."""
         most = min(most, CALL_EVENTS)
         bundles = self._redis.bundles(starts, self._log, max(1, CALL_EVENTS // most))
-        replies = await gather(
-            self._redis.run(
-                "read", [self._log(topic) for topic in bundle], b"%d" % most, b"%d" % CALL_BYTES,
-                *(bytes(starts[topic]) for topic in bundle),
-            )
-            for bundle in bundles
+        replies = await self._redis.run_bundles(
+            "read", bundles, lambda topic: (self._log(topic),), b"%d" % most, b"%d" % CALL_BYTES,
+            each=lambda topic: bytes(starts[topic]),
         )  # fmt: skip
-        return {
-            topic: list(zip(map(EventID.parse, flat[::2]), flat[1::2], strict=True))
-            for bundle, reply in zip(bundles, replies, strict=True)
-            for topic, flat in zip(bundle, reply, strict=False)
-        }
+        # as if empty, if the key is of the wrong type: who reads again and again would never end
+        broken = starts.keys() - {topic for bundle, _ in replies for topic in bundle}
+        read: dict[str, Sequence[LogEntry]] = dict.fromkeys(broken, ())
+        for bundle, reply in replies:
+            for topic, flat in zip(bundle, reply, strict=False):
+                read[topic] = list(zip(map(EventID.parse, flat[::2]), flat[1::2], strict=True))
+        return read
 
     def _log(self, topic: str) -> bytes:
         return self._keys.topic(topic)[1]
