@@ -8,7 +8,7 @@ text may be a secret.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 
 from attrs import frozen
 
+from routemaster.config_tokens import MASK as MASK
+from routemaster.config_tokens import TOKEN, mask_tokens, parse_clients, write_clients
 from routemaster.errors import ConfigError
 
-MASK = "********"
-TOKEN = "[a-z0-9:_-]{1,64}"  #: the form of a token  # noqa: S105 - a pattern
 PREFIX = "ROUTEMASTER_"  #: of environment variables
 CLUSTERS = ("redis+cluster", "rediss+cluster")  #: schemes of URLs that name nodes of a Redis Cluster
 
@@ -43,18 +43,6 @@ def mask_url(url: str) -> str:
     """The URL with user, password and the values of its query masked, except `db`."""
     url = re.sub("//.*@", f"//{MASK}@", url)
     return re.sub(r"([?&](?!db=)[^=&]*=)[^&#]*", rf"\g<1>{MASK}", url)
-
-
-def mask_tokens(tokens: str) -> str:
-    """Each token masked after its `--`; one without `--` is masked completely, except `demo`; of NEW=OLD, both."""
-
-    def public(token: str) -> str:
-        name, dashes, _ = token.partition("--")
-        if token in ("", "demo"):
-            return token
-        return f"{name}--{MASK}" if dashes else MASK
-
-    return ",".join("=".join(map(public, item.split("="))) for item in tokens.split(","))
 
 
 @frozen
@@ -130,33 +118,6 @@ def comma_separated(item: OptionType) -> OptionType:
         return ",".join(map(item.write, values))
 
     return OptionType(f"{item.expected}, or several separated by commas", parse, write, item.mask)
-
-
-def parse_clients(text: str) -> dict[str, str]:
-    """The tokens of `TOKEN,NEW=OLD,...`, each with the one that it replaces in the end, or itself."""
-    replaced: dict[str, str] = {}
-    for item in text.split(",") if text else ():
-        new, _, old = item.strip().partition("=")
-        if not all(re.fullmatch(TOKEN, each) for each in (new, old or new)) or item.strip().endswith("="):
-            raise ValueError
-        if replaced.setdefault(new, old or new) != (old or new):
-            raise ValueError
-    return {new: _first(new, replaced) for new in replaced}
-
-
-def _first(token: str, replaced: Mapping[str, str]) -> str:
-    for _ in replaced:
-        if (older := replaced.get(token, token)) == token:
-            return token
-        token = older
-    if replaced.get(token, token) != token:
-        raise ValueError  # they replace each other
-    return token
-
-
-def write_clients(clients: Mapping[str, str]) -> str:
-    """The inverse of parse_clients."""
-    return ",".join(new if new == old else f"{new}={old}" for new, old in clients.items())
 
 
 ALL_2XX = tuple(range(200, 300))  #: the value of `2xx`

@@ -16,7 +16,7 @@ HOME = Path(routemaster.__file__).parent
 
 #: the rooms that hold values and rules alone
 VALUES = ("", "model", "errors", "hints", "interfaces", "callback_url", "validation", "strict_json",
-          "config", "config_sources", "config_types")  # fmt: skip
+          "config", "config_sources", "config_tokens", "config_types")  # fmt: skip
 #: what each wing may import besides itself, by the closest name: "x" is the module x, "x." all of the package x
 LAWS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(VALUES, VALUES),
