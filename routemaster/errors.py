@@ -61,5 +61,9 @@ class StoreUnavailable(RoutemasterError):
         self.outcome_unknown = outcome_unknown
 
 
+class StoreFull(StoreUnavailable):
+    """Redis is out of memory."""
+
+
 class StoreBroken(RoutemasterError):
     """Redis returned an unexpected reply: a bug, or data of another application (500, reported)."""

@@ -60,6 +60,11 @@ class Listeners:
         hosts = [getattr(port.getHost(), "host", None) for port in self._ports]
         return not all(host is None or ip_address(host.partition("%")[0]).is_loopback for host in hosts)
 
+    @property
+    def live(self) -> int:
+        """The number of open connections."""
+        return sum(site.live for site in self._sites)
+
     def drains(self) -> list[Coroutine[Any, Any, None]]:
         """For each site: wait until its current requests have finished, at most DRAIN seconds."""
         return [site.drain(DRAIN) for site in self._sites]

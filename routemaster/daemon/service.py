@@ -38,6 +38,7 @@ from routemaster.daemon.listeners import Listeners
 from routemaster.delivery.worker import Worker
 from routemaster.errors import ConfigError, StoreUnavailable
 from routemaster.hints import TokensChanged, decode
+from routemaster.interfaces import Sample
 from routemaster.metrics import prometheus
 from routemaster.metrics.meter import Meter
 from routemaster.metrics.monitor import Monitor
@@ -136,7 +137,7 @@ class Bus(DaemonService):
         autodrop = assembly.autodrop(config, self._store)
         self._monitor = Monitor(
             self._store, self._meter, autodrop, self._metrics_service, reactor, self._process,
-            config.monitor_interval, time,
+            config.monitor_interval, time, self._own_gauges,
         )  # fmt: skip
         self._wakeups = PubSub(
             self._connection.address, Keys(config.namespace).wakeups, reactor=reactor,
@@ -271,6 +272,18 @@ class Bus(DaemonService):
         snapshot = await self._monitor.measure()
         # with 2,000 subscribers this takes 50 ms, which would delay events in the reactor's thread
         return await deferToThread(prometheus.exposition, snapshot, self._config.app_name)
+
+    def _own_gauges(self) -> list[Sample]:
+        """What only this process knows, for `GET /metrics`."""
+        gauges = [Sample("build_info", 1, {"version": __version__, "role": self._config.role})]
+        if self._listeners is not None:
+            gauges.append(Sample("connections.open", self._listeners.live, {}))
+        if self._worker is not None:
+            gauges.append(Sample("leases", self._worker.leases, {}))
+        if self._tls is not None:
+            file = str(self._tls.certificate)
+            gauges.append(Sample("certificate.expires_seconds", round(self._tls.expires - time()), {"file": file}))
+        return gauges
 
     def _is_ready(self) -> bool:
         publishing = self._publishing is None or self._publishing.connection.connected

@@ -13,12 +13,12 @@ by event.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from routemaster.delivery.forecast import batches, batches_due
+from routemaster.delivery.forecast import batches, batches_due, step_of
 from routemaster.errors import StoreBroken, StoreUnavailable
 from routemaster.interfaces import Clock, MetricsService, Sample, Snapshot, Store
 from routemaster.metrics.meter import Meter, parse_series, series
@@ -46,14 +46,16 @@ class Monitor:
         process: str,
         interval: float,
         wall: Callable[[], float] | None = None,
+        own_gauges: Callable[[], Iterable[Sample]] = tuple,
     ) -> None:
         """`process` is unique among live processes; `interval` in seconds; without a service nothing is exported.
 
-        `wall` returns the time of day, if `clock` is monotonic.
+        `wall` returns the time of day, if `clock` is monotonic; `own_gauges` what only this process knows.
         """
         self._store, self._meter, self._autodrop = store, meter, autodrop
         self._service, self._clock, self._wall = service, clock, wall or clock.seconds
         self._process, self._interval = process, interval
+        self._own_gauges = own_gauges
         self._throttle = LogThrottle()
         self._stopped = False
         self._sending: Deferred[None] | None = None
@@ -77,9 +79,15 @@ class Monitor:
             raise
 
     async def measure(self) -> Snapshot:
-        """All gauges, and counters as totals."""
-        gauges, derived = await self._collect()
-        return Snapshot(gauges, _samples((await self._store.counts()) | derived))
+        """All gauges, those of this process included, and counters as totals; without Redis what is known here."""
+        try:
+            gauges, derived = await self._collect()
+            totals = (await self._store.counts()) | derived
+        except StoreUnavailable:
+            gauges, totals = [Sample("redis.up", 0, {})], {}
+        else:
+            gauges.append(Sample("redis.up", 1, {}))
+        return Snapshot([*gauges, *self._own_gauges()], _samples(totals))
 
     async def export(self) -> None:
         """Send a snapshot to the metrics service, if this process holds the leader lock."""
@@ -122,6 +130,7 @@ class Monitor:
     async def _collect(self, is_over: Callable[[], bool] = lambda: False) -> tuple[list[Sample], dict[str, int]]:
         figures, now = await self._store.stats(), self._wall()
         queued, ready, removed, dropped = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+        failures, ages, states = Counter[str](), Counter[str](), Counter[tuple[str, str]]()
         due = 0
         async for facts in paced(self._store.each_subscription(), self._clock):
             if is_over():
@@ -133,9 +142,18 @@ class Monitor:
                 removed[name] += fact.sent + fact.dropped
                 dropped[name] += fact.dropped
                 due += batches_due(fact, now)
+                failures[name] = max(failures[name], fact.health.failures)
+                ages[name] = max(ages[name], round((now - fact.oldest) * 1000) if fact.oldest else 0)
+                states[name, step_of(fact, now).state.value] += 1
         gauges = [
             *(Sample("subscriber.queue.events", count, {"subscriber": name}) for name, count in queued.items()),
             *(Sample("subscriber.queue.batches", count, {"subscriber": name}) for name, count in ready.items()),
+            *(Sample("subscriber.failures", count, {"subscriber": name}) for name, count in failures.items()),
+            *(Sample("subscriber.oldest_seconds", ms / 1000, {"subscriber": name}) for name, ms in ages.items()),
+            *(
+                Sample("subscriber.state", count, {"subscriber": name, "state": state})
+                for (name, state), count in states.items()
+            ),
             Sample("jobs.count", due, {"queue": "main", "status": "instant"}),
             Sample("jobs.count", ready.total() - due, {"queue": "main", "status": "scheduled"}),
             *(sample for node in figures for sample in self._redis_gauges(node)),

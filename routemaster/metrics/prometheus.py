@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
@@ -19,6 +19,7 @@ def exposition(snapshot: Snapshot, app_name: str) -> bytes:
     """The snapshot in the text format; `.` in metric names becomes `_`."""
     registry = CollectorRegistry()
     registry.register(_Collector(snapshot, app_name))
+    ProcessCollector(registry=registry)
     return generate_latest(registry)
 
 

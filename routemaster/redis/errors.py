@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 
-from routemaster.errors import RoutemasterError, StoreBroken, StoreUnavailable
+from routemaster.errors import RoutemasterError, StoreBroken, StoreFull, StoreUnavailable
 
 REFUSAL_PREFIX = "RM:"
 DENIED_IN_SCRIPT = "The user executing the script can't"  #: run a command, use a key or a channel
@@ -33,7 +33,6 @@ _TRY_AGAIN = {
 _UNAVAILABLE = {
     "BUSY": "is busy with a long script",
     "READONLY": "is a read-only replica",
-    "OOM": "is out of memory: it has reached its maxmemory",
     "MISCONF": "refuses writes because it cannot save to disk",
     "NOREPLICAS": "refuses writes because too few replicas are connected",
     "NOSCRIPT": "removed a script before it ran",
@@ -93,6 +92,8 @@ def named_error(code: str, detail: str, redis: str) -> RoutemasterError:
     if code in ("MOVED", "ASK") and (to := _REDIRECTION.fullmatch(detail)):
         message = f"{redis} is a node of a Redis Cluster and replied {code} {detail}"
         return Redirected(message, int(to[1]), to[2], int(to[3]), code == "ASK")
+    if code == "OOM":
+        return StoreFull(f"{redis} is out of memory: it has reached its maxmemory (OOM)")
     if code in _UNAVAILABLE:
         return StoreUnavailable(f"{redis} {_UNAVAILABLE[code]} ({code})")
     if code.startswith(REFUSAL_PREFIX):

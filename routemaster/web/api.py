@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from attrs import frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 
 from routemaster import strict_json
@@ -38,6 +39,7 @@ from routemaster.web.http_server.body_writer import Body, Whole
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.klein_resource import BusApp
 from routemaster.web.listing import list_subscriptions, list_topics
+from routemaster.web.refused_publications import RefusedPublications
 from routemaster.web.responses import json_answer, list_answer, no_content, refusal, refused
 
 SCALING_DELAY = 1.0  #: seconds by which `/pulse/scaling` delays its answer when more workers are needed
@@ -100,6 +102,7 @@ class Api:
         self._wall = wall or clock.seconds
         self._exposition, self._ready = exposition, ready
         self._commit = GroupCommit(store, meter)
+        self._refused = RefusedPublications(meter, clock)
         self._due: tuple[float, int] | None = None
         self._topics = SingleFlight(lambda: list_topics(store, clock), clock)
         self._subscriptions = SingleFlight(lambda: list_subscriptions(store, clock, self._wall()), clock)
@@ -160,6 +163,23 @@ class Api:
 
     def publish(self, request: Any, name: str) -> Deferred[bytes]:
         """POST /topics/:name"""
+        try:
+            stored, bulk = self._publish(request, name)
+        except Exception as error:
+            self._refused.refused(error)
+            raise
+        return stored.addCallbacks(self._published, self._not_published, (request, bulk))
+
+    def _published(self, stored: Published, request: Any, bulk: bool) -> bytes:
+        self._refused.accepted()
+        return _published(stored, request, bulk)
+
+    def _not_published(self, failure: Failure) -> Failure:
+        if isinstance(failure.value, Exception) and not failure.check(CancelledError):
+            self._refused.refused(failure.value)
+        return failure
+
+    def _publish(self, request: Any, name: str) -> tuple[Deferred[Published], bool]:
         publisher = self._client(request)
         topic = check_topic(name)
         text = request.content.getvalue()
@@ -169,8 +189,7 @@ class Api:
         now_ms = int(self._wall() * 1000)
         body = strict_json.decode(text)
         fragments = event_fragments(topic, body, now_ms, self._limits.max_event_data)
-        stored = self._commit.publish(topic, publisher, fragments)
-        return stored.addCallback(_published, request, isinstance(body, list))
+        return self._commit.publish(topic, publisher, fragments), isinstance(body, list)
 
     async def delete_topic(self, request: Any, name: str) -> bytes:
         """DELETE /topics/:name"""

@@ -145,6 +145,44 @@ class MonitorTests(SynchronousTestCase):
         self.done(self.process("p2").export())
         self.assertEqual(self.service.counters()["events.published|topic=cats"], 4)
 
+    def test_without_redis(self) -> None:
+        """Without Redis there are the gauges of the process, and `redis.up` is 0."""
+        own = [Sample("leases", 3, {})]
+        autodrop = Autodrop(self.store, 1000, 100, True)
+        monitor = Monitor(
+            self.store, self.meter, autodrop, None, self.clock, "p", 10.0, own_gauges=lambda: own
+        )
+        gauges = {gauge.name: gauge.value for gauge in self.measured(monitor).gauges}
+        self.assertEqual((gauges["redis.up"], gauges["leases"], gauges["subscriber.queue.events"]), (1, 3, 0))
+
+        async def away() -> Any:
+            raise StoreUnavailable("away")
+
+        for call in ("stats", "counts"):
+            self.patch(self.store, call, away)
+            snapshot = self.measured(monitor)
+            gauges = {gauge.name: gauge.value for gauge in snapshot.gauges}
+            self.assertEqual(gauges, {"redis.up": 0, "leases": 3})
+            self.assertEqual(snapshot.counters, [])
+
+    def measured(self, monitor: Monitor) -> Snapshot:
+        measured = Deferred.fromCoroutine(monitor.measure())
+        self.clock.pump([PAUSE] * 3)
+        return self.successResultOf(measured)
+
+    def test_health_of_subscribers(self) -> None:
+        """The state of each subscriber, its failures in a row and the age of its oldest event are gauges."""
+        self.done(self.store.publish("cats", "pub", [b"1"]))
+        grant = self.done(self.store.acquire("svc--secret", "w"))
+        self.done(self.store.fail("svc--secret", "w", grant.epoch, 60.0, "x"))
+        self.clock.advance(7)
+        gauges = [(g.name, g.value, g.tags) for g in self.measured(self.monitor).gauges]
+        for name, value, tags in (
+            ("subscriber.failures", 1, {}), ("subscriber.oldest_seconds", 7.0, {}),
+            ("subscriber.state", 1, {"state": "backoff"}),
+        ):  # fmt: skip
+            self.assertIn((name, value, {"subscriber": "svc"} | tags), gauges)
+
     def test_many_subscribers_take_turns(self) -> None:
         """The values of many subscribers are computed in several turns of the reactor, and are complete."""
         for number in range(250):

@@ -582,6 +582,9 @@ class RedisTests(SystemCase):
         self.assertLess(answer.seconds, stretched(2))
         await self.ok(client.ask("GET", "/health"), 200)
         await self.ok(client.ask("GET", "/health/ready"), 503)
+        metrics = (await self.ok(client.ask("GET", "/metrics"), 200)).body.decode()
+        self.assertIn('routemaster_redis_up{app="routemaster"} 0', metrics)
+        self.assertIn("process_resident_memory_bytes", metrics)
         self.assertNotIn("Routemaster is ready", daemon.log)
         redis.start()
         await daemon.line("Routemaster is ready")
@@ -596,6 +599,10 @@ class RedisTests(SystemCase):
             await publish_again()
         (topic,) = (await client.ask("GET", "/topics")).json
         self.assertEqual(topic["events"], 1, "what was refused is not stored later")
+        metrics = (await self.ok(client.ask("GET", "/metrics"), 200)).body.decode()
+        self.assertIn('routemaster_redis_up{app="routemaster"} 1', metrics)
+        self.assertIn("publications are refused with 503", daemon.log)
+        self.assertIn("publications succeed again", daemon.log)
         self.assertEqual(await daemon.stop(), 0)
 
     async def test_killed_under_load(self) -> None:

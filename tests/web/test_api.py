@@ -592,6 +592,20 @@ class PublishTests(Case):
         self.wire.clock.advance(0)
         self.assertEqual(len(json.loads(self.answer().body)), 601)
 
+    def test_refused_publications_are_counted(self) -> None:
+        """Each refused publication is counted with its reason, whether the store refuses it or a check before."""
+        self.meter.take()
+        self.expect(400, "POST", "/topics/cats", EVENT | {"type": "x"})
+        self.expect(403, "POST", "/topics/cats", EVENT, B)
+        for error in (UNAVAILABLE, OUTCOME_UNKNOWN):
+            self.store.error = error
+            self.call("POST", "/topics/cats", EVENT)
+        self.store.error = None
+        self.publish()
+        counts = self.meter.take().items()
+        refused = {name.partition("=")[2]: count for name, count in counts if "refused" in name}
+        self.assertEqual(refused, dict.fromkeys(["invalid", "not_owner", "unavailable", "outcome_unknown"], 1))
+
     def test_too_many_topics(self) -> None:
         """A topic beyond the limit is refused with 403, and the error says so."""
         self.store.store._max_topics = 2
