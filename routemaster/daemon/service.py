@@ -279,7 +279,7 @@ class Bus(DaemonService):
         if self._listeners is not None:
             gauges.append(Sample("connections.open", self._listeners.live, {}))
         if self._worker is not None:
-            gauges.append(Sample("leases", self._worker.leases, {}))
+            gauges.append(Sample("leases", self._worker.lease_count, {}))
         if self._tls is not None:
             file = str(self._tls.certificate)
             gauges.append(Sample("certificate.expires_seconds", round(self._tls.expires - time()), {"file": file}))

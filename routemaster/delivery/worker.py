@@ -116,11 +116,6 @@ class Worker:
 
     # -- reconciliation
 
-    @property
-    def leases(self) -> int:
-        """The number of subscribers that it delivers to."""
-        return sum(1 for _ in self._leases.to_renew())
-
     async def reconcile(self) -> None:
         """Renew leases, read what hints may have missed, request what is free. Raises StoreUnavailable."""
         self.tick()
