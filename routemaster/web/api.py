@@ -119,6 +119,8 @@ class Api:
                 try:
                     self._access.principal(headers, who[endpoint])
                 except RoutemasterError as error:
+                    if endpoint == "POST /topics/<name>":
+                        self._refused.refused(error)
                     raise refused(error) or error from None
 
         app = BusApp(admit)
