@@ -1,7 +1,8 @@
 """The interfaces between the parts: store, sender, metrics, clock.
 
 Each has more than one implementation (Redis and memory; treq and scripted
-outcomes), and the same tests run on all of them.
+outcomes), and the same tests run on all of them. Longer than 350 lines: most of
+it is the interface of the store, with what each call promises.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ class Position:
     cursor: Cursor | None  #: None: the topic has none for it
     tail: EventID | None   #: the log's last ID; None: the topic does not exist
 
-    def owes(self, event: EventID) -> bool:
+    def is_before(self, event: EventID) -> bool:
         """Whether the event, or one before it, still waits."""
         return self.cursor is not None and bool(self.cursor.spans) and self.cursor.spans[0].after.n < event.n
 

@@ -20,6 +20,7 @@ from routemaster.delivery.decision import Rules
 from routemaster.delivery.worker import Worker
 from routemaster.error_reporting import make_reporter
 from routemaster.error_reporting.observer import RemoteReporter
+from routemaster.errors import ConfigError
 from routemaster.interfaces import Meter, MetricsService, Sender, Store
 from routemaster.metrics.datadog import Datadog
 from routemaster.metrics.printing import Printing
@@ -27,6 +28,7 @@ from routemaster.metrics.statsd import Statsd
 from routemaster.redis.address import ClusterAddress, RedisAddress, SentinelAddress
 from routemaster.redis.cluster import Cluster
 from routemaster.redis.connection import Connection
+from routemaster.redis.wait_replicas import Replication
 from routemaster.sender import TreqSender
 from routemaster.store.autodrop import Autodrop
 from routemaster.store.scripts import SCRIPTS, needed_rights
@@ -83,6 +85,25 @@ def connection(
     if isinstance(address, ClusterAddress):
         return Cluster(address, **options)
     return Connection(address, **options)
+
+
+def replication(
+    config: Config, reactor: Any, address: RedisAddress | ClusterAddress | SentinelAddress
+) -> Replication | None:
+    """What publications require of replicas, on a connection of its own; None if nothing is configured."""
+    if not config.min_replicas:
+        return None
+    if isinstance(address, ClusterAddress):
+        raise ConfigError("min_replicas is not supported with a Redis Cluster; set it to 0")
+    connection = Connection(
+        address,
+        reactor=reactor,
+        reply_timeout=config.redis_timeout + config.min_replicas_timeout / 1000,
+        scripts=[SCRIPTS["publish"], SCRIPTS["claim"]],
+        rights=needed_rights(config.namespace, waits=True),
+        chance=random,
+    )
+    return Replication(connection, config.min_replicas, config.min_replicas_timeout)
 
 
 def worker(

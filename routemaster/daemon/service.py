@@ -36,7 +36,7 @@ from routemaster.daemon import assembly
 from routemaster.daemon.lifecycle import DaemonService
 from routemaster.daemon.listeners import Listeners
 from routemaster.delivery.worker import Worker
-from routemaster.errors import ConfigError, StoreUnavailable
+from routemaster.errors import StoreUnavailable
 from routemaster.hints import TokensChanged, decode
 from routemaster.interfaces import Sample
 from routemaster.metrics import prometheus
@@ -48,10 +48,8 @@ from routemaster.redis.connection import Connection
 from routemaster.redis.embedded import EmbeddedRedis
 from routemaster.redis.pubsub import PubSub
 from routemaster.redis.server_info import fact_lines
-from routemaster.redis.wait_replicas import Replication
 from routemaster.store.keys import Keys
 from routemaster.store.redis_store import RedisStore
-from routemaster.store.scripts import SCRIPTS, needed_rights
 from routemaster.util.periodic import Periodic
 from routemaster.web.api import Api
 from routemaster.web.api_tokens import warn_without_secret
@@ -129,7 +127,7 @@ class Bus(DaemonService):
         """Make all parts; none is started."""
         config, reactor = self._config, self._reactor
         self._connection = assembly.connection(config, reactor, address, self._on_connected)
-        self._publishing = self._replication(address)
+        self._publishing = None if self._tls is None else assembly.replication(config, reactor, address)
         self._store = RedisStore(
             self._connection, config.namespace, config.lease_ttl, self._publishing, config.max_topics
         )
@@ -184,23 +182,6 @@ class Bus(DaemonService):
     def _connections(self) -> list[Connection | Cluster]:
         """All that publishing and delivering require."""
         return [self._connection, *([self._publishing.connection] if self._publishing else [])]
-
-    def _replication(self, address: RedisAddress | ClusterAddress | SentinelAddress) -> Replication | None:
-        """What publications require of replicas, on a connection of its own; None if nothing is configured."""
-        config = self._config
-        if self._tls is None or not config.min_replicas:
-            return None
-        if isinstance(address, ClusterAddress):
-            raise ConfigError("min_replicas is not supported with a Redis Cluster; set it to 0")
-        connection = Connection(
-            address,
-            reactor=self._reactor,
-            reply_timeout=config.redis_timeout + config.min_replicas_timeout / 1000,
-            scripts=[SCRIPTS["publish"], SCRIPTS["claim"]],
-            rights=needed_rights(config.namespace, waits=True),
-            chance=random,
-        )
-        return Replication(connection, config.min_replicas, config.min_replicas_timeout)
 
     def _wait_for_redis(self) -> Deferred[Any]:
         connected = self._connection.when_connected()

@@ -100,12 +100,12 @@ class Backlog:
 
     def _set(self, topic: str, position: Position) -> None:
         self._positions[topic] = position
-        waiting = self._owed(topic, position)
+        waiting = self._waiting_in(topic, position)
         self._total += waiting - self._waiting.pop(topic, 0)
         if waiting:
             self._waiting[topic] = waiting
 
-    def _owed(self, topic: str, position: Position) -> int:
+    def _waiting_in(self, topic: str, position: Position) -> int:
         """Events waiting in one topic; none if the cursor belongs to another membership.
 
         0 as well where a log was created again and ends before the cursor: the
@@ -116,10 +116,10 @@ class Backlog:
             return 0
         return max(0, cursor.backlog(tail))
 
-    def owes_any(self, ends: Mapping[str, EventID]) -> bool:
+    def holds_any(self, ends: Mapping[str, EventID]) -> bool:
         """Whether one of these events, given by topic, still waits."""
         positions = ((self._positions.get(topic), event) for topic, event in ends.items())
-        return any(position is not None and position.owes(event) for position, event in positions)
+        return any(position is not None and position.is_before(event) for position, event in positions)
 
     def wake_when(self, missing: int) -> None:
         """Have the waiter woken when `missing` more events may have been accepted; call it right after `count`.
@@ -165,7 +165,7 @@ class Backlog:
         if self._waits_since is not None:
             seen_topic, seen, since = self._waits_since
             position = self._positions.get(seen_topic)
-            if since <= at and position is not None and position.owes(seen):
+            if since <= at and position is not None and position.is_before(seen):
                 return since
         self._waits_since = topic, event, at
         return at

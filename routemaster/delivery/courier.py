@@ -1,15 +1,14 @@
 """One subscriber's deliveries: gather the facts, decide, act, and start again.
 
 A courier exists while its worker holds the subscriber's lease. Its facts
-(positions, failures, the pause) are corrected by each reply of the store; a
-wake-up only makes it look at them again. What it does follows from
-`decision.decide`, so that the next holder of the lease makes the same decisions.
+(positions, failures, the pause) are corrected by each reply of the store; a wake-up
+only makes it look again. What it does follows from `decision.decide`, so that the
+next holder of the lease decides the same.
 
 One attempt is at most two round trips to the store: read, unless the events are
 in the worker's cache, then acknowledge or record the failure. The batch is put
 together when the sender gives the turn, so that only attempts under way hold
-one. The next attempt starts only when the last is settled: a crash repeats one
-batch at most.
+one. The next starts only when the last is settled: a crash repeats one batch.
 
 Each step of the loop waits for one thing at most, so that a stop, a changed
 subscription or a lost lease takes effect before another attempt. If the store is
@@ -146,7 +145,7 @@ class Courier:
         """The facts, or None if the oldest event's age matters and is not known."""
         waiting, retry_at = self._backlog.count(), self._retries.until
         # what was due before its batch was refused is due until it is delivered
-        timeout = 0 if self._backlog.owes_any(self._refused) else self._subscription.timeout
+        timeout = 0 if self._backlog.holds_any(self._refused) else self._subscription.timeout
         oldest = self._backlog.oldest
         if oldest is None:
             if 0 < waiting < self._most and timeout and now >= retry_at:
@@ -249,7 +248,7 @@ class Courier:
         async with self._sender.turn(*attempt.target, self._retries.last) as turn:
             self._wait.reason = Reason.ANSWER
             attempt.began = self._clock.seconds()
-            held = await self._budget.reserve(self._wanted_bytes())
+            held = await self._budget.reserve(self._rules.batch_bytes(min(self._backlog.count(), self._most)))
             try:
                 batch = attempt.batch = await self._next_batch(attempt, held)
                 if batch is None:
@@ -259,11 +258,6 @@ class Courier:
                 return await turn.post(batch.body, self._retries.failures + 1)
             finally:
                 self._budget.release(held)
-
-    def _wanted_bytes(self) -> int:
-        """At most what the next batch takes."""
-        events = min(self._backlog.count(), self._most)
-        return min(events * self._rules.event_bytes, self._rules.max_batch_body)
 
     async def _next_batch(self, attempt: Attempt, most_bytes: int) -> Batch | None:
         """The batch to send; None if there is no reason for an attempt any more, because the turn came late."""
@@ -290,7 +284,6 @@ class Courier:
         return self._run is Run.RUNNING and not self._outdated and self.lease.holds()
 
     def _is_due(self) -> bool:
-        """Whether a batch is due, by what was read last."""
         now = self._clock.seconds()
         facts = None if self._backlog.is_missing_events() else self._facts(now)
         return facts is not None and decide(facts, now).state is State.DELIVERING
@@ -304,7 +297,7 @@ class Courier:
                 self.subscriber, self.lease.worker, attempt.epoch, self._backlog.acks(batch),
                 self._retries.batch_limit,
             )  # fmt: skip
-            if any(positions[topic].owes(last) for topic, last in batch.ends.items()):
+            if any(positions[topic].is_before(last) for topic, last in batch.ends.items()):
                 self._outdated = True  # the store lost its last writes
                 self._backlog.forget_events(batch)
             if not self._backlog.acknowledged(positions):
@@ -317,7 +310,7 @@ class Courier:
         """Store the failure and the pause, unless it says nothing about the present callback."""
         retries = self._retries
         retries.failed(outcome, batch.events, self._clock.seconds())
-        if retries.batch_limit and not self._backlog.owes_any(self._refused):
+        if retries.batch_limit and not self._backlog.holds_any(self._refused):
             self._refused = batch.ends
 
         async def record() -> None:

@@ -41,6 +41,10 @@ class Rules:
     event_bytes: int = 16 * 1024           #: the most that an event takes in a body
     max_outgoing_bodies: int = 64 * 1024 * 1024  #: bytes that the bodies under way in one process may take
 
+    def batch_bytes(self, events: int) -> int:
+        """The most bytes that a batch of so many events takes."""
+        return min(events * self.event_bytes, self.max_batch_body)
+
 
 @frozen
 class Facts:
