@@ -21,6 +21,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater, react
 
+from routemaster.redis import dial
 from routemaster.redis.protocol import RedisProtocol
 from routemaster.testing.redis_server import PrivateRedis, servers
 
@@ -66,7 +67,7 @@ async def main(reactor: Any, options: argparse.Namespace) -> None:
         for name, build in builders.items():
             factory: Any = Factory.forProtocol(build)
             factory.noisy = False
-            endpoint: Any = redis.address.endpoint(reactor)
+            endpoint: Any = dial.endpoint(redis.address, reactor)
             protocols[name] = await endpoint.connect(factory)
         await protocols["routemaster"].execute_command(b"SET", b"key", b"value")
         sha = await protocols["routemaster"].execute_command(b"SCRIPT", b"LOAD", SCRIPT)

@@ -36,12 +36,12 @@ from routemaster.config_types import (
     ORIGIN,
     PATH,
     PEERS,
-    REDIS_URL,
     ROOT_KEY,
     SECRET,
     SECRET_URL,
     STATUSES,
     TOKENS,
+    USER,
     YES_OR_NO,
     Option,
     OptionType,
@@ -51,6 +51,7 @@ from routemaster.config_types import (
     seconds,
 )
 from routemaster.errors import ConfigError
+from routemaster.redis.address import REDIS_URL
 
 SHIPPED = Path(__file__).with_name("routemaster.ini")
 
@@ -97,6 +98,8 @@ class Config:
 
     state_dir: Path = option("store", PATH)
     redis_url: str | None = option("store", optional(REDIS_URL))
+    sentinel_username: str | None = option("store", optional(USER))
+    sentinel_password: str | None = option("store", optional(SECRET))
     namespace: str = option("store", NAMESPACE)
     redis_timeout: float = option("store", seconds(0.01, HOUR))
     min_replicas: int = option("store", integer(0, 100))

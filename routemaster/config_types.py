@@ -21,7 +21,6 @@ from routemaster.config_tokens import TOKEN, mask_tokens, parse_clients, write_c
 from routemaster.errors import ConfigError
 
 PREFIX = "ROUTEMASTER_"  #: of environment variables
-CLUSTERS = ("redis+cluster", "rediss+cluster")  #: schemes of URLs that name nodes of a Redis Cluster
 
 
 def unmasked(text: str) -> str:
@@ -215,37 +214,12 @@ def write_address(address: tuple[str, int]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def parse_hosts(netloc: str) -> tuple[tuple[str, int | None], ...]:
-    """Hosts and ports of `[login@]host[:port][,host[:port]...]`; a port is None if it is missing."""
-    hosts = []
-    for host in netloc.rpartition("@")[2].split(","):
-        parts = re.fullmatch(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?", host)
-        if not parts or not 0 < int(parts[2] or 1) < 65536:
-            raise ValueError
-        hosts.append((parts[1].strip("[]").lower(), int(parts[2]) if parts[2] else None))
-    return tuple(hosts)
+class IllFormed(ConfigError, ValueError):
+    """A value is ill-formed; `problem` says why, without secrets."""
 
-
-def parse_redis_url(text: str) -> str:
-    """A valid URL; `redis.address` parses it further."""
-    url = urlsplit(text)
-    if not re.fullmatch("[!-~]+", text) or url.fragment:
-        raise ValueError
-    if url.scheme in ("redis+sentinel", "rediss+sentinel"):
-        if not url.netloc or not re.fullmatch("/[^/]+(/[0-9]{1,5})?/?", url.path):
-            raise ValueError
-        return text
-    if url.scheme in CLUSTERS:
-        well_formed = bool(parse_hosts(url.netloc)) and url.path in ("", "/", "/0")
-    elif url.port == 0:
-        well_formed = False
-    elif url.scheme == "unix":
-        well_formed = len(url.path) > 1
-    else:
-        well_formed = bool(url.hostname) and bool(re.fullmatch("(/[0-9]{0,4})?", url.path))
-    if url.scheme not in ("redis", "rediss", "unix", *CLUSTERS) or not well_formed:
-        raise ValueError
-    return text
+    def __init__(self, message: str, problem: str) -> None:
+        super().__init__(message)
+        self.problem = problem
 
 
 class RawValue(NamedTuple):
@@ -299,8 +273,9 @@ class Option:
             if in_force:
                 raise ConfigError(f"{invalid}, but there is no home directory for ~") from None
             return None
-        except ValueError:
-            raise ConfigError(f"{invalid}, expected {self.type.expected}") from None
+        except ValueError as error:
+            problem = f" ({error.problem})" if isinstance(error, IllFormed) else ""
+            raise ConfigError(f"{invalid}, expected {self.type.expected}{problem}") from None
 
     def show(self, value: Any) -> str:
         """The value in the syntax of the file, secrets masked."""
@@ -314,13 +289,8 @@ CLIENTS = OptionType(
 )  # fmt: skip
 ROOT_KEY = matching("[ -9;-~]{1,128}", "1 to 128 printable ASCII characters without ':'", fully_masked)
 SECRET = matching("[!-~]{1,256}", "1 to 256 printable ASCII characters without spaces", fully_masked)
+USER = matching("[!-~]{1,256}", "1 to 256 printable ASCII characters without spaces")
 SECRET_URL = matching("https?://[!-~]{1,1024}", "an http:// or https:// URL", fully_masked)
-REDIS_URL = OptionType(
-    "redis://HOST[:PORT][/DB], rediss://..., unix:///PATH, redis+sentinel://HOST[:PORT],.../SERVICE[/DB], "
-    "redis+cluster://HOST[:PORT][,HOST[:PORT]...], rediss+sentinel://... or rediss+cluster://...",
-    parse_redis_url,
-    mask=mask_url,
-)
 ADDRESS = OptionType(
     "a host name or an IP address and a port, such as statsd:8125 or [::1]:8125", parse_address, write_address
 )

@@ -354,7 +354,8 @@ SECRETS = {
     "clients": "demo,shop--canary-1,canary-2,new--canary-12=canary-13",
     "root_key": "canary-3",
     "monitor_keys": "watch--canary-10,canary-11",
-    "redis_url": "redis://canary-4:canary-5@h:6379/0?password=canary-6&db=1",
+    "redis_url": "redis+sentinel://canary-4:canary-5@h:6379/bus/0?sentinel_password=canary-6",
+    "sentinel_password": "canary-14",
     "datadog_api_key": "canary-7",
     "datadog_app_key": "canary-8",
     "exception_service_url": "https://canary-9@sentry.example/canary",
@@ -403,7 +404,7 @@ class ShowTests(Case):
         for shown in (config.describe(), repr(config), repr(evolve(config, timeout=1.0)), f"{config}"):
             self.assertNotIn("canary", shown)
             self.assertIn(f"demo,shop--{MASK},{MASK},new--{MASK}={MASK}", shown)
-            self.assertIn(f"redis://{MASK}@h:6379/0?password={MASK}&db=1", shown)
+            self.assertIn(f"redis+sentinel://{MASK}@h:6379/bus/0?sentinel_password={MASK}", shown)
 
     def test_refused_secrets(self) -> None:
         """The error for an invalid secret does not show it."""

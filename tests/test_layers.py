@@ -16,12 +16,12 @@ HOME = Path(routemaster.__file__).parent
 
 #: the rooms that hold values and rules alone
 VALUES = ("", "model", "errors", "hints", "interfaces", "callback_url", "validation", "strict_json",
-          "config", "config_sources", "config_tokens", "config_types")  # fmt: skip
+          "config", "config_sources", "config_tokens", "config_types", "redis.address")  # fmt: skip
 #: what each wing may import besides itself, by the closest name: "x" is the module x, "x." all of the package x
 LAWS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(VALUES, VALUES),
     "util.": ("errors", "interfaces", "model"),
-    "redis.": ("errors", "config_types", "util."),
+    "redis.": ("errors", "config_types", "redis.address", "util."),
     "store.": (*VALUES, "util.", "redis."),
     "sender.": ("callback_url", "errors", "interfaces", "util."),
     "delivery.": ("errors", "hints", "interfaces", "model", "util."),
@@ -39,8 +39,8 @@ LAWS: dict[str, tuple[str, ...]] = {
         "error_reporting.", "logs",
     ),
     "tap": ("", "config", "errors", "daemon.", "logs"),
-    "cli.": (*VALUES, "redis.address", "redis.cluster_slots", "redis.server_info"),  # no reactor
-    "testing.": ("interfaces", "redis."),
+    "cli.": (*VALUES, "redis.cluster_slots", "redis.server_info"),  # no reactor
+    "testing.": ("interfaces", "redis.", "redis.address"),
 }  # fmt: skip
 #: what users of the bus and tests import, and programs; nothing of the bus itself imports it
 OTHER_SIDE = ("cli.", "testing.")

@@ -33,7 +33,7 @@ def address(config: Config) -> RedisAddress | SentinelAddress | ClusterAddress:
     """The configured address; the embedded server listens on a socket in the state directory."""
     if config.redis_url is None:
         return RedisAddress(path=str(config.state_dir.absolute() / "redis" / "redis.sock"))
-    return parse(config.redis_url)
+    return parse(config.redis_url, config.sentinel_username, config.sentinel_password)
 
 
 def primaries(cluster: ClusterAddress) -> list[RedisAddress]:
@@ -109,8 +109,11 @@ class Redis:
         """The reply to one command; RedisError for an error reply too."""
         reply = self.ask_or_error(*args)
         if isinstance(reply, hiredis.ReplyError):
-            raise RedisError(f"{self._where.label} replied {shown(str(reply), 200)}")
+            raise self._refused(reply)
         return reply
+
+    def _refused(self, reply: hiredis.ReplyError) -> RedisError:
+        return RedisError(f"{self._where.label} replied {shown(str(reply), 200)}")
 
     def ask_or_error(self, *args: bytes) -> Any:
         """The reply to one command; an error reply is a value."""
@@ -126,8 +129,13 @@ class Redis:
 
     def _authenticate(self) -> None:
         where = self._where
-        if where.password is not None:
-            self.ask(b"AUTH", *((where.user,) if where.user else ()), where.password)
+        for login in where.logins:
+            reply = self.ask_or_error(b"AUTH", *login)
+            if not isinstance(reply, hiredis.ReplyError):
+                break
+        else:
+            if where.logins:
+                raise self._refused(reply)
         if where.db:
             self.ask(b"SELECT", b"%d" % where.db)
 

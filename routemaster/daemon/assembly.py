@@ -154,7 +154,8 @@ def reporter(config: Config, reactor: Any) -> RemoteReporter | None:
     password = urlsplit(config.redis_url).password if config.redis_url else None
     sentinels = parse_qs(urlsplit(config.redis_url or "").query).get("sentinel_password", [None])[0]
     known = [
-        config.root_key, password and unquote(password), sentinels, config.datadog_api_key, config.datadog_app_key,
+        config.root_key, config.sentinel_password, password and unquote(password), sentinels,
+        config.datadog_api_key, config.datadog_app_key,
     ]  # fmt: skip
     return make_reporter(
         config.exception_service,

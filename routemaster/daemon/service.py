@@ -121,7 +121,7 @@ class Bus(DaemonService):
             embedded = EmbeddedRedis(self._reactor, self._config.state_dir)
             self._started.append(Part(stop=embedded.stop))
             return await embedded.start()
-        return parse(url)
+        return parse(url, self._config.sentinel_username, self._config.sentinel_password)
 
     def _build(self, address: RedisAddress | ClusterAddress | SentinelAddress) -> None:
         """Make all parts; none is started."""

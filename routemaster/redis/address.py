@@ -3,7 +3,8 @@
     redis://[user[:password]@]host[:port][/db]
     rediss://[user[:password]@]host[:port][/db][?ca_file=/path/to/roots.pem]
     unix://[user[:password]@]/path/to/socket[?db=N]
-    redis+sentinel://[user[:password]@]host[:port][,host[:port]...]/service[/db][?sentinel_password=...]
+    redis+sentinel://[user[:password]@]host[:port][,host[:port]...]/service[/db]
+        [?sentinel_username=...][&sentinel_password=...]
     redis+cluster://[user[:password]@]host[:port][,host[:port]...]
 
 `rediss+sentinel` and `rediss+cluster` mean TLS, and allow `ca_file`. User and
@@ -15,28 +16,30 @@ part of it may be the password.
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import SplitResult, parse_qs, unquote, unquote_to_bytes, urlsplit
 
 from attrs import evolve, field, frozen
-from OpenSSL.crypto import Error as CertificateError
-from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
-from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.internet.ssl import Certificate, optionsForClientTLS, platformTrust, trustRootFromCertificates
 
-from routemaster.config_types import CLUSTERS, MASK, parse_hosts, write_address
-from routemaster.errors import ConfigError
+from routemaster.config_types import MASK, IllFormed, OptionType, mask_url, write_address
 
 DEFAULT_PORT = 6379
 SENTINEL_PORT = 26379
+_SENTINEL = {"sentinel_username", "sentinel_password"}
 _OPTIONS: dict[str, set[str]] = {
     "redis": set(), "rediss": {"ca_file"}, "unix": {"db"},
-    "redis+sentinel": {"sentinel_password"}, "rediss+sentinel": {"sentinel_password", "ca_file"},
+    "redis+sentinel": _SENTINEL, "rediss+sentinel": {*_SENTINEL, "ca_file"},
     "redis+cluster": set(), "rediss+cluster": {"ca_file"},
 }  # fmt: skip
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+FORMS = (
+    "redis://[user[:password]@]host[:port][/db], rediss://... with an optional ?ca_file=, "
+    "unix:///path/to/socket[?db=N], redis+sentinel://host[:port][,host[:port]...]/service[/db], "
+    "or redis+cluster://host[:port][,host[:port]...]; rediss+... for TLS"
+)
+CLUSTERS = ("redis+cluster", "rediss+cluster")  #: schemes of URLs that name nodes of a Redis Cluster
+# names that URLs contain because a form demands one; none is the name of a user that anybody made
+_PLACEHOLDERS = frozenset({b"h", b"x", b"user", b"username", b"redistogo", b"rediscloud", b"ignored"})
 
 
 @frozen
@@ -57,27 +60,24 @@ class RedisAddress:
     ca_file: str | None = None  #: PEM file of the trusted roots; None: those of the system
 
     @property
+    def logins(self) -> list[tuple[bytes, ...]]:
+        """The arguments of AUTH that are tried in turn; none if no password is given.
+
+        After a user name that is a mere placeholder (`redis://h:PASSWORD@...`) the default user is tried.
+        """
+        if self.password is None:
+            return []
+        if not self.user:
+            return [(self.password,)]
+        return [(self.user, self.password), *([(self.password,)] if self.user in _PLACEHOLDERS else [])]
+
+    @property
     def label(self) -> str:
         """The address without user and password, for logs and errors."""
         if self.path:
             return f"unix://{self.path}" + (f"?db={self.db}" if self.db else "")
         scheme = "rediss" if self.tls else "redis"
         return f"{scheme}://{write_address((self.host, self.port))}" + (f"/{self.db}" if self.db else "")
-
-    def endpoint(self, reactor: object, connect_timeout: float = 1.0) -> IStreamClientEndpoint:
-        """A client endpoint; `connect_timeout` in seconds applies to TCP, for each IP address of the host.
-
-        With TLS the certificate and the host name are always verified.
-        Raises ConfigError if `ca_file` cannot be used.
-        """
-        endpoint: Any
-        if self.path:
-            endpoint = UNIXClientEndpoint(reactor, self.path, timeout=connect_timeout)
-        else:
-            endpoint = HostnameEndpoint(reactor, self.host, self.port, timeout=connect_timeout)
-        if self.tls:
-            endpoint = wrapClientTLS(optionsForClientTLS(self.host, _trust(self.ca_file)), endpoint)
-        return cast(IStreamClientEndpoint, endpoint)
 
 
 @frozen
@@ -125,8 +125,13 @@ class ClusterAddress:
         return evolve(self.seeds[0], host=host, port=port)
 
 
-def parse(url: str) -> RedisAddress | SentinelAddress | ClusterAddress:
-    """The address in `url`. Raises ConfigError, without secrets, if it is ill-formed."""
+def parse(
+    url: str, sentinel_username: str | None = None, sentinel_password: str | None = None
+) -> RedisAddress | SentinelAddress | ClusterAddress:
+    """The address in `url`. Raises ConfigError, without secrets, if it is ill-formed.
+
+    The sentinels' user and password are those in the URL, else the other arguments.
+    """
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -146,34 +151,32 @@ def parse(url: str) -> RedisAddress | SentinelAddress | ClusterAddress:
     if parts.scheme in CLUSTERS:
         return _cluster(parts, login)
     if parts.scheme.endswith("+sentinel"):
-        return _sentinels(parts, login, options.get("sentinel_password"))
+        name = options.get("sentinel_username", sentinel_username)
+        return _sentinels(parts, login, name, options.get("sentinel_password", sentinel_password))
     return _server(parts, login, options.get("db", ""))
 
 
 def _server(parts: SplitResult, login: RedisAddress, db: str) -> RedisAddress:
-    try:
-        port = parts.port
-    except ValueError:
-        raise _invalid("host or port is ill-formed") from None
     if parts.scheme == "unix":
         path = unquote(parts.path)
-        if parts.hostname or port is not None or not path.startswith("/") or "\0" in path:
+        if parts.netloc.rpartition("@")[2] or not path.startswith("/") or "\0" in path:
             raise _invalid("a Unix socket needs an absolute path and no host")
         return evolve(login, path=path, db=_database(db))
-    if not parts.hostname:
-        raise _invalid("the host is missing")
-    if port == 0:
-        raise _invalid("the port is not 1 to 65535")
-    database = _database(parts.path.removeprefix("/"))
-    return evolve(login, host=parts.hostname, port=port or DEFAULT_PORT, db=database)
+    server, *others = _hosts(parts, login, DEFAULT_PORT)
+    if others:
+        raise _invalid("several hosts need redis+sentinel:// or redis+cluster://")
+    return evolve(server, db=_database(parts.path.removeprefix("/")))
 
 
-def _sentinels(parts: SplitResult, login: RedisAddress, password: str | None) -> SentinelAddress:
-    path = re.fullmatch(r"/([^/]+)(?:/([0-9]{1,5}))?/?", parts.path)
+def _sentinels(parts: SplitResult, login: RedisAddress, user: str | None, password: str | None) -> SentinelAddress:
+    path = re.fullmatch(r"/([^/]+)(?:/([^/]*))?/?", parts.path)
     if not path:
-        raise _invalid("the name of the service is missing, or its database is not a number")
-    plain = evolve(login, user=None, password=None if password is None else password.encode())
-    sentinels = _hosts(parts, plain, SENTINEL_PORT)
+        raise _invalid("the name of the service is missing")
+    if user and password is None:
+        password = ""
+    secret = None if password is None else password.encode()
+    own = evolve(login, user=user.encode() if user else None, password=secret)
+    sentinels = _hosts(parts, own, SENTINEL_PORT)
     return SentinelAddress(sentinels, unquote(path[1]), evolve(login, host="master", db=_database(path[2] or "")))
 
 
@@ -184,11 +187,17 @@ def _cluster(parts: SplitResult, login: RedisAddress) -> ClusterAddress:
 
 
 def _hosts(parts: SplitResult, login: RedisAddress, default_port: int) -> tuple[RedisAddress, ...]:
-    try:
-        hosts = parse_hosts(parts.netloc)
-    except ValueError:
-        raise _invalid("a host or a port is ill-formed") from None
-    return tuple(evolve(login, host=host, port=port or default_port) for host, port in hosts)
+    """The hosts and ports of `[login@]host[:port][,host[:port]...]`; names may contain `_`."""
+    found = []
+    for each in parts.netloc.rpartition("@")[2].split(","):
+        host = re.fullmatch(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?", each)
+        if not host:
+            raise _invalid("a host or a port is missing or ill-formed")
+        port = int(host[2]) if host[2] else default_port
+        if not 0 < port < 65536:
+            raise _invalid("a port is not 1 to 65535")
+        found.append(evolve(login, host=host[1].strip("[]").lower(), port=port))
+    return tuple(found)
 
 
 def _options(parts: SplitResult) -> dict[str, str]:
@@ -207,26 +216,13 @@ def _database(text: str) -> int:
     return int(text or 0)
 
 
-def _invalid(problem: str) -> ConfigError:
-    return ConfigError(
-        f"redis_url is invalid: got {MASK} ({problem}), expected redis://[user[:password]@]host[:port][/db], "
-        "rediss://... with an optional ?ca_file=, unix:///path/to/socket[?db=N], "
-        "redis+sentinel://host[:port][,host[:port]...]/service[/db][?sentinel_password=...], "
-        "or redis+cluster://host[:port][,host[:port]...]"
-    )
+def _invalid(problem: str) -> IllFormed:
+    return IllFormed(f"redis_url is invalid: got {MASK} ({problem}), expected {FORMS}", problem)
 
 
-def _trust(ca_file: str | None) -> Any:
-    """The trusted roots: the system's, or only those in `ca_file`."""
-    if ca_file is None:
-        return platformTrust()
-    invalid = f"ca_file of redis_url is invalid: got {ca_file}"
-    try:
-        found = _PEM.findall(Path(ca_file).read_bytes())
-        if not found:
-            raise ConfigError(f"{invalid}, which holds no PEM certificate; expected a file of PEM certificates")
-        return trustRootFromCertificates([Certificate.loadPEM(pem) for pem in found])
-    except OSError as error:
-        raise ConfigError(f"{invalid} ({error.strerror}), expected a readable file of PEM certificates") from None
-    except (ValueError, CertificateError):
-        raise ConfigError(f"{invalid}, which holds a broken certificate; expected PEM certificates") from None
+def _checked(text: str) -> str:
+    parse(text)
+    return text
+
+
+REDIS_URL = OptionType(FORMS, _checked, mask=mask_url)  #: of the option `redis_url`

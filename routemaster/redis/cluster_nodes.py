@@ -23,7 +23,7 @@ from routemaster.errors import StoreUnavailable
 from routemaster.redis.address import ClusterAddress, RedisAddress
 from routemaster.redis.cluster_slots import HostPort, SlotMap, parse_slots
 from routemaster.redis.connection import Connection, Script
-from routemaster.redis.dial import temporary_connection
+from routemaster.redis.dial import endpoint, temporary_connection
 from routemaster.redis.errors import Redirected
 from routemaster.redis.permissions import Rights
 from routemaster.redis.protocol import Reply
@@ -92,7 +92,7 @@ class Nodes:
 
     def start(self) -> None:
         """Begin to connect. Raises ConfigError if the address names a file that cannot be used."""
-        self._address.seeds[0].endpoint(self._clock)
+        endpoint(self._address.seeds[0], self._clock)
         self._reason = "no node has been reached yet"
         self._loop = Deferred.fromCoroutine(self._run())
 

@@ -22,7 +22,7 @@ from twisted.logger import Logger
 
 from routemaster.errors import StoreBroken, StoreUnavailable
 from routemaster.redis.address import RedisAddress, SentinelAddress
-from routemaster.redis.dial import ConnectionFactory, authenticate
+from routemaster.redis.dial import ConnectionFactory, authenticate, endpoint
 from routemaster.redis.errors import CredentialsRefused
 from routemaster.redis.protocol import RedisProtocol
 from routemaster.redis.sentinel import SentinelLocator
@@ -68,10 +68,10 @@ Address = RedisAddress | SentinelAddress | Locator
 def _locator(address: Address, reactor: Any) -> Locator:
     """Raises ConfigError if a file that the address names cannot be used."""
     if isinstance(address, SentinelAddress):
-        address.server.endpoint(reactor)
+        endpoint(address.server, reactor)
         return SentinelLocator(address, reactor)
     if isinstance(address, RedisAddress):
-        address.endpoint(reactor)
+        endpoint(address, reactor)
         return FixedLocator(address)
     return address
 
@@ -158,7 +158,7 @@ class Reconnector:
             following: Deferred[None] | None = None
             try:
                 address = await locator.locate()
-                server: Any = address.endpoint(self._reactor)
+                server: Any = endpoint(address, self._reactor)
                 protocol = await server.connect(self._factory)
                 # from here on: a master that hangs may be replaced before it has replied to AUTH
                 following = Deferred.fromCoroutine(self._follow(locator, protocol, address))

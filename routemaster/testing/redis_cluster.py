@@ -2,7 +2,7 @@
 
 A cluster takes some two seconds to agree that it is one, so tests share it:
 `shared_cluster(binary)` gives one of three primaries for the whole run, which
-each test flushes first. FairQueue are moved as `redis-cli --cluster reshard` does.
+each test flushes first. Slots are moved as `redis-cli --cluster reshard` does.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import hiredis
 
 from routemaster.redis.address import ClusterAddress, parse
 from routemaster.redis.cluster_slots import SLOTS
+from routemaster.redis.server_info import parse_info
 from routemaster.testing.redis_server import START_LIMIT, PrivateRedis, ServerBinary
 
 LOOPBACK = "127.0.0.1"
@@ -141,7 +142,7 @@ class PrivateCluster:
 
     def _agreed(self) -> bool:
         for node in self.nodes:
-            told = _lines(node.ask("CLUSTER", "INFO"))
+            told = parse_info(node.ask("CLUSTER", "INFO"))
             if told["cluster_state"] != "ok" or int(told["cluster_known_nodes"]) != len(self.nodes):
                 return False
             if int(told["cluster_slots_assigned"]) != SLOTS or b"handshake" in node.ask("CLUSTER", "NODES"):
@@ -186,7 +187,7 @@ class PrivateCluster:
 
     def close_move(self, slot: int, target: ClusterNode) -> None:
         """The slot is moved: tell all primaries, the new one first."""
-        primaries = [node for node in self.nodes if "role:master" in _info(node, "replication")]
+        primaries = [node for node in self.nodes if _replication(node)["role"] == "master"]
         for node in (target, *(node for node in primaries if node is not target)):
             node.ask("CLUSTER", "SETSLOT", slot, "NODE", target.id)
 
@@ -212,15 +213,11 @@ class PrivateCluster:
 
 
 def _follows(node: ClusterNode) -> bool:
-    return "master_link_status:up" in _info(node, "replication")
+    return _replication(node).get("master_link_status") == "up"
 
 
-def _info(node: ClusterNode, section: str) -> str:
-    return str(node.ask("INFO", section).decode())
-
-
-def _lines(told: bytes) -> dict[str, str]:
-    return dict(line.split(":", 1) for line in told.decode().splitlines() if ":" in line)
+def _replication(node: ClusterNode) -> dict[str, str]:
+    return parse_info(node.ask("INFO", "replication"))
 
 
 _shared: dict[str, PrivateCluster] = {}

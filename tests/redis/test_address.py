@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.errors import ConfigError
 from routemaster.redis.address import ClusterAddress, RedisAddress, SentinelAddress, parse
+from routemaster.redis.dial import endpoint
 
 GOOD = {
     "redis://localhost": RedisAddress(host="localhost"),
@@ -20,6 +21,7 @@ GOOD = {
     "redis://us%3Aer:p%FFw@h": RedisAddress(host="h", user=b"us:er", password=b"p\xffw"),
     "redis://user@h": RedisAddress(host="h", user=b"user", password=b""),
     "redis://:@h": RedisAddress(host="h"),
+    "redis://redis_cache:6379": RedisAddress(host="redis_cache"),
     "rediss://h:6380/1": RedisAddress(host="h", port=6380, db=1, tls=True),
     "rediss://h?ca_file=/etc/ca%20x.pem": RedisAddress(host="h", tls=True, ca_file="/etc/ca x.pem"),
     "unix:///run/redis.sock": RedisAddress(path="/run/redis.sock"),
@@ -110,8 +112,22 @@ class ParseTests(SynchronousTestCase):
         for each in (secure.server, *secure.sentinels):
             self.assertEqual((each.tls, each.ca_file), (True, "/x/y z.pem"))
         self.assertEqual((secure.server.password, secure.sentinels[0].password), (b"p", None))
+        named = parse("redis+sentinel://a_1/s", "watch", "hunter4")
+        assert isinstance(named, SentinelAddress)
+        self.assertEqual((named.sentinels[0].logins, named.server.logins), ([(b"watch", b"hunter4")], []))
+        in_url = parse("redis+sentinel://a/s?sentinel_username=u&sentinel_password=p", "watch", "hunter4")
+        assert isinstance(in_url, SentinelAddress)
+        self.assertEqual(in_url.sentinels[0].logins, [(b"u", b"p")])
         for url in NO_SENTINELS:
             self.assertNotIn("hunter", str(self.assertRaises(ConfigError, parse, url)))
+
+    def test_logins(self) -> None:
+        """A user name is sent as it is; after one that is only a placeholder the default user is tried."""
+        for user, logins in {
+            "": [(b"p",)], "bus": [(b"bus", b"p")], "default": [(b"default", b"p")], "h": [(b"h", b"p"), (b"p",)],
+            "user": [(b"user", b"p"), (b"p",)], "redistogo": [(b"redistogo", b"p"), (b"p",)],
+        }.items():  # fmt: skip
+            self.assertEqual(RedisAddress(host="h", user=user.encode() or None, password=b"p").logins, logins)
 
     def test_shown(self) -> None:
         """Neither `repr` nor `label` shows user or password."""
@@ -129,6 +145,6 @@ class ParseTests(SynchronousTestCase):
         Path(broken).write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----")
         for path, word in (("/nowhere", "No such file"), (empty, "holds no"), (broken, "broken")):
             address = RedisAddress(host="h", tls=True, ca_file=path)
-            error = self.assertRaises(ConfigError, address.endpoint, Clock())
+            error = self.assertRaises(ConfigError, endpoint, address, Clock())
             self.assertIn(word, str(error))
             self.assertIn(path, str(error))

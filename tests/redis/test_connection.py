@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import trustme
 from attrs import evolve
+from cryptography.x509 import DNSName
+from OpenSSL.crypto import FILETYPE_PEM, dump_certificate
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, gatherResults
 from twisted.internet.endpoints import TCP4ServerEndpoint, wrapServerTLS
 from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IHostnameResolver
 from twisted.internet.ssl import PrivateCertificate
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
 from twisted.logger import LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
+from zope.interface import implementer
 
+from routemaster.cli.redis import Redis
 from routemaster.errors import StoreBroken, StoreUnavailable
 from routemaster.redis import protocol, reconnect
-from routemaster.redis.address import RedisAddress
+from routemaster.redis.address import RedisAddress, parse
 from routemaster.redis.connection import Connection, Script
 from routemaster.redis.errors import CredentialsRefused, ScriptRefusal
 from routemaster.redis.server_info import ServerFacts, fact_lines
 from routemaster.testing.redis_server import PrivateRedis, ServerBinary, servers
+from routemaster.testing.zoo import certificate
 from tests.redis.fake_redis import CLOSE, FakeRedis, polite
 from tests.redis.fake_redis import Script as Behaviour
 
@@ -552,6 +559,60 @@ class FakeRedisTests(Case):
         await connection.when_connected()
         self.assertEqual(await connection.command(b"GET", b"k"), b"OK")
         await connection.stop()
+
+
+    async def test_underscore(self) -> None:
+        """A host name with `_` is resolved, sent as SNI and verified; a certificate for another is refused."""
+        names: list[Any] = []
+
+        @implementer(IHostnameResolver)
+        class Resolver:
+            def resolveHostName(self, receiver: Any, hostName: str, *args: Any, **options: Any) -> Any:
+                names.append(hostName)
+                return before.resolveHostName(receiver, "127.0.0.1", *args, **options)
+
+        before = cast(Any, reactor).installNameResolver(Resolver())
+        self.addCleanup(cast(Any, reactor).installNameResolver, before)
+
+        async def connecting(certified: str) -> Connection:
+            fake, options, roots = FakeRedis(), certificate([DNSName(certified)]), Path(self.mktemp())
+            options.getContext().set_tlsext_servername_callback(lambda wire: names.append(wire.get_servername()))
+            roots.write_bytes(dump_certificate(FILETYPE_PEM, options.certificate))
+            plain = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
+            await fake.listen(reactor, wrapServerTLS(options, plain))
+            self.addCleanup(fake.stop)
+            return self.connect(cast(RedisAddress, parse(f"rediss://:pw@redis_cache:{fake.port}?ca_file={roots}")))
+
+        connection = await connecting("redis_cache")
+        await connection.when_connected()
+        self.assertEqual(names, ["redis_cache", b"redis_cache"])
+        await connection.stop()
+        events = self.logged()
+        connection = await connecting("redis-cache")
+        while not events:
+            await deferLater(reactor, 0.01, lambda: None)
+        self.assertFalse(connection.connected)
+        await connection.stop()
+
+    async def test_placeholder(self) -> None:
+        """A user that is a mere placeholder is tried, and then the default user; any other is never replaced."""
+        redis = PrivateRedis(servers()[0], "--requirepass", "pw")
+        self.addCleanup(redis.stop)
+        redis.start()
+        for url in ("h:pw", ":pw", "default:pw", "user:pw"):
+            connection = self.connect(cast(RedisAddress, parse(f"unix://{url}@{redis.socket_path}")))
+            await connection.when_connected()
+            self.assertEqual(await connection.command(b"ACL", b"WHOAMI"), b"default")
+            await connection.stop()
+            with Redis(cast(RedisAddress, parse(f"unix://{url}@{redis.socket_path}"))) as blocking:
+                self.assertEqual(blocking.ask(b"ACL", b"WHOAMI"), b"default")
+        for url in ("somebody:pw", "h:wrong", ":wrong"):
+            events = self.logged()
+            connection = self.connect(cast(RedisAddress, parse(f"unix://{url}@{redis.socket_path}")))
+            while not events:
+                await deferLater(reactor, 0.01, lambda: None)
+            self.assertEqual(events[0]["why"], "it refuses the user or the password (WRONGPASS)")
+            await connection.stop()
 
 
 class Transport(StringTransport):

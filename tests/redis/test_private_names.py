@@ -15,11 +15,13 @@ import txredisapi
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, _WrapperEndpoint
 from twisted.internet.interfaces import IProcessTransport
 from twisted.internet.protocol import Protocol
+from twisted.internet.ssl import optionsForClientTLS
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.redis.address import RedisAddress
+from routemaster.redis.dial import endpoint
 from routemaster.redis.protocol import RedisProtocol
 
 
@@ -120,4 +122,10 @@ class TwistedTests(SynchronousTestCase):
             (RedisAddress(path="/s"), UNIXClientEndpoint), (RedisAddress(host="h"), HostnameEndpoint),
             (RedisAddress(host="h", tls=True), _WrapperEndpoint),
         ):  # fmt: skip
-            self.assertIsInstance(address.endpoint(Clock()), kind)
+            self.assertIsInstance(endpoint(address, Clock()), kind)
+
+    def test_underscores(self) -> None:
+        """`_hostAsBytesAndText` decides what a host name is; a TLS creator keeps it in these three attributes."""
+        self.assertEqual(HostnameEndpoint._hostAsBytesAndText("h"), (False, b"h", "h"))
+        options: Any = optionsForClientTLS("h")
+        self.assertEqual((options._hostname, options._hostnameASCII, options._hostnameBytes), ("h", "h", b"h"))
