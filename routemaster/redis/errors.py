@@ -15,6 +15,11 @@ written there either.
 from __future__ import annotations
 
 import re
+from typing import Any
+
+from OpenSSL.SSL import Error as TLSError
+from service_identity import VerificationError
+from twisted.python.failure import Failure
 
 from routemaster.errors import RoutemasterError, StoreBroken, StoreFull, StoreUnavailable
 
@@ -73,6 +78,16 @@ class CredentialsRefused(StoreUnavailable):
 
 class NotPermitted(CredentialsRefused):
     """The ACL denies the user this command, or these keys."""
+
+
+def lost_reason(failure: Failure) -> str:
+    """Why a connection was lost, in words for the operator; what TLS objects to is the certificate."""
+    if failure.check(VerificationError):
+        return "the server's certificate is for another host name"
+    error: Any = failure.value
+    if isinstance(error, TLSError) and error.args and isinstance(error.args[0], list):
+        return f"TLS failed: {', '.join(str(each[-1]) for each in error.args[0])}"
+    return failure.getErrorMessage()
 
 
 def split_error(text: str) -> tuple[str, str]:

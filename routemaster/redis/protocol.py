@@ -31,7 +31,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 
 from routemaster.errors import StoreUnavailable
-from routemaster.redis.errors import NotPermitted, named_error, split_error
+from routemaster.redis.errors import NotPermitted, lost_reason, named_error, split_error
 
 GRACE = 0.05          #: seconds
 MAX_PENDING = 20_000  #: commands in flight; more are refused, so that a slow Redis costs bounded memory
@@ -79,7 +79,7 @@ class RedisProtocol(txredisapi.HiredisProtocol):
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         if self.usable:
             self.usable = False
-            self.reason = f"the connection was lost: {reason.getErrorMessage()}"
+            self.reason = f"the connection was lost: {lost_reason(reason)}"
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -16,6 +16,7 @@ from twisted.internet.task import deferLater
 from routemaster.errors import StoreUnavailable
 from routemaster.redis.address import RedisAddress, SentinelAddress
 from routemaster.redis.dial import temporary_connection
+from routemaster.redis.errors import CredentialsRefused
 
 QUERY_TIMEOUT = 0.5  #: seconds for one sentinel to reply, connecting included
 POLL = 0.5           #: seconds between queries while connected
@@ -35,14 +36,21 @@ class SentinelLocator:
             for each in self._address.sentinels
         ]
         replies: list[tuple[int, RedisAddress]] = []
+        problems: list[Exception] = []
         results: list[tuple[bool, Any]] = await DeferredList(queries, consumeErrors=True)
         for succeeded, result in results:
             if succeeded:
                 replies.append(result)
             elif result.check(CancelledError):  # the caller cancelled; a time-out is a TimeoutError
                 result.raiseException()
+            else:
+                problems.append(result.value)
         if not replies:
-            raise StoreUnavailable(f"no sentinel reports a master of {self._address.service}")
+            refused = [problem for problem in problems if isinstance(problem, CredentialsRefused)]
+            why = (refused or problems)[0]
+            kind = CredentialsRefused if refused else StoreUnavailable
+            text = str(why) or type(why).__name__
+            raise kind(f"no sentinel reports a master of {self._address.service}: {text}")
         return max(replies, key=lambda reply: reply[0])[1]
 
     async def moved(self, address: RedisAddress) -> str:

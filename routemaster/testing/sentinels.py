@@ -28,17 +28,21 @@ LIMIT = 30.0  #: seconds for a group to know of itself
 QUORUM, SENTINELS = 2, 3
 
 
-class _Sentinel(PrivateRedis):
+class Sentinel(PrivateRedis):
     """A sentinel; it writes what it learns into its file of options."""
 
-    def __init__(self, binary: ServerBinary, port: int, master: int, down_after: float) -> None:
+    def __init__(
+        self, binary: ServerBinary, port: int, master: int, down_after: float, *lines: str, host: str = HOST
+    ) -> None:
+        """`lines` of the configuration come before the service, whose master is at `host`."""
         super().__init__(binary)
         self.port = port
         milliseconds = round(down_after * 1000)
         self._options = Path(self.directory, "conf")
         self._options.write_text(
             f"port {port}\nbind {HOST}\nunixsocket {self.socket_path}\ndir {self.directory}\n"
-            f"logfile {self.directory}/log\nsentinel monitor {SERVICE} {HOST} {master} {QUORUM}\n"
+            f"logfile {self.directory}/log\n" + "".join(f"{line}\n" for line in lines)
+            + f"sentinel monitor {SERVICE} {host} {master} {QUORUM}\n"
             f"sentinel down-after-milliseconds {SERVICE} {milliseconds}\n"
             f"sentinel failover-timeout {SERVICE} {5 * milliseconds}\n"
         )
@@ -62,12 +66,12 @@ class SentinelGroup:
 
     def __init__(self, binary: ServerBinary, *args: str, replicas: int = 1, down_after: float = 0.5) -> None:
         """`down_after` in seconds: for how long a silent master is believed in."""
-        ports = _free_ports(1 + replicas + SENTINELS)
+        ports = free_ports(1 + replicas + SENTINELS)
         common = ("--bind", HOST, "--repl-diskless-sync-delay", "0", *args)
         self.master = PrivateRedis(binary, "--port", str(ports[0]), *common)  #: the one at the start
         following = (*common, "--replicaof", HOST, str(ports[0]))
         self.replicas = [PrivateRedis(binary, "--port", str(port), *following) for port in ports[1 : 1 + replicas]]
-        self.sentinels = [_Sentinel(binary, port, ports[0], down_after) for port in ports[1 + replicas :]]
+        self.sentinels = [Sentinel(binary, port, ports[0], down_after) for port in ports[1 + replicas :]]
         self.ports = ports[: 1 + replicas]  #: of the servers, the master's first
         hosts = ",".join(f"{HOST}:{sentinel.port}" for sentinel in self.sentinels)
         self.url = f"redis+sentinel://{hosts}/{SERVICE}"
@@ -112,7 +116,7 @@ def _until(true: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Different ports on which nothing listened a moment ago."""
     sockets = [socket.socket() for _ in range(count)]
     try:

@@ -561,6 +561,12 @@ class FakeRedisTests(Case):
         await connection.stop()
 
 
+    def issued(self, name: str) -> tuple[Any, str]:
+        """A self-signed certificate, and a file that holds it as a root."""
+        options, roots = certificate([DNSName(name)]), self.mktemp()
+        Path(roots).write_bytes(dump_certificate(FILETYPE_PEM, options.certificate))
+        return options, roots
+
     async def test_underscore(self) -> None:
         """A host name with `_` is resolved, sent as SNI and verified; a certificate for another is refused."""
         names: list[Any] = []
@@ -575,9 +581,8 @@ class FakeRedisTests(Case):
         self.addCleanup(cast(Any, reactor).installNameResolver, before)
 
         async def connecting(certified: str) -> Connection:
-            fake, options, roots = FakeRedis(), certificate([DNSName(certified)]), Path(self.mktemp())
+            fake, (options, roots) = FakeRedis(), self.issued(certified)
             options.getContext().set_tlsext_servername_callback(lambda wire: names.append(wire.get_servername()))
-            roots.write_bytes(dump_certificate(FILETYPE_PEM, options.certificate))
             plain = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1")
             await fake.listen(reactor, wrapServerTLS(options, plain))
             self.addCleanup(fake.stop)

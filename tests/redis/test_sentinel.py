@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
+import trustme
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.task import deferLater
+from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import TestCase
 
 from chaos.fleet import stretched
@@ -22,8 +27,8 @@ from routemaster.redis.sentinel import SentinelLocator
 from routemaster.redis.wait_replicas import Replication
 from routemaster.store.redis_store import RedisStore
 from routemaster.store.scripts import SCRIPTS
-from routemaster.testing.redis_server import servers
-from routemaster.testing.sentinels import SentinelGroup
+from routemaster.testing.redis_server import PrivateRedis, servers
+from routemaster.testing.sentinels import Sentinel, SentinelGroup, free_ports
 from tests.redis.fake_redis import CLOSE, FakeRedis, polite
 from tests.system.test_system import Mark, SystemCase, marks, until
 
@@ -54,6 +59,66 @@ class GroupTests(TestCase):
         for sentinel in group.sentinels:
             sentinel.stop()
         self.assertEqual({check: verdict for check, (verdict, _) in examined().items()}, {"sentinels": "FAIL"})
+
+    async def locate(self, address: SentinelAddress) -> Any:
+        """The master, or why there is none."""
+        try:
+            return (await SentinelLocator(address, reactor).locate()).label
+        except StoreUnavailable as error:
+            return str(error)
+
+    async def test_users_and_certificates(self) -> None:
+        """Sentinels with users of their own are logged in to; they and the master are verified by their names."""
+        binary = servers()[0]
+        authority, folder = trustme.CA(), Path(tempfile.mkdtemp(prefix="rm-"))
+        self.addCleanup(shutil.rmtree, folder)
+        roots = folder / "roots"
+        authority.cert_pem.write_to_path(roots)
+        files = {}
+        for name in ("localhost", "elsewhere"):
+            authority.issue_cert(name).private_key_and_cert_chain_pem.write_to_path(folder / name)
+            options = [f"tls-{kind}-file {folder / name}" for kind in ("cert", "key")]
+            files[name] = [*options, f"tls-ca-cert-file {roots}", "tls-auth-clients no"]
+        ports = free_ports(4)
+        masters, sentinels = ports[:2], ports[2:]
+        user = "user watch on >hunter2 -@all +sentinel|master +sentinel|get-master-addr-by-name"
+        names = ["sentinel resolve-hostnames yes", "sentinel announce-hostnames yes", "tls-replication yes"]
+        for name, master, port in zip(files, masters, sentinels, strict=True):
+            words = [word for line in files[name] for word in f"--{line}".split()]
+            redis = PrivateRedis(binary, "--bind", "127.0.0.1", "--tls-port", str(master), *words)
+            lines = ("port 0", f"tls-port {port}", *files["localhost"], *names, "user default off", user)
+            sentinel = Sentinel(binary, port, master, 5, *lines, host="localhost")
+            for each in (redis, sentinel):
+                self.addCleanup(each.stop)
+                each.start()
+        url = "rediss+sentinel://{}:{}/bus?ca_file={}"
+
+        def address(host: str, login: tuple[str, ...] = ("watch", "hunter2"), which: int = 0) -> Any:
+            return parse(url.format(host, sentinels[which], roots), *login)
+
+        self.assertEqual(await self.locate(address("localhost")), f"rediss://localhost:{masters[0]}")
+        self.assertIn("NOAUTH", await self.locate(address("localhost", ())))
+        refused = await self.locate(address("localhost", ("watch", "hunter3")))
+        self.assertIn("refuses the user or the password (WRONGPASS)", refused)
+        self.assertNotIn("hunter", refused)
+        self.assertIn("no sentinel reports a master", await self.locate(address("127.0.0.1")))
+        connection = Connection(address("localhost"), reactor=reactor)
+        connection.start()
+        self.addCleanup(connection.stop)
+        await connection.when_connected()
+        options = {"redis_url": url.format("localhost", sentinels[0], roots), "sentinel_username": "watch"}
+        findings = redis_findings(load({**options, "sentinel_password": "hunter2"}, {}, None))
+        self.assertEqual({f.check: f.verdict.value for f in findings if f.check in ("sentinels", "redis")},
+                         {"sentinels": "ok", "redis": "ok"})  # fmt: skip
+        # the certificate of the second master is for another name than the sentinels announce
+        wrong = Connection(address("localhost", which=1), reactor=reactor)
+        wrong.start()
+        self.addCleanup(wrong.stop)
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        await until(lambda: any("is for another host name" in str(e.get("why")) for e in events), "refused")
+        self.assertFalse(wrong.connected)
 
     async def test_min_replicas(self) -> None:
         """Publishing ends when the replica has the event, or with an unknown outcome if it does not in time."""
