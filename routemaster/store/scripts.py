@@ -31,6 +31,7 @@ SCRIPTS: Final = {name: _load(name) for name in sorted(_WRITES_WITHOUT_MEMORY | 
 # commands that the store calls outside of scripts
 _PLAIN: Final = (
     "EXISTS", "GET", "HDEL", "HEXISTS", "HGET", "HKEYS", "HSCAN", "HSET", "INCR", "SADD", "SREM", "SSCAN",
+    "XREVRANGE",
 )  # fmt: skip
 _CALL: Final = re.compile(rb"redis\.call\('([A-Z]+)'(?:, '([A-Z]+)')?")
 
