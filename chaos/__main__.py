@@ -23,7 +23,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from chaos.faults import FAULTS, named
+from chaos.host_faults import CLOCK
 from chaos.mutants import MUTANTS
+from chaos.redis import has_faketime
 from chaos.run import Plan, Report, run
 
 COLUMNS = ("injections", "accepted", "refused", "unknown", "deliveries", "repeats", "overlaps", "leases_lost",
@@ -32,10 +34,11 @@ COLUMNS = ("injections", "accepted", "refused", "unknown", "deliveries", "repeat
 
 
 def plans(given: Any) -> list[Plan]:
-    """One plan for each fault, or for several joined by `+`; `mixed` is all of them."""
+    """One plan for each fault, or for several joined by `+`; `mixed` is all that are possible here."""
     seed = given.seed if given.seed is not None else random.randrange(1 << 30)
-    names = given.fault or list(FAULTS)
-    everything = "+".join(name for name in FAULTS if name != "none")
+    possible = [name for name in FAULTS if name not in CLOCK or has_faketime()]
+    names = given.fault or possible
+    everything = "+".join(name for name in possible if name != "none")
     groups = [tuple((everything if name == "mixed" else name).split("+")) for name in names]
     for name in (name for group in groups for name in group):
         named(name)
@@ -81,7 +84,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--fault", action="append", help="may be repeated: a run for each; several in one run are joined by +, "
-        f"all of them are mixed; default: a run for each of {', '.join(FAULTS)}")  # fmt: skip
+        "all of them are mixed (those of clocks only where libfaketime is installed); "
+        f"default: a run for each of {', '.join(FAULTS)}")  # fmt: skip
     add("--events", type=int, default=default.events, help="to be accepted at least (default %(default)s)")
     add("--kills", type=int, default=default.kills, help="faults injected (default %(default)s)")
     add("--seed", type=int, help="default: a new one, which is printed")

