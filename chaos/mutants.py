@@ -17,7 +17,7 @@ from attrs import evolve
 from chaos.failpoints import STORE, TURN, wrap
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import LeaseHeld, Verdict
-from routemaster.model import EventID
+from routemaster.model import EventID, Published
 
 VARIABLE = "ROUTEMASTER_MUTANT"
 COURIER = "routemaster.delivery.courier:Courier"
@@ -121,7 +121,7 @@ def early_answer() -> None:
             from twisted.internet.defer import succeed
 
             publish(self, *args).addErrback(lambda _: None)
-            return succeed(None)
+            return succeed(Published(EventID(1, 1), EventID(1, 1)))
 
         return mutant
 

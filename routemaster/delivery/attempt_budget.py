@@ -25,7 +25,7 @@ SMALLEST = 8 * 1024  #: bytes that a body may have, however little is left, as l
 
 
 class AttemptBudget:
-    """Admits attempts, in the order in which they ask."""
+    """Admits attempts, and starts them in the order in which they ask."""
 
     def __init__(self, clock: Clock, most: int) -> None:
         """`most`: bytes of all bodies."""
@@ -40,15 +40,20 @@ class AttemptBudget:
 
         Can be cancelled.
         """
+        await self._start()
+        while (share := self._share(wanted)) > self._free < self._most:
+            await _wait_in(self._for_bytes)
+            await self._start()
+        self._free -= share
+        return share
+
+    async def _start(self) -> None:
+        """Wait until another attempt may start in this iteration of the reactor."""
         if self._started >= STARTS or self._to_start:
             await _wait_in(self._to_start)
         elif not self._started:
             self._clock.callLater(0, self._next_iteration)
         self._started += 1
-        while (share := self._share(wanted)) > self._free < self._most:
-            await _wait_in(self._for_bytes)
-        self._free -= share
-        return share
 
     def _share(self, wanted: int) -> int:
         free = max(0, self._free)

@@ -192,10 +192,13 @@ class Backlog:
         if horizon is None:
             await self.refresh()
             horizon = self._as_of
+        self.count()
         entries = await self._oldest(most, most_bytes, horizon)
         if not entries and self.count():
-            await self.refresh()  # autodrop may have dropped them
-            entries = await self._oldest(most, most_bytes, inf)
+            await self.refresh()  # autodrop may have dropped them, or all are later than the horizon
+            entries = await self._oldest(most, most_bytes, self._as_of)
+            # all may be later by another node's clock; hints since the refresh do not count, one may be missing
+            entries = entries or await self._oldest(most, most_bytes, inf)
         self._missing = None if entries else self.count() or None
         return entries
 
@@ -207,7 +210,6 @@ class Backlog:
         return None if known == -inf else max(self._as_of, known)
 
     async def _oldest(self, most: int, most_bytes: int, horizon: float) -> list[Entry]:
-        self.count()
         logs = []
         for topic in sorted(self._waiting):
             cursor, tail = self._positions[topic].cursor, self._positions[topic].tail

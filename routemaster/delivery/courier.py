@@ -5,8 +5,8 @@ A courier exists while its worker holds the subscriber's lease. Its facts
 only makes it look again. What it does follows from `decision.decide`, so that the
 next holder of the lease decides the same.
 
-One attempt is at most two round trips to the store: read, unless the events are
-in the worker's cache, then acknowledge or record the failure. The batch is put
+An attempt reads, unless the events are in the worker's cache, and then
+acknowledges, or records the failure. The batch is put
 together when the sender gives the turn, so that only attempts under way hold
 one. The next starts only when the last is settled: a crash repeats one batch.
 
@@ -186,8 +186,8 @@ class Courier:
 
     async def _count_dropped(self, now: float) -> None:
         """Have the events that the logs do not hold any more counted as dropped."""
+        self._dropped = False  # first: more may be dropped meanwhile; a failure is repeated by the next clean-up
         await self._store.repair(self.subscriber)
-        self._dropped = False
         await self._backlog.refresh()
         if self._backlog.is_missing_events():
             await self._wait_for(Step(State.IDLE, now + MISSING_PAUSE))
@@ -246,9 +246,9 @@ class Courier:
     async def _send(self, attempt: Attempt) -> Outcome | None:
         """Wait for the turn, take the batch and post it; None if there is nothing to send any more."""
         async with self._sender.turn(*attempt.target, self._retries.last) as turn:
+            held = await self._budget.reserve(self._rules.batch_bytes(min(self._backlog.count(), self._most)))
             self._wait.reason = Reason.ANSWER
             attempt.began = self._clock.seconds()
-            held = await self._budget.reserve(self._rules.batch_bytes(min(self._backlog.count(), self._most)))
             try:
                 batch = attempt.batch = await self._next_batch(attempt, held)
                 if batch is None:

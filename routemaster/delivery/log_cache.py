@@ -23,6 +23,7 @@ from twisted.python.failure import Failure
 
 from routemaster.interfaces import LogEntry, Store
 from routemaster.model import EventID
+from routemaster.util.gather import gather
 
 CACHE_BYTES = 16 * 1024 * 1024  #: over all topics
 RUN_EVENTS = 256     #: events in one run, which is dropped as a whole
@@ -101,8 +102,8 @@ class LogCache:
             self._reads.update(dict.fromkeys(missing, read))
             reading = Deferred.fromCoroutine(self._read(read, most))
             reading.addBoth(read.end)
-        for read, waiting in waits.items():
-            for topic, entries in (await waiting).items():
+        for read, logs in zip(waits, await gather(list(waits.values())), strict=True):
+            for topic, entries in logs.items():
                 if topic not in found and starts.get(topic) == read.starts[topic]:
                     found[topic] = entries[:most]
         return found

@@ -1,7 +1,7 @@
 """Acknowledgements that come while a call is under way go out together in the next one.
 
 An idle bus has no delay. With a hundred subscribers of one topic, whose
-attempts end at about the same time, Redis runs two scripts instead of two
+attempts end at about the same time, Redis runs a few scripts instead of two
 hundred.
 """
 

@@ -1,12 +1,13 @@
 """Results of Deferreds that run at the same time.
 
 Steps given as a generator are started a few at a time, so that a client with
-thousands of topics does not keep the reactor, or Redis, from others.
+thousands of topics does not keep the reactor, or Redis, from others; those in a
+list are under way already.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -19,11 +20,20 @@ AT_ONCE = 50  #: steps under way
 
 async def gather_outcomes(steps: Iterable[Deferred[Any]]) -> list[Any]:
     """Wait for all steps; the result of each, or the exception it failed with."""
-    left, outcomes = iter(steps), []
-    while some := list(islice(left, AT_ONCE)):
+    outcomes = []
+    for some in _rounds(steps):
         for ok, value in await DeferredList(some, consumeErrors=True):
             outcomes.append(value if ok else value.value)
     return outcomes
+
+
+def _rounds(steps: Iterable[Deferred[Any]]) -> Iterator[list[Deferred[Any]]]:
+    if isinstance(steps, list):
+        yield steps
+        return
+    left = iter(steps)
+    while some := list(islice(left, AT_ONCE)):
+        yield some
 
 
 def gather(steps: Iterable[Deferred[Any]]) -> Deferred[list[Any]]:
@@ -32,8 +42,8 @@ def gather(steps: Iterable[Deferred[Any]]) -> Deferred[list[Any]]:
 
 
 async def _gather(steps: Iterable[Deferred[Any]]) -> list[Any]:
-    left, results = iter(steps), []
-    while some := list(islice(left, AT_ONCE)):
+    results = []
+    for some in _rounds(steps):
         for ok, value in await DeferredList(some, consumeErrors=True):
             if not ok:
                 value.raiseException()

@@ -56,6 +56,21 @@ class AttemptBudgetTests(SynchronousTestCase):
         self.budget.release(SMALLEST)
         self.assertEqual(self.successResultOf(second), SMALLEST)
 
+    def test_bytes_given_back(self) -> None:
+        """When many bytes come back at once, those that waited start a few in each iteration, too."""
+        iteration: list[Callable[[], object]] = []
+        budget = AttemptBudget(Mock(callLater=lambda _delay, call: iteration.append(call)), MIB)
+        self.successResultOf(Deferred.fromCoroutine(budget.reserve(MIB)))
+        budget.release(MIB // 8 - MIB)  # one event that is larger than what was reserved
+        waiting = [Deferred.fromCoroutine(budget.reserve(1)) for _ in range(STARTS - 1)]
+        iteration.pop()()
+        waiting += [Deferred.fromCoroutine(budget.reserve(1)) for _ in range(STARTS)]
+        iteration.pop()()
+        budget.release(MIB)
+        self.assertEqual(sum(each.called for each in waiting), STARTS)
+        iteration.pop()()
+        self.assertEqual(sum(each.called for each in waiting), 2 * STARTS - 1)
+
     def test_cancelled(self) -> None:
         """A wait that is cancelled takes nothing."""
         small = AttemptBudget(self.clock, SMALLEST)

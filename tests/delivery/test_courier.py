@@ -1238,6 +1238,16 @@ class TurnTests(DeliveryTestCase):
         self.sender.waiting.pop().callback(None)
         self.assertEqual(self.batches, [[3]])
 
+    def test_stop_without_bytes(self) -> None:
+        """A courier that waits for bytes for its body stops at once, too."""
+        self.do(self.first._budget.reserve(1 << 30))
+        self.first._budget.release((1 << 23) - (1 << 30))
+        self.sender.give_turns()
+        self.clock.advance(0)
+        self.assertEqual(self.batches, [])
+        self.successResultOf(Deferred.fromCoroutine(self.first.stop(10)))
+        self.assertEqual(self.first.lease_count, 0)
+
     def test_stop(self) -> None:
         """A courier that waits for a turn stops at once and releases its lease."""
         stopping = Deferred.fromCoroutine(self.first.stop(10))

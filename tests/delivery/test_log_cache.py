@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -129,6 +130,22 @@ class LogCacheTests(SynchronousTestCase):
         errors = [self.failureResultOf(each, StoreUnavailable).value for each in (first, second)]
         self.assertIsNot(*errors)
         self.assertEqual(self.read(1, cats=0), {"cats": [1]})
+
+    def test_two_reads_fail(self) -> None:
+        """A courier that waits for the reads of two others handles the failures of both."""
+        gates: list[Deferred[None]] = [Deferred(), Deferred()]
+        others = []
+        for topic, gate in zip(("cats", "dogs"), gates, strict=True):
+            self.log.gate = gate
+            others.append(self.start(5, **{topic: 0}))
+        both = self.start(5, cats=0, dogs=0)
+        for gate in gates:
+            gate.errback(StoreUnavailable("the store is unavailable"))
+        for each in (*others, both):
+            self.failureResultOf(each, StoreUnavailable)
+        del each, both, others, gates
+        gc.collect()
+        self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_gap(self) -> None:
         """Events behind missing ones are returned, and not kept: the missing ones may come back."""

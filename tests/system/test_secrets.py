@@ -69,12 +69,15 @@ class SecretTests(SystemCase):
         return self.client(daemon, "other--canary-three")
 
     async def break_down(self, daemon: Daemon, redis: PrivateRedis) -> None:
-        """Cause an unexpected exception."""
-        meta = b"rm:{s:sub--canary-two}:meta"
+        """Cause an error about one subscriber, and an unexpected exception."""
+        commands = [b"AUTH canary-redis"]
+        for key in (b"rm:{s:sub--canary-two}:meta", b"rm:subscribers"):
+            commands += b"DEL " + key, b"SET " + key + b" canary-value"
         with redis.dial() as wire:
-            for command in (b"AUTH canary-redis", b"DEL " + meta, b"SET " + meta + b" canary-value"):
+            for command in commands:
                 wire.sendall(command + b"\r\n")
                 self.assertIn(wire.recv(100)[:1], b"+:")
+        await daemon.line("wrong type")
         await daemon.line("failed; it will run again|broke down")
 
     async def command(self, daemon: Daemon, *words: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 from twisted.internet.defer import Deferred
@@ -47,6 +48,18 @@ class GatherTests(SynchronousTestCase):
                 step.callback(number)
         self.assertIs(self.failureResultOf(results).value, GONE)
         self.assertEqual(len(self.started), AT_ONCE)
+
+    def test_error_in_a_list(self) -> None:
+        """Steps in a list are under way: however many fail, no failure is left unhandled."""
+        steps = list(self.steps(2 * AT_ONCE))
+        results = gather(steps)
+        for step in self.started:
+            step.errback(StoreUnavailable("gone"))
+        self.failureResultOf(results, StoreUnavailable)
+        del steps, results
+        self.started.clear()
+        gc.collect()
+        self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_outcomes(self) -> None:
         """Each outcome is a result or an exception."""
