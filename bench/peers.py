@@ -1,6 +1,6 @@
 """The bus beside others that bring events to many receivers: Celery, and nchan on nginx.
 
-    python bench/peers.py [--install] [--quick] [bus celery nchan nchan_redis]
+    python bench/peers.py [--install] [--quick] [bus celery nchan]
 
 For 1, 10 and 100 receivers: events accepted a second, as fast as they are taken;
 events delivered a second until all have arrived; milliseconds from publication
@@ -74,11 +74,6 @@ class Peer:
         assert child.stdout is not None
         self.counts = int(child.stdout.readline())
 
-    def start_redis(self, *options: str) -> PrivateRedis:
-        self.redis = PrivateRedis(servers()[0], "--appendonly", "yes", *options)
-        self.redis.start()
-        return self.redis
-
     def stop(self) -> None:
         for child in reversed(self._running):
             child.terminate()
@@ -141,11 +136,12 @@ class CeleryPeer(Peer):
 
     def __init__(self, receivers: int) -> None:
         super().__init__(receivers)
-        redis = self.start_redis()
+        self.redis = PrivateRedis(servers()[0], "--appendonly", "yes")
+        self.redis.start()
         self.receive("sink.py", *self.pair)
         self._environment = {
-            **os.environ, "PEERS_BROKER": f"redis+socket://{redis.socket_path}", "PEERS_CERTIFICATE": self.pair[0],
-            "PEERS_CALLBACK": f"https://localhost:{self.counts}/events",
+            **os.environ, "PEERS_BROKER": f"redis+socket://{self.redis.socket_path}",
+            "PEERS_CERTIFICATE": self.pair[0], "PEERS_CALLBACK": f"https://localhost:{self.counts}/events",
         }  # fmt: skip
         if receivers:
             options = "worker -P gevent -c 100 --without-gossip --without-mingle --without-heartbeat -l ERROR"
@@ -178,8 +174,6 @@ class CeleryPeer(Peer):
 class NchanPeer(Peer):
     """nchan in the memory of nginx: receivers hold server-sent events open; an answer means it is in memory."""
 
-    storage = ""
-
     def __init__(self, receivers: int) -> None:
         super().__init__(receivers)
         self.port = free_port()
@@ -195,30 +189,15 @@ class NchanPeer(Peer):
         return f"""user root; load_module {MODULE}; daemon off; pid {self.folder}/pid; worker_processes 1;
             events {{ worker_connections 4096; }}
             http {{ access_log off; {temporary} nchan_shared_memory_size 1g; keepalive_requests 1000000000;
-            {self.upstream()}
             server {{ listen 127.0.0.1:{self.port} ssl; ssl_certificate {self.pair[0]};
-            ssl_certificate_key {self.pair[1]}; nchan_channel_id things; {self.storage}
+            ssl_certificate_key {self.pair[1]}; nchan_channel_id things;
             location = /topics/things {{ nchan_publisher; nchan_message_buffer_length 10000000;
             nchan_message_timeout 1h; }}
             location = /subscribe {{ nchan_subscriber eventsource; nchan_subscriber_first_message newest; }}
             }} }}"""
 
-    def upstream(self) -> str:
-        return ""
 
-
-class NchanRedisPeer(NchanPeer):
-    """nchan that keeps its messages in a Redis with its AOF."""
-
-    storage = "nchan_redis_pass redis; nchan_redis_storage_mode distributed;"
-
-    def upstream(self) -> str:
-        port = free_port()
-        self.start_redis("--port", str(port), "--bind", "127.0.0.1")
-        return f"upstream redis {{ nchan_redis_server redis://127.0.0.1:{port}; }}"
-
-
-PEERS = {"bus": BusPeer, "celery": CeleryPeer, "nchan": NchanPeer, "nchan_redis": NchanRedisPeer}
+PEERS = {"bus": BusPeer, "celery": CeleryPeer, "nchan": NchanPeer}
 
 
 def until(peer: Peer, events: int) -> int:
