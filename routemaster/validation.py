@@ -11,6 +11,7 @@ import re
 from collections.abc import KeysView
 from json.encoder import encode_basestring
 from typing import Any, Final
+from urllib.parse import unquote
 
 from routemaster import strict_json
 from routemaster.callback_url import MAX_URL, parse_callback
@@ -26,6 +27,7 @@ _TOKEN = re.compile(rf"[a-z0-9:_-]{{1,{MAX_TOKEN}}}")
 _TOKEN_NAME = re.compile(r"[a-z0-9:_-]{1,30}")
 _NAME_CHARACTERS = "lowercase letters, digits, ':', '_' and '-'"
 _UUID = re.compile(r"[\x20-\x39\x3b-\x7e]{1,128}")
+_USER = re.compile(r"https://(?P<name>[^/?#@:]*):?@")
 # The scheme has both cases written out: under IGNORECASE the Kelvin sign matches `k` and the long s matches `s`.
 _EVENT_URL = re.compile(
     r"[Hh][Tt][Tt][Pp][Ss]://(?:[^\s/?#@\\\x00-\x1f\x7f]*@)?"
@@ -139,7 +141,8 @@ def check_subscription(subscriber: str, body: object, missing_topics: str = "ref
     if not isinstance(topics, list):
         raise _invalid("topics", topics, "an array of topic names")
     names = tuple(dict.fromkeys(check_topic(topic) for topic in topics))
-    callback = check_callback(body.get("callback"))
+    callback, name = split_user(body.get("callback"))
+    callback, uuid = check_callback(callback), uuid if uuid is not None else name
     if uuid is not None and not (isinstance(uuid, str) and _UUID.fullmatch(uuid)):
         raise Invalid("uuid is invalid: expected 1 to 128 printable ASCII characters without ':'")
     if body.get("missing_topics") is not None:
@@ -155,6 +158,17 @@ def check_subscription(subscriber: str, body: object, missing_topics: str = "ref
         max=_integer(body, "max", "events", 1, 10_000, DEFAULT_MAX),
         awaits=missing_topics == "await",
     )
+
+
+def split_user(url: object) -> tuple[object, str | None]:
+    """A callback without its user name, and that name, percent-decoded; None if it has none.
+
+    The command-line tool of the original asks for callbacks such as `https://UUID@host/path`.
+    """
+    match = _USER.match(url) if isinstance(url, str) else None
+    if match is None or not isinstance(url, str):
+        return url, None
+    return f"https://{url[match.end():]}", unquote(match["name"])
 
 
 def check_callback(url: object) -> str:

@@ -319,6 +319,21 @@ class SubscriptionTests(Case):
             self.refused("callback", of=lambda url=url: check_callback(url), when=repr(url))
         self.refused_subscription({"topics": []}, "callback")
 
+    def test_user_in_callback(self) -> None:
+        """A user name in the callback is the uuid if none is given, and no part of the callback then."""
+        for url, own, uuid in (
+            ("https://name@localhost/events", None, "name"),
+            ("https://name:@localhost/events", None, "name"),
+            ("https://a%20b@localhost/events", None, "a b"),
+            ("https://name@localhost/events", "own", "own"),
+        ):
+            found = check_subscription("sub", subscription(callback=url, uuid=own))
+            self.assertEqual((found.callback, found.uuid), ("https://localhost/events", uuid))
+        for url in ("https://name:password@localhost/", "https://a@b@localhost/", "http://name@localhost/"):
+            self.refused_subscription(subscription(callback=url), "callback")
+        for url in ("https://@localhost/", "https://a%3Ab@localhost/", "https://%C3%A9@localhost/"):
+            self.refused_subscription(subscription(callback=url), "uuid")
+
     def test_uuids(self) -> None:
         """A uuid is 1 to 128 printable ASCII characters without colon; the message does not contain it."""
         for uuid in ("a", " ", "~", "a" * 128, "6f1d6311-98a9-42ab-8da4-ed2d7d5b86c4", "a\"b'c\\d"):
