@@ -32,6 +32,7 @@ class Keys:
 
     def leader_lock(self, name: str) -> bytes:
         """The lock of a task that one process does for all (string with a TTL: the process)."""
+        # "office" is the name that the running version uses: another one would give two processes the lock
         return self.prefix + b"office:" + name.encode()
 
     def lease(self, subscriber: str) -> bytes:
