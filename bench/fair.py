@@ -207,9 +207,9 @@ def cost(here: Place, topic: str, port: int) -> tuple[float, float]:
 
 
 def fanout(options: argparse.Namespace, python: str) -> Figures:
-    """Subscribers of one topic, batches of 10: deliveries a second, and processor time for a delivered event."""
+    """Subscribers of one topic, batches of at most `--max`: deliveries a second, and processor time for a delivered event."""
     subscribers = options.subscribers or 100
-    events, small = options.events // 10, {"timeout": 0, "max": 10}
+    events, small = options.events // 10, {"timeout": 0, "max": options.max}
     print(f"  {subscribers} subscribers, {events} events, 100 in a request; then 10 events/s")
     with place(options, python, subscribers) as here:
         port, found = here.bus.sink(), Figures()
@@ -251,6 +251,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=8.0, help="for which the probe is alone, and of a stream")
     parser.add_argument("--subscribers", type=int, help="100; slow: 60")
     parser.add_argument("--events", type=int, default=20_000, help="of a burst; fanout takes a tenth")
+    parser.add_argument("--max", type=int, default=10, help="events in a batch of fanout")
     parser.add_argument("--topics", type=int, default=8000)
     parser.add_argument("--megabytes", type=int, default=24, help="of backlog for each slow subscriber")
     parser.add_argument("--read", type=int, default=1_000_000, help="bytes a second that a slow receiver reads")
