@@ -172,6 +172,7 @@ class Health:
     last_success: float | None = None
     last_error: str | None = None
     retry_at: float | None = None
+    batch_limit: int = 0         #: the most events in the next batch; 0: no limit but the subscription's
 
 
 @frozen

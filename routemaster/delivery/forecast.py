@@ -10,10 +10,11 @@ from routemaster.model import SubscriptionInfo
 
 def facts_of(fact: SubscriptionInfo) -> Facts:
     """What `decide` needs, in seconds since the epoch."""
+    most, limit = fact.subscription.max, fact.health.batch_limit
     return Facts(
         backlog=fact.queued,
         oldest=fact.oldest or 0.0,
-        max=fact.subscription.max,
+        max=min(limit or most, most),
         timeout=fact.subscription.timeout / 1000,
         retry_at=fact.health.retry_at or 0.0,
     )

@@ -59,7 +59,6 @@ class _Subscriber:
     dropped: int = 0
     epoch: int = 0
     health: Health = field(factory=Health)
-    batch_limit: int = 0
 
 
 class MemoryStore:
@@ -362,7 +361,7 @@ class MemoryStore:
             failures=known.health.failures,
             retry_at=round((known.health.retry_at or 0) * 1e6),
             succeeded=known.health.last_success is not None,
-            batch_limit=known.batch_limit,
+            batch_limit=known.health.batch_limit,
         )
 
     def _holds(self, subscriber: str, worker: str, epoch: int) -> bool:
@@ -420,8 +419,11 @@ class MemoryStore:
                 self._trim(ack.topic)
         known = self._subscribers.get(subscriber)
         if known is not None and self._holds(subscriber, worker, epoch):
-            now, known.batch_limit = self._now() / 1e6, batch_limit
-            known.health = evolve(known.health, failures=0, last_attempt=now, last_success=now, retry_at=None)
+            now = self._now() / 1e6
+            known.health = evolve(
+                known.health, failures=0, last_attempt=now, last_success=now, retry_at=None,
+                batch_limit=batch_limit,
+            )  # fmt: skip
         return {ack.topic: self._position(ack.topic, subscriber) for ack in acks}
 
     async def fail(
@@ -435,10 +437,10 @@ class MemoryStore:
         if tried[0] and (found is None or tried != (found.callback, found.uuid)):
             return False
         now = self._now() / 1e6
-        known.batch_limit = batch_limit
         known.health = evolve(
-            known.health, failures=failures, last_attempt=now, last_error=error, retry_at=now + pause
-        )
+            known.health, failures=failures, last_attempt=now, last_error=error, retry_at=now + pause,
+            batch_limit=batch_limit,
+        )  # fmt: skip
         return True
 
     # -- upkeep

@@ -119,6 +119,7 @@ def _facts(
             last_success=codec.seconds(meta.get(b"last_success")),
             last_error=meta[b"last_error"].decode() if b"last_error" in meta else None,
             retry_at=codec.seconds(meta.get(b"retry_at")),
+            batch_limit=int(meta.get(b"batch_limit", 0)),
         ),
         dropped=dropped,
         awaited=tuple(sorted(awaited)),

@@ -185,10 +185,12 @@ class DeliveryTests(StoreTests):
         epoch = (await self.grant()).epoch
         await self.store.fail("sub", "w1", epoch, 9.0, "answered 413", 1, 50)
         self.assertEqual((await self.grant()).batch_limit, 50)
+        self.assertEqual((await self.facts()).health.batch_limit, 50)
         await self.store.acknowledge("sub", "w1", epoch, [], 25)
         self.assertEqual((await self.grant()).batch_limit, 25)
         await self.deliver("cats")
         self.assertEqual((await self.grant()).batch_limit, 0)
+        self.assertEqual((await self.facts()).health.batch_limit, 0)
 
     async def test_subscribing_again_ends_the_pause(self) -> None:
         """Subscribing again, unchanged, ends the pause and keeps the count of failures."""

@@ -888,6 +888,15 @@ class MonitoringTests(Case):
         self.assertEqual((well["state"], well["failures"], well["next_attempt"]), ("idle", 0, None))
         self.assertAlmostEqual(well["last_success"], NOW + 4.5, places=3)
 
+    def test_state_of_a_smaller_batch(self) -> None:
+        """After a refusal a batch is due as soon as it has as many events as the smaller batch takes."""
+        self.publish()
+        grant = self.done(self.store.store.acquire(A, "w"))
+        self.done(self.store.store.fail(A, "w", grant.epoch, 0.5, "answered 413", 1, 1))
+        self.clock.advance(0.625)
+        health = self.read("/subscriptions")[0]["health"]
+        self.assertEqual((health["state"], health["next_attempt"]), ("delivering", NOW + 0.625))
+
     def test_no_subscriptions(self) -> None:
         """Without subscriptions the list is empty."""
         for user in (A, B):
