@@ -207,7 +207,7 @@ def cost(here: Place, topic: str, port: int) -> tuple[float, float]:
 
 
 def fanout(options: argparse.Namespace, python: str) -> Figures:
-    """Subscribers of one topic, batches of at most `--max`: deliveries a second, and processor time for a delivered event."""
+    """Subscribers of one topic, batches of `--max` at most: deliveries/s, and processor time for each event."""
     subscribers = options.subscribers or 100
     events, small = options.events // 10, {"timeout": 0, "max": options.max}
     print(f"  {subscribers} subscribers, {events} events, 100 in a request; then 10 events/s")
