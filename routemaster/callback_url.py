@@ -15,7 +15,8 @@ from attrs import frozen
 MAX_URL = 1024  #: characters
 
 _CALLBACK = re.compile(
-    r"https://(?P<netloc>(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[1-9][0-9]{0,4}))?)"
+    r"[Hh][Tt][Tt][Pp][Ss]://"  # written out: under IGNORECASE the long s matches `s`
+    r"(?P<netloc>(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[1-9][0-9]{0,4})?)?)"
     r"(?P<path>/[!\"$->@-\[\]-~]*)?"  # printable ASCII without # ? and backslash
 )
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
@@ -26,7 +27,7 @@ _NUMBER = re.compile(r"[0-9]+|0[Xx][0-9A-Fa-f]*")
 class CallbackURL:
     """The parts of a valid callback."""
 
-    netloc: str  #: for the Host header: host and port as given, without a trailing dot of the host
+    netloc: str  #: for the Host header: host and port as given, without the host's trailing dot and an empty port
     host: str    #: to resolve: lower case, without brackets, with a trailing dot if one is given
     port: int
     path: str    #: begins with a slash
@@ -35,8 +36,9 @@ class CallbackURL:
 def parse_callback(url: object) -> CallbackURL | None:
     """The parts of a callback; None if it is invalid.
 
-    A callback is an https:// URL of at most 1,024 characters with a host in
-    ASCII, an optional port from 1 to 65535, and no user info, query or fragment. A
+    A callback is an https:// URL (the scheme in any case) of at most 1,024
+    characters with a host in ASCII, an optional port from 1 to 65535 (none behind
+    the colon is 443), and no user info, query or fragment. A
     trailing dot of the host (a name that the resolver completes with no suffix) is
     for DNS only: TLS and HTTP name the host without it.
     """
@@ -46,7 +48,7 @@ def parse_callback(url: object) -> CallbackURL | None:
     host, port = _host(match["host"]), int(match["port"] or 443)
     if host is None or port > 65535:
         return None
-    netloc = match["netloc"]
+    netloc = match["netloc"].removesuffix(":")
     if host.endswith("."):
         netloc = match["host"][:-1] + netloc[len(match["host"]):]
     return CallbackURL(netloc, host, port, match["path"] or "/")

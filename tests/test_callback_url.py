@@ -22,6 +22,9 @@ GOOD_CALLBACKS = [
     "https://localhost/",
     "https://example.com/events",
     "https://EXAMPLE.com/Events",
+    "HTTPS://example.com/",
+    "https://example.com:/x",
+    "https://[::1]:",
     "https://example.com:1/",
     "https://example.com:443",
     "https://example.com:65535/events",
@@ -47,7 +50,7 @@ BAD_CALLBACKS = [
     "https://",
     "https:///events",
     "http://example.com/",
-    "HTTPS://example.com/",
+    "HTTP://example.com/",
     "http\u017f://example.com/",
     "//example.com/",
     "example.com",
@@ -68,7 +71,7 @@ BAD_CALLBACKS = [
     "https://example.com#a",
     "https://example.com/#",
     # ports
-    "https://example.com:/",
+    "https://example.com::/",
     "https://example.com:0/",
     "https://example.com:00/",
     "https://example.com:0443/",
@@ -160,11 +163,13 @@ class CallbackURLTests(SynchronousTestCase):
             self.assertEqual(parts.host, expected if "[" not in url else str(IPv6Address(expected)))
 
     def test_parts(self) -> None:
-        """The port is 443 and the path `/` unless given; netloc and path stay as given."""
+        """The port is 443 and the path `/` unless given; netloc and path stay as given, but an empty port."""
         for url, parts in {
             "https://A.example": CallbackURL("A.example", "a.example", 443, "/"),
             "https://a:65535/x//Y": CallbackURL("a:65535", "a", 65535, "/x//Y"),
             "https://[0::1]:8443/": CallbackURL("[0::1]:8443", "::1", 8443, "/"),
+            "HttpS://a.:/x:": CallbackURL("a", "a.", 443, "/x:"),
+            "https://[::1]:": CallbackURL("[::1]", "::1", 443, "/"),
             "https://127.0.0.1": CallbackURL("127.0.0.1", "127.0.0.1", 443, "/"),
         }.items():
             self.assertEqual(parse_callback(url), parts)

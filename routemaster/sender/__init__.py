@@ -16,7 +16,8 @@ modules, in the order in which an attempt passes them:
 `pool`               opens, keeps, reuses and closes connections
 `dns_cache`          host names to addresses: own threads, cache
 `tls`                certificates and host names are verified
-`connection`         HTTP/1.1, with checked heads of limited size
+`connection`         HTTP/1.1, with heads of limited size
+`response_head`      heads as browsers read them, for Twisted's parser
 `chunk_decoder`      the chunked transfer coding
 `failure_reasons`    exceptions to a verdict and one sentence for the operator
 ===================  =========================================================
@@ -74,7 +75,7 @@ hyperlink's conversion
 `CookieJar`                       bad date writes a warning to standard error
 the exchange as producer,   1.1   the agent cannot report the connection
 not `FileBodyProducer`
-`check_head` before         0.95  heads without limit, a log line for each 1xx,
+`read_head` before          0.95  heads without limit, a log line for each 1xx,
 Twisted's parser                  answers that two parsers read differently
 `ChunkDecoder`, not               spaces around a size, and bare LF, fail the
 Twisted's                         answer; small chunks take 1.6 times as long

@@ -1,16 +1,14 @@
 """One HTTP/1.1 client connection, with a check of response heads before Twisted's parser.
 
-Twisted's parser accepts `+200` and `ICY/1.0`; its heads have no size limit, and
-it logs each 1xx. So a head is collected and checked here before Twisted's parser
-sees it. A head has at most `MAX_HEAD` bytes, the 1xx responses before it
-included; these are discarded. If a head is malformed, `fault` holds the reason
-and the connection is aborted.
+Twisted's parser accepts `+200` and `ICY/1.0`; its heads have no size limit, its
+lines one of 16 KiB, and it logs each 1xx. So a head is collected here, and read
+by `response_head`, before Twisted's parser sees it. A head has at most `MAX_HEAD`
+bytes, the 1xx responses before it included; these are discarded. If a head is
+malformed, `fault` holds the reason and the connection is aborted.
 
-Servers are old and various, and their responses are read as a browser does:
-bare LF, folded lines, a space before a colon, Transfer-Encoding beside
-Content-Length or in HTTP/1.0. Two parsers may differ about where such a response
-ends, so the connection is not used again after it. Nor is it after bytes that no
-response announced (a body behind 204).
+After a head that is not exact, after empty lines before the status line, and
+after bytes that no response announced (a body behind 204), the connection is not
+used again: the next response might be read from the wrong place.
 """
 
 # mypy: allow-untyped-calls
@@ -33,62 +31,13 @@ from zope.interface.declarations import implementer
 
 from routemaster.sender.chunk_decoder import ChunkDecoder
 from routemaster.sender.failure_reasons import DeliveryError
+from routemaster.sender.response_head import Malformed, read_head, status_of
 
 Key = tuple[str, int]  #: host and port; connections with the same key are interchangeable
 
 MAX_HEAD = 65536  #: bytes, 1xx responses included
 
-_STATUS = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9][0-9])(?: [^\r\n\0]*)?(\r?)\n")
-_FIELDS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n\0]*\r\n)*\r\n")
-_FOLD = re.compile(rb"\r?\n[ \t]+")
-_LINE_END = re.compile(rb"\r?\n")
-_SPACE_BEFORE_COLON = re.compile(rb"(\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]+:")
-_NO_BODY = re.compile(rb"\r\n(?:transfer-encoding|content-length:[ \t]*0*[1-9])")
 _END = re.compile(rb"\n\r?\n")
-_CLOSE = re.compile(rb"\r\nconnection:[^\r]*\bclose\b")
-_KEEP_ALIVE = re.compile(rb"\r\nconnection:[^\r]*\bkeep-alive\b")
-_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*\r\n")
-
-
-class Malformed(DeliveryError):
-    """The response's head is not valid HTTP/1.x."""
-
-
-def check_head(head: bytes) -> tuple[int, bool]:
-    """The status of a complete response head, and whether the connection may be used again.
-
-    Raises `Malformed` for an invalid status line or header field (RFC 9112
-    sections 4 and 5) and for an unknown transfer coding (section 6.3).
-    """
-    line = _STATUS.match(head)
-    if line is None or not line[3]:
-        raise Malformed(f"malformed answer: status line {head[:80].splitlines()[0]!r}")
-    if _FIELDS.fullmatch(head, line.end()) is None:
-        raise Malformed("malformed answer: invalid header field")
-    lower = head.lower()
-    reusable = _KEEP_ALIVE.search(lower) is not None if line[1] == b"0" else _CLOSE.search(lower) is None
-    if b"\r\ntransfer-encoding:" in lower:
-        if lower.count(b"\r\ntransfer-encoding:") > 1 or _CHUNKED.search(lower) is None:
-            raise Malformed("malformed answer: its length is ambiguous (Transfer-Encoding)")
-        if b"\r\ncontent-length:" in lower or line[1] == b"0":
-            reusable = False  # the coding decides (RFC 9112 section 6.3)
-    if line[2] == b"204" and _NO_BODY.search(lower) is not None:
-        reusable = False
-    return int(line[2]), reusable
-
-
-def read_head(head: bytes) -> tuple[bytes, int, bool]:
-    """The head for Twisted's parser, with the results of `check_head`; raises `Malformed`.
-
-    A head in an outdated or inexact form is rewritten.
-    """
-    try:
-        return head, *check_head(head)
-    except Malformed:
-        exact = _SPACE_BEFORE_COLON.sub(rb"\1:", _LINE_END.sub(b"\r\n", _FOLD.sub(b" ", head)))
-        if exact == head:
-            raise
-        return exact, check_head(exact)[0], False
 
 
 class Owner(Protocol):
@@ -157,6 +106,7 @@ class Connection(HTTP11ClientProtocol):
         self._head_size = 0
         response: Deferred[IResponse] = super().request(request)
         if self._parser is not None:
+            self._parser.MAX_LENGTH = MAX_HEAD
             self._parser._transferDecoders = {b"chunked": self._chunk_decoder}  # type: ignore[dict-item]
         return response
 
@@ -220,25 +170,35 @@ class Connection(HTTP11ClientProtocol):
     def _checked(self, data: bytes) -> bytes:
         """What Twisted's parser may read: nothing until a final head is complete, then the head and the rest."""
         searched = max(0, len(self._head or b"") - 2)
-        self._head = data = self._head + data if self._head else data
+        data = self._without_empty_lines(self._head + data if self._head else data)
         while (end := _END.search(data, searched)) is not None:
             if self._head_size + end.end() > MAX_HEAD:
                 break
-            head, status, self._reusable = read_head(data[: end.end()])
+            head, status, reusable = read_head(data[: end.end()])
             if status == 101:
                 raise Malformed("answered 101 (no protocol switch was requested)")
             if status >= 200:
                 self._head = None
+                self._reusable = reusable and self._reusable
                 return head + data[end.end():]
             self._head_size += end.end()
-            self._head = data = data[end.end():]
+            data = self._without_empty_lines(data[end.end():])
             searched = 0
+        self._head = data
         if self._head_size + len(data) > MAX_HEAD:
             raise Malformed(f"malformed answer: its head is over {MAX_HEAD} bytes")
         newline = data.find(b"\n", 0, 4096)
-        if newline >= 0 and _STATUS.match(data) is None:
-            check_head(data[: newline + 1])  # raises: a wrong status line is refused before the head is complete
+        if newline >= 0:
+            status_of(data[:newline].removesuffix(b"\r"))  # a wrong one is refused before the head is complete
         return b""
+
+    def _without_empty_lines(self, data: bytes) -> bytes:
+        """The beginning of a head without empty lines before its status line."""
+        head = data.lstrip(b"\r\n")
+        if len(head) < len(data):
+            self._reusable = False
+            self._head_size += len(data) - len(head)
+        return head
 
     def _finishResponse(self, rest: bytes) -> None:
         if rest:

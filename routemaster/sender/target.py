@@ -75,5 +75,5 @@ class Target:
             credentials = b64encode(f"{uuid}:{uuid}".encode())
             headers.addRawHeader(b"Authorization", b"Basic " + credentials)
             secrets = (credentials.decode("ascii"), uuid)
-        url = PreparedURL.prepare(callback)
+        url = PreparedURL.prepare(f"https://{parts.netloc}{parts.path}")
         return cls(parts.host, parts.port, parts.path.encode("ascii"), url, headers, secrets)

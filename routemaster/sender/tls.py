@@ -137,7 +137,8 @@ def alternative_names(certificate: crypto.X509) -> list[CertificatePattern] | No
     """The host names and addresses in a certificate's subjectAltName; None if it has no such extension.
 
     A name that is no valid pattern (`*.*.internal`, an address as a DNS name) is
-    left out: it matches no host, and the other names are as good without it.
+    left out: it matches no host, and the other names are as good without it. Names
+    are compared in lower case and without a trailing dot.
     """
     try:
         extension = certificate.to_cryptography().extensions.get_extension_for_class(SubjectAlternativeName)
@@ -149,5 +150,5 @@ def alternative_names(certificate: crypto.X509) -> list[CertificatePattern] | No
     ]
     for name in extension.value.get_values_for_type(DNSName):
         with suppress(CertificateError):
-            names.append(DNSPattern.from_bytes(name.encode()))
+            names.append(DNSPattern.from_bytes(name.encode().removesuffix(b".")))
     return names

@@ -95,6 +95,18 @@ class RequestTests(SenderCase):
             await sender.post(sink.url, None, b"[]")
         self.assertNotIn(b"cookie", sink.received[1].headers)
 
+    async def test_scheme_in_upper_case(self) -> None:
+        """A callback in upper case with an empty port leads to port 443, and its text is not in the request."""
+        ports: list[int] = []
+        sender = self.sender()
+        connect = sender.pool.connect
+        self.patch(sender.pool, "connect", lambda key: ports.append(key[1]) or connect((key[0], sink.port)))
+        sink = self.sink()
+        self.assertAcknowledged(await sender.post("HTTPS://127.0.0.1:/callback", UUID, b"[]"))
+        [request] = sink.received
+        self.assertEqual((request.line, request.headers[b"host"]), (b"POST /callback HTTP/1.1", b"127.0.0.1"))
+        self.assertEqual(ports, [443])
+
     async def test_reuse(self) -> None:
         """The connection is used again, and the outcome reports it."""
         sink, sender = self.sink(Answer(200, b"fine"), Answer(500, b"no")), self.sender()
@@ -163,7 +175,7 @@ class AnswerTests(SenderCase):
     async def test_unusual_but_valid(self) -> None:
         """Responses that are valid but unusual acknowledge."""
         sender = self.sender()
-        for name in ("interim_then_done", "chunked", "says_close", "old_version", "closed_at_end", "stray_bytes"):
+        for name in ("interim_then_done", "chunked", "says_close", "old_version", "long_head", "stray_bytes"):
             self.assertAcknowledged(await sender.post(self.beast(name).url, UUID, b"[]"))
 
     async def test_lenient(self) -> None:
@@ -176,7 +188,7 @@ class AnswerTests(SenderCase):
             self.assertEqual(len(beast.received), 3)
 
     async def test_malformed(self) -> None:
-        """A response that is not valid HTTP/1.x never acknowledges, and its connection is closed."""
+        """A response that cannot be read never acknowledges, and its connection is closed."""
         sender = self.sender()
         for name, answer in MALFORMED.items():
             beast = self.saying(answer)
@@ -310,9 +322,15 @@ class LimitTests(SenderCase):
         """A complete head acknowledges up to 64 KiB."""
         sender = self.sender()
         for size, expected in ((65000, Verdict.ACKNOWLEDGED), (66000, Verdict.FAILED)):
-            padding = b"X: " + b"x" * 995 + b"\r\n"
-            beast = self.saying(b"HTTP/1.1 204 N\r\n" + padding * (size // 1000) + b"\r\n")
-            self.assertEqual((await sender.post(beast.url, UUID, b"[]")).verdict, expected)
+            for lines in (1, 65):
+                padding = b"X: " + b"x" * (size // lines - 5) + b"\r\n"
+                beast = self.saying(b"HTTP/1.1 204 N\r\n" + padding * lines + b"\r\n")
+                self.assertEqual((await sender.post(beast.url, UUID, b"[]")).verdict, expected)
+
+    async def test_empty_lines_limit(self) -> None:
+        """Empty lines before a status line count as a part of the head."""
+        beast = self.saying(b"\r\n" * 33_000 + b"HTTP/1.1 204 N\r\n\r\n")
+        self.assertFailed(await self.sender().post(beast.url, UUID, b"[]"), "over 65536 bytes")
 
     async def test_black_hole(self) -> None:
         """A connection attempt without an answer ends at `connect_timeout`."""

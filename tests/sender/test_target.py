@@ -17,6 +17,7 @@ class TargetTests(SynchronousTestCase):
         """Host, port and path of a callback."""
         for callback, expected in {
             "https://a.example": ("a.example", 443, b"/"),
+            "HTTPS://a.example:/x": ("a.example", 443, b"/x"),
             "https://A.Example/x//y": ("a.example", 443, b"/x//y"),
             "https://127.0.0.1:8443/": ("127.0.0.1", 8443, b"/"),
             "https://[::1]:1/%41": ("::1", 1, b"/%41"),

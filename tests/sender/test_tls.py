@@ -87,6 +87,7 @@ class TLSTests(SenderCase):
             ([*senseless, IPAddress(ip_address("127.0.0.1"))], True),
             ([*senseless, DNSName("localhost")], False),
             ([DNSName("127.0.0.1")], False),
+            ([DNSName("127.0.0.1.")], False),
             (senseless, False),
         ):
             options = zoo.certificate(names)
@@ -97,6 +98,18 @@ class TLSTests(SenderCase):
                 self.assertAcknowledged(outcome)
             else:
                 self.assertFailed(outcome, "the certificate is not for 127.0.0.1")
+
+    async def test_spelling_of_names(self) -> None:
+        """Case and a trailing dot make no difference between the name in the certificate and in the callback."""
+        for name in ("LOCALHOST.", "localhost.", "LocalHost"):
+            options = zoo.certificate([DNSName(name)])
+            sink = self._stopped(HttpsSink(reactor, options))
+            sender = self.sender(ca_files=[self.trusted(options)], resolve=lambda _: ["127.0.0.1"])
+            for host in ("localhost", "LOCALHOST."):
+                self.assertAcknowledged(await sender.post(sink.url_for(host), UUID, b"[]"))
+        options = zoo.certificate([DNSName("localhost..")])
+        beast, sender = self.beast("silent", options), self.sender(ca_files=[self.trusted(options)])
+        self.assertFailed(await sender.post(beast.url_for("localhost"), UUID, b"[]"), "is not for localhost")
 
     async def test_no_alternative_name(self) -> None:
         """A certificate without subjectAltName is refused; the reason says so and gives its CN."""
