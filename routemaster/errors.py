@@ -67,3 +67,14 @@ class StoreFull(StoreUnavailable):
 
 class StoreBroken(RoutemasterError):
     """Redis returned an unexpected reply: a bug, or data of another application (500, reported)."""
+
+
+class WrongType(StoreBroken):
+    """A key in Redis holds a value of another type than the bus gives it: another program wrote it (503).
+
+    `outcome_unknown`: as of `StoreUnavailable`.
+    """
+
+    def __init__(self, message: str, outcome_unknown: bool = False) -> None:
+        super().__init__(message)
+        self.outcome_unknown = outcome_unknown

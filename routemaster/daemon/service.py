@@ -36,7 +36,7 @@ from routemaster.daemon import assembly
 from routemaster.daemon.lifecycle import DaemonService
 from routemaster.daemon.listeners import Listeners
 from routemaster.delivery.worker import Worker
-from routemaster.errors import StoreUnavailable
+from routemaster.errors import StoreUnavailable, WrongType
 from routemaster.hints import TokensChanged, decode
 from routemaster.interfaces import Sample
 from routemaster.metrics import prometheus
@@ -193,7 +193,7 @@ class Bus(DaemonService):
     async def _open_ports(self) -> None:
         if self._listeners is not None:
             if self._connection.connected:
-                with suppress(StoreUnavailable):
+                with suppress(StoreUnavailable, WrongType):
                     await self._authenticator.poll()  # else the first requests would be answered 503
             limits = assembly.api_limits(self._config)
             api = Api(

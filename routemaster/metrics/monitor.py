@@ -79,11 +79,11 @@ class Monitor:
             raise
 
     async def measure(self) -> Snapshot:
-        """All gauges, those of this process included, and counters as totals; without Redis what is known here."""
+        """All gauges, those of this process included, and totals; if Redis has no answer, what is known here."""
         try:
             gauges, derived = await self._collect()
             totals = (await self._store.counts()) | derived
-        except StoreUnavailable:
+        except (StoreUnavailable, StoreBroken):
             gauges, totals = [Sample("redis.up", 0, {})], {}
         else:
             gauges.append(Sample("redis.up", 1, {}))

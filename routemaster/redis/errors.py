@@ -22,6 +22,7 @@ from service_identity import VerificationError
 from twisted.python.failure import Failure
 
 from routemaster.errors import RoutemasterError, StoreBroken, StoreFull, StoreUnavailable
+from routemaster.errors import WrongType as WrongType  # for who knows this module's errors only
 
 REFUSAL_PREFIX = "RM:"
 DENIED_IN_SCRIPT = "The user executing the script can't"  #: run a command, use a key or a channel
@@ -94,10 +95,6 @@ def split_error(text: str) -> tuple[str, str]:
     """Code and detail of an error reply."""
     code, _, detail = _WRAPPED.sub("", text).partition(" ")
     return code, detail
-
-
-class WrongType(StoreBroken):
-    """A key holds a value of another type: somebody else has written it."""
 
 
 def named_error(code: str, detail: str, redis: str) -> RoutemasterError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import merge
 from itertools import groupby
@@ -9,13 +10,13 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
-from routemaster.errors import RoutemasterError
+from routemaster.errors import RoutemasterError, WrongType
 from routemaster.hints import Hint
 from routemaster.model import public_name
 from routemaster.redis.cluster import Cluster
 from routemaster.redis.connection import Connection
-from routemaster.redis.errors import WrongType
 from routemaster.store import codec
 from routemaster.store.keys import Keys
 from routemaster.store.scripts import SCRIPTS
@@ -27,6 +28,8 @@ Gather = Callable[[Iterable[Deferred[Any]]], Awaitable[list[Any]]]
 AT_ONCE = 50  #: names in one round of calls, which bounds how long Redis and this process are busy
 BUNDLE = 256  #: names in one call, which bounds how long it blocks Redis
 
+_OWNER = re.compile(rb"\{([ts]):([^{}]*)\}:")  # in a key: a topic or a client, and its name
+
 
 class Commands:
     """The commands and scripts of one Redis or one cluster, under one namespace."""
@@ -35,9 +38,8 @@ class Commands:
 
     def __init__(self, connection: Connection | Cluster, namespace: str) -> None:
         self.keys = Keys(namespace)
-        self._broken: set[str] = set()  #: topics and subscribers with a key of the wrong type
+        self._broken: set[str] = set()  #: errors about keys of the wrong type that are logged
         self._connection = connection
-        self.command = connection.command
         self.node_of, self.slot = connection.node_of, connection.slot
 
     @property
@@ -82,23 +84,52 @@ class Commands:
         """
         try:
             reply = await call(names)
-        except WrongType as error:
+        except WrongType:
             if len(names) == 1:
-                self.log_wrong_type(names[0], error)
-                return []
+                return []  # and logged
             middle = len(names) // 2
             return [*await self.tolerant(names[:middle], call), *await self.tolerant(names[middle:], call)]
         return [(names, reply)]
 
     def log_wrong_type(self, name: str, error: WrongType) -> None:
-        """Log that a topic or subscriber has a key of the wrong type, once in the life of the process."""
-        if name not in self._broken:
-            self._broken.add(name)
-            self._log.error("a key of '{name}' is of the wrong type: {error}", name=public_name(name), error=error)
+        """Log that a topic or subscriber cannot be served, unless this process has logged it."""
+        if str(error) not in self._broken:
+            self._broken.add(str(error))
+            self._log.error("'{name}': {error}", name=public_name(name), error=error)
+
+    def command(self, *args: bytes) -> Deferred[Any]:
+        """The reply to a command with one key, its first argument."""
+        return self._connection.command(*args).addErrback(self._named, args[1:2], False)
 
     def run(self, name: str, keys: Sequence[bytes], *arguments: bytes) -> Deferred[Any]:
         """The reply of the script `lua/<name>.lua`."""
-        return self._connection.script(SCRIPTS[name], keys, arguments)
+        # `publish` reads first, and then appends to the log before all else
+        in_steps = len(keys) > 1 and name != "publish"
+        return self._connection.script(SCRIPTS[name], keys, arguments).addErrback(self._named, keys, in_steps)
+
+    def _named(self, failure: Failure, keys: Sequence[bytes], in_steps: bool) -> Failure:
+        """For a key of the wrong type an error that names the topic or client, logged once with the keys.
+
+        `in_steps`: whether something may have been written before that key was used.
+        """
+        if not failure.check(WrongType):
+            return failure
+        owners = {(found[1], found[2]) if (found := _OWNER.search(key)) else None for key in keys}
+        if len(owners) > 1:
+            return failure  # `tolerant` finds out which it is
+        owner, shown = owners.pop(), " or ".join(map(_shown, keys))
+        if owner is None:
+            error = f"the key {shown} in Redis is of the wrong type (WRONGTYPE): another program has written to it"
+        else:
+            kind = "topic" if owner[0] == b"t" else "client"
+            error = (
+                f"{kind} '{public_name(owner[1].decode())}' cannot be served: a key of it in Redis is of the "
+                "wrong type (WRONGTYPE): another program has written to it"
+            )
+        if error not in self._broken:
+            self._broken.add(error)
+            self._log.error("{error} ({keys})", error=error, keys=shown)
+        return Failure(WrongType(error, in_steps))
 
     def hint(self, hint: Hint) -> Deferred[Any]:
         """Publish a hint on the wake-up channel; never fails, because what it is about is done already."""
@@ -125,3 +156,9 @@ class Commands:
             yield part
             if cursor == b"0":
                 return
+
+
+def _shown(key: bytes) -> str:
+    """A key as a log may have it: without the secret part of a token."""
+    found = _OWNER.search(key)
+    return (key.replace(found[2], public_name(found[2].decode()).encode()) if found else key).decode()

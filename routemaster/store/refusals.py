@@ -14,6 +14,7 @@ from routemaster.errors import (
     TooManyTopics,
     UnknownToken,
     UnknownTopic,
+    WrongType,
 )
 
 
@@ -68,8 +69,10 @@ _NAMED: dict[str, Callable[[str], RoutemasterError]] = {
 
 @contextmanager
 def after_a_write() -> Iterator[None]:
-    """For the steps of a call after its first write: if Redis is unavailable there, the outcome is unknown."""
+    """For the steps of a call after its first write: if Redis cannot do them, the outcome is unknown."""
     try:
         yield
+    except WrongType as error:
+        raise WrongType(str(error), outcome_unknown=True) from error
     except StoreUnavailable as error:
         raise StoreUnavailable(str(error), outcome_unknown=True) from error

@@ -10,10 +10,12 @@ from routemaster.errors import (
     Invalid,
     NotYourTopic,
     RoutemasterError,
+    StoreBroken,
     StoreFull,
     StoreUnavailable,
     TooLarge,
     TooManyTopics,
+    WrongType,
 )
 from routemaster.interfaces import Clock, Meter
 from routemaster.util.log_throttle import LogThrottle
@@ -24,6 +26,8 @@ COUNTER: Final = "publications.refused"
 _REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (StoreFull, "out_of_memory"),
     (StoreUnavailable, "unavailable"),
+    (WrongType, "wrong_type"),
+    (StoreBroken, "internal_error"),
     (TooLarge, "too_large"),
     (Invalid, "invalid"),
     (NotYourTopic, "not_owner"),

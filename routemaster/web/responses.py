@@ -1,6 +1,6 @@
 """Answers of the API, and the status of every error.
 
-The body of an error is `{"error": "<message>"}`; `StoreUnavailable` adds
+The body of an error is `{"error": "<message>"}`; one of Redis adds
 `Retry-After`, and `"outcome": "unknown"` if the change may have been stored.
 """
 
@@ -22,6 +22,7 @@ from routemaster.errors import (
     TooManyTopics,
     UnknownToken,
     UnknownTopic,
+    WrongType,
 )
 from routemaster.web.http_server.body_reader import RETRY_AFTER
 from routemaster.web.http_server.body_writer import Body
@@ -44,6 +45,7 @@ _STATUSES: dict[type[RoutemasterError], int] = {
     TokenTaken: 409,
     NotSubscribed: 404,
     StoreUnavailable: 503,
+    WrongType: 503,
 }
 
 
@@ -77,7 +79,7 @@ def refused(error: Exception) -> Refused | None:
         return None
     if isinstance(error, Unauthorized):
         return Refused(status, str(error), (b"WWW-Authenticate", b'Basic realm="routemaster"'))
-    if isinstance(error, StoreUnavailable):
+    if isinstance(error, StoreUnavailable | WrongType):
         outcome = {"outcome": "unknown"} if error.outcome_unknown else {}
         return Refused(status, str(error), (b"Retry-After", b"%d" % RETRY_AFTER), **outcome)
     return Refused(status, str(error))

@@ -6,7 +6,8 @@ from typing import Any
 
 from twisted.logger import formatEvent, globalLogPublisher
 
-from routemaster.errors import StoreBroken
+from routemaster.errors import StoreBroken, WrongType
+from routemaster.model import ApiToken
 from tests.store.case import StoreTests, on_redis, subscription
 
 
@@ -92,6 +93,97 @@ class WrongTypeTests(StoreTests):
                 await self.publish("good", b'{"n":4}')
                 self.assertEqual(await self.fragments("good", subscriber="new"), [b'{"n":4}'])
             await self.clear()
+
+    async def wrong(self, call: Any, owner: str, unknown: bool = False) -> None:
+        """A call fails, its error names whose key it is, and whether something may have been written."""
+        error = await self.refused(WrongType, call)
+        self.assertIn(owner, str(error))
+        self.assertIn("of the wrong type", str(error))
+        self.assertNotIn("secret", str(error))
+        self.assertEqual(error.outcome_unknown, unknown)
+
+    async def test_requests_for_a_topic(self) -> None:
+        """A request for a topic with a wrong key fails; the error names the topic, and the log the keys, once."""
+        meta, log, _cursors = self.store._keys.topic("bad")
+        await self.after_each(meta)
+        calls = lambda: (  # noqa: E731
+            self.publish("bad", b"{}"), self.store.subscribe(subscription("bad", subscriber="new--secret")),
+            self.store.leave("good", "bad"),
+        )  # fmt: skip
+        for call in calls():
+            await self.wrong(call, "topic 'bad'")
+        await self.wrong(self.store.delete_topic("bad", None), "topic 'bad'", unknown=True)
+        self.assertEqual(len(self.lines), 1, self.lines)
+        self.assertIn(meta.decode(), self.lines[0])
+        await self.publish("good", b"{}")
+        self.assertIsNone(await self.facts("new--secret"))
+        await self.clear()
+        await self.after_each(log)
+        before = [topic.events for topic in await self.store.topics()]
+        await self.wrong(self.publish("bad", b"{}"), "topic 'bad'")
+        self.assertEqual([topic.events for topic in await self.store.topics()], before)
+        await self.clear()
+
+    async def test_requests_of_a_subscriber(self) -> None:
+        """A request of a subscriber with a wrong key fails; neither error nor log has the secret of its token."""
+        await self.prepare()
+        await self.store.subscribe(subscription("good", subscriber="sub--secret"))
+        await self.spoil(self.store._keys.subscriber("sub--secret")[0])
+        for call in (
+            self.store.subscribe(subscription("good", subscriber="sub--secret")),
+            self.store.unsubscribe("sub--secret"),
+        ):
+            await self.wrong(call, "client 'sub'", unknown=True)
+        [line] = self.lines
+        self.assertIn("{s:sub}:meta", line)
+        self.assertNotIn("secret", line)
+        await self.clear()
+
+    async def test_topics_of_a_client(self) -> None:
+        """With a wrong count of its topics a client creates none, and publishes to those it has."""
+        await self.after_each(self.store._keys.owned("pub"))
+        await self.wrong(self.publish("new", b"{}"), "client 'pub'")
+        await self.publish("good", b"{}")
+        self.assertEqual([topic.name for topic in await self.store.topics()], ["bad", "good"])
+        await self.clear()
+
+    async def test_indexes(self) -> None:
+        """With a wrong index what needs it fails, nothing is stored, and the log names the key once."""
+        keys = self.store._keys
+        await self.after_each(keys.topics)
+        for call in (
+            self.store.topics(), self.publish("new", b"{}"), self.store.clean_up(), self.store.log_bytes(),
+        ):  # fmt: skip
+            await self.wrong(call, keys.topics.decode())
+        await self.publish("good", b"{}")
+        self.assertEqual(len(self.lines), 1, self.lines)
+        self.assertIn(keys.topics.decode(), self.lines[0])
+        await self.clear()
+        await self.after_each(keys.subscribers)
+        for call in (
+            self.store.subscriptions(), self.store.subscribers(), self.store.clean_up(),
+            self.store.subscribe(subscription("good", subscriber="new")),
+        ):  # fmt: skip
+            await self.wrong(call, keys.subscribers.decode())
+        self.assertIsNone(await self.store.acquire("new", "w1"))
+        self.assertEqual(len(self.lines), 1, self.lines)
+        await self.clear()
+
+    async def test_tokens(self) -> None:
+        """With a wrong hash of tokens they can be neither read nor changed."""
+        await self.after_each(self.store._keys.tokens)
+        await self.wrong(self.store.tokens(), self.store._keys.tokens.decode())
+        for call in (self.store.add_token(ApiToken("new", "new--secret")), self.store.remove_token("new--secret")):
+            await self.wrong(call, self.store._keys.tokens.decode(), unknown=True)
+        self.assertFalse([line for line in self.lines if "secret" in line])
+        await self.clear()
+
+    async def test_counters(self) -> None:
+        """With wrong counters nothing is counted, for certain: the counts can be kept for later."""
+        await self.after_each(self.store._keys.counters)
+        await self.wrong(self.store.add_counts({"events": 1}), self.store._keys.counters.decode())
+        await self.wrong(self.store.counts(), self.store._keys.counters.decode())
+        await self.clear()
 
     async def clear(self) -> None:
         for node in self.connection.nodes.values():

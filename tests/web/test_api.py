@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.errors import StoreBroken, StoreUnavailable
+from routemaster.errors import StoreBroken, StoreUnavailable, WrongType
 from routemaster.interfaces import Ack
 from routemaster.metrics.meter import Meter
 from routemaster.metrics.prometheus import CONTENT_TYPE
@@ -1191,14 +1191,14 @@ class UnavailableTests(Case):
     """The store is unavailable."""
 
     def test_503(self) -> None:
-        """Requests are answered 503 with Retry-After, and with outcome if it is unknown."""
+        """Without Redis, or with a wrong key in it: 503 with Retry-After, and with outcome if it is unknown."""
         self.cats()
-        for error in (UNAVAILABLE, OUTCOME_UNKNOWN):
+        for error in (UNAVAILABLE, OUTCOME_UNKNOWN, WrongType("a key"), WrongType("a key", outcome_unknown=True)):
             for method, path, body, user in STORE_REQUESTS:
                 self.store.error = error
                 answer = self.expect(503, method, path, body, user)
                 content = json.loads(answer.body)
-                self.assertEqual(content.pop("outcome", None), "unknown" if error is OUTCOME_UNKNOWN else None)
+                self.assertEqual(content.pop("outcome", None), "unknown" if error.outcome_unknown else None)
                 self.assertEqual(list(content), ["error"])
                 self.assertGreaterEqual(int(answer.headers["retry-after"]), 1)
 

@@ -11,10 +11,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from routemaster.errors import (
     Invalid,
     NotYourTopic,
+    StoreBroken,
     StoreFull,
     StoreUnavailable,
     TooLarge,
     TooManyTopics,
+    WrongType,
 )
 from routemaster.metrics.meter import Meter
 from routemaster.web.refused_publications import RefusedPublications
@@ -47,6 +49,9 @@ class RefusedPublicationsTests(SynchronousTestCase):
             (TooLarge("x"), "too_large"),
             (NotYourTopic("x"), "not_owner"),
             (TooManyTopics("x"), "too_many_topics"),
+            (WrongType("x"), "wrong_type"),
+            (WrongType("x", outcome_unknown=True), "wrong_type"),
+            (StoreBroken("x"), "internal_error"),
             (Unauthorized("x"), "unauthorized"),
             (ValueError("x"), "internal_error"),
         )
