@@ -2,9 +2,10 @@
 
 A command that was not executed because its keys have moved (MOVED, ASK), are
 being moved (TRYAGAIN), or because the cluster is replacing a lost node
-(CLUSTERDOWN) is sent again, until `reply_timeout` after it was issued. No
-command is executed twice by that: if the connection breaks, the outcome is
-unknown, and the command is not sent again.
+(CLUSTERDOWN) is sent again, until `reply_timeout` after it was issued: then the
+call fails, also if a reply is still to come. No command is executed twice by
+that: if the connection breaks, the outcome is unknown, and the command is not
+sent again.
 
 Commands for one key are executed in the order in which they are issued, unless
 one has to be sent again. A caller that needs the order of two commands
@@ -166,14 +167,20 @@ class Cluster:
                 raise error
             if tries >= REDIRECTIONS or not isinstance(error, Redirected):
                 pause = backoff(tries + 1, SHORTEST, LONGEST, self._chance())
-                await deferLater(self._clock, pause, lambda: None)
+                left = max(0.0, limit - self._clock.seconds())
+                await deferLater(self._clock, min(pause, left), lambda: None)
             if nodes.stopping or self._clock.seconds() >= limit:
                 break
             try:
-                return await call(nodes.at(node), asking)
+                reply = call(nodes.at(node), asking)
+                return await reply.addTimeout(limit - self._clock.seconds(), self._clock, self._too_late)
             except (Redirected, NotNow, Absent) as another:
                 error = another
         raise StoreUnavailable(f"{error}; retried until the reply time-out")
+
+    def _too_late(self, _failure: object, _timeout: float) -> None:
+        why = f"a node of the Redis Cluster did not reply within {self._reply_timeout:g} s, redirections included"
+        raise StoreUnavailable(why, outcome_unknown=True)
 
 
 def _ignore(_failure: Failure) -> None:

@@ -7,12 +7,14 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
-from twisted.trial.unittest import TestCase
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from routemaster.errors import StoreUnavailable
 from routemaster.redis.address import ClusterAddress, RedisAddress
 from routemaster.redis.cluster import Cluster
 from routemaster.redis.cluster_slots import SLOTS, slot_of
+from routemaster.redis.errors import NotNow, Redirected
 from tests.redis.fake_redis import CLOSE, FakeRedis, polite
 
 HOST = "127.0.0.1"
@@ -117,3 +119,72 @@ class RouterTests(TestCase):
             await call
         seen = [int(command[2]) for _, command in self.first.seen if command[0] == b"GET"]
         self.assertEqual(seen, list(range(50)))
+
+
+class OneOwner:
+    """Nodes of which one has all slots, as the router sees them; commands wait in `calls`."""
+
+    stopping = False
+
+    def __init__(self) -> None:
+        self.calls: list[Deferred[Any]] = []
+
+    def owner(self, _slot: int) -> tuple[str, int]:
+        return HOST, 1
+
+    def follow(self, _error: Redirected, _node: object) -> tuple[str, int]:
+        return HOST, 2
+
+    def at(self, _node: object) -> OneOwner:
+        return self
+
+    def command(self, *_args: bytes) -> Deferred[Any]:
+        self.calls.append(Deferred())
+        return self.calls[-1]
+
+
+class DeadlineTests(SynchronousTestCase):
+    """One deadline for a call, from when it is issued."""
+
+    def setUp(self) -> None:
+        self.clock, self.nodes = Clock(), OneOwner()
+        address = ClusterAddress((RedisAddress(host=HOST, port=1),))
+        cluster = Cluster(address, reactor=self.clock, chance=lambda: 0.5, reply_timeout=1.5)
+        cluster._nodes = self.nodes
+        self.call = cluster.command(b"GET", b"k")
+
+    def test_no_reply_after_a_redirection(self) -> None:
+        """A node that is silent after a redirection ends the call at the time-out; the outcome is unknown."""
+        self.clock.advance(1.25)
+        self.nodes.calls[0].errback(Redirected("MOVED", SLOT, HOST, 2, False))
+        self.clock.advance(0.125)
+        self.assertNoResult(self.call)
+        self.clock.advance(0.125)
+        error = self.failureResultOf(self.call, StoreUnavailable).value
+        self.assertTrue(error.outcome_unknown)
+        self.assertIn("1.5 s", str(error))
+        self.nodes.calls[1].callback(b"late")  # the reply may still come, and changes nothing
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_reply_after_a_redirection(self) -> None:
+        """A reply in time is the result, and no timer is left."""
+        self.nodes.calls[0].errback(Redirected("MOVED", SLOT, HOST, 2, False))
+        self.clock.advance(1.25)
+        self.nodes.calls[1].callback(b"v")
+        self.assertEqual(self.successResultOf(self.call), b"v")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_pause_before_the_deadline(self) -> None:
+        """The pause before another try ends with the deadline at the latest: nothing was executed."""
+        self.clock.advance(1.49)
+        self.nodes.calls[0].errback(NotNow("TRYAGAIN"))
+        self.clock.advance(0.01)
+        self.assertFalse(self.failureResultOf(self.call, StoreUnavailable).value.outcome_unknown)
+        self.assertEqual(len(self.nodes.calls), 1)
+
+    def test_refused_late(self) -> None:
+        """A refusal that comes after the deadline ends the call."""
+        self.clock.advance(1.52)
+        self.nodes.calls[0].errback(NotNow("TRYAGAIN"))
+        self.clock.advance(0)
+        self.failureResultOf(self.call, StoreUnavailable)
