@@ -3,7 +3,7 @@
 A hint says that something changed; the store is the truth. So a hint may be
 lost, repeated or late, and whoever receives one reads the store before it
 acts. These classes are the only code that builds or splits the text, with one
-exception: `publish.lua` builds the hint that goes out with accepted events.
+exception: the scripts that change what a hint is about build the text themselves.
 """
 
 from __future__ import annotations
@@ -49,6 +49,17 @@ class EventsDropped:
 
 
 @frozen
+class Acknowledged:
+    """A subscriber has acknowledged events that it pulled: `a SUBSCRIBER`."""
+
+    subscriber: str
+
+    def encode(self) -> bytes:
+        """The message."""
+        return b"a " + self.subscriber.encode()
+
+
+@frozen
 class WorkerJoined:
     """A worker started, and takes its share of the subscribers: `w WORKER on`."""
 
@@ -81,7 +92,9 @@ class TokensChanged:
         return b"k log" if self.logged else b"k"
 
 
-Hint = TopicGrew | SubscriptionChanged | EventsDropped | WorkerJoined | WorkerLeft | TokensChanged
+Hint = (
+    TopicGrew | SubscriptionChanged | EventsDropped | Acknowledged | WorkerJoined | WorkerLeft | TokensChanged
+)
 
 
 def decode(message: bytes) -> Hint | None:
@@ -94,6 +107,8 @@ def decode(message: bytes) -> Hint | None:
                 return SubscriptionChanged(subscriber)
             case ["d", subscriber]:
                 return EventsDropped(subscriber)
+            case ["a", subscriber]:
+                return Acknowledged(subscriber)
             case ["w", worker, "on"]:
                 return WorkerJoined(worker)
             case ["w", worker, "off"]:

@@ -13,6 +13,9 @@ from typing import Protocol
 
 from attrs import frozen
 
+from routemaster.administration import Ack as Ack
+from routemaster.administration import Administration
+from routemaster.administration import Membership as Membership
 from routemaster.model import (
     ApiToken,
     Cursor,
@@ -109,15 +112,6 @@ class Sender(Protocol):
 
 
 @frozen
-class Membership:
-    """A subscriber's membership in a topic, as its subscription demands it."""
-
-    id: int           #: grows with each new membership; the topic's cursor carries the same
-    state: str       #: `on`; `left`: deliver the backlog, then end it; `gone`: end it at once
-    version: int = 0  #: of the subscription that demanded it first
-
-
-@frozen
 class LeaseGrant:
     """A lease, and what is stored about its subscriber."""
 
@@ -130,6 +124,9 @@ class LeaseGrant:
     retry_at: int                      #: not before this, microseconds since the epoch; 0: now
     succeeded: bool = False            #: whether an attempt ever did
     batch_limit: int = 0               #: the most events in the next batch; 0: no limit but the subscription's
+    paused: bool = False               #: no attempt until the subscriber resumes
+    refusals: int = 0                  #: how often the oldest event, alone in its batch, was refused for itself
+    retried: int = 0                   #: parked events that are to be delivered next
 
 
 @frozen
@@ -160,16 +157,6 @@ class Positions:
 
 
 LogEntry = tuple[EventID, bytes]  #: an event in a log: its ID and its fragment
-
-
-@frozen
-class Ack:
-    """All events of a topic up to `last` are delivered."""
-
-    topic: str
-    membership: int
-    last: EventID
-    first: EventID | None = None  #: of the batch; missing events before it are counted as dropped
 
 
 class Meter(Protocol):
@@ -212,7 +199,7 @@ class MetricsService(Protocol):
         """Close what was opened."""
 
 
-class Store(Protocol):
+class Store(Administration, Protocol):
     """Keeps topics, subscriptions, tokens and leases.
 
     Each call does all that it promises, or raises an error; `StoreUnavailable`
@@ -360,11 +347,12 @@ class Store(Protocol):
         """
 
     async def acknowledge(
-        self, subscriber: str, worker: str, epoch: int, acks: Sequence[Ack], batch_limit: int = 0
-    ) -> dict[str, Position]:
+        self, subscriber: str, worker: str, epoch: int, acks: Sequence[Ack], batch_limit: int = 0,
+        report: bytes = b"",
+    ) -> dict[str, Position]:  # fmt: skip
         """Move cursors over delivered events, and record the success; returns the new positions.
 
-        `batch_limit`: as in `LeaseGrant`, to be stored.
+        `batch_limit`: as in `LeaseGrant`, to be stored; `report`: for `attempts`.
 
         Cursors move without a lease, because they only move over events that
         were delivered; recording needs the lease. An ID that the log does not
@@ -375,8 +363,11 @@ class Store(Protocol):
     async def fail(
         self, subscriber: str, worker: str, epoch: int, pause: float, error: str,
         failures: int = 1, batch_limit: int = 0, tried: tuple[str, str | None] = ("", None),
+        refusals: int = 0, report: bytes = b"",
     ) -> bool:  # fmt: skip
         """Record a failed attempt, the seconds to the next, and how many failed in a row with this one.
+
+        `refusals`: as in `LeaseGrant`; `report`: for `attempts`.
 
         `tried`: the callback and uuid of the attempt; an empty callback stands
         for whichever the subscription has. Returns whether it is recorded: not

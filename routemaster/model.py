@@ -5,12 +5,12 @@ A value that exists is valid: `validation` checks what clients send before it ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from attrs import frozen
 
-DEFAULT_TIMEOUT: Final = 500
+DEFAULT_TIMEOUT: Final = 500  #: milliseconds; 0 for a pulled subscription
 DEFAULT_MAX: Final = 100
 
 
@@ -66,14 +66,23 @@ class Subscription:
 
     subscriber: str           #: the client's token
     topics: tuple[str, ...]   #: each once, in the order given
-    callback: str             #: where batches are POSTed
+    callback: str | None      #: where batches are POSTed; None: the subscriber pulls its events
     uuid: str | None = None   #: the credential presented to the callback; a secret
     timeout: int = DEFAULT_TIMEOUT  #: milliseconds that an event may wait for the batch to fill
     max: int = DEFAULT_MAX    #: the most events in one batch
     awaits: bool = False      #: topics that do not exist are joined when they come into being
+    max_bytes: int | None = None   #: the most bytes in a batch of several events
+    retention: int | None = None   #: milliseconds after which an event is not delivered any more
+    max_queued: int | None = None  #: the most events that wait; the oldest expire
+    rate: int | None = None        #: the most events delivered in a second
+    park_after: int | None = None  #: refusals of a single event after which it is parked
+    start: int | None = None       #: where new topics begin, microseconds since the epoch; None: the next event
 
     def __repr__(self) -> str:
         return f"<Subscription {public_name(self.subscriber)} to {len(self.topics)} topics>"
+
+
+OLDEST: Final = 0  #: a time before all events: as far back as a topic's history reaches
 
 
 @frozen(repr=False)
@@ -124,11 +133,20 @@ class Cursor:
     sent: int                 #: events delivered in this membership
     spans: tuple[Span, ...]   #: in order; empty: left, and no backlog
     dropped: int = 0          #: events of this membership that autodrop removed
+    expired: int = 0          #: those that `retention` or `max_queued` passed over
+    skipped: int = 0          #: those that the subscriber skipped
+    parked: int = 0           #: those that were parked
+    rewinds: int = 0          #: how often the cursor moved back: an older acknowledgement does not count
 
     @property
     def open(self) -> bool:
         """Whether the subscriber gets the events accepted from now on."""
         return bool(self.spans) and self.spans[-1].until is None
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Dropped, expired, skipped, parked, rewinds."""
+        return self.dropped, self.expired, self.skipped, self.parked, self.rewinds
 
     def backlog(self, tail: EventID) -> int:
         """How many events wait, in a log that ends with `tail`."""
@@ -136,9 +154,13 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: bytes) -> Cursor:
-        """From the form kept in Redis: `membership version sent dropped after/until after/`."""
-        membership, version, sent, dropped, *spans = text.split()
-        return cls(int(membership), int(version), int(sent), tuple(map(_parse_span, spans)), int(dropped))
+        """From the form kept in Redis: `membership version sent dropped after/until after/`.
+
+        The fourth word is `dropped,expired,skipped,parked,rewinds` if one of the others is not 0.
+        """
+        membership, version, sent, counts, *spans = text.split()
+        others = map(int, counts.split(b","))
+        return cls(int(membership), int(version), int(sent), tuple(map(_parse_span, spans)), *others)
 
 
 def _parse_span(text: bytes) -> Span:
@@ -164,6 +186,56 @@ class TopicInfo:
 
 
 @frozen
+class TopicSettings:
+    """What a topic's publisher or root decides about it."""
+
+    history: int = 0                   #: milliseconds for which events are kept though every subscriber has them
+    history_events: int | None = None  #: the most of them; None: no limit
+    max_data: int | None = None        #: bytes of `data` in one event; None: the limit of the configuration
+
+
+@frozen
+class TopicDetails:
+    """A topic as `GET /topics/:name` shows it."""
+
+    info: TopicInfo
+    settings: TopicSettings
+    first: EventID | None  #: of the events kept; None: none is
+    last: EventID | None   #: of all events ever accepted
+    backlogs: Sequence[TopicBacklog] = ()
+
+
+@frozen
+class TopicBacklog:
+    """What one subscriber has not yet received of a topic."""
+
+    subscriber: str
+    queued: int
+    oldest: float | None  #: when the oldest of them was accepted, seconds since the epoch
+
+
+@frozen
+class Whereabouts:
+    """Where one event is, for one subscriber."""
+
+    subscriber: str
+    #: `acknowledged`, `queued`, `expired`, `skipped`, `parked`, `dropped`, `not subscribed`, `unknown`
+    state: str
+    ahead: int = 0  #: of a queued event: how many wait before it in the same topic
+
+
+@frozen
+class ParkedEvent:
+    """An event that a receiver refused for itself."""
+
+    topic: str
+    id: EventID
+    fragment: bytes  #: as it is delivered, without its ID
+    reason: str      #: the last refusal, in one line
+    at: float        #: when it was parked, seconds since the epoch
+
+
+@frozen
 class Health:
     """The state of the deliveries to a subscriber; times in seconds since the epoch, by Redis's clock."""
 
@@ -186,6 +258,15 @@ class SubscriptionInfo:
     health: Health
     dropped: int = 0            #: events that autodrop removed
     awaited: tuple[str, ...] = ()  #: topics that it joins when they come into being
+    expired: int = 0            #: events that `retention` or `max_queued` passed over
+    skipped: int = 0            #: events that the subscriber skipped
+    parked: int = 0             #: events that were parked, those delivered later included
+    paused: bool = False        #: nothing is delivered
+
+    @property
+    def added(self) -> int:
+        """The events that were ever to be delivered; those that come again after a rewind count again."""
+        return self.sent + self.queued + self.dropped + self.expired + self.skipped + self.parked
 
 
 @frozen

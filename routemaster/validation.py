@@ -10,17 +10,26 @@ from __future__ import annotations
 import re
 from collections.abc import KeysView
 from json.encoder import encode_basestring
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import unquote
 
 from routemaster import strict_json
 from routemaster.callback_url import MAX_URL, parse_callback
 from routemaster.errors import Invalid
-from routemaster.model import DEFAULT_MAX, DEFAULT_TIMEOUT, ApiToken, Subscription
+from routemaster.model import (
+    DEFAULT_MAX,
+    DEFAULT_TIMEOUT,
+    OLDEST,
+    ApiToken,
+    Subscription,
+    TopicSettings,
+)
 
 EVENT_TYPES: Final = frozenset({"create", "update", "delete", "noop"})
 MAX_BULK: Final = 1000   #: events in one request
 MAX_TOKEN: Final = 64    #: characters
+MAX_DATA: Final = 1024 * 1024  #: bytes of an event's data, whatever a topic's settings allow
+YEAR_MS: Final = 31_536_000_000
 
 _TOPIC = re.compile(r"[a-z_]{1,32}")
 _TOKEN = re.compile(rf"[a-z0-9:_-]{{1,{MAX_TOKEN}}}")
@@ -37,8 +46,12 @@ _EVENT_URL = re.compile(
 
 _EVENT_FIELDS: Final = dict.fromkeys(("type", "url", "timestamp", "data")).keys()
 _SUBSCRIPTION_FIELDS: Final = dict.fromkeys(
-    ("topics", "callback", "uuid", "timeout", "max", "missing_topics")
-).keys()
+    ("topics", "callback", "uuid", "timeout", "max", "max_bytes", "retention", "max_queued", "rate", "start",
+     "missing_topics", "park_after")
+).keys()  # fmt: skip
+_PUSHED_ONLY: Final = ("uuid", "rate", "park_after")  #: fields that a subscription without callback cannot have
+_TOPIC_FIELDS: Final = dict.fromkeys(("history", "history_events", "max_data")).keys()
+_REACH_FIELDS: Final = dict.fromkeys(("to", "topics")).keys()
 _TOKEN_FIELDS: Final = dict.fromkeys(("name", "token", "replaces")).keys()
 
 
@@ -137,12 +150,18 @@ def check_subscription(subscriber: str, body: object, missing_topics: str = "ref
     """
     if not isinstance(body, dict) or not body.keys() <= _SUBSCRIPTION_FIELDS:
         raise _no_object("subscription", body, _SUBSCRIPTION_FIELDS)
-    topics, uuid = body.get("topics"), body.get("uuid")
+    topics, uuid, timeout = body.get("topics"), body.get("uuid"), DEFAULT_TIMEOUT
     if not isinstance(topics, list):
         raise _invalid("topics", topics, "an array of topic names")
     names = tuple(dict.fromkeys(check_topic(topic) for topic in topics))
     callback, name = split_user(body.get("callback"))
-    callback, uuid = check_callback(callback), uuid if uuid is not None else name
+    if callback is None:
+        timeout = 0
+        for field in _PUSHED_ONLY:
+            if body.get(field) is not None:
+                raise Invalid(f"{field} is not allowed without callback: it concerns deliveries to a callback")
+    else:
+        callback, uuid = check_callback(callback), uuid if uuid is not None else name
     if uuid is not None and not (isinstance(uuid, str) and _UUID.fullmatch(uuid)):
         raise Invalid("uuid is invalid: expected 1 to 128 printable ASCII characters without ':'")
     if body.get("missing_topics") is not None:
@@ -154,9 +173,46 @@ def check_subscription(subscriber: str, body: object, missing_topics: str = "ref
         topics=names,
         callback=callback,
         uuid=uuid,
-        timeout=_integer(body, "timeout", "milliseconds", 0, 3_600_000, DEFAULT_TIMEOUT),
+        timeout=_integer(body, "timeout", "milliseconds", 0, 3_600_000, timeout),
         max=_integer(body, "max", "events", 1, 10_000, DEFAULT_MAX),
         awaits=missing_topics == "await",
+        max_bytes=_integer(body, "max_bytes", "bytes", 1024, 8_388_608, None),
+        retention=_integer(body, "retention", "milliseconds", 1000, YEAR_MS, None),
+        max_queued=_integer(body, "max_queued", "events", 1, 1_000_000_000, None),
+        rate=_integer(body, "rate", "events a second", 1, 1_000_000, None),
+        park_after=_integer(body, "park_after", "attempts", 1, 1000, None),
+        start=_place(body, "start", "next", "oldest"),
+    )
+
+
+def check_reach(body: object, nearest: str) -> tuple[int | None, tuple[str, ...] | None]:
+    """Where a rewind or a skip goes, and for which topics (None: all); raises Invalid.
+
+    Args:
+        nearest: the word that is allowed besides a time: `oldest` or `next`.
+
+    The place is as `Subscription.start`.
+    """
+    if not isinstance(body, dict) or not body.keys() <= _REACH_FIELDS:
+        raise _no_object("body", body, _REACH_FIELDS)
+    if body.get("to") is None:
+        raise _invalid("to", None, "")
+    place, topics = _place(body, "to", nearest), body.get("topics")
+    if topics is None:
+        return place, None
+    if not isinstance(topics, list):
+        raise _invalid("topics", topics, "an array of topic names")
+    return place, tuple(dict.fromkeys(check_topic(topic) for topic in topics))
+
+
+def check_topic_settings(body: object) -> TopicSettings:
+    """The settings of a topic that a request's body describes; raises Invalid."""
+    if not isinstance(body, dict) or not body.keys() <= _TOPIC_FIELDS:
+        raise _no_object("settings", body, _TOPIC_FIELDS)
+    return TopicSettings(
+        history=_integer(body, "history", "milliseconds", 0, YEAR_MS, 0),
+        history_events=_integer(body, "history_events", "events", 0, 1_000_000_000, None),
+        max_data=_integer(body, "max_data", "bytes", 0, MAX_DATA, None),
     )
 
 
@@ -183,7 +239,25 @@ def check_callback(url: object) -> str:
     )
 
 
-def _integer(body: dict[str, Any], name: str, unit: str, least: int, most: int, default: int) -> int:
+def _place(body: dict[str, Any], name: str, *words: str) -> int | None:
+    """A place in all logs: microseconds since the epoch; None for `next`, which is the default."""
+    value = body.get(name)
+    if value is None or (value == "next" and "next" in words):
+        return None
+    if value == "oldest" and "oldest" in words:
+        return OLDEST
+    if type(value) is int and 0 <= value < 2**53 // 1000:
+        return value * 1000
+    expected = " or ".join(f'"{word}"' for word in words)
+    raise _invalid(name, value, f"{expected}, or an integer of milliseconds since the epoch")
+
+
+_Default = TypeVar("_Default", int, None)
+
+
+def _integer(
+    body: dict[str, Any], name: str, unit: str, least: int, most: int, default: _Default
+) -> int | _Default:
     value = body.get(name)
     if value is None:
         return default

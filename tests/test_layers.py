@@ -15,8 +15,8 @@ import routemaster
 HOME = Path(routemaster.__file__).parent
 
 #: the rooms that hold values and rules alone
-VALUES = ("", "model", "errors", "hints", "interfaces", "callback_url", "validation", "strict_json",
-          "config", "config_sources", "config_tokens", "config_types", "redis.address")  # fmt: skip
+VALUES = ("", "model", "errors", "hints", "interfaces", "administration", "callback_url", "validation",
+          "strict_json", "config", "config_sources", "config_tokens", "config_types", "redis.address")  # fmt: skip
 #: what each wing may import besides itself, by the closest name: "x" is the module x, "x." all of the package x
 LAWS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(VALUES, VALUES),
@@ -24,7 +24,7 @@ LAWS: dict[str, tuple[str, ...]] = {
     "redis.": ("errors", "config_types", "redis.address", "util."),
     "store.": (*VALUES, "util.", "redis."),
     "sender.": ("callback_url", "errors", "interfaces", "util."),
-    "delivery.": ("errors", "hints", "interfaces", "model", "util."),
+    "delivery.": ("administration", "errors", "hints", "interfaces", "model", "util."),
     "web.http_server.": (),
     "web.": (
         *VALUES, "util.", "web.http_server.", "store.group_commit", "delivery.decision", "delivery.forecast",

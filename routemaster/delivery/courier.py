@@ -198,7 +198,7 @@ class Courier:
     async def _deliver(self) -> None:
         """Make one attempt, and settle it."""
         subscription = self._subscription
-        attempt = Attempt(self.lease.epoch, (subscription.callback, subscription.uuid))
+        attempt = Attempt(self.lease.epoch, (subscription.callback or "", subscription.uuid))
         self._wait.reason = Reason.TURN
         self._attempt = Deferred.fromCoroutine(self._send(attempt))
         try:

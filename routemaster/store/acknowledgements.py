@@ -15,8 +15,8 @@ from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from routemaster.administration import Ack
 from routemaster.errors import StoreUnavailable
-from routemaster.interfaces import Ack
 from routemaster.store.commands import Commands
 
 AT_ONCE = 100  #: in one call, which bounds how long it blocks Redis
@@ -73,6 +73,7 @@ class Success:
     worker: str
     epoch: int
     batch_limit: int
+    report: bytes
 
 
 class Acknowledgements:
@@ -99,7 +100,8 @@ class Acknowledgements:
         for places in topics.values():
             arguments.append(b"%d" % len(places))
             for subscriber, ack in (moves[place] for place in places):
-                arguments += subscriber.encode(), b"%d" % ack.membership, bytes(ack.last), bytes(ack.first or b"")
+                place_of = bytes(ack.last), bytes(ack.first or b""), b"%d" % ack.rewinds
+                arguments += subscriber.encode(), b"%d" % ack.membership, *place_of
         keys = [key for topic in topics for key in self._keys.topic(topic)]
         replies = await self._redis.run("acknowledge", keys, *arguments)
         order = [place for places in topics.values() for place in places]
@@ -113,7 +115,9 @@ class Acknowledgements:
         ]  # fmt: skip
         values = [
             value for each in successes
-            for value in (b"%b %d" % (each.worker.encode(), each.epoch), b"%d" % each.batch_limit)
+            for value in (
+                b"%b %d" % (each.worker.encode(), each.epoch), b"%d" % each.batch_limit, each.report
+            )
         ]  # fmt: skip
         await self._redis.run("succeed", keys, *values)
         return [None] * len(successes)

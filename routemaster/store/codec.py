@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from routemaster.interfaces import Membership, Position
-from routemaster.model import Cursor, EventID, StoreStats, Subscription
+from routemaster.model import Cursor, EventID, StoreStats, Subscription, TopicSettings
 from routemaster.redis.server_info import parse_info
+
+OPTIONAL = ("max_bytes", "retention", "max_queued", "rate", "park_after", "start")
+"""Fields of a subscription that may be absent: whole numbers."""
 
 
 def subscription(
@@ -16,11 +19,32 @@ def subscription(
     return Subscription(
         subscriber=subscriber,
         topics=tuple(sorted(topic for topic, membership in memberships.items() if membership.state == "on")),
-        callback=meta[b"callback"].decode(),
+        callback=meta[b"callback"].decode() or None,
         uuid=meta[b"uuid"].decode() or None,
         timeout=int(meta[b"timeout"]),
         max=int(meta[b"max"]),
         awaits=bool(meta.get(b"awaits")),
+        **{name: int(meta[name.encode()]) for name in OPTIONAL if meta.get(name.encode())},
+    )
+
+
+def settings(subscription: Subscription) -> list[bytes]:
+    """The fields of a subscription in `meta`, but callback and uuid, as a flat list; empty text: absent."""
+    values = {name: getattr(subscription, name) for name in ("timeout", "max", *OPTIONAL)}
+    numbers = [part for name, value in values.items() for part in (name.encode(), _number(value))]
+    return [*numbers, b"awaits", b"await" if subscription.awaits else b""]
+
+
+def _number(value: int | None) -> bytes:
+    return b"" if value is None else b"%d" % value
+
+
+def topic_settings(history: bytes | None, history_events: bytes | None, max_data: bytes | None) -> TopicSettings:
+    """A topic's settings, from its `meta`."""
+    return TopicSettings(
+        int(history or 0),
+        int(history_events) if history_events else None,
+        int(max_data) if max_data else None,
     )
 
 

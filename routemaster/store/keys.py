@@ -47,3 +47,19 @@ class Keys:
         """A subscriber's meta (hash) and topics (hash: topic -> membership)."""
         tag = b"%s{s:%s}:" % (self.prefix, token.encode())
         return tag + b"meta", tag + b"topics"
+
+    def others(self, subscriber: str) -> tuple[bytes, ...]:
+        """The keys of a subscriber that are removed with its subscription."""
+        return self.attempts(subscriber), *self.parked(subscriber)
+
+    def attempts(self, subscriber: str) -> bytes:
+        """A subscriber's last failed attempts (list: JSON objects, newest first)."""
+        return b"%s{s:%s}:attempts" % (self.prefix, subscriber.encode())
+
+    def parked(self, subscriber: str) -> tuple[bytes, bytes, bytes]:
+        """A subscriber's parked events (hash: "topic ID" -> content), their order, and those to be retried.
+
+        The last two are sorted sets: "topic ID", by microseconds of acceptance.
+        """
+        tag = b"%s{s:%s}:" % (self.prefix, subscriber.encode())
+        return tag + b"parked", tag + b"parked_order", tag + b"retried"

@@ -35,13 +35,14 @@ class MembershipSync:
         self._losses: Counter[str] = Counter()  #: events counted as dropped and not logged yet
 
     async def follow(
-        self, subscriber: str, memberships: Mapping[str, Membership], awaits: bool = False
+        self, subscriber: str, memberships: Mapping[str, Membership], awaits: bool = False, start: bytes = b""
     ) -> None:
         """Bring the topics' cursors in line with the subscription, which may await topics that do not exist.
 
         Each cursor stores the version of the client's last change of the
         topic, so that a late, older step changes nothing, and a membership
-        that the topic's deletion ended does not start again. Raises WrongType
+        that the topic's deletion ended does not start again. `start`: where
+        new memberships begin, see `join.lua`. Raises WrongType
         if a topic has a key of the wrong type, after the work on the others.
         """
         cursors = await self._cursors(subscriber, memberships)
@@ -55,7 +56,7 @@ class MembershipSync:
                     identity = (subscriber.encode(), b"%d" % membership.id, b"%d" % membership.version)
                     keys, how = self._keys.topic(topic), b"await" if awaits else b""
                     yield (
-                        self._redis.run("join", keys, *identity, how) if membership.state == "on"
+                        self._redis.run("join", keys, *identity, how, start) if membership.state == "on"
                         else self._redis.run("leave", keys, *identity)
                     )
 
@@ -83,9 +84,9 @@ class MembershipSync:
             membership = memberships[topic]
             if cursor is None or not cursor.spans or membership.state == "gone":
                 seen = f"{membership.id} {membership.version} {membership.state}"
-                sent, dropped = (cursor.sent, cursor.dropped) if cursor else (0, 0)
-                arguments += [topic.encode(), seen.encode(), b"%d" % sent, b"%d" % dropped]
-        keys = (self._keys.lease(subscriber), *self._keys.subscriber(subscriber))
+                counts = (cursor.sent, *cursor.counts[:4]) if cursor else (0,) * 5
+                arguments += [topic.encode(), seen.encode(), *(b"%d" % count for count in counts)]
+        keys = (self._keys.lease(subscriber), *self._keys.subscriber(subscriber), *self._keys.others(subscriber))
         gone, *ended = await self._redis.run("prune", keys, *arguments)
         if gone:
             await self.drop_name(self._keys.subscribers, subscriber)
@@ -140,15 +141,20 @@ class MembershipSync:
 
         An attempt that begins after the log was trimmed cannot have them.
         """
-        idle = await self._redis.run_bundles(
+        idle = await self.idle(subscribers)
+        await self._count_dropped(topic, gone, [name for name, is_idle in idle.items() if is_idle])
+        for name, is_idle in idle.items():
+            if not is_idle:
+                await self._redis.hint(EventsDropped(name))
+
+    async def idle(self, subscribers: Sequence[str]) -> dict[str, bool]:
+        """For each whether no attempt to deliver to it is under way."""
+        replies = await self._redis.run_bundles(
             "idle",
             [[name] for name in subscribers],
             lambda name: (self._keys.lease(name), self._keys.subscriber(name)[0]),
         )
-        await self._count_dropped(topic, gone, [name for (name,), is_idle in idle if is_idle])
-        for (name,), is_idle in idle:
-            if not is_idle:
-                await self._redis.hint(EventsDropped(name))
+        return {name: bool(idle) for (name,), idle in replies}
 
     async def _count_dropped(self, topic: str, limit: bytes, subscribers: Sequence[str]) -> None:
         names = [name.encode() for name in subscribers]
@@ -170,6 +176,9 @@ class MembershipSync:
             await gather(map(Deferred.fromCoroutine, counting))
         try:
             if meta:
-                await self.follow(subscriber, memberships, bool(codec.fields(meta).get(b"awaits")))
+                known = codec.fields(meta)
+                await self.follow(
+                    subscriber, memberships, bool(known.get(b"awaits")), known.get(b"start") or b""
+                )
         except WrongType as error:
             self._redis.log_wrong_type(subscriber, error)

@@ -16,18 +16,14 @@ is awaited, because on a cluster the next may go to another node:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from functools import partial
 
-from routemaster.errors import StoreUnavailable
 from routemaster.hints import SubscriptionChanged
 from routemaster.interfaces import Ack, LeaseGrant, LeaseHeld, LogEntry, Membership, Position, Positions
 from routemaster.model import (
     Cursor,
     EventID,
-    Published,
     Subscription,
     SubscriptionInfo,
-    TopicInfo,
 )
 from routemaster.redis.cluster import Cluster
 from routemaster.redis.connection import Connection
@@ -38,13 +34,16 @@ from routemaster.store.acknowledgements import Acknowledgements, Success
 from routemaster.store.commands import BUNDLE, Commands
 from routemaster.store.log_read import LogReader
 from routemaster.store.losses import log_losses
+from routemaster.store.parking import Parking
+from routemaster.store.subscriber_control import MOST_REPORTS
 from routemaster.store.token_store import TokenStore
-from routemaster.store.upkeep import Upkeep
-from routemaster.util.chunks import chunks
+from routemaster.store.topic_store import TopicStore
 from routemaster.util.gather import gather, gather_available
 
+PULLED_RECHECK = 60.0  #: seconds until a worker asks again for a lease that a subscriber who pulls does not need
 
-class RedisStore(TokenStore, Upkeep):
+
+class RedisStore(TopicStore, Parking, TokenStore):
     """`interfaces.Store` on one Redis or one cluster."""
 
     def __init__(
@@ -55,9 +54,9 @@ class RedisStore(TokenStore, Upkeep):
 
         `max_topics`: the most topics of one client.
         """
-        super().__init__(Commands(connection, namespace))
-        self._replication, self._max_topics = replication, max_topics
-        self._out = self._redis if replication is None else Commands(replication.connection, namespace)
+        redis = Commands(connection, namespace)
+        out = redis if replication is None else Commands(replication.connection, namespace)
+        super().__init__(redis, out, replication, max_topics)
         self._logs, self._acknowledgements = LogReader(self._redis), Acknowledgements(self._redis)
         self._lease_ms = b"%d" % round(lease_ttl * 1000)
 
@@ -68,79 +67,11 @@ class RedisStore(TokenStore, Upkeep):
     async def ping(self) -> None:
         await gather(node.command(b"PING") for node in self._redis.nodes.values())
 
-    # -- topics
-
-    async def publish(self, topic: str, publisher: str, fragments: Sequence[bytes]) -> Published:
-        arguments = publisher.encode(), self._keys.wakeups, topic.encode()
-        append = partial(self._out.run, "publish", self._keys.topic(topic), *arguments)
-        try:
-            try:
-                first, last = await append(b"", *fragments)
-            except ScriptRefusal as refusal:
-                if refusal.code != "NOTOPIC":
-                    raise
-                await self._claim(topic, publisher)
-                self._indexed.discard(topic)
-                try:
-                    first, last = await append(b"create", *fragments)
-                except ScriptRefusal:  # another client was faster
-                    await self._out.command(b"SREM", self._keys.owned(publisher), topic.encode())
-                    raise
-        except ScriptRefusal as refusal:
-            if refusal.code == "TOOMANY":
-                raise refusals.too_many_topics(self._max_topics) from None
-            raise refusals.named(refusal.code, topic) from None
-        except StoreUnavailable:
-            # the script may have created the topic again after `clean_up` removed its name
-            self._indexed.discard(topic)
-            raise
-        if topic not in self._indexed:
-            self._indexed.add(topic)
-            # once more: `clean_up` may have removed the name as stale since `_claim` wrote it
-            named = self._out.command(b"SADD", self._keys.topics, topic.encode())
-            named.addErrback(lambda _failure: self._indexed.discard(topic))
-        if self._replication is not None:
-            await self._replication.reached()
-        return Published(EventID.parse(first), EventID.parse(last))
-
-    async def _claim(self, topic: str, publisher: str) -> None:
-        """Count a topic that is to be created among the client's, and name it in the index."""
-        owned, most = self._keys.owned(publisher), b"%d" % self._max_topics
-        await self._out.run("claim", (owned,), topic.encode(), most)
-        await self._out.command(b"SADD", self._keys.topics, topic.encode())
-
-    async def delete_topic(self, topic: str, publisher: str | None) -> None:
-        try:
-            owner = await self._redis.run("delete_topic", self._keys.topic(topic), (publisher or "").encode())
-        except ScriptRefusal as refusal:
-            raise refusals.named(refusal.code, topic) from None
-        with refusals.after_a_write():
-            await self._redis.command(b"SREM", self._keys.owned(owner.decode()), topic.encode())
-            await self._tidy_topic(topic)
-
-    async def topics(self) -> list[TopicInfo]:
-        return [fact async for some in self.each_topic() for fact in some]
-
-    async def each_topic(self) -> AsyncIterator[Sequence[TopicInfo]]:
-        for names in chunks(await self._redis.names(self._keys.topics), BUNDLE):
-            bundles = self._redis.bundles(names, self._meta)
-            replies = await self._redis.run_bundles(
-                "topics", bundles, lambda topic: (self._meta(topic),), b"publisher", b"tail", b"base"
-            )
-            facts = [
-                TopicInfo(name, publisher.decode(), EventID.parse(tail).n - int(base))
-                for bundle, reply in replies
-                for name, publisher, tail, base in zip(
-                    bundle, reply[::3], reply[1::3], reply[2::3], strict=True
-                )
-                if publisher
-            ]
-            yield sorted(facts, key=lambda fact: fact.name)
-
     # -- subscriptions
 
     async def subscribe(self, subscription: Subscription) -> None:
         subscriber, topics = subscription.subscriber, subscription.topics
+        settings, start = codec.settings(subscription), subscription.start
         owners = await gather(
             self._redis.command(b"HEXISTS", self._keys.topic(topic)[0], b"publisher") for topic in topics
         )
@@ -154,21 +85,22 @@ class RedisStore(TokenStore, Upkeep):
         _version, memberships = await self._redis.run(
             "configure",
             self._keys.subscriber(subscriber),
-            subscription.callback.encode(),
+            (subscription.callback or "").encode(),
             (subscription.uuid or "").encode(),
-            b"%d" % subscription.timeout,
-            b"%d" % subscription.max,
-            b"await" if subscription.awaits else b"",
+            b"%d" % (len(settings) // 2),
+            *settings,
             *(topic.encode() for topic in topics),
         )
         with refusals.after_a_write():
-            await self._memberships.follow(subscriber, codec.memberships(memberships), subscription.awaits)
+            wanted, begin = codec.memberships(memberships), b"" if start is None else b"%d" % start
+            await self._memberships.follow(subscriber, wanted, subscription.awaits, begin)
             named = (self._redis.command(*each) for each in indexes)
             await gather([*named, self._redis.hint(SubscriptionChanged(subscriber))])
 
     async def unsubscribe(self, subscriber: str) -> None:
         try:
-            _version, memberships = await self._redis.run("unsubscribe", self._keys.subscriber(subscriber))
+            keys = (*self._keys.subscriber(subscriber), *self._keys.others(subscriber))
+            _version, memberships = await self._redis.run("unsubscribe", keys)
         except ScriptRefusal as refusal:
             await self._memberships.repair(subscriber)  # see `leave`
             raise refusals.named(refusal.code) from None
@@ -227,6 +159,8 @@ class RedisStore(TokenStore, Upkeep):
         now, epoch, *rest = await self._redis.run("acquire", keys, worker.encode(), self._lease_ms)
         if epoch == -1:
             return None
+        if epoch == -2:
+            return LeaseHeld(PULLED_RECHECK)
         if epoch == 0:
             return LeaseHeld(max(0, rest[0]) / 1000)
         meta, memberships = codec.fields(rest[0]), codec.memberships(rest[1])
@@ -240,6 +174,9 @@ class RedisStore(TokenStore, Upkeep):
             retry_at=int(meta.get(b"retry_at", 0)),
             succeeded=b"last_success" in meta,
             batch_limit=int(meta.get(b"batch_limit", 0)),
+            paused=bool(meta.get(b"paused")),
+            refusals=int(meta.get(b"refusals", 0)),
+            retried=int(meta.get(b"retried", 0)),
         )
 
     async def renew(self, worker: str, epochs: Mapping[str, int]) -> tuple[int, dict[str, int | None]]:
@@ -289,10 +226,11 @@ class RedisStore(TokenStore, Upkeep):
         return await self._logs.read(starts, most)
 
     async def acknowledge(
-        self, subscriber: str, worker: str, epoch: int, acks: Sequence[Ack], batch_limit: int = 0
-    ) -> dict[str, Position]:
+        self, subscriber: str, worker: str, epoch: int, acks: Sequence[Ack], batch_limit: int = 0,
+        report: bytes = b"",
+    ) -> dict[str, Position]:  # fmt: skip
         moves = [self._acknowledgements.move(subscriber, ack) for ack in acks]
-        success = self._acknowledgements.record(Success(subscriber, worker, epoch, batch_limit))
+        success = self._acknowledgements.record(Success(subscriber, worker, epoch, batch_limit, report))
         *replies, _ = await gather([*moves, success])
         log_losses({subscriber: sum(lost for *_, lost in replies)})
         return {
@@ -303,8 +241,11 @@ class RedisStore(TokenStore, Upkeep):
     async def fail(
         self, subscriber: str, worker: str, epoch: int, pause: float, error: str,
         failures: int = 1, batch_limit: int = 0, tried: tuple[str, str | None] = ("", None),
+        refusals: int = 0, report: bytes = b"",
     ) -> bool:  # fmt: skip
-        keys = (self._keys.lease(subscriber), self._keys.subscriber(subscriber)[0])
+        meta, attempts = self._keys.subscriber(subscriber)[0], self._keys.attempts(subscriber)
+        keys = (self._keys.lease(subscriber), meta, attempts)
         numbers = (b"%d" % number for number in (epoch, failures, batch_limit, round(pause * 1e6)))
         target = (tried[0].encode(), (tried[1] or "").encode())
-        return bool(await self._redis.run("fail", keys, worker.encode(), *numbers, error.encode(), *target))
+        more = b"%d" % refusals, report, b"%d" % MOST_REPORTS
+        return bool(await self._redis.run("fail", keys, worker.encode(), *numbers, error.encode(), *target, *more))

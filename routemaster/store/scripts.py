@@ -11,12 +11,14 @@ from routemaster.redis.permissions import Rights
 from routemaster.store.keys import Keys
 
 _WRITES_WITHOUT_MEMORY: Final = frozenset({
-    "acknowledge", "acquire", "announce", "count", "count_drops", "delete_topic", "drop", "elect", "fail",
-    "forget", "join", "leave", "prune", "release", "remove_token", "remove_topic", "renew", "report", "succeed",
-    "trim", "unsubscribe", "withdraw",
+    "acknowledge", "acquire", "announce", "control", "count", "count_drops", "cut", "delete_topic", "drop",
+    "elect", "fail", "forget", "join", "leave", "prune", "pulled", "release", "remove_token", "remove_topic",
+    "renew", "report", "retry_parked", "settle_retried", "succeed", "trim", "unsubscribe", "withdraw",
 })
-_READS: Final = frozenset({"backlog", "heads", "idle", "positions", "read", "sizes", "subscribers", "topics"})
-_TAKES_MEMORY: Final = frozenset({"add_token", "claim", "configure", "publish"})
+_READS: Final = frozenset({
+    "backlog", "free", "heads", "idle", "parked", "positions", "read", "sizes", "subscribers", "topics", "waiting",
+})
+_TAKES_MEMORY: Final = frozenset({"add_token", "claim", "configure", "park", "publish", "rewind", "set_topic"})
 
 
 def _load(name: str) -> Script:
@@ -30,8 +32,8 @@ SCRIPTS: Final = {name: _load(name) for name in sorted(_WRITES_WITHOUT_MEMORY | 
 
 # commands that the store calls outside of scripts
 _PLAIN: Final = (
-    "EXISTS", "GET", "HDEL", "HEXISTS", "HGET", "HKEYS", "HSCAN", "HSET", "INCR", "SADD", "SREM", "SSCAN",
-    "XREVRANGE",
+    "EXISTS", "GET", "HDEL", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HMGET", "HSCAN", "HSET", "INCR", "LRANGE",
+    "SADD", "SREM", "SSCAN", "XREVRANGE", "ZRANGE",
 )  # fmt: skip
 _CALL: Final = re.compile(rb"redis\.call\('([A-Z]+)'(?:, '([A-Z]+)')?")
 

@@ -12,7 +12,7 @@ nor this process is busy for long.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import TypeVar
 
@@ -26,6 +26,8 @@ from routemaster.util.chunks import chunks
 from routemaster.util.gather import gather
 
 _Part = TypeVar("_Part")
+
+KINDS = ("dropped", "expired", "skipped", "parked")  #: in the order of `Cursor.counts`
 
 
 _Entry = tuple[str, bool, bytes, bytes, bytes]
@@ -49,6 +51,21 @@ async def subscriptions(redis: Commands) -> AsyncIterator[list[SubscriptionInfo]
                 if b"callback" in meta:
                     facts.append(_facts(name, meta, codec.memberships(memberships), owed.get(name.encode(), ())))
         yield sorted(facts, key=lambda fact: fact.subscription.subscriber)
+
+
+async def subscription(redis: Commands, subscriber: str) -> SubscriptionInfo | None:
+    """One subscription, from calls to its own topics only; None: there is none."""
+    _meta, flat = await redis.run("subscribers", redis.keys.subscriber(subscriber))
+    topics = ([topic] for topic in codec.memberships(flat))
+    replies = await redis.run_bundles("backlog", topics, redis.keys.topic, subscriber.encode())
+    entries = [
+        (topic, bool(publisher), tail, found[1], found[2])
+        for (topic,), (publisher, tail, found) in replies
+        if found
+    ]
+    fields, flat = await redis.run("subscribers", redis.keys.subscriber(subscriber))
+    meta = codec.fields(fields)
+    return _facts(subscriber, meta, codec.memberships(flat), entries) if b"callback" in meta else None
 
 
 async def _owed(redis: Commands) -> AsyncIterator[list[tuple[bytes, _Entry]]]:
@@ -93,7 +110,8 @@ def _facts(
     subscriber: str, meta: Mapping[bytes, bytes], memberships: Mapping[str, Membership], entries: Iterable[_Entry]
 ) -> SubscriptionInfo:
     """The sum of the subscriber's own keys and its entries in the topics."""
-    sent, dropped, queued = int(meta.get(b"sent", 0)), int(meta.get(b"dropped", 0)), 0
+    counts = Counter({kind: int(meta.get(kind.encode(), 0)) for kind in ("sent", *KINDS)})
+    queued = int(meta.get(b"retried", 0))
     oldest, subscribed, awaited = [], {}, []
     for topic, exists, tail, text, first in entries:
         membership, cursor = memberships.get(topic), Cursor.parse(text)
@@ -103,14 +121,14 @@ def _facts(
             subscribed[topic] = membership
         elif cursor.open:
             awaited.append(topic)
-        sent += cursor.sent
-        dropped += cursor.dropped
+        counts["sent"] += cursor.sent
+        counts.update(dict(zip(KINDS, cursor.counts, strict=False)))
         queued += cursor.backlog(EventID.parse(tail))
         if first:
             oldest.append(EventID.parse(first).us)
     return SubscriptionInfo(
         subscription=codec.subscription(subscriber, meta, subscribed),
-        sent=sent,
+        sent=counts["sent"],
         queued=queued,
         oldest=min(oldest) / 1e6 if oldest else None,
         health=Health(
@@ -121,6 +139,7 @@ def _facts(
             retry_at=codec.seconds(meta.get(b"retry_at")),
             batch_limit=int(meta.get(b"batch_limit", 0)),
         ),
-        dropped=dropped,
+        **{kind: counts[kind] for kind in KINDS},
         awaited=tuple(sorted(awaited)),
+        paused=bool(meta.get(b"paused")),
     )

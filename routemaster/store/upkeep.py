@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 
 from routemaster.errors import StoreUnavailable
@@ -74,17 +74,39 @@ class Upkeep:
 
     async def drop_oldest(self, most: int, node: str = "") -> int:
         bundles = self._redis.bundles(await self._topics_on(node), self._meta, HEADS)
+        # first what is kept though no subscriber waits for it
+        return await self._drop_history(bundles, most) or await self._drop_owed(bundles, most)
+
+    async def _drop_history(self, bundles: Sequence[Sequence[str]], most: int) -> int:
+        replies = await self._redis.run_bundles("topics", bundles, lambda topic: (self._meta(topic),), b"history")
+        kept = [topic for bundle, values in replies for topic, value in zip(bundle, values, strict=True) if value]
+        found = await self._redis.run_bundles(
+            "free", self._redis.bundles(kept, self._meta, HEADS), self._keys.topic, b"%d" % most
+        )
+        lasts = {
+            topic: EventID.parse(last)
+            for bundle, reply in found
+            for topic, last in zip(bundle, reply, strict=True)
+            if last
+        }
+        time = min((last.us for last in lasts.values()), default=0)
+        # of several events of this time, a subscriber may wait for those behind the last
+        limits = {topic: bytes(last) if last.us == time else b"%d" % time for topic, last in lasts.items()}
+        return await self._drop(limits, most)
+
+    async def _drop_owed(self, bundles: Sequence[Sequence[str]], most: int) -> int:
         replies = await self._redis.run_bundles("heads", bundles, self._log_key, b"%d" % most)
         ends = {
             topic: ends for bundle, reply in replies for topic, ends in zip(bundle, reply, strict=True) if ends
         }
-        if not ends:
-            return 0
         # up to this time no log holds more than `most` events
-        time = min(EventID.parse(last).us for _first, last in ends.values())
+        time = min((EventID.parse(last).us for _first, last in ends.values()), default=0)
+        return await self._drop(dict.fromkeys(ends, b"%d" % time), most)
+
+    async def _drop(self, limits: Mapping[str, bytes], most: int) -> int:
         dropped = 0
-        for topic in ends:
-            dropped += await self._redis.run("drop", self._log_key(topic), b"%d" % time, b"%d" % most)
+        for topic, limit in limits.items():
+            dropped += await self._redis.run("drop", self._log_key(topic), limit, b"%d" % most)
         return dropped
 
     async def clean_up(self) -> None:

@@ -29,7 +29,7 @@ class RedisTests(StoreTests):
         await self.publish("cats", b"1")
         await self.publish("dogs", b"2")
         self.assertEqual(await self.fragments("cats", "dogs"), [b"2"])
-        await self.store._redis.run("unsubscribe", keys)
+        await self.store._redis.run("unsubscribe", (*keys, *self.store._keys.others("sub")))
         await self.refused(NotSubscribed, self.store.unsubscribe("sub"))
         await self.store.delete_topic("cats", None)
         await self.store.delete_topic("dogs", None)

@@ -6,11 +6,12 @@
 -- ARGV  worker, milliseconds to live
 -- Reply {now, epoch, {field, value, ... of meta}, {topic, membership, ...}} if the worker holds the lease;
 --       {now, 0, milliseconds to live of another worker's lease};
---       {now, -1} if the subscriber does not exist
+--       {now, -1} if the subscriber does not exist; {now, -2} if it pulls its events
 local now = digits(clock())
-local known = redis.call('HMGET', KEYS[2], 'epoch', 'lease_ms')
+local known = redis.call('HMGET', KEYS[2], 'epoch', 'lease_ms', 'callback')
 local epoch = known[1]
 if not epoch and redis.call('EXISTS', KEYS[2]) == 0 then return {now, -1} end
+if known[3] == '' then return {now, -2} end
 local lease = redis.call('GET', KEYS[1])
 local holder, held = string.match(lease or '', '^(%S+) (%d+)$')
 if lease and holder ~= ARGV[1] then

@@ -9,10 +9,9 @@ if gone and ARGV[1] ~= '' and n_of(ARGV[1]) < n_of(gone) then gone = ARGV[1] end
 for index = 2, #ARGV do
   local text = redis.call('HGET', KEYS[3], ARGV[index])
   local cursor = text and parse(text)
-  local lost = cursor and gone and pass(cursor, gone) or 0
+  local lost = cursor and gone and pass(cursor, gone, 'dropped') or 0
   if lost > 0 then
-    cursor.dropped = cursor.dropped + lost
-    store(KEYS[3], ARGV[index], cursor)
+    store(KEYS[1], KEYS[3], ARGV[index], cursor)
     losses[#losses + 1] = ARGV[index]
     losses[#losses + 1] = lost
   end

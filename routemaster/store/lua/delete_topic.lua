@@ -11,13 +11,13 @@ end
 if ARGV[1] ~= '' and known[1] ~= ARGV[1] then
   return redis.error_reply('RM:NOTYOURS another client publishes this topic')
 end
-redis.call('HDEL', KEYS[1], 'publisher', 'base')
+redis.call('HDEL', KEYS[1], 'publisher', 'base', 'history', 'history_events', 'max_data')
 local all = redis.call('HGETALL', KEYS[3])
 for index = 1, #all, 2 do
   local cursor = parse(all[index + 1])
   if open_span(cursor) and redis.call('HEXISTS', KEYS[1], 'awaits:' .. all[index]) == 0 then
     close(cursor, known[2])
-    store(KEYS[3], all[index], cursor)
+    store(KEYS[1], KEYS[3], all[index], cursor)
   end
 end
 trim(KEYS[1], KEYS[2], KEYS[3], '=')

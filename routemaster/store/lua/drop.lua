@@ -3,7 +3,7 @@
 -- if they were in flight, as sent.
 -- Runs while Redis is out of memory.
 -- KEYS  log of one topic
--- ARGV  microseconds since the epoch, most events
+-- ARGV  the last ID to drop, or microseconds since the epoch, most events
 -- Reply events removed
 local entries = redis.call('XRANGE', KEYS[1], '-', ARGV[1], 'COUNT', ARGV[2])
 if #entries > 0 then

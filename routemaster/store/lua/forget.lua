@@ -12,6 +12,6 @@ if cursor.membership > tonumber(ARGV[2]) then return 1 end
 if cursor.version > tonumber(ARGV[3]) then return 0 end
 if ARGV[4] == 'settled' and #cursor.spans > 0 then return 0 end
 redis.call('HDEL', KEYS[3], ARGV[1])
-redis.call('HDEL', KEYS[1], 'awaits:' .. ARGV[1])
+redis.call('HDEL', KEYS[1], 'awaits:' .. ARGV[1], 'cuts:' .. ARGV[1])
 trim(KEYS[1], KEYS[2], KEYS[3], '=', others)
 return 1

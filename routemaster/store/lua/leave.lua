@@ -14,10 +14,10 @@ local was = (not cursor or cursor.version ~= tonumber(ARGV[4]) or open_span(curs
 if cursor and cursor.version > version then return was end
 if not cursor or cursor.membership < membership then
   -- stored so that a late, older join finds a later version
-  cursor = {membership = membership, sent = 0, dropped = 0, spans = {}}
+  cursor = new_cursor(membership)
 end
 cursor.version = version
 close(cursor, tail)
-store(KEYS[3], ARGV[1], cursor)
+store(KEYS[1], KEYS[3], ARGV[1], cursor)
 trim(KEYS[1], KEYS[2], KEYS[3], '=')
 return was

@@ -4,7 +4,7 @@
 -- ARGV  publisher, wake-up channel, topic, 'create' or '', fragment...
 -- Reply {first ID, last ID}
 -- Codes NOTYOURS, NOTOPIC
-local known = redis.call('HMGET', KEYS[1], 'publisher', 'tail')
+local known = redis.call('HMGET', KEYS[1], 'publisher', 'tail', 'history')
 if known[1] and known[1] ~= ARGV[1] then
   return redis.error_reply('RM:NOTYOURS another client publishes this topic')
 end
@@ -18,13 +18,13 @@ end
 local stamp = digits(us) .. '-'
 local base, count = n, #ARGV - 4
 local has_cursors = redis.call('EXISTS', KEYS[3]) == 1
-if has_cursors then
+if has_cursors or (known[3] and known[3] ~= '0') then
   for index = 5, #ARGV do
     n = n + 1
     redis.call('XADD', KEYS[2], stamp .. digits(n), 'e', ARGV[index])
   end
 else
-  n = n + count -- without subscribers events are counted, not stored
+  n = n + count -- without subscribers and history events are counted, not stored
 end
 local first, last = stamp .. digits(base + 1), stamp .. digits(n)
 if known[1] then

@@ -9,7 +9,7 @@ for index, log in ipairs(KEYS) do
   if size >= room then break end
   local after, found, left = ARGV[2 + index], {}, most
   while left > 0 and size < room do
-    local step = count == 0 and 8 or math.max(1, math.min(32, math.floor((room - size) * count / size)))
+    local step = count == 0 and 1 or math.max(1, math.min(32, math.floor((room - size) * count / size)))
     step = math.min(step, left)
     local entries = redis.call('XRANGE', log, '(' .. after, '+', 'COUNT', step)
     for _, entry in ipairs(entries) do

@@ -2,15 +2,16 @@
 -- attempt was made is still held. A repetition changes nothing.
 -- Runs while Redis is out of memory.
 -- KEYS  lease, meta of each subscriber in turn
--- ARGV  for each subscriber in turn "worker epoch", most events in the next batch (0: no limit)
+-- ARGV  for each subscriber in turn "worker epoch", most events in the next batch (0: no limit), report
 -- Reply 1
 local now = digits(clock())
-for index = 1, #KEYS, 2 do
-  local lease, meta = KEYS[index], KEYS[index + 1]
-  if redis.call('GET', lease) == ARGV[index] and redis.call('HEXISTS', meta, 'version') == 1 then
-    redis.call('HDEL', meta, 'failures', 'retry_at', 'last_attempt', 'batch_limit') -- see store() for why first
-    redis.call('HSET', meta, 'failures', '0', 'last_attempt', now, 'last_success', now)
-    if ARGV[index + 1] ~= '0' then redis.call('HSET', meta, 'batch_limit', ARGV[index + 1]) end
+for index = 1, #KEYS / 2 do
+  local lease, meta = KEYS[2 * index - 1], KEYS[2 * index]
+  local holder, limit, report = unpack(ARGV, 3 * index - 2, 3 * index)
+  if redis.call('GET', lease) == holder and redis.call('HEXISTS', meta, 'version') == 1 then
+    redis.call('HDEL', meta, 'failures', 'retry_at', 'last_attempt', 'batch_limit', 'refusals') -- see store() for why first
+    redis.call('HSET', meta, 'failures', '0', 'last_attempt', now, 'last_success', now, 'success', report)
+    if limit ~= '0' then redis.call('HSET', meta, 'batch_limit', limit) end
   end
 end
 return 1

@@ -1,6 +1,6 @@
 -- Promise: the client has no subscription; all its memberships are `gone`, for
 -- `forget` to remove their cursors.
--- KEYS  meta, topics of one subscriber
+-- KEYS  meta, topics of one subscriber, and its other keys
 -- ARGV  none
 -- Reply {version, {topic, "<membership> <version> gone", ...}}
 -- Codes NOTSUBSCRIBED
@@ -19,4 +19,5 @@ for index = 1, #memberships, 2 do
   memberships[index + 1] = string.match(memberships[index + 1], '^%d+') .. ' ' .. digits(version) .. ' gone'
   redis.call('HSET', KEYS[2], memberships[index], memberships[index + 1])
 end
+redis.call('DEL', unpack(KEYS, 3))
 return {digits(version), memberships}

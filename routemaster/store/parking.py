@@ -1,0 +1,111 @@
+"""Parked events on Redis: a bounded copy of what a receiver refused for itself.
+
+The copy is in the subscriber's slot, the cursor that passes the event in the
+topic's. The copy is made first: if the second step is lost, the event is refused
+again, parked again without effect, and passed.
+
+The content of a parked event is its reason, a line feed, when it was parked in
+microseconds, another one, and the fragment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from routemaster.administration import MAX_PARKED, MAX_PARKED_BYTES
+from routemaster.hints import SubscriptionChanged
+from routemaster.model import EventID, ParkedEvent
+from routemaster.store.commands import BUNDLE
+from routemaster.store.log_read import CALL_BYTES
+from routemaster.store.subscriber_control import SubscriberControl
+
+
+class Parking(SubscriberControl):
+    """The calls of `administration.Administration` for parked events."""
+
+    async def park(
+        self, subscriber: str, worker: str, epoch: int, membership: int, event: ParkedEvent
+    ) -> bool:
+        """See `Administration.park`."""
+        hashed, order, _retried = self._keys.parked(subscriber)
+        keys = (self._keys.lease(subscriber), self._keys.subscriber(subscriber)[0], hashed, order)
+        parked = await self._redis.run(
+            "park", keys, _holder(worker, epoch), _member(event), b"%d" % event.id.us, _content(event),
+            b"%d" % MAX_PARKED, b"%d" % MAX_PARKED_BYTES,
+        )  # fmt: skip
+        if parked != 1:
+            return False
+        limit = b"id " + bytes(event.id), b"%d" % membership
+        await self._redis.run("cut", self._keys.topic(event.topic), subscriber.encode(), b"parked", *limit)
+        return True
+
+    async def parked(self, subscriber: str, after: str, most: int) -> tuple[Sequence[ParkedEvent], str]:
+        """See `Administration.parked`."""
+        await self._read(subscriber)
+        hashed, order, _retried = self._keys.parked(subscriber)
+        found = await self._parked((hashed, order), after, min(most, BUNDLE))
+        return found, _member(found[-1]).decode() if found else ""
+
+    async def _parked(self, keys: tuple[bytes, bytes], after: str, most: int) -> list[ParkedEvent]:
+        us = EventID.parse(after.encode().partition(b" ")[2]).us if after else 0
+        flat = await self._redis.run(
+            "parked", keys, after.encode(), b"%d" % us, b"%d" % most, b"%d" % CALL_BYTES
+        )
+        return [_event(member, content) for member, content in zip(flat[::2], flat[1::2], strict=True)]
+
+    async def retry_parked(self, subscriber: str, ids: Sequence[EventID] | None) -> int:
+        """See `Administration.retry_parked`."""
+        wanted = None if ids is None else {bytes(each) for each in ids}
+        count = await self._each_parked(subscriber, b"retry", wanted)
+        await self._moved(subscriber)
+        return count
+
+    async def drop_parked(self, subscriber: str) -> int:
+        """See `Administration.drop_parked`."""
+        return await self._each_parked(subscriber, b"drop", None)
+
+    async def _each_parked(self, subscriber: str, what: bytes, ids: set[bytes] | None) -> int:
+        """Retry or drop parked events, some in one call."""
+        await self._read(subscriber)
+        hashed, order, retried = self._keys.parked(subscriber)
+        keys = (self._keys.subscriber(subscriber)[0], hashed, order, retried)
+        members = await self._redis.command(b"ZRANGE", order, b"0", b"%d" % (MAX_PARKED - 1))
+        chosen = [member for member in members if ids is None or member.partition(b" ")[2] in ids]
+        count = 0
+        for first in range(0, len(chosen), BUNDLE):
+            count += await self._redis.run("retry_parked", keys, what, *chosen[first : first + BUNDLE])
+        return count
+
+    async def next_retried(self, subscriber: str) -> ParkedEvent | None:
+        """See `Administration.next_retried`."""
+        hashed, _order, retried = self._keys.parked(subscriber)
+        return next(iter(await self._parked((hashed, retried), "", 1)), None)
+
+    async def settle_retried(
+        self, subscriber: str, worker: str, epoch: int, event: ParkedEvent, refused: str = ""
+    ) -> None:
+        """See `Administration.settle_retried`."""
+        keys = (
+            self._keys.lease(subscriber), self._keys.subscriber(subscriber)[0], *self._keys.parked(subscriber)
+        )  # fmt: skip
+        content = _content(event, refused) if refused else b""
+        await self._redis.run("settle_retried", keys, _holder(worker, epoch), _member(event), content)
+        await self._redis.hint(SubscriptionChanged(subscriber))
+
+
+def _holder(worker: str, epoch: int) -> bytes:
+    return b"%b %d" % (worker.encode(), epoch)
+
+
+def _member(event: ParkedEvent) -> bytes:
+    return b"%b %b" % (event.topic.encode(), bytes(event.id))
+
+
+def _content(event: ParkedEvent, reason: str = "") -> bytes:
+    return b"%b\n%d\n%b" % ((reason or event.reason).encode(), round(event.at * 1e6), event.fragment)
+
+
+def _event(member: bytes, content: bytes) -> ParkedEvent:
+    topic, _, event = member.partition(b" ")
+    reason, at, fragment = content.split(b"\n", 2)
+    return ParkedEvent(topic.decode(), EventID.parse(event), fragment, reason.decode(), int(at) / 1e6)
