@@ -4,7 +4,7 @@
 
 - `bare`: Klein's resource on Twisted's Site.
 - `klein`: Klein's resource on the bus's `BusSite`.
-- `bus`: the bus's `FastKleinResource` on `BusSite`.
+- `bus`: the bus's `FastKleinResource` on `BusSite`, with its metrics of requests.
 
 Each round measures all three one after the other, each in a fresh process.
 `cpu` is the server's CPU time for one request, in microseconds: other programs
@@ -66,9 +66,11 @@ def serve(kind: str) -> None:
     from twisted.internet.endpoints import SSL4ServerEndpoint, TCP4ServerEndpoint
     from twisted.web.server import Site
 
+    from routemaster.metrics.meter import Meter
     from routemaster.web.certificates import ReloadableTLS, ensure_self_signed
     from routemaster.web.http_server.site import BusSite
     from routemaster.web.klein_resource import BusApp
+    from routemaster.web.request_metrics import RequestMetrics
 
     reactor: Any = running
     with tempfile.TemporaryDirectory() as directory:
@@ -79,7 +81,8 @@ def serve(kind: str) -> None:
         site: Any = Site(handler_on(Klein()))
         listening = SSL4ServerEndpoint(reactor, 0, pair.options(), interface="127.0.0.1").listen(site)
     else:
-        resource = OnBusSite(handler_on(Klein())) if kind == "klein" else handler_on(BusApp())
+        bus_app = BusApp(observe=RequestMetrics(Meter()))
+        resource = OnBusSite(handler_on(Klein())) if kind == "klein" else handler_on(bus_app)
         site = tls.wrap(BusSite(resource, reactor=reactor))
         listening = TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(site)
     listening.addCallback(lambda port: print(port.getHost().port, flush=True))

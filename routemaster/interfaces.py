@@ -165,8 +165,8 @@ class Meter(Protocol):
     def count(self, name: str, by: int = 1, **tags: str) -> None:
         """Add to a counter; tag values are public (`model.public_name`)."""
 
-    def observe(self, name: str, milliseconds: float) -> None:
-        """Add an observation to a histogram."""
+    def histogram(self, name: str, **tags: str) -> Callable[[float], None]:
+        """The function that adds an observation, in milliseconds, to the histogram with these tags."""
 
 
 @frozen

@@ -130,6 +130,11 @@ def observer() -> Any:
     return _Log.observer
 
 
+def _dropped() -> int:
+    """The number of lines that the log has lost."""
+    return 0 if _Log.observer is None else _Log.observer.dropped
+
+
 def _refuse(line: str) -> NoReturn:
     """End the process; `line` may be several, one for each fault."""
     SystemdNotifier(os.environ, None).status(line)
@@ -146,7 +151,7 @@ def makeService(options: Options) -> Bus | Supervisor:
     try:
         bus: Bus | Supervisor
         if options.config.processes == 1:
-            bus = Bus(options.config, reactor, process.fail)
+            bus = Bus(options.config, reactor, process.fail, _dropped)
         else:
             bus = Supervisor(options.config, options.child_arguments, reactor, process.fail)
     except ConfigError as error:

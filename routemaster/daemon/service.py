@@ -35,10 +35,10 @@ from routemaster.config import Config
 from routemaster.daemon import assembly
 from routemaster.daemon.lifecycle import DaemonService
 from routemaster.daemon.listeners import Listeners
+from routemaster.daemon.own_metrics import OwnMetrics
 from routemaster.delivery.worker import Worker
 from routemaster.errors import StoreUnavailable, WrongType
 from routemaster.hints import TokensChanged, decode
-from routemaster.interfaces import Sample
 from routemaster.metrics import prometheus
 from routemaster.metrics.meter import Meter
 from routemaster.metrics.monitor import Monitor
@@ -77,9 +77,12 @@ class Bus(DaemonService):
 
     _worker: Worker | None = None  #: with the roles all and worker
 
-    def __init__(self, config: Config, reactor: Any, on_failure: Callable[[], None]) -> None:
+    def __init__(
+        self, config: Config, reactor: Any, on_failure: Callable[[], None], dropped: Callable[[], int] = lambda: 0
+    ) -> None:
         """`on_failure` is called if the bus cannot start, after the reason was logged.
 
+        `dropped` returns how many lines the log has lost since the start.
         Raises ConfigError if a file that the configuration names cannot be used.
         """
         certificate, key = assembly.certificate_files(config, time())
@@ -89,6 +92,7 @@ class Bus(DaemonService):
         self._sender = None if config.role == "web" else assembly.sender(config, reactor, certificate)
         self._process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._meter, self._metrics_service = Meter(), assembly.metrics_service(config, reactor)
+        self._own_metrics = OwnMetrics(reactor, self._meter, config.role, dropped)
         self._started: list[Part] = []
         self._delay: Deferred[None] | None = None
         self._skips_delay = False
@@ -135,7 +139,8 @@ class Bus(DaemonService):
         autodrop = assembly.autodrop(config, self._store)
         self._monitor = Monitor(
             self._store, self._meter, autodrop, self._metrics_service, reactor, self._process,
-            config.monitor_interval, time, self._own_gauges,
+            config.monitor_interval, time,
+            lambda: self._own_metrics.gauges(self._listeners, self._worker, self._tls),
         )  # fmt: skip
         self._wakeups = PubSub(
             self._connection.address, Keys(config.namespace).wakeups, reactor=reactor,
@@ -145,7 +150,7 @@ class Bus(DaemonService):
         self._hastened = [self._token_poll]  #: tasks that run at once when wake-ups may have been missed
         self._periodic = [
             self._token_poll,
-            Periodic("counter flush", self._monitor.flush, config.counter_flush_interval, reactor),
+            Periodic("counter flush", self._flush_counters, config.counter_flush_interval, reactor),
             Periodic("metrics export", self._monitor.export, config.monitor_interval, reactor),
         ]
         if self._certificate_watch is not None:
@@ -172,7 +177,7 @@ class Bus(DaemonService):
             *(Part(connection.start, connection.stop) for connection in self._connections()),
             Part(start=self._wait_for_redis),
             Part(self._wakeups.start, self._wakeups.stop),
-            Part(stop=self._close_metrics),
+            Part(self._own_metrics.start, self._close_metrics),
             *(Part(task.start, task.stop) for task in self._periodic),
             Part(stop=self._monitor.stop),
             *([Part(stop=self._sender.close)] if self._sender is not None else []),
@@ -249,22 +254,14 @@ class Bus(DaemonService):
         elif hint is not None and self._worker is not None:
             self._worker.on_hint(hint)
 
+    async def _flush_counters(self) -> None:
+        self._own_metrics.count_dropped()
+        await self._monitor.flush()
+
     async def _exposition(self) -> bytes:
         snapshot = await self._monitor.measure()
         # with 2,000 subscribers this takes 50 ms, which would delay events in the reactor's thread
         return await deferToThread(prometheus.exposition, snapshot, self._config.app_name)
-
-    def _own_gauges(self) -> list[Sample]:
-        """What only this process knows, for `GET /metrics`."""
-        gauges = [Sample("build_info", 1, {"version": __version__, "role": self._config.role})]
-        if self._listeners is not None:
-            gauges.append(Sample("connections.open", self._listeners.live, {}))
-        if self._worker is not None:
-            gauges.append(Sample("leases", self._worker.lease_count, {}))
-        if self._tls is not None:
-            file = str(self._tls.certificate)
-            gauges.append(Sample("certificate.expires_seconds", round(self._tls.expires - time()), {"file": file}))
-        return gauges
 
     def _is_ready(self) -> bool:
         publishing = self._publishing is None or self._publishing.connection.connected
@@ -328,8 +325,9 @@ class Bus(DaemonService):
 
     async def _close_metrics(self) -> None:
         self._count_process("stop")
+        self._own_metrics.stop()
         with suppress(StoreUnavailable):
-            await self._monitor.flush()
+            await self._flush_counters()
         if self._metrics_service is not None:
             await self._metrics_service.close()
 

@@ -21,15 +21,15 @@ class AttemptMetrics:
         count("delivery.batches", 1, **tags)
         count("delivery.time", elapsed, **tags)
         count("delivery.time2", elapsed * elapsed, **tags)
-        self._meter.observe("delivery.duration", elapsed)
+        self._meter.histogram("delivery.duration", queue=self._queue)(elapsed)
         if self._first is None:
             self._first = began
-            self._meter.observe("latency.first_attempt", _ms(oldest, began))
+            self._meter.histogram("latency.first_attempt")(_ms(oldest, began))
         if acknowledged:
             count("latency.batches.count", 1, queue=self._queue)
             count("latency.batches.first_attempt", _ms(oldest, self._first), queue=self._queue)
             count("latency.batches.last_attempt", _ms(oldest, began), queue=self._queue)
-            self._meter.observe("latency.acknowledged", _ms(oldest, ended))
+            self._meter.histogram("latency.acknowledged")(_ms(oldest, ended))
             self._first = None
 
 

@@ -40,6 +40,7 @@ from routemaster.web.http_server.refusal import Refused
 from routemaster.web.klein_resource import BusApp
 from routemaster.web.listing import list_subscriptions, list_topics
 from routemaster.web.refused_publications import RefusedPublications
+from routemaster.web.request_metrics import RequestMetrics
 from routemaster.web.responses import json_answer, list_answer, no_content, refusal, refused
 
 SCALING_DELAY = 1.0  #: seconds by which `/pulse/scaling` delays its answer when more workers are needed
@@ -96,7 +97,7 @@ class Api:
             wall: returns the time of day, if the clock does not.
             exposed: returns whether other hosts can reach the bus.
         """
-        self._store, self._clock, self._limits = store, clock, limits
+        self._store, self._clock, self._limits, self._meter = store, clock, limits, meter
         self._access = Access(authenticator)
         self._tokens = ApiTokens(store, authenticator, self._access, clock, hex_digits, exposed)
         self._wall = wall or clock.seconds
@@ -123,7 +124,7 @@ class Api:
                         self._refused.refused(error)
                     raise refused(error) or error from None
 
-        app = BusApp(admit)
+        app = BusApp(admit, RequestMetrics(self._meter))
         for endpoint, (path, method, handler, _who) in routes.items():
             app.route(path, methods=[method], endpoint=endpoint)(handler)
         app.handle_errors(RoutemasterError)(refusal)  # type: ignore[arg-type]  # Klein knows only methods

@@ -44,10 +44,18 @@ class BusApp(Klein):
     its status, any other exception with 500, logged once.
     """
 
-    def __init__(self, admit: Callable[[str, Headers], None] = lambda endpoint, headers: None) -> None:
-        """`admit` refuses a request by the endpoint's name and the headers; it raises Refused."""
+    def __init__(
+        self,
+        admit: Callable[[str, Headers], None] = lambda endpoint, headers: None,
+        observe: Callable[[str, int, float], None] = lambda endpoint, status, seconds: None,
+    ) -> None:
+        """
+        Args:
+            admit: refuses a request by the endpoint's name and the headers; it raises Refused.
+            observe: is called with the endpoint's name, which may be empty, status and seconds of each answer.
+        """
         super().__init__()
-        self.admit = admit
+        self.admit, self.observe = admit, observe
         self.url_map.merge_slashes = False
         self.url_map.strict_slashes = False
 
@@ -59,8 +67,9 @@ class BusApp(Klein):
 class FastKleinResource(KleinResource):
     """The resource of a BusApp; renders only BusRequests."""
 
-    def __init__(self, app: Klein) -> None:
+    def __init__(self, app: BusApp) -> None:
         super().__init__(app)
+        self.observe, self._admit = app.observe, app.admit
         self._routes: dict[tuple[bytes, bytes], tuple[str, dict[str, Any]]] = {}
 
     @property
@@ -68,20 +77,25 @@ class FastKleinResource(KleinResource):
         """The number of paths in the cache."""
         return len(self._routes)
 
-    def admit(self, head: Head, peer: Any) -> None:
-        """Refuse a request whose body would be read in vain; raises Refused."""
+    def admit(self, head: Head, peer: Any) -> str:
+        """Refuse a request whose body would be read in vain; raises Refused. Returns the endpoint's name."""
         try:
             endpoint, _ = self._route(head.method, head.target.partition(b"?")[0])
         except HTTPException:
-            return  # the answer does not depend on the body
-        cast(BusApp, self._app).admit(endpoint, head.headers)
+            return ""  # the answer does not depend on the body
+        try:
+            self._admit(endpoint, head.headers)
+        except Refused as refused:
+            refused.endpoint = endpoint
+            raise
+        return endpoint
 
     def render(self, request: Any) -> Any:
         """Run the handler, which answers now or later."""
         result: object
         try:
-            endpoint, arguments = self._route(request.method, request.path)
-            result = self._app.execute_endpoint(endpoint, request, **arguments)
+            request.endpoint, arguments = self._route(request.method, request.path)
+            result = self._app.execute_endpoint(request.endpoint, request, **arguments)
         except Exception:
             result = fail(Failure())
         if not isinstance(result, Deferred):

@@ -48,14 +48,16 @@ class RedirectResource(Resource):
         super().__init__()
         self._base = public_url.rstrip("/").encode("ascii")
         self._api = api
+        self.observe = getattr(api, "observe", lambda *answer: None)  #: as that of the API
         self._networks = tuple(each for each in trusted_proxies if not isinstance(each, str))
         self._trusts_unix = "unix" in trusted_proxies
         self.trusted = lru_cache(CACHED)(self._is_trusted)  #: whether a peer's address is trusted
 
-    def admit(self, head: Head, peer: Any) -> None:
-        """Refuse a request whose body would be read in vain, if the API answers it; raises Refused."""
+    def admit(self, head: Head, peer: Any) -> str:
+        """Refuse a request whose body would be read in vain, if the API answers it, as the API's `admit` does."""
         if self._api is not None and self._came_over_https(head.headers, peer):
-            self._api.admit(head, peer)
+            return str(self._api.admit(head, peer))
+        return ""
 
     def render(self, request: BusRequest) -> Any:
         """The API's answer, or an empty 308."""

@@ -27,6 +27,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 import routemaster
 from routemaster.config import OPTIONS, load
 from routemaster.config_sources import REDIS_ENV_KEY
+from routemaster.metrics.catalogue import METRICS
 from routemaster.tap import Options
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +35,9 @@ DEPLOY = ROOT / "deploy"
 OPERATIONS = ROOT / "docs" / "operations.rst"
 UNITS = [DEPLOY / "routemaster.service", DEPLOY / "routemaster-worker@.service"]
 CONTAINERS = [ROOT / "Dockerfile", ROOT / "compose.yaml"]
+METRIC_PREFIXES = (
+    "events|redis|jobs|subscriber|delivery|latency|metrics|publications|connections|certificate|http|reactor|log"
+)
 VARIABLE = re.compile(r"\b(?:ROUTEMASTER|METRIC|DATADOG|EXCEPTION|MAX)_[A-Z_]+\b")
 PATIENCE = 30.0  #: seconds
 
@@ -50,21 +54,22 @@ def directives(unit: Path, section: str) -> list[tuple[str, str]]:
     return found
 
 
-def modules() -> Iterator[ast.Module]:
-    """The bus's own modules."""
+def modules(without: str = "") -> Iterator[ast.Module]:
+    """The bus's own modules, without those of a name."""
     home = Path(routemaster.__file__).parent
     for path in sorted(home.rglob("*.py")):
-        if path.relative_to(home).parts[0] not in ("testing", "cli", "client", "receiver"):
+        outside = path.relative_to(home).parts[0] in ("testing", "cli", "client", "receiver")
+        if not outside and path.stem != without:
             yield ast.parse(path.read_text("utf-8"), str(path))
 
 
 def metric_names() -> set[str]:
     """The names of metrics in the code."""
-    name = re.compile(r"(events|redis|jobs|subscriber|delivery|latency|metrics)\.[a-z0-9_.]+|process")
+    name = re.compile(rf"({METRIC_PREFIXES})\.[a-z0-9_.]+|process|leases|build_info")
     files = {"redis.log", "redis.pid", "redis.sock"}
     return {
         node.value
-        for tree in modules()
+        for tree in modules(without="catalogue")
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and name.fullmatch(node.value)
     } - files
@@ -96,8 +101,15 @@ class OperationsTests(SynchronousTestCase):
 
     def test_no_other_metrics(self) -> None:
         """Every documented metric exists."""
-        named = set(re.findall(r"``((?:events|redis|jobs|delivery|latency|metrics)\.[a-z0-9_.]+)``", self.text))
+        named = set(re.findall(rf"``((?:{METRIC_PREFIXES})\.[a-z0-9_.]+)``", self.text))
         self.assertEqual(named - metric_names() - {"redis.log", "events.oldest"}, set())
+
+    def test_meanings_of_metrics(self) -> None:
+        """Every metric has a help text for Prometheus, and no other name has; special names are documented."""
+        self.assertEqual(metric_names(), METRICS.keys())
+        names = {f"routemaster_{each.name}" for each in METRICS.values() if each.name}
+        documented = set(re.findall(r"``(routemaster_[a-z0-9_]+)``", self.text))
+        self.assertEqual({name for name in names if {name, f"{name}_total"}.isdisjoint(documented)}, set())
 
     def test_log_lines(self) -> None:
         """Every log line at level warning and above is documented."""

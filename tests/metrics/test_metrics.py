@@ -16,14 +16,17 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from routemaster.errors import StoreBroken, StoreUnavailable
+from routemaster.config import load
+from routemaster.errors import ConfigError, StoreBroken, StoreUnavailable
 from routemaster.interfaces import Ack, Sample, Snapshot
 from routemaster.metrics import statsd
+from routemaster.metrics.catalogue import METRICS
 from routemaster.metrics.datadog import Datadog, Refused
-from routemaster.metrics.meter import BUCKETS, MAX_SERIES, Meter, parse_series, series
+from routemaster.metrics.meter import BUCKETS, MAX_SERIES, Meter, bounds, parse_series, series
 from routemaster.metrics.monitor import Monitor
 from routemaster.metrics.printing import Printing
 from routemaster.metrics.prometheus import exposition
+from routemaster.metrics.reactor_lag import INTERVAL, ReactorLag
 from routemaster.metrics.statsd import DATAGRAM, TTL, Statsd
 from routemaster.model import StoreStats, Subscription
 from routemaster.store.autodrop import Autodrop
@@ -75,12 +78,38 @@ class MeterTests(SynchronousTestCase):
     def test_buckets(self) -> None:
         """An observation is counted in the first bucket whose bound it does not exceed."""
         meter = Meter()
-        for value in (0.2, 1, 1.5, BUCKETS[-1] + 1):
-            meter.observe("h", value)
+        for value in (0.25, 1, 1.5, BUCKETS[-1] + 1):
+            meter.histogram("h", a="b")(value)
         self.assertEqual(
             meter.take(),
-            {"h.bucket|le=1": 2, "h.bucket|le=2": 1, "h.bucket|le=+Inf": 1, "h.sum": 3 + BUCKETS[-1] + 1},
-        )
+            {"h.bucket|a=b,le=1": 2, "h.bucket|a=b,le=2": 1, "h.bucket|a=b,le=+Inf": 1,
+             "h.sum|a=b": 2 + BUCKETS[-1] + 1},
+        )  # fmt: skip
+        self.assertEqual(meter.take(), {})
+
+    def test_short_observations_add_up(self) -> None:
+        """Fractions of a millisecond are added up over several `take`."""
+        meter = Meter()
+        observe, total = meter.histogram("h"), 0
+        for _ in range(8):
+            observe(0.25)
+            total += meter.take()["h.sum"]
+        self.assertEqual(total, 2)
+
+    def test_histograms_are_limited(self) -> None:
+        """Beyond MAX_SERIES combinations of tags a histogram is one with the tag value `other`."""
+        meter = Meter()
+        for number in range(MAX_SERIES + 50):
+            meter.histogram("h", topic=f"t{number}")(1)
+        self.assertEqual(meter.take()["h.bucket|le=1,topic=other"], 50)
+
+    def test_buckets_of_deliveries(self) -> None:
+        """The buckets of `delivery.duration` reach to the greatest value of the option `timeout`."""
+        longest = 3600
+        load({}, {"ROUTEMASTER_TIMEOUT": str(longest)}, None)
+        with self.assertRaises(ConfigError):
+            load({}, {"ROUTEMASTER_TIMEOUT": str(longest + 1)}, None)
+        self.assertEqual(bounds("delivery.duration")[-1], longest * 1000)
 
 
 class FakeService:
@@ -497,6 +526,28 @@ class _Client:
         return treq.post(url, persistent=False, **options)
 
 
+class ReactorLagTests(SynchronousTestCase):
+    """`ReactorLag`."""
+
+    def test_lag(self) -> None:
+        """Each measurement is how much later than due it runs, in milliseconds; after `stop` there is none."""
+        clock, found = Clock(), list[float]()
+        lag = ReactorLag(clock, found.append)
+        lag.start()
+        clock.advance(INTERVAL)
+        clock.advance(INTERVAL + 0.25)
+        clock.advance(INTERVAL)
+        self.assertEqual(found, [0, 250, 0])
+        lag.stop()
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+
+def samples(meter: Meter) -> list[Sample]:
+    """What a meter has counted."""
+    counts = meter.take()
+    return [Sample(name, counts[text], tags) for text in counts for name, tags in [parse_series(text)]]
+
+
 class PrometheusTests(SynchronousTestCase):
     """The exposition, read by the parser of prometheus_client."""
 
@@ -507,21 +558,78 @@ class PrometheusTests(SynchronousTestCase):
     def test_gauges_and_counters(self) -> None:
         """Gauges and totals have their labels."""
         families = self.families(SNAPSHOT)
-        gauge = families["routemaster_redis_bytes_used"]
+        gauge = families["routemaster_redis_used_bytes"]
         sample = gauge.samples[0]
         self.assertEqual((gauge.type, sample.value, sample.labels), ("gauge", 1393688, {"app": "bus"}))
         counter = families["routemaster_events_published"]
         self.assertEqual((counter.type, counter.samples[0].labels), ("counter", {"app": "bus", "topic": "cats"}))
 
     def test_histogram(self) -> None:
-        """The buckets of a histogram are cumulative."""
+        """The buckets of a histogram are cumulative, in seconds, for each subscriber."""
         meter = Meter()
-        for value in (0.5, 3, 3, 10**9):
-            meter.observe("delivery.duration", value)
-        counts = meter.take()
-        samples = [Sample(name, counts[text], tags) for text in counts for name, tags in [parse_series(text)]]
-        family = self.families(Snapshot([], samples))["routemaster_delivery_duration"]
+        for queue, value in (("a", 0.5), ("a", 30), ("a", 30.75), ("a", 10**9), ("b", 60_001)):
+            meter.histogram("delivery.duration", queue=queue)(value)
+        family = self.families(Snapshot([], samples(meter)))["routemaster_delivery_duration_seconds"]
         self.assertEqual(family.type, "histogram")
-        found = {sample.labels.get("le", sample.name): sample.value for sample in family.samples}
-        self.assertEqual((found["1"], found["2"], found["5"], found["+Inf"]), (1, 1, 3, 4))
-        self.assertEqual(found["routemaster_delivery_duration_count"], 4)
+        found = {(each.labels["subscriber"], each.labels.get("le", each.name)): each.value
+                 for each in family.samples}  # fmt: skip
+        self.assertEqual([found["a", le] for le in ("0.01", "0.05", "3600.0", "+Inf")], [1, 3, 3, 4])
+        self.assertEqual([found["b", le] for le in ("60.0", "3600.0", "+Inf")], [0, 1, 1])
+        self.assertEqual(found["a", "routemaster_delivery_duration_seconds_count"], 4)
+        self.assertEqual(found["a", "routemaster_delivery_duration_seconds_sum"], 1000000.061)
+
+    def test_buckets_of_older_versions(self) -> None:
+        """A bucket which there is no more counts in the next larger one, so that none is lost."""
+        old = [Sample("delivery.duration.bucket", 7, {"le": "20"}), Sample("delivery.duration.sum", 100, {})]
+        family = self.families(Snapshot([], old))["routemaster_delivery_duration_seconds"]
+        found = {each.labels.get("le", each.name): each.value for each in family.samples}
+        self.assertEqual((found["0.01"], found["0.05"], found["+Inf"]), (0, 7, 7))
+
+    def everything(self) -> dict[str, Any]:
+        """The families of a snapshot with every metric that is known."""
+        tags = {"queue": "svc"}
+        meter, gauges = Meter(), []
+        for name in METRICS:
+            if name in ("http.request.duration", "reactor.lag", "latency.first_attempt", "latency.acknowledged",
+                        "delivery.duration"):  # fmt: skip
+                meter.histogram(name, **tags)(5)
+            elif name.split(".")[0] in ("subscriber", "jobs", "redis", "build_info", "connections", "leases",
+                                        "certificate"):  # fmt: skip
+                gauges.append(Sample(name, 1000, tags))
+            else:
+                meter.count(name, 1000, **tags)
+        return self.families(Snapshot(gauges, samples(meter)))
+
+    def test_conventions(self) -> None:
+        """Counters alone end in `_total`, histograms alone in `_count`; nothing is in ms; help is a sentence."""
+        families = {name: each for name, each in self.everything().items() if name.startswith("routemaster_")}
+        self.assertEqual(len(families), len(METRICS))
+        for name, family in families.items():
+            self.assertTrue(family.documentation.endswith("."), name)
+            for sample in family.samples:
+                self.assertEqual(sample.name.endswith("_total"), family.type == "counter", sample.name)
+                if sample.name.endswith(("_count", "_sum", "_bucket")):
+                    self.assertEqual(family.type, "histogram", sample.name)
+                self.assertNotRegex(sample.name, r"_ms|millisecond|\.", sample.name)
+            if family.type == "histogram":
+                self.assertTrue(name.endswith("_seconds"), name)
+
+    def test_one_label_for_subscribers(self) -> None:
+        """The label of a subscriber is `subscriber` everywhere; only the queue of jobs is another thing."""
+        with_queue = [name for name, family in self.everything().items()
+                      if any("queue" in sample.labels for sample in family.samples)]  # fmt: skip
+        self.assertEqual(with_queue, ["routemaster_jobs"])
+
+    def test_units(self) -> None:
+        """Milliseconds of the bus are seconds here, and their squares are squared."""
+        counts = [Sample("delivery.time", 2500, {}), Sample("delivery.time2", 2_000_000, {})]
+        families = self.families(Snapshot([Sample("redis.used_cpu_user", 1500, {})], counts))
+        for name, value in (("delivery_time", 2.5), ("delivery_time_squared", 2.0), ("redis_cpu_user", 1.5)):
+            family = families[f"routemaster_{name}_seconds"]
+            self.assertEqual((family.type, family.samples[0].value), ("counter", value), name)
+
+    def test_unknown_metric(self) -> None:
+        """A counter that another version of the bus has stored is shown under its name."""
+        families = self.families(Snapshot([], [Sample("from.future", 5, {"queue": "svc"})]))
+        [sample] = families["routemaster_from_future"].samples
+        self.assertEqual(sample.labels, {"app": "bus", "subscriber": "svc"})

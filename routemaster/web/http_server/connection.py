@@ -88,6 +88,7 @@ class BusChannel(HTTPChannel):
         self._searched = 0           # bytes of it already searched for the end of the head
         self._head: Head | None = None
         self._body: BodyReader | None = None
+        self._endpoint, self._began = "", 0.0  # of the body under way; when the current request was complete
         self._parsing = False
         self._paused = False         # reading is paused, see `_regulate`
         self._discarded = 0
@@ -153,6 +154,7 @@ class BusChannel(HTTPChannel):
         self._log.debug("refused a request from {peer}: {status}, {sentence}", peer=self._peer,
                         status=refused.status, sentence=str(refused))  # fmt: skip
         self.persistent = False
+        self.site.observe(refused.endpoint or self._endpoint, refused.status, 0.0)
         self.transport.write(self.site.error_answer(refused))
         self._inbox = b""
         self._drop_body()
@@ -170,9 +172,10 @@ class BusChannel(HTTPChannel):
         if self._paused:  # only reading detects that the client closes
             self._networkProducer.resumeProducing()
 
-    def _wait(self, state: State, seconds: float) -> None:
-        self.state = state
-        self.deadline = self.site.reactor.seconds() + seconds
+    def _wait(self, state: State, seconds: float) -> float:
+        now: float = self.site.reactor.seconds()
+        self.state, self.deadline = state, now + seconds
+        return now
 
     # Reading
 
@@ -240,7 +243,7 @@ class BusChannel(HTTPChannel):
 
     def _start_body(self, head: Head, limit: int, rest: bytes) -> None:
         """Read a body that has not arrived whole, unless its head is enough to refuse the request."""
-        self.site.admit(head, self._peer)
+        self._endpoint = self.site.admit(head, self._peer)
         if head.length is not None and head.length > limit:
             raise Refused(413, f"body is too large: expected at most {limit} bytes")
         self._body = BodyReader(head.length, limit, self.site.limits.bodies)
@@ -264,8 +267,8 @@ class BusChannel(HTTPChannel):
         return True
 
     def _handle(self, head: Head, body: bytes) -> None:
-        self._wait(State.HANDLING, self.site.limits.handling)
-        self.persistent = not head.close
+        self._began = self._wait(State.HANDLING, self.site.limits.handling)
+        self._endpoint, self.persistent = "", not head.close
         request = BusRequest(self)
         self.requests.append(request)
         request.start(head, body)
@@ -297,8 +300,9 @@ class BusChannel(HTTPChannel):
         if not self._waitingForTransport:
             self.deadline = self.site.reactor.seconds() + self.site.limits.handling
 
-    def requestDone(self, request: object) -> None:
+    def requestDone(self, request: BusRequest) -> None:
         """The answer is written: wait for the next request, or close."""
+        self.site.observe(request.endpoint, request.code, self.site.reactor.seconds() - self._began)
         self.requests.clear()
         self._drop_body()
         if not self.persistent:

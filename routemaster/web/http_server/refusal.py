@@ -15,6 +15,8 @@ class Refused(Exception):
         fields: members of the JSON object besides `error`.
     """
 
+    endpoint = ""  #: name of the endpoint that the request was for, if it is known
+
     def __init__(self, status: int, message: str, *headers: tuple[bytes, bytes], **fields: str) -> None:
         super().__init__(message)
         self.status = status

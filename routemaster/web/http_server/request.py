@@ -37,6 +37,7 @@ class BusRequest(Request):
     """See above. `content` is in memory and complete; read it before the first `await`."""
 
     defaultContentType = None
+    endpoint = ""  #: its name, if there is one for the request
     channel: Any
     _log = Logger()
 

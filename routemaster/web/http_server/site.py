@@ -47,7 +47,10 @@ class BusSite(Site):
         super().__init__(resource, parsePOSTFormSubmission=False, timeout=None, reactor=reactor)
         self.limits = limits or Limits()
         #: refuses a request by its head and its peer's address, before its body is read; raises Refused
-        self.admit: Callable[[Head, Any], None] = getattr(resource, "admit", lambda head, peer: None)
+        #: (both may name the endpoint)
+        self.admit: Callable[[Head, Any], str] = getattr(resource, "admit", lambda head, peer: "")
+        #: is told of each answer: the endpoint's name, or nothing; the status; the seconds it took
+        self.observe: Callable[[str, int, float], None] = getattr(resource, "observe", lambda *answer: None)
         self.draining = False
         self.writer = BodyWriter(reactor)
         self._wall = wall or reactor.seconds

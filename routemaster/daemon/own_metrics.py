@@ -1,0 +1,54 @@
+"""What one process measures of itself: gauges for `GET /metrics`, the reactor's lag, lost log lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import time
+from typing import Any
+
+from routemaster import __version__
+from routemaster.daemon.listeners import Listeners
+from routemaster.delivery.worker import Worker
+from routemaster.interfaces import Meter, Sample
+from routemaster.metrics.reactor_lag import ReactorLag
+from routemaster.web.certificates import ReloadableTLS
+
+
+class OwnMetrics:
+    """See above."""
+
+    def __init__(self, reactor: Any, meter: Meter, role: str, dropped: Callable[[], int]) -> None:
+        """`dropped`: returns how many lines the log has lost since the start."""
+        self._meter, self._role, self._dropped = meter, role, dropped
+        self._counted = 0
+        self._lag = ReactorLag(reactor, meter.histogram("reactor.lag", role=role))
+
+    def start(self) -> None:
+        """Start to measure."""
+        self._meter.count("log.dropped", 0)  # so that its growth from 0 to 1 is seen
+        self._lag.start()
+
+    def stop(self) -> None:
+        """Measure no more."""
+        self._lag.stop()
+
+    def count_dropped(self) -> None:
+        """Count the log lines that were lost since the last call."""
+        dropped = self._dropped()
+        if dropped > self._counted:
+            self._meter.count("log.dropped", dropped - self._counted)
+            self._counted = dropped
+
+    def gauges(
+        self, listeners: Listeners | None, worker: Worker | None, tls: ReloadableTLS | None
+    ) -> list[Sample]:
+        """What only this process knows."""
+        gauges = [Sample("build_info", 1, {"version": __version__, "role": self._role})]
+        if listeners is not None:
+            gauges.append(Sample("connections.open", listeners.live, {}))
+        if worker is not None:
+            gauges.append(Sample("leases", worker.lease_count, {}))
+        if tls is not None:
+            seconds = round(tls.expires - time())
+            gauges.append(Sample("certificate.expires", seconds, {"file": str(tls.certificate)}))
+        return gauges

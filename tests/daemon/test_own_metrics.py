@@ -1,0 +1,40 @@
+"""What a process measures of itself."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from routemaster.daemon.own_metrics import OwnMetrics
+from routemaster.metrics.meter import Meter
+from routemaster.metrics.reactor_lag import INTERVAL
+
+
+class OwnMetricsTests(SynchronousTestCase):
+    """`OwnMetrics`."""
+
+    def setUp(self) -> None:
+        self.clock, self.meter, self.lost = Clock(), Meter(), 0
+        self.metrics = OwnMetrics(self.clock, self.meter, "web", lambda: self.lost)
+
+    def test_dropped_lines(self) -> None:
+        """The counter of lost log lines begins with 0, and each lost line is counted once."""
+        self.metrics.start()
+        self.assertEqual(self.meter.take(), {"log.dropped": 0})
+        for self.lost, counted in ((0, {}), (3, {"log.dropped": 3}), (3, {}), (5, {"log.dropped": 2})):
+            self.metrics.count_dropped()
+            self.assertEqual(self.meter.take(), counted)
+        self.metrics.stop()
+
+    def test_reactor_lag(self) -> None:
+        """The lag of the reactor is measured from start to stop."""
+        self.metrics.start()
+        self.clock.advance(INTERVAL)
+        self.metrics.stop()
+        self.assertEqual(self.meter.take()["reactor.lag.bucket|le=1,role=web"], 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_gauges(self) -> None:
+        """Without ports, deliveries and certificate there is the version with the role."""
+        [sample] = self.metrics.gauges(None, None, None)
+        self.assertEqual((sample.name, sample.value, sample.tags["role"]), ("build_info", 1, "web"))
