@@ -8,10 +8,12 @@ secret), and what is expected.
 from __future__ import annotations
 
 import re
-from collections.abc import KeysView
+from collections.abc import KeysView, Mapping
 from json.encoder import encode_basestring
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote
+
+from attrs import frozen
 
 from routemaster import strict_json
 from routemaster.callback_url import MAX_URL, parse_callback
@@ -30,6 +32,33 @@ MAX_BULK: Final = 1000   #: events in one request
 MAX_TOKEN: Final = 64    #: characters
 MAX_DATA: Final = 1024 * 1024  #: bytes of an event's data, whatever a topic's settings allow
 YEAR_MS: Final = 31_536_000_000
+MAX_TIMESTAMP: Final = 2**53 - 1  #: milliseconds since the epoch
+MAX_PLACE: Final = 2**53 // 1000 - 1  #: milliseconds since the epoch: in microseconds a double holds it
+MISSING_TOPICS: Final = ("refuse", "await")
+
+
+@frozen
+class Range:
+    """What an integer may be."""
+
+    unit: str
+    least: int
+    most: int
+
+
+#: the integers in bodies, by field
+RANGES: Final[Mapping[str, Range]] = {
+    "timeout": Range("milliseconds", 0, 3_600_000),
+    "max": Range("events", 1, 10_000),
+    "max_bytes": Range("bytes", 1024, 8_388_608),
+    "retention": Range("milliseconds", 1000, YEAR_MS),
+    "max_queued": Range("events", 1, 1_000_000_000),
+    "rate": Range("events a second", 1, 1_000_000),
+    "park_after": Range("attempts", 1, 1000),
+    "history": Range("milliseconds", 0, YEAR_MS),
+    "history_events": Range("events", 0, 1_000_000_000),
+    "max_data": Range("bytes", 0, MAX_DATA),
+}
 
 _TOPIC = re.compile(r"[a-z_]{1,32}")
 _TOKEN = re.compile(rf"[a-z0-9:_-]{{1,{MAX_TOKEN}}}")
@@ -37,19 +66,24 @@ _TOKEN_NAME = re.compile(r"[a-z0-9:_-]{1,30}")
 _NAME_CHARACTERS = "lowercase letters, digits, ':', '_' and '-'"
 _UUID = re.compile(r"[\x20-\x39\x3b-\x7e]{1,128}")
 _USER = re.compile(r"https://(?P<name>[^/?#@:]*):?@")
+_BLANK = r"\s\x00-\x1f\x7f\x85\ufeff"  # so that Python's and JavaScript's \s differ in nothing
 # The scheme has both cases written out: under IGNORECASE the Kelvin sign matches `k` and the long s matches `s`.
 _EVENT_URL = re.compile(
-    r"[Hh][Tt][Tt][Pp][Ss]://(?:[^\s/?#@\\\x00-\x1f\x7f]*@)?"
-    r"(?:\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]\\\x00-\x1f\x7f]+)(?::[0-9]{0,5})?"
-    r"(?:[/?#][^\s\x00-\x1f\x7f]*)?"
+    rf"[Hh][Tt][Tt][Pp][Ss]://(?:[^{_BLANK}/?#@\\]*@)?"
+    rf"(?:\[[0-9A-Fa-f:.]+\]|[^{_BLANK}/?#@:\[\]\\]+)(?::[0-9]{{0,5}})?"
+    rf"(?:[/?#][^{_BLANK}]*)?"
 )
+#: what texts in paths and bodies must match in full
+PATTERNS: Final[Mapping[str, re.Pattern[str]]] = {
+    "topic": _TOPIC, "token": _TOKEN, "token name": _TOKEN_NAME, "uuid": _UUID, "event url": _EVENT_URL,
+}  # fmt: skip
 
 _EVENT_FIELDS: Final = dict.fromkeys(("type", "url", "timestamp", "data")).keys()
 _SUBSCRIPTION_FIELDS: Final = dict.fromkeys(
     ("topics", "callback", "uuid", "timeout", "max", "max_bytes", "retention", "max_queued", "rate", "start",
      "missing_topics", "park_after")
 ).keys()  # fmt: skip
-_PUSHED_ONLY: Final = ("uuid", "rate", "park_after")  #: fields that a subscription without callback cannot have
+PUSHED_ONLY: Final = ("uuid", "rate", "park_after")  #: fields that a subscription without callback cannot have
 _TOPIC_FIELDS: Final = dict.fromkeys(("history", "history_events", "max_data")).keys()
 _REACH_FIELDS: Final = dict.fromkeys(("to", "topics")).keys()
 _TOKEN_FIELDS: Final = dict.fromkeys(("name", "token", "replaces")).keys()
@@ -112,7 +146,7 @@ def event_fragment(
         timestamp = now_ms if received is None else received.get(url, now_ms - 1) + 1
         if received is not None:
             received[url] = timestamp
-    elif type(timestamp) is not int or not 0 <= timestamp < 2**53:
+    elif type(timestamp) is not int or not 0 <= timestamp <= MAX_TIMESTAMP:
         raise _invalid("timestamp", timestamp, "an integer of milliseconds since the epoch from 0 to 2^53 - 1")
     head = f'{{"topic":"{topic}","type":"{kind}","url":{encode_basestring(url)},"t":{timestamp}'
     try:
@@ -157,7 +191,7 @@ def check_subscription(subscriber: str, body: object, missing_topics: str = "ref
     callback, name = split_user(body.get("callback"))
     if callback is None:
         timeout = 0
-        for field in _PUSHED_ONLY:
+        for field in PUSHED_ONLY:
             if body.get(field) is not None:
                 raise Invalid(f"{field} is not allowed without callback: it concerns deliveries to a callback")
     else:
@@ -166,21 +200,21 @@ def check_subscription(subscriber: str, body: object, missing_topics: str = "ref
         raise Invalid("uuid is invalid: expected 1 to 128 printable ASCII characters without ':'")
     if body.get("missing_topics") is not None:
         missing_topics = body["missing_topics"]
-    if missing_topics not in ("refuse", "await"):
+    if missing_topics not in MISSING_TOPICS:
         raise _invalid("missing_topics", missing_topics, '"refuse" or "await"')
     return Subscription(
         subscriber=subscriber,
         topics=names,
         callback=callback,
         uuid=uuid,
-        timeout=_integer(body, "timeout", "milliseconds", 0, 3_600_000, timeout),
-        max=_integer(body, "max", "events", 1, 10_000, DEFAULT_MAX),
+        timeout=_integer(body, "timeout", timeout),
+        max=_integer(body, "max", DEFAULT_MAX),
         awaits=missing_topics == "await",
-        max_bytes=_integer(body, "max_bytes", "bytes", 1024, 8_388_608, None),
-        retention=_integer(body, "retention", "milliseconds", 1000, YEAR_MS, None),
-        max_queued=_integer(body, "max_queued", "events", 1, 1_000_000_000, None),
-        rate=_integer(body, "rate", "events a second", 1, 1_000_000, None),
-        park_after=_integer(body, "park_after", "attempts", 1, 1000, None),
+        max_bytes=_integer(body, "max_bytes", None),
+        retention=_integer(body, "retention", None),
+        max_queued=_integer(body, "max_queued", None),
+        rate=_integer(body, "rate", None),
+        park_after=_integer(body, "park_after", None),
         start=_place(body, "start", "next", "oldest"),
     )
 
@@ -210,9 +244,9 @@ def check_topic_settings(body: object) -> TopicSettings:
     if not isinstance(body, dict) or not body.keys() <= _TOPIC_FIELDS:
         raise _no_object("settings", body, _TOPIC_FIELDS)
     return TopicSettings(
-        history=_integer(body, "history", "milliseconds", 0, YEAR_MS, 0),
-        history_events=_integer(body, "history_events", "events", 0, 1_000_000_000, None),
-        max_data=_integer(body, "max_data", "bytes", 0, MAX_DATA, None),
+        history=_integer(body, "history", 0),
+        history_events=_integer(body, "history_events", None),
+        max_data=_integer(body, "max_data", None),
     )
 
 
@@ -246,7 +280,7 @@ def _place(body: dict[str, Any], name: str, *words: str) -> int | None:
         return None
     if value == "oldest" and "oldest" in words:
         return OLDEST
-    if type(value) is int and 0 <= value < 2**53 // 1000:
+    if type(value) is int and 0 <= value <= MAX_PLACE:
         return value * 1000
     expected = " or ".join(f'"{word}"' for word in words)
     raise _invalid(name, value, f"{expected}, or an integer of milliseconds since the epoch")
@@ -255,15 +289,13 @@ def _place(body: dict[str, Any], name: str, *words: str) -> int | None:
 _Default = TypeVar("_Default", int, None)
 
 
-def _integer(
-    body: dict[str, Any], name: str, unit: str, least: int, most: int, default: _Default
-) -> int | _Default:
-    value = body.get(name)
+def _integer(body: dict[str, Any], name: str, default: _Default) -> int | _Default:
+    value, allowed = body.get(name), RANGES[name]
     if value is None:
         return default
-    if type(value) is int and least <= value <= most:
+    if type(value) is int and allowed.least <= value <= allowed.most:
         return value
-    raise _invalid(name, value, f"an integer of {unit} from {least} to {most}")
+    raise _invalid(name, value, f"an integer of {allowed.unit} from {allowed.least} to {allowed.most}")
 
 
 def check_api_token(body: object, secret: str) -> ApiToken:

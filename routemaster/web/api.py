@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from attrs import frozen
@@ -31,6 +32,7 @@ from routemaster.validation import (
     event_fragments,
     shown,
 )
+from routemaster.web import openapi
 from routemaster.web.access import CLIENTS, MONITORS, NOBODY, OWNERS, READERS, ROOTS, Access
 from routemaster.web.api_tokens import ApiTokens
 from routemaster.web.auth import Authenticator, Principal, Role
@@ -151,6 +153,7 @@ class Api:
             ("/health/ping.json", "GET", self.ping, NOBODY),
             ("/health/ready", "GET", self.readiness, NOBODY),
             ("/metrics", "GET", self.metrics, READERS),
+            ("/openapi.json", "GET", self.description, NOBODY),
             ("/api_tokens", "GET", self._tokens.list, MONITORS),
             ("/api_tokens", "POST", self._tokens.add, ROOTS),
             ("/api_tokens/<token>", "DELETE", self._tokens.remove, ROOTS),
@@ -269,6 +272,20 @@ class Api:
 
     async def _make_metrics(self) -> Whole:
         return Whole(await self._exposition())
+
+    def description(self, request: Any) -> Body:
+        """GET /openapi.json"""
+        request.setHeader(b"Content-Type", b"application/json")
+        return self._description
+
+    @cached_property
+    def _description(self) -> Whole:
+        limits = self._limits
+        routes = [(path, method, who) for path, method, _, who in self._table()]
+        return Whole(strict_json.encode(openapi.document(
+            routes, max_event_data=limits.max_event_data, max_body=limits.max_body,
+            missing_topics=limits.missing_topics,
+        )))  # fmt: skip
 
     def readiness(self, request: Any) -> bytes:
         """GET /health/ready, for load balancers, without authentication"""

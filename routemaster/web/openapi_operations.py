@@ -1,0 +1,114 @@
+"""What each operation of the API does, for `openapi`, which says how to add one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from attrs import field, frozen
+
+
+@frozen
+class Answer:
+    """An answer that is no error; `schema`: the name of its body's, empty if there is no body."""
+
+    description: str
+    schema: str = ""
+    media_type: str = "application/json"
+    headers: tuple[str, ...] = ()
+
+
+DONE: Final = {204: Answer("Done.")}
+
+
+@frozen
+class Operation:
+    """What the table of routes does not say; errors that every request can have need no entry."""
+
+    summary: str
+    body: str = ""  #: the name of its schema
+    answers: Mapping[int, Answer] = field(factory=DONE.copy)
+    errors: Mapping[int, str] = field(factory=dict)  #: status -> when
+    query: Mapping[str, Any] = field(factory=dict)   #: parameter -> schema
+
+
+_NO_TOPIC: Final = "There is no such topic."
+_NOT_YOURS: Final = "Another client publishes this topic."
+_NOT_SUBSCRIBED: Final = "The client has no subscription."
+_CONFIGURED: Final = "The token is configured in the option `clients`."
+
+#: by method and path, as in the table of routes; several that are one are separated by commas
+_OPERATIONS: Final = {
+    "POST /topics/<name>": Operation(
+        "Publish one event, or an array of events that are stored together. The first publisher owns the topic.",
+        "Publication",
+        {204: Answer("All are stored.", headers=("Routemaster-Event",))},
+        {400: "The topic's name or an event is invalid.",
+         403: "Another client publishes this topic, or the client has too many topics."},
+    ),
+    "DELETE /topics/<name>, DELETE /topic/<name>": Operation(
+        "Delete a topic: the name is free, subscriptions to it end, and what is queued is still delivered.",
+        errors={403: _NOT_YOURS, 404: _NO_TOPIC},
+    ),
+    "GET /topics": Operation("List all topics.", answers={200: Answer("All topics, by name.", "Topics")}),
+    "POST /subscription, POST /subscriber": Operation(
+        "Create or replace the client's one subscription. A topic that is not listed is unsubscribed.",
+        "Subscription",
+        errors={400: "The subscription is invalid.", 404: "A topic does not exist; nothing has changed."},
+    ),
+    "DELETE /subscription, DELETE /subscriber": Operation(
+        "Remove the client's subscription and its queue.", errors={404: _NOT_SUBSCRIBED}
+    ),
+    "DELETE /subscriber/topics/<name>": Operation(
+        "Unsubscribe from one topic; what is queued is still delivered.",
+        errors={404: "There is no such topic, or the client is not subscribed."},
+    ),
+    "GET /subscriptions, GET /subscribers": Operation(
+        "List all subscriptions, with their queues and the state of their deliveries.",
+        answers={200: Answer("All subscriptions, by subscriber.", "Subscriptions")},
+    ),
+    "GET /pulse": Operation(
+        "Check that Redis answers.",
+        answers={204: Answer("Redis answers.")},
+        errors={500: "Redis does not answer."},
+    ),
+    "GET /pulse/scaling": Operation(
+        "Show by the time of the answer whether more workers are needed: it is a second late if so many "
+        "deliveries are due that the options call for more."
+    ),
+    "GET /health": Operation("Check that the process is alive.", answers={200: Answer("It is.", "Empty")}),
+    "GET /health/ping, GET /health/ping.json": Operation(
+        "Check that the process is alive, and read its clock.", answers={200: Answer("It is.", "Pong")}
+    ),
+    "GET /health/ready": Operation(
+        "Check that the bus can serve, for load balancers.",
+        answers={200: Answer("It can.", "Ready")},
+        errors={503: "The bus starts or stops, or Redis is unavailable."},
+    ),
+    "GET /metrics": Operation(
+        "Read the metrics, in Prometheus's text format.",
+        answers={200: Answer("All metrics.", "Text", "text/plain")},
+    ),
+    "GET /openapi.json": Operation(
+        "Read this description.", answers={200: Answer("The API as OpenAPI 3.1.", "Description")}
+    ),
+    "GET /api_tokens": Operation(
+        "List all tokens, those of the option `clients` included.",
+        answers={200: Answer("All tokens, by name.", "Tokens"), 204: Answer("There is no token.")},
+    ),
+    "POST /api_tokens": Operation(
+        "Create a client's token.",
+        "NewToken",
+        {201: Answer("It is created.", "Token")},
+        {400: "The name or a token is invalid.",
+         404: "The token to replace does not exist.",
+         409: "The token exists for another client, or is configured in the option `clients`."},
+    ),
+    "DELETE /api_tokens/<token>": Operation(
+        "Delete a token, if there is such a token; its client's subscription stays.", errors={409: _CONFIGURED}
+    ),
+}  # fmt: skip
+
+OPERATIONS: Final[Mapping[str, Operation]] = {
+    name: operation for names, operation in _OPERATIONS.items() for name in names.split(", ")
+}

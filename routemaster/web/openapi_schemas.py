@@ -1,0 +1,235 @@
+"""The JSON Schemas of bodies, answers, parameters and deliveries, for `openapi`.
+
+Limits come from the rules in `validation` and from the options. What a schema cannot
+express, its description says: the size of `data`, the depth of a value, and for callbacks
+the format `callback`, which is what `validation.check_callback` accepts after an optional user name.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from routemaster.callback_url import MAX_URL
+from routemaster.delivery.decision import State
+from routemaster.model import DEFAULT_MAX, DEFAULT_TIMEOUT
+from routemaster.strict_json import MAX_DEPTH
+from routemaster.validation import (
+    EVENT_TYPES,
+    MAX_BULK,
+    MAX_PLACE,
+    MAX_TIMESTAMP,
+    MISSING_TOPICS,
+    PATTERNS,
+    PUSHED_ONLY,
+    RANGES,
+)
+
+Schema = dict[str, Any]
+
+_SECONDS: Final = {"type": ["number", "null"], "description": "Seconds since the epoch; null if there is none."}
+_COUNT: Final = {"type": "integer", "minimum": 0}
+_TEXT: Final = {"type": "string"}
+_CLIENT: Final = {
+    "type": "string",
+    "description": "The client's token for itself and for root; for others the part before `--`.",
+}
+_EVENT_ID: Final = {"type": "string", "pattern": "^[0-9]+-[0-9]+$"}
+
+
+def reference(name: str) -> Schema:
+    """A reference to a schema of `schemas`."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def text(rule: str, **more: Any) -> Schema:
+    """A text that a pattern of the rules matches in full."""
+    return {"type": "string", "pattern": f"^(?:{PATTERNS[rule].pattern})$", **more}
+
+
+def whole(field: str, default: int | None, description: str) -> Schema:
+    """An integer in the range of the rules; null is the default."""
+    allowed = RANGES[field]
+    return {
+        "type": ["integer", "null"],
+        "minimum": allowed.least,
+        "maximum": allowed.most,
+        "default": default,
+        "description": f"{description} In {allowed.unit}.",
+    }
+
+
+def place(*words: str, **more: Any) -> Schema:
+    """A place in the logs: a word, or milliseconds since the epoch; null is the default."""
+    kinds = [{"enum": [*words, None]}, {"type": "integer", "minimum": 0, "maximum": MAX_PLACE}]
+    return {"anyOf": kinds, **more}
+
+
+def record(required: dict[str, Schema], **optional: Schema) -> Schema:
+    """An object in a request: no other members are allowed."""
+    return answer(required, **optional) | {"additionalProperties": False}
+
+
+def answer(required: dict[str, Schema], **optional: Schema) -> Schema:
+    """An object in an answer: later versions may add members."""
+    return {"type": "object", "properties": required | optional, "required": list(required)}
+
+
+def optional(schema: Schema) -> Schema:
+    """The schema, or null."""
+    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    return schema | {"type": [*kinds, "null"]}
+
+
+def array(items: Schema, **more: Any) -> Schema:
+    """An array."""
+    return {"type": "array", "items": items, **more}
+
+
+def schemas(max_event_data: int, max_body: int, missing_topics: str) -> dict[str, Schema]:
+    """All schemas by name; the arguments are options."""
+    return {
+        **_published(max_event_data, max_body),
+        "Subscription": _subscription(missing_topics),
+        "NewToken": record(
+            {"name": text("token name")},
+            token=optional(text("token", description="Made from the name and 32 hex digits if it is not given.")),
+            replaces=optional(text("token", description="A token for whose client the new one speaks too.")),
+        ),
+        **_answers(),
+        **_deliveries(),
+    }
+
+
+def _published(max_event_data: int, max_body: int) -> dict[str, Schema]:
+    return {
+        "Event": record(
+            {"type": {"enum": sorted(EVENT_TYPES)},
+             "url": text("event url", maxLength=MAX_URL, description="Of the thing that the event is about.")},
+            timestamp={
+                "type": ["integer", "null"], "minimum": 0, "maximum": MAX_TIMESTAMP,
+                "description": "Milliseconds since the epoch; by default the time of reception."},
+            data={"description": f"Any JSON value of at most {max_event_data} bytes as compact JSON and "
+                                 f"{MAX_DEPTH} nested arrays and objects; null is none."},
+        ),
+        "Publication": {
+            "description": f"An event of at most {max_body} bytes, or several.",
+            "oneOf": [reference("Event"), array(reference("Event"), minItems=1, maxItems=MAX_BULK)],
+        },
+    }  # fmt: skip
+
+
+def _subscription(missing_topics: str) -> Schema:
+    pulled: Schema = {"properties": {field: {"type": "null"} for field in ("callback", *PUSHED_ONLY)}}
+    pushed: Schema = {"properties": {"callback": {"type": "string"}}, "required": ["callback"]}
+    return {"anyOf": [pushed, pulled]} | record(
+        {"topics": array(text("topic"))},
+        callback={
+            "type": ["string", "null"], "format": "callback", "pattern": "^[Hh][Tt][Tt][Pp][Ss]://",
+            "description": f"Where batches are posted: an absolute URL of at most {MAX_URL} characters with a "
+            "host name in ASCII or an IP address, an optional port, and neither query nor fragment. A user name "
+            "before the host stands for `uuid`, and is no part of the callback. Null: the events are pulled."},
+        uuid=optional(text("uuid", description="The credential presented to the callback.")),
+        timeout=whole("timeout", None, "How long an event may wait for the batch to fill; by default "
+                      f"{DEFAULT_TIMEOUT}, without callback 0."),
+        max=whole("max", DEFAULT_MAX, "The most events in one batch."),
+        max_bytes=whole("max_bytes", None, "The most bytes in the body of a batch of several events."),
+        retention=whole("retention", None, "An event older than this is not delivered any more."),
+        max_queued=whole("max_queued", None, "The most events that wait; the oldest go first."),
+        rate=whole("rate", None, "The most events that are delivered."),
+        park_after=whole("park_after", None, "A single event refused so often is put aside."),
+        start=place("next", "oldest", description="Where newly subscribed topics begin, by default next."),
+        missing_topics={
+            "enum": [*MISSING_TOPICS, None], "default": missing_topics,
+            "description": "`await`: topics that do not exist yet are joined when they come into being."},
+    )  # fmt: skip
+
+
+def _answers() -> dict[str, Schema]:
+    return {
+        "Error": answer(
+            {"error": {"type": "string", "minLength": 1, "pattern": r"^[^\n]*$", "description": "One sentence."}},
+            outcome={"const": "unknown", "description": "The change may have been stored."},
+        ),
+        "Empty": answer({}),
+        "Pong": answer({"pong": {"type": "string", "format": "date-time"}}),
+        "Ready": answer({"ready": {"const": True}}),
+        "Text": _TEXT,
+        "Description": answer({"openapi": {"const": "3.1.0"}, "paths": {"type": "object"}}),
+        "Token": answer({"name": text("token name"), "token": text("token")}),
+        "Tokens": array(answer({"name": _TEXT, "token": optional(
+            text("token", description="Null for monitors."))})),
+        "Topics": array(answer({
+            "name": text("topic"),
+            "publisher": _CLIENT,
+            "events": _COUNT | {"description": "Ever published."}})),
+        "Subscriptions": array(reference("SubscriptionState")),
+        "SubscriptionState": answer({
+            "subscriber": _CLIENT,
+            "callback": _TEXT,
+            "uuid": {"type": ["string", "null"], "description": "Null for others than its client and root."},
+            "max_events": _COUNT,
+            "timeout": _COUNT,
+            "topics": array(text("topic")),
+            "awaited": array(text("topic"), description="Topics that are joined when they come into being."),
+            "events": answer({"sent": _COUNT, "queued": _COUNT, "oldest": _SECONDS}),
+            "health": answer({
+                "state": {"enum": [state.value for state in State]},
+                "failures": _COUNT | {"description": "In a row."},
+                "last_attempt": _SECONDS,
+                "last_success": _SECONDS,
+                "last_error": {"type": ["string", "null"]},
+                "next_attempt": _SECONDS}),
+        }),
+    }  # fmt: skip
+
+
+def _deliveries() -> dict[str, Schema]:
+    return {
+        "Delivery": array(reference("DeliveredEvent"), minItems=1),
+        "DeliveredEvent": answer(
+            {"topic": text("topic"), "type": {"enum": sorted(EVENT_TYPES)}, "url": _TEXT,
+             "t": _COUNT | {"description": "Milliseconds since the epoch."},
+             "id": _EVENT_ID | {"description": "Of the event in its topic, the same in every attempt."}},
+            data={"description": "As it was published; absent if there was none."},
+        ),
+    }  # fmt: skip
+
+
+def delivery() -> Schema:
+    """The operation by which the bus calls a subscriber."""
+    return {
+        "operationId": "delivery",
+        "summary": "Receive the oldest events, in the order in which the bus accepted them.",
+        "description": "With HTTP Basic, the subscription's `uuid` as user name and password, if it has one.",
+        "parameters": [{
+            "name": "Routemaster-Attempt", "in": "header", "required": True,
+            "description": "1 for the first attempt at these events.",
+            "schema": {"type": "integer", "minimum": 1},
+        }],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": reference("Delivery")}}},
+        "responses": {
+            "200": {"description": "Acknowledged."},
+            "204": {"description": "Acknowledged."},
+            "400": {"description": "Tried again with half as many events; so are 413 and 422."},
+            "default": {"description": "Failed: the same events come again, first, at a later attempt."},
+        },
+    }  # fmt: skip
+
+
+#: by the end of the path up to the parameter
+_PARAMETERS: Final = {
+    "topics/<name>": text("topic"),
+    "topic/<name>": text("topic"),
+    "api_tokens/<token>": text("token"),
+}
+
+
+def parameters(path: str) -> list[Schema]:
+    """The parameters of a path."""
+    found = []
+    for match in re.finditer("<(.+?)>", path):
+        end = "/".join(path[: match.end()].split("/")[-2:])
+        schema = _PARAMETERS.get(end, _TEXT)
+        found.append({"name": match[1], "in": "path", "required": True, "schema": schema})
+    return found
