@@ -13,9 +13,9 @@ lost by that: on SHUTDOWN and SIGTERM the server writes and fsyncs the
 append-only file before it exits. A server that ends is started again, after a
 growing pause.
 
-Redis 7 keeps the append-only file in `appendonlydir`, which Redis 6.2 does not
-read: 6.2 would start without the data, and is refused. Redis 7 converts the
-file of 6.2.
+The data belongs to a program: an older one would start without it, or fail, and
+a later one converts it for good. So the program that wrote it last is recorded,
+and preferred (`server_programs`, `server_data`).
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ from routemaster.errors import RoutemasterError
 from routemaster.redis.address import RedisAddress
 from routemaster.redis.dial import temporary_connection
 from routemaster.redis.protocol import Reply
+from routemaster.redis.server_data import ServerData
 from routemaster.redis.server_info import parse_info
-from routemaster.redis.server_process import KEPT_OUTPUT, ServerProcess, lock_file
-from routemaster.redis.server_programs import NO_PROGRAM, OLDEST, find_programs, program_version
+from routemaster.redis.server_process import ServerProcess, lock_file
+from routemaster.redis.server_programs import EmbeddedRedisError, Program, choose, find_programs
 from routemaster.util.backoff import backoff
 
 SOCKET_LIMIT = 107      #: bytes in the path of a Unix socket
@@ -46,10 +47,7 @@ SHORTEST_PAUSE = 0.05   #: seconds before a server that ended is started again, 
 LONGEST_PAUSE = 5.0     #: ... up to this
 STABLE = 60.0           #: seconds after which the pause starts again at the shortest
 PROGRESS = 5.0          #: seconds between log lines about loading
-
-
-class EmbeddedRedisError(RoutemasterError):
-    """The embedded Redis cannot be started: one sentence for the operator."""
+KEPT_LOG = 65536        #: bytes of Redis's log that are read for what it says about its data
 
 
 class _NotListening(RoutemasterError):
@@ -65,7 +63,7 @@ class EmbeddedRedis:
         self._reactor = reactor
         self._directory = Path(state_dir).absolute() / "redis"
         self._programs = find_programs() if programs is None else programs
-        self._program = ""
+        self._data = ServerData(self._directory)
         self._daemon_lock: int | None = None
         self._process = ServerProcess()
         self._log_start = 0  #: where the log of the current process starts in the log file
@@ -84,19 +82,19 @@ class EmbeddedRedis:
         """Return the address when the server has loaded its data, however long that takes.
 
         Raises EmbeddedRedisError: no program, another daemon, a path that is
-        too long, data of a newer version, or a server that ends at once.
+        too long, data of another version, damaged data, or a server that ends at once.
         """
         try:
             self._lock_directory()
-            self._program = await self._choose_program()
-            await self._launch()
-            await self._wait_until_ready()
+            program = await self._choose_program()
+            await self._launch(program)
+            await self._wait_until_ready(program)
         except BaseException as error:
             await self.stop()
             if isinstance(error, CancelledError):
                 raise EmbeddedRedisError("the embedded Redis was stopped before it was ready") from None
             raise
-        self._supervision = Deferred.fromCoroutine(self._supervise())
+        self._supervision = Deferred.fromCoroutine(self._supervise(program))
         return self.address
 
     async def stop(self) -> None:
@@ -135,22 +133,16 @@ class EmbeddedRedis:
         os.pwrite(lock, b"%d\n" % os.getpid(), 0)
         self._daemon_lock = lock
 
-    async def _choose_program(self) -> str:
-        """The first program that is new enough, also for the data in the directory."""
-        refusal = NO_PROGRAM
+    async def _choose_program(self) -> Program:
+        """The program for the data in the directory; warns if it leaves no way back."""
+        programs = []
         for path in self._programs:
             output = await getProcessOutput(path, ["--version"], env=os.environ, reactor=self._reactor)
-            version = program_version(output)
-            if version < OLDEST:
-                refusal = f"{path} is too old: expected Redis {OLDEST[0]}.{OLDEST[1]} or later"
-            elif version < (7, 0) and (self._directory / "appendonlydir").exists():
-                refusal = (
-                    f"{self._directory} holds data of Redis 7 or later, and {path} is {version[0]}.{version[1]}, "
-                    "which would not read it and start empty: install redis-server 7 or later"
-                )
-            else:
-                return path
-        raise EmbeddedRedisError(refusal)
+            programs.append(Program.identify(path, output) or Program("unknown", (0, 0, 0), path))
+        program, warning = choose(programs, self._data.writer(), self._directory)
+        if warning:
+            self.log.warn("{what}", what=warning)
+        return program
 
     async def _lock_data(self) -> int:
         """The descriptor of `data.lock`, after a server of an earlier run has ended."""
@@ -186,15 +178,16 @@ class EmbeddedRedis:
 
     # -- running
 
-    async def _launch(self) -> None:
+    async def _launch(self, program: Program) -> None:
         lock = await self._lock_data()
         if self._stopping:
             os.close(lock)
             raise CancelledError
         self._log_start = self._log_file.stat().st_size if self._log_file.exists() else 0
+        self._data.before_start()
         directory = str(self._directory)
         command = [
-            self._program, "--port", "0", "--unixsocket", self.address.path, "--unixsocketperm", "700",
+            program.path, "--port", "0", "--unixsocket", self.address.path, "--unixsocketperm", "700",
             "--dir", directory, "--logfile", str(self._log_file), "--pidfile", str(self._pid_file),
             "--appendonly", "yes", "--appendfsync", "everysec", "--aof-load-truncated", "yes", "--save", "",
             "--maxmemory-policy", "noeviction", "--daemonize", "no",
@@ -205,20 +198,34 @@ class EmbeddedRedis:
         finally:
             os.close(lock)  # the server has inherited it
 
-    async def _wait_until_ready(self) -> None:
+    async def _wait_until_ready(self, program: Program) -> None:
         next_line = self._reactor.seconds() + PROGRESS
         while True:
             if self._process.ending:
-                raise EmbeddedRedisError(f"{self._program} ended ({self._process.ending}): {self._last_output()}")
+                raise EmbeddedRedisError(await self._why_it_ended(program))
             with suppress(RoutemasterError):  # it does not listen yet, loads, or is ending
                 if await self._query(b"PING") == b"PONG":
-                    self.log.info("the embedded Redis is ready: {program}, data in {place}",
-                                  program=self._program, place=str(self._directory))  # fmt: skip
+                    self._on_ready(program)
                     return
             if self._reactor.seconds() > next_line:
                 next_line += PROGRESS
                 self.log.info("the embedded Redis is not ready yet: {progress}", progress=await self._progress())
             await self._sleep(0.01)
+
+    def _on_ready(self, program: Program) -> None:
+        if lost := self._data.lost(self._output()):
+            self.log.warn("{what}", what=lost)
+        try:
+            self._data.written_by(program)
+        except OSError as error:
+            self.log.warn("recording which program writes the data failed: {error}", error=error.strerror)
+        self.log.info("the embedded Redis is ready: {program}, data in {place}",
+                      program=program.path, place=str(self._directory))  # fmt: skip
+
+    async def _why_it_ended(self, program: Program) -> str:
+        if "append only file" in self._output() and (damage := await self._data.damage(program, self._reactor)):
+            return damage
+        return f"{program.path} ended ({self._process.ending}): {self._last_output()}"
 
     async def _progress(self) -> str:
         try:
@@ -227,7 +234,7 @@ class EmbeddedRedis:
             return "no reply"
         return f"{info.get('loading_loaded_perc', '?')} % of its data loaded"
 
-    async def _supervise(self) -> None:
+    async def _supervise(self, program: Program) -> None:
         """Start the server again whenever it ends."""
         failures = 0
         while not self._stopping:
@@ -239,20 +246,22 @@ class EmbeddedRedis:
                                    ending=self._process.ending, words=self._last_output())  # fmt: skip
                     failures = 1 if self._reactor.seconds() - since > STABLE else failures + 1
                     await self._sleep(backoff(failures, SHORTEST_PAUSE, LONGEST_PAUSE, 0))
-                    await self._launch()
-                    await self._wait_until_ready()
+                    await self._launch(program)
+                    await self._wait_until_ready(program)
                 except (RoutemasterError, OSError) as error:  # OSError: no descriptors, no processes, disk full
                     self.log.error("the embedded Redis did not start again: {error}", error=str(error))
 
-    def _last_output(self) -> str:
-        """The last lines that the server has written since its start."""
+    def _output(self) -> str:
+        """What the server has written since its start; the end of it if that is long."""
         logged = b""
         with suppress(OSError), self._log_file.open("rb") as log:
             size = log.seek(0, os.SEEK_END)
-            log.seek(max(self._log_start, size - KEPT_OUTPUT))
+            log.seek(max(self._log_start, size - KEPT_LOG))
             logged = log.read()
-        output = (logged + self._process.output).decode("utf-8", "replace").splitlines()
-        lines = [line.strip() for line in output if line.strip() and "overcommit" not in line]
+        return (logged + self._process.output).decode("utf-8", "replace")
+
+    def _last_output(self) -> str:
+        lines = [each.strip() for each in self._output().splitlines() if each.strip() and "overcommit" not in each]
         return " | ".join(lines[-4:]) or "no output"
 
     def _sleep(self, seconds: float) -> Deferred[None]:

