@@ -217,11 +217,10 @@ def delivery() -> Schema:
     }  # fmt: skip
 
 
-#: by the end of the path up to the parameter
+#: by the end of the path up to the parameter; another is any text, such as a token that there need not be
 _PARAMETERS: Final = {
     "topics/<name>": text("topic"),
     "topic/<name>": text("topic"),
-    "api_tokens/<token>": text("token"),
 }
 
 

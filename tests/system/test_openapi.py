@@ -1,0 +1,144 @@
+"""The description of the API against a real bus: what it allows is sent, and only what it allows is answered."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import requests
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from twisted.internet import reactor
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import TestCase
+
+from routemaster.testing.daemon import LOOPBACK, Daemon
+
+EXAMPLES = 8  #: requests for each operation, kind of credentials and kind of data
+CREDENTIALS = {"client": "alice--a1", "root": "root--r1", "monitor": "eve--e1", "nobody": None}
+CHECKS = [
+    not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance,
+    response_schema_conformance, negative_data_rejection,
+]  # fmt: skip
+#: nothing is accepted on these ports
+CALLBACKS = [f"https://{LOOPBACK}:1/", "https://localhost:1/a", "https://me@localhost:1/"]
+TOPICS = ["cats", "dogs"]
+
+
+class DescriptionTests(TestCase):
+    """`GET /openapi.json` of a bus with its own Redis."""
+
+    timeout = 300
+
+    def setUp(self) -> Any:
+        directory = Path(tempfile.mkdtemp(prefix="rm"))
+        self.addCleanup(shutil.rmtree, directory)
+        tokens = ("--clients", "alice--a1", "--root-key", "root--r1", "--monitor-keys", "eve--e1")
+        self.bus = Daemon(reactor, directory, *tokens)
+        self.addCleanup(self.bus.end)
+        return self.bus.start()
+
+    def new_session(self) -> requests.Session:
+        """Connections to the bus, whatever the environment says about certificates and proxies."""
+        session = requests.Session()
+        session.trust_env, session.verify = False, str(self.bus.state_dir / "localhost.crt")
+        self.addCleanup(session.close)
+        return session
+
+    async def test_every_operation(self) -> None:
+        """Whoever asks, valid and invalid requests to every operation are answered as described, and never 5xx."""
+        await deferToThread(self.try_all)
+
+    def try_all(self) -> None:
+        self.session = self.new_session()
+        self.base = f"https://{LOOPBACK}:{self.bus.port}"
+        self.seen: dict[tuple[str, str], set[int]] = defaultdict(set)
+        schemathesis.openapi.format("callback", st.sampled_from(CALLBACKS))
+        document = self.session.get(f"{self.base}/openapi.json", timeout=60).json()
+        # the credentials are those of the role
+        config = schemathesis.Config.from_dict({"generation": {"with-security-parameters": False}})
+        described = schemathesis.openapi.from_dict(document, config=config)
+        for role in CREDENTIALS:
+            for path, item in document["paths"].items():
+                for method, operation in item.items():
+                    admitted = not operation["security"] or {role: []} in operation["security"]
+                    modes = [GenerationMode.POSITIVE]
+                    if admitted and can_be_invalid(operation):
+                        modes.append(GenerationMode.NEGATIVE)
+                    for mode in modes:
+                        self.try_operation(role, described[path][method.upper()], admitted, mode)
+        for path, item in document["paths"].items():
+            for method in item:
+                self.assertIn(2, {status // 100 for status in self.seen[method.upper(), path]}, f"{method} {path}")
+
+    def make_state(self) -> None:
+        """The topics, with an event each, and the client's subscription to them, whatever was deleted before."""
+        event = {"type": "noop", "url": "https://example.com/"}
+        for path, body in (
+            *((f"topics/{topic}", event) for topic in TOPICS),
+            ("subscription", {"topics": TOPICS, "callback": CALLBACKS[0]}),
+        ):
+            client = (CREDENTIALS["client"], "")
+            answer = self.session.post(f"{self.base}/{path}", json=body, auth=client, timeout=60)
+            self.assertEqual(answer.status_code, 204, answer.text)
+
+    def try_operation(self, role: str, operation: Any, admitted: bool, mode: GenerationMode) -> None:
+        @settings(max_examples=EXAMPLES if admitted else 2, derandomize=True, deadline=None, database=None,
+                  suppress_health_check=list(HealthCheck))
+        @given(operation.as_strategy(generation_mode=mode), st.sampled_from([*TOPICS, None]))
+        def check(case: Any, topic: str | None) -> None:
+            if mode is GenerationMode.POSITIVE and topic is not None:
+                use_topic(case, topic)
+            self.try_case(role, case, admitted)
+
+        self.make_state()
+        check()  # fmt: skip
+
+    def try_case(self, role: str, case: Any, admitted: bool) -> None:
+        token = CREDENTIALS[role]
+        auth = None if token is None else (token, "")
+        verify = self.session.verify
+        answer = case.call(base_url=self.base, session=self.session, auth=auth, verify=verify, timeout=60)
+        case.validate_response(answer, checks=CHECKS)
+        no_route = answer.status_code == 404 and answer.json() == {"error": "not found"}
+        if not no_route:  # as the path of a text with a slash or a control character
+            self.assertEqual(answer.status_code == 401, not admitted, f"{role}: {case.method} {case.path}")
+        self.seen[case.method, case.path].add(answer.status_code)
+
+    async def test_metrics(self) -> None:
+        """Prometheus's parser reads `/metrics`, and each metric of the bus has a help text."""
+        await deferToThread(self.read_metrics)
+
+    def read_metrics(self) -> None:
+        url = f"https://{LOOPBACK}:{self.bus.port}/metrics"
+        text = self.new_session().get(url, auth=("eve--e1", ""), timeout=60).text
+        families = [each for each in text_string_to_metric_families(text) if each.name.startswith("routemaster_")]
+        self.assertIn("routemaster_redis_up", [each.name for each in families])
+        self.assertEqual([each.name for each in families if not each.documentation.endswith(".")], [])
+
+
+def can_be_invalid(operation: Any) -> bool:
+    """Whether an operation has a body, or a parameter that is not any text."""
+    return "requestBody" in operation or any(len(each["schema"]) > 1 for each in operation.get("parameters", ()))
+
+
+def use_topic(case: Any, topic: str) -> None:
+    """Have a request name a topic that exists, where it names one."""
+    if "topic" in case.path and "name" in case.path_parameters:
+        case.path_parameters["name"] = topic
+    if isinstance(case.body, dict) and "topics" in case.body:
+        case.body["topics"] = [topic]
