@@ -104,8 +104,8 @@ class Administration(Protocol):
     ) -> bool:
         """Put an event aside, and pass it; false: the lease is lost, or the parked events are too many.
 
-        At most `MAX_PARKED` events, or `MAX_PARKED_BYTES` of fragments, are kept. Parking an event again
-        changes nothing.
+        At most `MAX_PARKED` events, or `MAX_PARKED_BYTES` of fragments and reasons, are kept. Parking an event
+        again changes nothing.
         """
 
     async def parked(self, subscriber: str, after: str, most: int) -> tuple[Sequence[ParkedEvent], str]:
@@ -159,3 +159,5 @@ class Ack:
 
 MAX_PARKED = 10_000
 MAX_PARKED_BYTES = 10 * 1024 * 1024
+MOST_REPORTS = 50      #: failed attempts that are kept for each subscriber
+PULLED_RECHECK = 60.0  #: seconds until a worker asks again for a lease that a subscriber who pulls does not need

@@ -30,7 +30,7 @@ class Parking(SubscriberControl):
         hashed, order, _retried = self._keys.parked(subscriber)
         keys = (self._keys.lease(subscriber), self._keys.subscriber(subscriber)[0], hashed, order)
         parked = await self._redis.run(
-            "park", keys, _holder(worker, epoch), _member(event), b"%d" % event.id.us, _content(event),
+            "park", keys, _holder(worker, epoch), _member(event), b"%d" % event.id.us, content(event),
             b"%d" % MAX_PARKED, b"%d" % MAX_PARKED_BYTES,
         )  # fmt: skip
         if parked != 1:
@@ -88,8 +88,8 @@ class Parking(SubscriberControl):
         keys = (
             self._keys.lease(subscriber), self._keys.subscriber(subscriber)[0], *self._keys.parked(subscriber)
         )  # fmt: skip
-        content = _content(event, refused) if refused else b""
-        await self._redis.run("settle_retried", keys, _holder(worker, epoch), _member(event), content)
+        kept = content(event, refused) if refused else b""
+        await self._redis.run("settle_retried", keys, _holder(worker, epoch), _member(event), kept)
         await self._redis.hint(SubscriptionChanged(subscriber))
 
 
@@ -101,7 +101,8 @@ def _member(event: ParkedEvent) -> bytes:
     return b"%b %b" % (event.topic.encode(), bytes(event.id))
 
 
-def _content(event: ParkedEvent, reason: str = "") -> bytes:
+def content(event: ParkedEvent, reason: str = "") -> bytes:
+    """A parked event as it is kept."""
     return b"%b\n%d\n%b" % ((reason or event.reason).encode(), round(event.at * 1e6), event.fragment)
 
 

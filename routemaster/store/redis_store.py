@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 
+from routemaster.administration import MOST_REPORTS, PULLED_RECHECK
 from routemaster.hints import SubscriptionChanged
 from routemaster.interfaces import Ack, LeaseGrant, LeaseHeld, LogEntry, Membership, Position, Positions
 from routemaster.model import (
@@ -35,12 +36,9 @@ from routemaster.store.commands import BUNDLE, Commands
 from routemaster.store.log_read import LogReader
 from routemaster.store.losses import log_losses
 from routemaster.store.parking import Parking
-from routemaster.store.subscriber_control import MOST_REPORTS
 from routemaster.store.token_store import TokenStore
 from routemaster.store.topic_store import TopicStore
 from routemaster.util.gather import gather, gather_available
-
-PULLED_RECHECK = 60.0  #: seconds until a worker asks again for a lease that a subscriber who pulls does not need
 
 
 class RedisStore(TopicStore, Parking, TokenStore):

@@ -27,8 +27,6 @@ from routemaster.util.gather import gather
 
 _log = Logger()
 
-MOST_REPORTS = 50  #: failed attempts that are kept for each subscriber
-
 
 class SubscriberControl(Upkeep):
     """The calls of `administration.Administration` for subscribers."""

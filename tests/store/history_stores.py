@@ -346,8 +346,8 @@ class MemoryDriver:
         return SubscriberSnapshot(
             version=known.version,
             options=(options.callback, options.uuid, options.timeout, options.max),
-            sent=known.sent,
-            dropped=known.dropped,
+            sent=known.counts["sent"],
+            dropped=known.counts["dropped"],
             failures=known.health.failures,
             error=known.health.last_error,
             memberships={topic: membership.id for topic, membership in known.topics.items()},
