@@ -65,9 +65,9 @@ _TOKEN = re.compile(rf"[a-z0-9:_-]{{1,{MAX_TOKEN}}}")
 _TOKEN_NAME = re.compile(r"[a-z0-9:_-]{1,30}")
 _NAME_CHARACTERS = "lowercase letters, digits, ':', '_' and '-'"
 _UUID = re.compile(r"[\x20-\x39\x3b-\x7e]{1,128}")
-_USER = re.compile(r"https://(?P<name>[^/?#@:]*):?@")
 _BLANK = r"\s\x00-\x1f\x7f\x85\ufeff"  # so that Python's and JavaScript's \s differ in nothing
 # The scheme has both cases written out: under IGNORECASE the Kelvin sign matches `k` and the long s matches `s`.
+_USER = re.compile(r"(?P<scheme>[Hh][Tt][Tt][Pp][Ss]://)(?P<name>[^/?#@:]*):?@")
 _EVENT_URL = re.compile(
     rf"[Hh][Tt][Tt][Pp][Ss]://(?:[^{_BLANK}/?#@\\]*@)?"
     rf"(?:\[[0-9A-Fa-f:.]+\]|[^{_BLANK}/?#@:\[\]\\]+)(?::[0-9]{{0,5}})?"
@@ -258,7 +258,7 @@ def split_user(url: object) -> tuple[object, str | None]:
     match = _USER.match(url) if isinstance(url, str) else None
     if match is None or not isinstance(url, str):
         return url, None
-    return f"https://{url[match.end():]}", unquote(match["name"])
+    return match["scheme"] + url[match.end():], unquote(match["name"])
 
 
 def check_callback(url: object) -> str:

@@ -329,6 +329,8 @@ class SubscriptionTests(Case):
         ):
             found = check_subscription("sub", subscription(callback=url, uuid=own))
             self.assertEqual((found.callback, found.uuid), ("https://localhost/events", uuid))
+        found = check_subscription("sub", subscription(callback="HTTPS://name@localhost:/events"))
+        self.assertEqual((found.callback, found.uuid), ("HTTPS://localhost:/events", "name"))
         for url in ("https://name:password@localhost/", "https://a@b@localhost/", "http://name@localhost/"):
             self.refused_subscription(subscription(callback=url), "callback")
         for url in ("https://@localhost/", "https://a%3Ab@localhost/", "https://%C3%A9@localhost/"):

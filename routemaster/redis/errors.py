@@ -21,8 +21,7 @@ from OpenSSL.SSL import Error as TLSError
 from service_identity import VerificationError
 from twisted.python.failure import Failure
 
-from routemaster.errors import RoutemasterError, StoreBroken, StoreFull, StoreUnavailable
-from routemaster.errors import WrongType as WrongType  # for who knows this module's errors only
+from routemaster.errors import RoutemasterError, StoreBroken, StoreFull, StoreUnavailable, WrongType
 
 REFUSAL_PREFIX = "RM:"
 DENIED_IN_SCRIPT = "The user executing the script can't"  #: run a command, use a key or a channel

@@ -91,12 +91,6 @@ class Commands:
             return [*await self.tolerant(names[:middle], call), *await self.tolerant(names[middle:], call)]
         return [(names, reply)]
 
-    def log_wrong_type(self, name: str, error: WrongType) -> None:
-        """Log that a topic or subscriber cannot be served, unless this process has logged it."""
-        if str(error) not in self._broken:
-            self._broken.add(str(error))
-            self._log.error("'{name}': {error}", name=public_name(name), error=error)
-
     def command(self, *args: bytes) -> Deferred[Any]:
         """The reply to a command with one key, its first argument."""
         return self._connection.command(*args).addErrback(self._named, args[1:2], False)

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from routemaster.errors import WrongType
 from routemaster.hints import EventsDropped, SubscriptionChanged
 from routemaster.interfaces import Membership
 from routemaster.model import Cursor, EventID
-from routemaster.redis.errors import ScriptRefusal, WrongType
+from routemaster.redis.errors import ScriptRefusal
 from routemaster.store import codec
 from routemaster.store.commands import AT_ONCE, Commands
 from routemaster.store.losses import log_losses
@@ -174,11 +176,9 @@ class MembershipSync:
         if count_dropped:
             counting = (self._count_dropped(topic, b"", [subscriber]) for topic in memberships)
             await gather(map(Deferred.fromCoroutine, counting))
-        try:
-            if meta:
-                known = codec.fields(meta)
+        if meta:
+            known = codec.fields(meta)
+            with suppress(WrongType):  # of a topic; it is logged
                 await self.follow(
                     subscriber, memberships, bool(known.get(b"awaits")), known.get(b"start") or b""
                 )
-        except WrongType as error:
-            self._redis.log_wrong_type(subscriber, error)

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 
-from routemaster.errors import StoreUnavailable
+from routemaster.errors import StoreUnavailable, WrongType
 from routemaster.model import EventID, StoreStats
-from routemaster.redis.errors import NotPermitted, WrongType
+from routemaster.redis.errors import NotPermitted
 from routemaster.store import codec
 from routemaster.store.commands import AT_ONCE, BUNDLE, Commands
 from routemaster.store.membership_sync import MembershipSync
@@ -113,16 +113,13 @@ class Upkeep:
         owned: defaultdict[str, set[str]] = defaultdict(set)
         try:
             for topic in await self._redis.names(self._keys.topics):
-                with self._skip_unavailable():
-                    try:
-                        if publisher := await self._tidy_topic(topic):
-                            owned[publisher].add(topic)
-                    except WrongType as error:
-                        self._redis.log_wrong_type(topic, error)
+                with self._skip_unavailable(), suppress(WrongType):
+                    if publisher := await self._tidy_topic(topic):
+                        owned[publisher].add(topic)
         finally:
             self._memberships.log_losses()
         for publisher, topics in owned.items():
-            with self._skip_unavailable():
+            with self._skip_unavailable(), suppress(WrongType):  # it is logged
                 await self._correct_owned(publisher, topics)
         for some in chunks(await self._redis.names(self._keys.subscribers), AT_ONCE):
             with self._skip_unavailable():

@@ -144,6 +144,7 @@ class WrongTypeTests(StoreTests):
         await self.after_each(self.store._keys.owned("pub"))
         await self.wrong(self.publish("new", b"{}"), "client 'pub'")
         await self.publish("good", b"{}")
+        await self.store.clean_up()
         self.assertEqual([topic.name for topic in await self.store.topics()], ["bad", "good"])
         await self.clear()
 
