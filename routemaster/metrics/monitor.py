@@ -29,6 +29,7 @@ from routemaster.util.log_throttle import LogThrottle
 
 LEADER_LOCK = "monitor"  #: its name in the store
 CHUNK = 100  #: subscribers computed without a pause
+PARSED = 1000  #: counters the same
 
 
 class Monitor:
@@ -66,6 +67,9 @@ class Monitor:
         if self._sending is not None:
             self._sending.cancel()
 
+    def _is_stopped(self) -> bool:
+        return self._stopped
+
     async def flush(self) -> None:
         """Add the counts of this process to the totals; keeps those that were not stored, and raises the error."""
         taken = self._meter.take()
@@ -87,7 +91,7 @@ class Monitor:
             gauges, totals = [Sample("redis.up", 0, {})], {}
         else:
             gauges.append(Sample("redis.up", 1, {}))
-        return Snapshot([*gauges, *self._own_gauges()], _samples(totals))
+        return Snapshot([*gauges, *self._own_gauges()], await self._samples(totals))
 
     async def export(self) -> None:
         """Send a snapshot to the metrics service, if this process holds the leader lock."""
@@ -95,15 +99,18 @@ class Monitor:
             return
         if not await self._store.elect_leader(LEADER_LOCK, self._process, 2 * self._interval + 5):
             return
-        gauges, derived = await self._collect(lambda: self._stopped)
-        if self._stopped:
+        gauges, derived = await self._collect(self._is_stopped)
+        if self._is_stopped():
             return
         totals = (await self._store.counts()) | derived
         reported = await self._store.reported()
         grown = {name: total - reported.get(name, 0) for name, total in totals.items()}
         # a total that shrank started again at zero: its subscription was created again
         grown = {name: totals[name] if by < 0 else by for name, by in grown.items() if by}
-        self._sending = Deferred.fromCoroutine(self._service.send(Snapshot(gauges, _samples(grown))))
+        snapshot = Snapshot(gauges, await self._samples(grown))
+        if self._is_stopped():
+            return
+        self._sending = Deferred.fromCoroutine(self._service.send(snapshot))
         try:
             await self._sending
         except CancelledError:
@@ -181,10 +188,8 @@ class Monitor:
             Sample("redis.used_cpu_sys", figures.cpu_sys_ms, tags),
         ]
 
-
-def _samples(counts: Mapping[str, int]) -> list[Sample]:
-    samples = []
-    for text, count in sorted(counts.items()):
-        name, tags = parse_series(text)
-        samples.append(Sample(name, count, tags))
-    return samples
+    async def _samples(self, counts: Mapping[str, int]) -> list[Sample]:
+        samples: list[Sample] = []
+        async for texts in paced_chunks(sorted(counts), PARSED, self._clock):
+            samples += [Sample(name, counts[text], tags) for text in texts for name, tags in [parse_series(text)]]
+        return samples

@@ -1,95 +1,97 @@
-"""Prometheus's text format, for `GET /metrics`: totals of the whole bus, the same from every process."""
+"""Prometheus's text format, for `GET /metrics`: totals of the whole bus, the same from every process.
+
+The text is written here and not by prometheus_client, which takes three times as long: half a
+second for 2,000 subscribers, in which the reactor's thread has to share the processor.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
+from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.registry import CollectorRegistry
 
 from routemaster.interfaces import Sample, Snapshot
-from routemaster.metrics import catalogue
-from routemaster.metrics.catalogue import METRICS, SECONDS
+from routemaster.metrics.catalogue import METRICS, SECONDS, Metric
 from routemaster.metrics.meter import bounds
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
+
+_ESCAPES: Final = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
 
 
 def exposition(snapshot: Snapshot, app_name: str) -> bytes:
     """The snapshot in the text format, with the names of `catalogue`."""
     registry = CollectorRegistry()
-    registry.register(_Collector(snapshot, app_name))
     ProcessCollector(registry=registry)
-    return generate_latest(registry)
+    lines = "".join(_lines(snapshot, f'app="{app_name.translate(_ESCAPES)}"'))
+    return lines.encode() + generate_latest(registry)
 
 
-class _Collector(Collector):
-    def __init__(self, snapshot: Snapshot, app_name: str) -> None:
-        self._snapshot, self._app = snapshot, app_name
-
-    def describe(self) -> Iterable[Metric]:
-        return ()
-
-    def collect(self) -> Iterable[Metric]:
-        for name, samples in sorted(_by_name(self._snapshot.gauges).items()):
-            yield self._family(name, samples, counter=_metric(name).counter)
-        counters = _by_name(self._snapshot.counters)
-        histograms = {name.removesuffix(".sum") for name in counters if name.endswith(".sum")}
-        for name, samples in sorted(counters.items()):
-            if name.rpartition(".")[0] not in histograms:
-                yield self._family(name, samples, counter=True)
-        for name in sorted(histograms):
-            yield self._histogram(name, counters[f"{name}.bucket"], counters[f"{name}.sum"])
-
-    def _family(self, name: str, samples: Sequence[Sample], counter: bool) -> Metric:
-        metric, tags = _metric(name), _tags(samples)
-        kind = CounterMetricFamily if counter else GaugeMetricFamily
-        labels = ["app", *map(metric.label, tags)]
-        family = kind(_name(metric.name or name), metric.help, labels=labels)
-        for sample in samples:
-            family.add_metric([self._app, *_values(sample.tags, tags)], sample.value * metric.scale)
-        return family
-
-    def _histogram(self, name: str, buckets: Sequence[Sample], sums: Sequence[Sample]) -> Metric:
-        """The series of a histogram; a bucket of an older version counts in the next one that there is now."""
-        metric, tags = _metric(name), _tags(sums)
-        limits = bounds(name)
-        texts = [*(str(limit / 1000) for limit in limits), "+Inf"]
-        counts: dict[tuple[str, ...], list[float]] = defaultdict(lambda: [0.0] * len(texts))
-        for sample in buckets:
-            counts[_values(sample.tags, tags)][bisect_left(limits, float(sample.tags["le"]))] += sample.value
-        labels = ["app", *map(metric.label, tags)]
-        family = HistogramMetricFamily(f"{_name(metric.name or name)}_seconds", metric.help, labels=labels)
-        for sample in sums:
-            values = _values(sample.tags, tags)
-            cumulative = list(zip(texts, accumulate(counts[values]), strict=True))
-            family.add_metric([self._app, *values], cumulative, sample.value * SECONDS)
-        return family
+def _lines(snapshot: Snapshot, app: str) -> Iterator[str]:
+    """Whole lines; `app`: the label that all samples have."""
+    for name, samples in _by_name(snapshot.gauges):
+        yield from _family(name, samples, app, _metric(name).counter)
+    counters = dict(_by_name(snapshot.counters))
+    histograms = [name.removesuffix(".sum") for name in counters if name.endswith(".sum")]
+    buckets = {name: counters.pop(f"{name}.bucket", []) for name in histograms}
+    sums = {name: counters.pop(f"{name}.sum") for name in histograms}
+    for name, samples in counters.items():
+        yield from _family(name, samples, app, True)
+    for name in histograms:
+        yield from _histogram(name, buckets[name], sums[name], app)
 
 
-def _by_name(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
+def _family(name: str, samples: Iterable[Sample], app: str, counter: bool) -> Iterator[str]:
+    metric = _metric(name)
+    text = _name(name, metric, "_total" if counter else "")
+    yield _head(text, metric, "counter" if counter else "gauge")
+    for sample in samples:
+        yield f"{text}{{{_labels(app, metric, sample.tags)}}} {float(sample.value * metric.scale)!r}\n"
+
+
+def _histogram(name: str, buckets: Iterable[Sample], sums: Iterable[Sample], app: str) -> Iterator[str]:
+    """The series of a histogram; a bucket of an older version counts in the next one that there is now."""
+    metric, limits = _metric(name), bounds(name)
+    text = _name(name, metric, "_seconds")
+    limit_texts = [*(str(limit / 1000) for limit in limits), "+Inf"]
+    counts: dict[str, list[float]] = defaultdict(lambda: [0.0] * len(limit_texts))
+    for sample in buckets:
+        others = {tag: value for tag, value in sample.tags.items() if tag != "le"}
+        counts[_labels(app, metric, others)][bisect_left(limits, float(sample.tags["le"]))] += sample.value
+    yield _head(text, metric, "histogram")
+    for sample in sums:
+        labels = _labels(app, metric, sample.tags)
+        below = list(accumulate(counts[labels]))
+        for limit, count in zip(limit_texts, below, strict=True):
+            yield f'{text}_bucket{{{labels},le="{limit}"}} {count!r}\n'
+        yield f"{text}_count{{{labels}}} {below[-1]!r}\n{text}_sum{{{labels}}} {sample.value * SECONDS!r}\n"
+
+
+def _by_name(samples: Iterable[Sample]) -> list[tuple[str, list[Sample]]]:
     found: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         found[sample.name].append(sample)
-    return found
+    return sorted(found.items())
 
 
-def _metric(name: str) -> catalogue.Metric:
+def _metric(name: str) -> Metric:
     """What is known about a metric; the totals in Redis may be those of another version of the bus."""
-    return METRICS.get(name) or catalogue.Metric(f"routemaster.{name}")
+    return METRICS.get(name) or Metric(f"routemaster.{name}")
 
 
-def _tags(samples: Iterable[Sample]) -> list[str]:
-    return sorted({tag for sample in samples for tag in sample.tags})
+def _head(text: str, metric: Metric, kind: str) -> str:
+    return f"# HELP {text} {metric.help}\n# TYPE {text} {kind}\n"
 
 
-def _values(tags: Mapping[str, str], names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(tags.get(name, "") for name in names)
+def _labels(app: str, metric: Metric, tags: Mapping[str, str]) -> str:
+    labels = [f'{metric.label(tag)}="{tags[tag].translate(_ESCAPES)}"' for tag in sorted(tags)]
+    return ",".join([app, *labels])
 
 
-def _name(name: str) -> str:
-    return f"routemaster_{name.replace('.', '_')}"
+def _name(name: str, metric: Metric, end: str) -> str:
+    return f"routemaster_{metric.name or name.replace('.', '_')}{end}"

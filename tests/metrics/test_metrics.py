@@ -628,6 +628,14 @@ class PrometheusTests(SynchronousTestCase):
             family = families[f"routemaster_{name}_seconds"]
             self.assertEqual((family.type, family.samples[0].value), ("counter", value), name)
 
+    def test_odd_labels(self) -> None:
+        """Quotes, backslashes and line feeds in labels arrive as they are."""
+        odd = 'C:\\"a"\nb{},#\u00e9'
+        gauge = Sample("certificate.expires", 5, {"file": odd})
+        families = text_string_to_metric_families(exposition(Snapshot([gauge], []), odd).decode())
+        [sample] = next(each for each in families if "certificate" in each.name).samples
+        self.assertEqual(sample.labels, {"app": odd, "file": odd})
+
     def test_unknown_metric(self) -> None:
         """A counter that another version of the bus has stored is shown under its name."""
         families = self.families(Snapshot([], [Sample("from.future", 5, {"queue": "svc"})]))
