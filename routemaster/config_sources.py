@@ -145,7 +145,11 @@ def from_arguments(
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    """A suggestion for the end of an error message; empty if no known name is similar."""
+    """A suggestion for the end of an error message; empty if no known name differs by about one letter in five."""
     names = set(known)
-    near = {name.removeprefix(PREFIX)} & names or get_close_matches(name, names, n=1)
-    return f"; did you mean {next(iter(near))}?" if near else ""
+    if (own := name.removeprefix(PREFIX)) in names:
+        return f"; did you mean {own}?"
+    # without the prefix, which makes all alike; of two variables for one option the one that has it
+    by_own = {each.removeprefix(PREFIX): each for each in sorted(names, key=lambda each: each.startswith(PREFIX))}
+    near = get_close_matches(own, by_own, n=1, cutoff=0.8)
+    return f"; did you mean {by_own[near[0]]}?" if near else ""

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from attrs import frozen
 
 from routemaster.config_tokens import MASK as MASK
-from routemaster.config_tokens import TOKEN, mask_tokens, parse_clients, write_clients
+from routemaster.config_tokens import BadTokens, mask_tokens, parse_clients, parse_tokens, write_clients
 from routemaster.errors import ConfigError
 
 PREFIX = "ROUTEMASTER_"  #: of environment variables
@@ -36,6 +36,11 @@ def quoted(text: str) -> bool:
 def fully_masked(text: str) -> str:
     """The mask, or nothing for an empty text."""
     return MASK if text else ""
+
+
+def _without_user(text: str) -> str:
+    """A text that may be a URL with a password, by mistake: what stands before its last @ is masked."""
+    return re.sub(r"^([A-Za-z][A-Za-z0-9+.-]*://)?.*@", rf"\g<1>{MASK}@", text, flags=re.DOTALL)
 
 
 def mask_url(url: str) -> str:
@@ -262,7 +267,8 @@ class Option:
         A value that is not `in_force` need not be usable on this machine: None then.
         """
         text = raw.text.strip()
-        invalid = f"{self.name} is invalid: got {MASK if self.secret else text[:100]!r} ({raw.origin})"
+        shown = MASK if self.secret else _without_user(text)[:100]
+        invalid = f"{self.name} is invalid: got {shown!r} ({raw.origin})"
         if self.secret and MASK in text:
             raise ConfigError(f"{invalid}, a masked secret; expected the secret itself")
         if quoted(text):
@@ -274,7 +280,7 @@ class Option:
                 raise ConfigError(f"{invalid}, but there is no home directory for ~") from None
             return None
         except ValueError as error:
-            problem = f" ({error.problem})" if isinstance(error, IllFormed) else ""
+            problem = f" ({error.problem})" if isinstance(error, IllFormed | BadTokens) else ""
             raise ConfigError(f"{invalid}, expected {self.type.expected}{problem}") from None
 
     def show(self, value: Any) -> str:
@@ -282,11 +288,11 @@ class Option:
         return self.type.mask(self.type.write(value))
 
 
-TOKENS = comma_separated(matching(TOKEN, "a token of 1 to 64 of a-z, 0-9, ':', '_', '-'", mask_tokens))
+_ITEM = "a token of 1 to 64 of a-z, 0-9, ':', '_', '-'"
+TOKENS = OptionType(f"{_ITEM}, or several separated by commas", parse_tokens, ",".join, mask_tokens)
 CLIENTS = OptionType(
-    "a token of 1 to 64 of a-z, 0-9, ':', '_', '-', or NEW=OLD, or several separated by commas",
-    parse_clients, write_clients, mask_tokens,
-)  # fmt: skip
+    f"{_ITEM}, or NEW=OLD, or several separated by commas", parse_clients, write_clients, mask_tokens
+)
 ROOT_KEY = matching("[ -9;-~]{1,128}", "1 to 128 printable ASCII characters without ':'", fully_masked)
 SECRET = matching("[!-~]{1,256}", "1 to 256 printable ASCII characters without spaces", fully_masked)
 USER = matching("[!-~]{1,256}", "1 to 256 printable ASCII characters without spaces")

@@ -254,11 +254,16 @@ class SourceTests(Case):
         self.assertNotIn("canary", line)
 
     def test_unknown(self) -> None:
-        """An unknown option is an error in every source; the message suggests the most similar name."""
+        """An unknown option is an error in every source; the message suggests a name that is nearly the same."""
         self.refused("timout", "timeout", arguments={"timout": "1"})
         self.refused("ROUTEMASTER_TIMOUT", "ROUTEMASTER_TIMEOUT", environment={"ROUTEMASTER_TIMOUT": "1"})
         prefixed = {"ROUTEMASTER_EXCEPTION_SERVIC": "print"}
         self.refused("did you mean ROUTEMASTER_EXCEPTION_SERVICE?", environment=prefixed)
+        for name in ("AUTO_DROP", "MAX", "REDIS", "PORTS", "DELIVERY_TIME"):
+            line = self.refused(f"ROUTEMASTER_{name}", environment={f"ROUTEMASTER_{name}": "1"})
+            self.assertNotIn("did you mean", line)
+        for name, near in (("REDIS_URI", "REDIS_URL"), ("CLIENT", "CLIENTS"), ("LOGLEVEL", "LOG_LEVEL")):
+            line = self.refused(f"mean ROUTEMASTER_{near}?", environment={f"ROUTEMASTER_{name}": "1"})
         self.refused("'timout'", "mean timeout?", file="[delivery]\ntimout = 1\n")
         self.refused("'Timeout'", file="[delivery]\nTimeout = 1\n")
         self.refused("'delivry'", "mean delivery?", file="[delivry]\ntimeout = 1\n")
@@ -417,6 +422,39 @@ class ShowTests(Case):
         ]
         for name, text in table:
             self.assertNotIn("canary", self.refused(name, MASK, arguments={name: text}))
+
+    def test_passwords_in_other_options(self) -> None:
+        """What stands before an @ in an invalid value is masked in every option."""
+        table = [
+            ("public_url", "https://user:canary@bus.example", "https://********@bus.example"),
+            ("public_url", "user:can@ary@bus.example", "********@bus.example"),
+            ("datadog_url", "https://canary@h/x", "https://********@h/x"),
+            ("statsd_address", "canary@statsd", "********@statsd"),
+            ("timeout", "redis://:canary@h", "redis://********@h"),
+        ]
+        for name, text, shown in table:
+            line = self.refused(name, repr(shown), arguments={name: text})
+            self.assertNotIn("canary", line)
+
+    def test_refused_tokens(self) -> None:
+        """The error for a list of tokens says which one is wrong, why, and what to do; it has no secret."""
+        for text, *words in (
+            ("a,a:b--Canary", "number 2", "a:b--********", "capital letters", "lower case"),
+            ("demo,Canary", "number 2", "********", "capital letters"),
+            ("a;b--canary", "number 1", "a;b--********", "commas"),
+            ("a--canary b", "number 1", "a--********", "commas"),
+            ("a,,b", "number 2", "an empty one", "remove the comma"),
+            ("a--canary=", "number 1", "a--********=", "empty token"),
+            ("a,b--" + "canary" * 20, "number 2", "123 characters", "64"),
+            ("a--ünd--canary", "number 1", "not allowed"),
+            ("x--canary=a,b,x--canary=b", "number 3", "a second time"),
+            ("a--canary=b,b=a--canary", "number 1", "in a circle"),
+        ):
+            line = self.refused("clients", *words, arguments={"clients": text})
+            self.assertNotIn("anary", line)
+        line = self.refused("number 2", "m--********", "capital", arguments={"monitor_keys": "k,m--Canary"})
+        self.assertNotIn("anary", line)
+        self.assertEqual(load({"clients": "a, a:b--s"}, {}, None).clients, {"a": "a", "a:b--s": "a:b--s"})
 
     def test_masked_is_no_value(self) -> None:
         """A masked secret in a file is an error, unless another source overrides it."""

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,7 +25,6 @@ MALFORMED = "malformed answer"  #: how a reason begins that quotes an answer
 
 LOCAL_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
-_NOT_PRINTABLE = re.compile(r"[^ -~]")
 _log = Logger()
 
 
@@ -39,8 +37,9 @@ class LocalFault(DeliveryError):
 
 
 def one_line(text: str) -> str:
-    """`text` with all but printable ASCII escaped, cut to `MAX_REASON` characters."""
-    text = _NOT_PRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    """`text` with what is not printable escaped, cut to `MAX_REASON` characters."""
+    if not text.isprintable():
+        text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
     return text if len(text) <= MAX_REASON else text[: MAX_REASON - 3] + "..."
 
 

@@ -14,7 +14,8 @@ are made up for, and an error reports how many bytes are no events.
 
 On a cluster the marks apply to each node, and to the topics stored there.
 
-Halfway between the marks it logs a warning; the gauge
+Halfway between the marks it logs a warning, which says which of the two will
+happen; the gauge
 `redis.autodrop_nearness` reports the position between them. Several processes
 may run it at once: each event is dropped and counted once, and at most one
 step too many is dropped. An event that is dropped while it is in flight counts
@@ -24,13 +25,26 @@ as dropped only if its attempt fails: see `Store.drop_oldest`.
 from __future__ import annotations
 
 from attrs import frozen
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from routemaster.interfaces import Store
 from routemaster.model import StoreStats
 
 STEP = 500     #: events dropped from a log at once
 WARNING = 0.5  #: nearness above which a warning is logged
+
+DROPPED_SOON = (
+    "{redis} uses {used} bytes; above {high} the oldest events are dropped: find the subscriber that "
+    "falls behind, or give Redis more memory"
+)
+NO_USE_SOON = (
+    "{redis} uses {used} bytes, and {others} of them are not this bus's: above {high} Redis is nearly full, and "
+    "dropping events would not help; find who else uses it, or give it more memory"
+)
+NO_USE = (
+    "{redis} uses {used} bytes, of which {others} are no events of this bus: dropping all events would not reach "
+    "the low mark of {low}; find who else uses it, or give it more memory"
+)
 
 
 @frozen
@@ -67,8 +81,7 @@ class Autodrop:
         """Bytes; `configured` is false if `max_mem` is only the default."""
         self._store = store
         self._limits = (max_mem, min_free, configured)
-        self._warned: set[str] = set()   #: nodes that are nearly full
-        self._foreign: set[str] = set()  #: nodes that other data fill
+        self._told: set[tuple[str, str]] = set()  #: nodes that are nearly full, and what is logged about them
         self._kept: dict[str, int] = {}  #: bytes of events that are not dropped if other data fill a node
 
     def marks(self, figures: StoreStats) -> Marks:
@@ -79,30 +92,24 @@ class Autodrop:
         """Check each node once. Raises StoreUnavailable, after logging the events dropped until then."""
         for figures in await self._store.stats():
             limits = self.marks(figures)
-            self._warn(figures, limits)
+            if limits.nearness(figures.bytes_used) <= WARNING:
+                self._told = {(node, line) for node, line in self._told if node != figures.node}
             if figures.bytes_used > limits.low:
                 await self._check(figures, limits)
             else:
-                self._foreign.discard(figures.node)
                 self._kept.pop(figures.node, None)
 
     async def _check(self, figures: StoreStats, limits: Marks) -> None:
         node, used = figures.node, figures.bytes_used
         events = await self._store.log_bytes(node)
+        if limits.nearness(used) > WARNING:
+            self._tell(figures, limits, used - events)
         if used <= limits.high:
-            self._foreign.discard(node)
             self._kept[node] = events
         elif used - events <= limits.low:
             await self._make_room(node, used, limits.low)
         else:
             grown = events - self._kept.setdefault(node, events)
-            if node not in self._foreign:
-                self._foreign.add(node)
-                self._log.error(
-                    "{redis} uses {used} bytes, of which {others} are no events of this bus: dropping all events "
-                    "would not reach the low mark of {low}; find who else uses it, or give it more memory",
-                    redis=_name(node), used=used, others=used - events, low=limits.low,
-                )  # fmt: skip
             await self._make_room(node, used, used - max(0, grown))
 
     async def _make_room(self, node: str, used: int, limit: int) -> None:
@@ -127,15 +134,18 @@ class Autodrop:
         if events:
             await self._store.clean_up()  # counts what each subscriber has lost
 
-    def _warn(self, figures: StoreStats, limits: Marks) -> None:
-        node, near = figures.node, limits.nearness(figures.bytes_used) > WARNING
-        if near and node not in self._warned:
-            self._log.warn(
-                "{redis} uses {used} bytes; above {high} the oldest events are dropped: find the subscriber that "
-                "falls behind, or give Redis more memory",
-                redis=_name(node), used=figures.bytes_used, high=limits.high,
-            )  # fmt: skip
-        (self._warned.add if near else self._warned.discard)(node)
+    def _tell(self, figures: StoreStats, limits: Marks, others: int) -> None:
+        """Log once, until there is room again, what happens above the high mark; `others`: bytes of other data."""
+        used = figures.bytes_used
+        if others > limits.low:
+            level, line = (LogLevel.error, NO_USE) if used > limits.high else (LogLevel.warn, NO_USE_SOON)
+        else:
+            level, line = LogLevel.warn, DROPPED_SOON
+        if (figures.node, line) not in self._told:
+            self._told.add((figures.node, line))
+            self._log.emit(
+                level, line, redis=_name(figures.node), used=used, others=others, low=limits.low, high=limits.high
+            )
 
 
 def _name(node: str) -> str:

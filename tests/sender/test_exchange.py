@@ -157,6 +157,8 @@ class AnswerTests(SenderCase):
             (401, b"no user " + UUID.encode() + b", " + secret, "answered 401: no user ********, ********"),
             (400, b"\x1f\x8b\x08", "answered 400"),
             (400, "\ufeffbad\tvalue\x00".encode(), "answered 400: bad value"),
+            (500, "Größe ungültig: ошибка\u202e".encode(), "answered 500: Größe ungültig: ошибка"),
+            (500, "Größe".encode("latin-1"), "answered 500: Gr"),
             (400, b"x" * 70_000, "answered 400: " + "x" * 120),
         ):
             outcome = await sender.post(self.sink(Answer(status, body)).url, UUID, b"[]")

@@ -54,8 +54,9 @@ class FaultTests(SenderCase):
         self.assertEqual(explain(Failure(ConnectBindError(errno.ECONNREFUSED, "x")))[0], Verdict.FAILED)
 
     def test_one_line(self) -> None:
-        """A reason is printable ASCII on one line of at most 200 characters."""
-        self.assertEqual(one_line("a\r\n\x1b[31m\u2028é"), "a\\r\\n\\x1b[31m\\u2028\\xe9")
+        """A reason is printable text on one line of at most 200 characters; anything else is escaped."""
+        self.assertEqual(one_line("Grüße, ошибка 失敗"), "Grüße, ошибка 失敗")
+        self.assertEqual(one_line("a\r\n\x1b[31m\u2028é\u202e\udcff"), "a\\r\\n\\x1b[31m\\u2028é\\u202e\\udcff")
         self.assertEqual(len(one_line("x" * 999)), MAX_REASON)
 
     def test_tls_reason(self) -> None:

@@ -147,6 +147,23 @@ class AutodropTests(SynchronousTestCase):
                 errors = [line for _, line in self.lines if f"of which {others} are no events" in line]
                 self.assertEqual(len(errors), others > 800_000 and before * 100 + others > 900_000)
 
+    def test_warning_before_other_data_fill_redis(self) -> None:
+        """If other data are at fault, no line says that events are dropped; each line comes once."""
+        autodrop, warn, error = self.autodrop(), LogLevel.warn, LogLevel.error
+        self.fill(100)
+        for others, levels in (
+            (840_000, []), (850_000, [warn]), (850_000, []), (900_000, [error]), (850_000, []), (900_000, []),
+            (100_000, []), (850_000, [warn]), (900_000, [error]),
+        ):  # fmt: skip
+            self.store.others = others
+            self.lines.clear()
+            self.run_once(autodrop)
+            self.assertEqual([level for level, _ in self.lines], levels, others)
+            for _, line in self.lines:
+                self.assertIn(str(others), line)
+                self.assertNotIn("oldest events", line)
+        self.assertEqual(self.queued(), [100, 100])
+
     def test_grown_over_the_mark(self) -> None:
         """If Redis was below the high mark at the last check, what the bus has grown by since then is dropped."""
         self.fill(500)
