@@ -27,7 +27,7 @@ from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
 from routemaster.sender import TreqSender
-from routemaster.testing.zoo import Authority, Beast, Wire
+from routemaster.testing.zoo import Authority, ScriptedServer, Wire
 
 BODY = b'[{"topic":"cats","type":"update","url":"https://app.example.com/cats/42","t":1500000000000}]'
 
@@ -45,7 +45,7 @@ def sink(folder: Path) -> None:
     """The other process: leave the root certificate in `folder`, say the port, serve for ever."""
     authority = Authority()
     authority.write(folder / "roots.pem")
-    print(Beast(reactor, authority.issue(), serve).port, flush=True)
+    print(ScriptedServer(reactor, authority.issue(), serve).port, flush=True)
     reactor.run()
 
 

@@ -29,13 +29,13 @@ from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
 from chaos.records import mark_of
-from routemaster.testing.zoo import LOOPBACK, Answer, Beast, Wire
+from routemaster.testing.zoo import LOOPBACK, Answer, ScriptedServer, Wire
 
 CLOSED = 0.3  #: seconds for which `refuse` accepts no connection
 SLOW = 0.2    #: seconds that `slow` takes at most
 
 
-class Receiver(Beast):
+class Receiver(ScriptedServer):
     """One subscriber's server; each request gets one of its behaviours at random."""
 
     def __init__(

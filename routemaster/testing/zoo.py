@@ -1,10 +1,9 @@
 """HTTPS servers for tests of HTTP clients: one that records requests, and many that violate HTTP or TLS.
 
-`HttpsSink` answers by script and records its requests. `Beast` runs one of the
-behaviours in `ZOO`, a table by name: each is a coroutine over a `Wire`, one for
-each connection. A few faults
-lie below TLS (`silent_port`, `black_hole`) or in the certificate
-(`Authority.issue`). All listen on 127.0.0.1, on a port of the system's choice.
+`HttpsSink` answers by script and records its requests. `ScriptedServer` runs one
+of the behaviours in `ZOO`, a table by name: each is a coroutine over a `Wire`,
+one for each connection. A few faults lie below TLS (`silent_port`, `black_hole`)
+or in the certificate (`Authority.issue`). All listen on 127.0.0.1, on a port of the system's choice.
 
 The module is longer than 350 lines because it is a table: most of it is one
 short entry for each behaviour.
@@ -112,8 +111,8 @@ class Wire(Protocol):
 
     transport: Any
 
-    def __init__(self, beast: Beast, number: int) -> None:
-        self.beast = beast
+    def __init__(self, server: ScriptedServer, number: int) -> None:
+        self.server = server
         self.number = number
         self.sent = 0  #: bytes written
         self._buffer = b""
@@ -122,25 +121,25 @@ class Wire(Protocol):
         self._play: Deferred[None] | None = None
 
     def connectionMade(self) -> None:
-        self.beast.wires.add(self)
-        self._play = Deferred.fromCoroutine(self.beast.behaviour(self))
+        self.server.wires.add(self)
+        self._play = Deferred.fromCoroutine(self.server.behaviour(self))
         self._play.addErrback(self._over)
 
     def dataReceived(self, data: bytes) -> None:
-        self.beast.heard += len(data)
+        self.server.heard += len(data)
         self._buffer += data
         self._wake()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._gone = True
-        self.beast.lost(self)
+        self.server.lost(self)
         self._wake()
         if self._play is not None:
             self._play.cancel()
 
     def _over(self, failure: Failure) -> None:
         if not isinstance(failure.value, (Gone, CancelledError)):
-            _log.failure("A beast fell over", failure=failure)
+            _log.failure("a behaviour of the zoo failed", failure=failure)
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, None
@@ -171,7 +170,7 @@ class Wire(Protocol):
             rest = self._buffer.partition(b"\r\n\r\n")[2]
         self._buffer = rest[length:]
         received = Received(self.number, line, headers, rest[:length], head)
-        self.beast.received.append(received)
+        self.server.received.append(received)
         return received
 
     def write(self, data: bytes) -> None:
@@ -183,7 +182,7 @@ class Wire(Protocol):
 
     async def sleep(self, seconds: float) -> None:
         """Let time pass; raises `Gone`."""
-        await deferLater(self.beast.reactor, seconds)
+        await deferLater(self.server.reactor, seconds)
         if self._gone:
             raise Gone
 
@@ -208,7 +207,7 @@ class Wire(Protocol):
 Behaviour = Callable[[Wire], Coroutine[Deferred[Any], Any, None]]
 
 
-class Beast(Factory):
+class ScriptedServer(Factory):
     """A TLS server on loopback which plays one behaviour on each connection."""
 
     noisy = False
@@ -292,7 +291,7 @@ class Answer:
         return head.encode("latin-1") + b"\r\n" + self.body
 
 
-class HttpsSink(Beast):
+class HttpsSink(ScriptedServer):
     """A well-behaved receiver: records every request, answers what the script says, then `default`."""
 
     def __init__(
@@ -311,12 +310,12 @@ class HttpsSink(Beast):
             wire.write(answer.encode())
 
 
-# The cage. F21-F27: rows of the fault table.
+# The behaviours, by name.
 
 ZOO: dict[str, Behaviour] = {}
 
 
-def beast(behaviour: Behaviour) -> Behaviour:
+def in_zoo(behaviour: Behaviour) -> Behaviour:
     """Enter a behaviour in the table under its name."""
     ZOO[behaviour.__name__] = behaviour
     return behaviour
@@ -335,25 +334,25 @@ def says(name: str, answer: bytes, *, close: bool = False) -> None:
     ZOO[name] = say
 
 
-@beast
+@in_zoo
 async def silent(wire: Wire) -> None:
-    """F21: takes the request and says nothing."""
+    """Takes the request and says nothing."""
     await wire.request()
     await wire.hang()
 
 
-@beast
+@in_zoo
 async def dripped_head(wire: Wire) -> None:
-    """F22: a head, a byte at a time."""
+    """A head, a byte at a time."""
     await wire.request()
     for byte in b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 1_000_000:
         wire.write(bytes([byte]))
         await wire.sleep(0.005)
 
 
-@beast
+@in_zoo
 async def endless_head(wire: Wire) -> None:
-    """F22: a head without end."""
+    """A head without end."""
     await wire.request()
     wire.write(b"HTTP/1.1 200 OK\r\n")
     while True:
@@ -361,9 +360,9 @@ async def endless_head(wire: Wire) -> None:
         await wire.sleep(0)
 
 
-@beast
+@in_zoo
 async def long_line(wire: Wire) -> None:
-    """F22: one header line without end."""
+    """One header line without end."""
     await wire.request()
     wire.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
     while True:
@@ -371,16 +370,16 @@ async def long_line(wire: Wire) -> None:
         await wire.sleep(0)
 
 
-@beast
+@in_zoo
 async def endless_interim(wire: Wire) -> None:
-    """F22: 1xx for ever."""
+    """1xx for ever."""
     await wire.request()
     while True:
         wire.write(b"HTTP/1.1 102 Processing\r\n\r\n" * 100)
         await wire.sleep(0)
 
 
-@beast
+@in_zoo
 async def interim_then_done(wire: Wire) -> None:
     """A harmless one: 100, 103, then the answer."""
     await wire.request()
@@ -390,9 +389,9 @@ async def interim_then_done(wire: Wire) -> None:
     await wire.hang()
 
 
-@beast
+@in_zoo
 async def dripped_body(wire: Wire) -> None:
-    """F23: 200, and a body, a byte at a time."""
+    """200, and a body, a byte at a time."""
     await wire.request()
     wire.write(b"HTTP/1.1 200 OK\r\nContent-Length: 50000\r\n\r\n")
     while True:
@@ -400,9 +399,9 @@ async def dripped_body(wire: Wire) -> None:
         await wire.sleep(0.005)
 
 
-@beast
+@in_zoo
 async def endless_body(wire: Wire) -> None:
-    """F23: 200, chunks without end."""
+    """200, chunks without end."""
     await wire.request()
     wire.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
     while True:
@@ -410,7 +409,7 @@ async def endless_body(wire: Wire) -> None:
         await wire.sleep(0)
 
 
-@beast
+@in_zoo
 async def endless_small_chunks(wire: Wire) -> None:
     """200, chunks of one byte without end."""
     await wire.request()
@@ -420,7 +419,7 @@ async def endless_small_chunks(wire: Wire) -> None:
         await wire.sleep(0)
 
 
-@beast
+@in_zoo
 async def endless_small_records(wire: Wire) -> None:
     """200, chunks of one byte without end, each in a TLS record of its own."""
     await wire.request()
@@ -431,9 +430,9 @@ async def endless_small_records(wire: Wire) -> None:
         await wire.sleep(0)
 
 
-@beast
+@in_zoo
 async def endless_refusal(wire: Wire) -> None:
-    """F23: 500, a body without end and a byte at a time."""
+    """500, a body without end and a byte at a time."""
     await wire.request()
     wire.write(b"HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n")
     while True:
@@ -441,48 +440,48 @@ async def endless_refusal(wire: Wire) -> None:
         await wire.sleep(0.005)
 
 
-@beast
+@in_zoo
 async def cut_in_length(wire: Wire) -> None:
-    """F23: 200, FIN in the middle of the body."""
+    """200, FIN in the middle of the body."""
     await wire.request()
     wire.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
     wire.close()
 
 
-@beast
+@in_zoo
 async def reset_in_length(wire: Wire) -> None:
-    """F23: 200, RST in the middle of the body."""
+    """200, RST in the middle of the body."""
     await wire.request()
     wire.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
     await wire.sleep(0.02)
     wire.reset()
 
 
-@beast
+@in_zoo
 async def cut_in_chunks(wire: Wire) -> None:
-    """F23: 200, closed before the last chunk."""
+    """200, closed before the last chunk."""
     await wire.request()
     wire.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
     wire.close()
 
 
-@beast
+@in_zoo
 async def closed_at_end(wire: Wire) -> None:
-    """F23: no length, ended with close_notify."""
+    """No length, ended with close_notify."""
     await wire.request()
     wire.write(b"HTTP/1.0 200 OK\r\n\r\nall of it")
     wire.close()
 
 
-@beast
+@in_zoo
 async def closed_without_notify(wire: Wire) -> None:
-    """F23: no length, ended by FIN alone."""
+    """No length, ended by FIN alone."""
     await wire.request()
     wire.write(b"HTTP/1.0 200 OK\r\n\r\nall of it?")
     wire.cut()
 
 
-@beast
+@in_zoo
 async def late_body_behind_204(wire: Wire) -> None:
     """204, and a body that nobody announced in a TLS record of its own."""
     while True:
@@ -492,40 +491,40 @@ async def late_body_behind_204(wire: Wire) -> None:
         wire.write(b"ok")
 
 
-@beast
+@in_zoo
 async def stray_bytes(wire: Wire) -> None:
-    """F23: 204, and an unasked acknowledgement right behind it."""
+    """204, and an unasked acknowledgement right behind it."""
     await wire.request()
     wire.write(b"HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n")
     await wire.hang()
 
 
-@beast
+@in_zoo
 async def closes_on_reuse(wire: Wire) -> None:
-    """F26: answers the first request, closes when the second has come."""
+    """Answers the first request, closes when the second has come."""
     await wire.request()
     wire.write(b"HTTP/1.1 204 No Content\r\n\r\n")
     await wire.more()
     wire.close()
 
 
-@beast
+@in_zoo
 async def resets_on_reuse(wire: Wire) -> None:
-    """F26: answers the first request, resets when the second has come."""
+    """Answers the first request, resets when the second has come."""
     await wire.request()
     wire.write(b"HTTP/1.1 204 No Content\r\n\r\n")
     await wire.more()
     wire.reset()
 
 
-@beast
+@in_zoo
 async def closes_before_answer(wire: Wire) -> None:
-    """F21: closes instead of answering."""
+    """Closes instead of answering."""
     await wire.request()
     wire.close()
 
 
-@beast
+@in_zoo
 async def closes_while_reading(wire: Wire) -> None:
     """Reads the beginning of a request, then closes without an answer, as servers with a limit do."""
     await wire.more()
@@ -533,7 +532,7 @@ async def closes_while_reading(wire: Wire) -> None:
     wire.cut()
 
 
-@beast
+@in_zoo
 async def refuses_while_reading(wire: Wire) -> None:
     """Reads the beginning of a request, answers 413 and closes."""
     await wire.more()
@@ -542,7 +541,7 @@ async def refuses_while_reading(wire: Wire) -> None:
     wire.cut()
 
 
-@beast
+@in_zoo
 async def refuses_and_reads_no_more(wire: Wire) -> None:
     """Reads the beginning of a request, answers 413, and keeps the connection."""
     await wire.more()
@@ -551,9 +550,9 @@ async def refuses_and_reads_no_more(wire: Wire) -> None:
     await wire.hang()
 
 
-@beast
+@in_zoo
 async def never_reads(wire: Wire) -> None:
-    """F21: TLS, then not another byte is read."""
+    """TLS, then not another byte is read."""
     wire.transport.pauseProducing()
     await wire.hang()
 
@@ -616,7 +615,7 @@ MALFORMED: dict[str, bytes] = {
 
 
 async def silent_port(wire: Wire) -> None:
-    """F21, without TLS (`Beast(reactor, None, ...)`): accepts, and stalls the handshake."""
+    """Without TLS (`ScriptedServer(reactor, None, ...)`): accepts, and stalls the handshake."""
     await wire.hang()
 
 
@@ -629,7 +628,7 @@ async def plain_http(wire: Wire) -> None:
 
 @contextmanager
 def black_hole() -> Iterator[int]:
-    """F21: a port whose connections are never made: a backlog of none, and full."""
+    """A port whose connections are never made: a backlog of none, and full."""
     listener = socket.socket()
     crowd: list[socket.socket] = []
     try:
@@ -647,7 +646,7 @@ def black_hole() -> Iterator[int]:
 
 @contextmanager
 def closed_port() -> Iterator[int]:
-    """F21: a port that refuses, and which nobody else gets meanwhile (bound, not listening)."""
+    """A port that refuses, and which nobody else gets meanwhile (bound, not listening)."""
     holder = socket.socket()
     try:
         holder.bind((LOOPBACK, 0))
@@ -657,6 +656,6 @@ def closed_port() -> Iterator[int]:
 
 
 def demand_certificate(options: ssl.CertificateOptions) -> ssl.CertificateOptions:
-    """F25: a server that wants a client's certificate."""
+    """A server that wants a client's certificate."""
     options.getContext().set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, lambda *_: False)
     return options

@@ -17,7 +17,7 @@ from routemaster.metrics.meter import Meter
 from routemaster.model import Subscription
 from routemaster.sender import TreqSender
 from routemaster.store.memory_store import MemoryStore
-from routemaster.testing.zoo import Authority, Beast, Wire
+from routemaster.testing.zoo import Authority, ScriptedServer, Wire
 
 AUTHORITY = Authority()
 TTL = 60.0
@@ -94,11 +94,11 @@ class BatchSizeTests(TestCase):
         await self.store.publish("cats", "pub", [b'{"n":%d,"pad":"%s"}' % (n, b"x" * pad) for n in numbers])
 
     async def subscribe(self, receiver: Limited, **options: Any) -> None:
-        beast = Beast(reactor, AUTHORITY.issue(), receiver)
-        self.addCleanup(lambda: ensureDeferred(beast.stop()))
+        server = ScriptedServer(reactor, AUTHORITY.issue(), receiver)
+        self.addCleanup(lambda: ensureDeferred(server.stop()))
         await self.store.publish("cats", "pub", [b"{}"])
         options = {"max": 100, "timeout": 3_600_000, **options}
-        await self.store.subscribe(Subscription("sub", ("cats",), beast.url, None, **options))
+        await self.store.subscribe(Subscription("sub", ("cats",), server.url, None, **options))
 
     async def test_refused(self) -> None:
         """A batch that is refused comes again with half as many events, and each success doubles the size."""

@@ -13,7 +13,7 @@ from routemaster.interfaces import LastAttempt, Outcome, Verdict
 from routemaster.sender import TreqSender
 from routemaster.sender.failure_reasons import MAX_REASON
 from routemaster.testing import zoo
-from routemaster.testing.zoo import ZOO, Answer, Authority, Beast, HttpsSink
+from routemaster.testing.zoo import ZOO, Answer, Authority, HttpsSink, ScriptedServer
 
 AUTHORITY = Authority()
 SERVER = AUTHORITY.issue()
@@ -53,10 +53,10 @@ class SenderCase(TestCase):
     def sink(self, *script: Answer, **options: Any) -> HttpsSink:
         return self._stopped(HttpsSink(reactor, SERVER, *script, **options))
 
-    def beast(self, behaviour: Any, options: Any = SERVER) -> Beast:
-        return self._stopped(Beast(reactor, options, ZOO.get(behaviour, behaviour)))
+    def server(self, behaviour: Any, options: Any = SERVER) -> ScriptedServer:
+        return self._stopped(ScriptedServer(reactor, options, ZOO.get(behaviour, behaviour)))
 
-    def saying(self, answer: bytes, close: bool = False) -> Beast:
+    def saying(self, answer: bytes, close: bool = False) -> ScriptedServer:
         async def say(wire: zoo.Wire) -> None:
             while True:
                 await wire.request()
@@ -64,15 +64,15 @@ class SenderCase(TestCase):
                 if close:
                     wire.close()
 
-        return self.beast(say)
+        return self.server(say)
 
-    def _stopped(self, beast: Any) -> Any:
-        self.addCleanup(lambda: ensureDeferred(beast.stop()))
-        return beast
+    def _stopped(self, server: Any) -> Any:
+        self.addCleanup(lambda: ensureDeferred(server.stop()))
+        return server
 
-    async def gone(self, beast: Beast) -> None:
+    async def gone(self, server: ScriptedServer) -> None:
         """Wait until the server has seen every connection close."""
-        await beast.empty()
+        await server.empty()
 
     def assertAcknowledged(self, outcome: Outcome) -> None:
         self.assertEqual((outcome.verdict, outcome.error), (Verdict.ACKNOWLEDGED, ""), outcome)

@@ -14,7 +14,7 @@ from routemaster.sender import client
 from routemaster.sender import dns_cache as names_module
 from routemaster.sender.client import STOPPING
 from routemaster.testing import zoo
-from routemaster.testing.zoo import Answer, Beast
+from routemaster.testing.zoo import Answer, ScriptedServer
 from tests.sender.case import SERVER, UUID, PostingSender, SenderCase
 
 
@@ -23,7 +23,7 @@ class SharingTests(SenderCase):
 
     async def test_limit_per_server(self) -> None:
         """A server has at most `max_per_server` attempts; another port of its host is another server."""
-        hanging, sink = self.beast("silent"), self.sink()
+        hanging, sink = self.server("silent"), self.sink()
         sender = self.sender(max_per_server=2, max_open=8, timeout=5.0)
         stuck = [ensureDeferred(sender.post(hanging.url, UUID, b"[]")) for _ in range(6)]
         self.assertAcknowledged(await sender.post(sink.url, UUID, b"[]"))
@@ -34,16 +34,16 @@ class SharingTests(SenderCase):
             self.assertFalse(success)
             self.assertTrue(result.check(CancelledError))
 
-    def by_path(self) -> Beast:
+    def by_path(self) -> ScriptedServer:
         """One server with receivers that hang, and one at `/good` that answers."""
         async def serve(wire: zoo.Wire) -> None:
             while b"/good" in (await wire.request()).line:
                 wire.write(b"HTTP/1.1 204 N\r\n\r\n")
             await wire.hang()
 
-        return self.beast(serve)
+        return self.server(serve)
 
-    def hanging(self, sender: PostingSender, server: Beast, count: int, last: LastAttempt) -> None:
+    def hanging(self, sender: PostingSender, server: ScriptedServer, count: int, last: LastAttempt) -> None:
         for number in range(count):
             stuck = ensureDeferred(sender.post(f"{server.url}/{number}", UUID, b"[]", last))
             stuck.addErrback(lambda failure: failure.trap(CancelledError))
@@ -133,13 +133,13 @@ class SharingTests(SenderCase):
     async def test_cancel(self) -> None:
         """Cancelling a delivery closes its socket in every phase, and raises only CancelledError."""
         for behaviour, options in ((zoo.silent_port, None), ("silent", SERVER), ("dripped_body", SERVER)):
-            beast, sender = self.beast(behaviour, options), self.sender()
-            sending = ensureDeferred(sender.post(beast.url, UUID, b"[]"))
+            server, sender = self.server(behaviour, options), self.sender()
+            sending = ensureDeferred(sender.post(server.url, UUID, b"[]"))
             await deferLater(reactor, 0.05)
-            self.assertEqual(beast.connections, 1)
+            self.assertEqual(server.connections, 1)
             sending.cancel()
             self.failureResultOf(sending, CancelledError)
-            await self.gone(beast)
+            await self.gone(server)
 
     async def test_cancel_connecting(self) -> None:
         """Cancelling during the TCP connect frees the place in the queue."""
@@ -152,13 +152,13 @@ class SharingTests(SenderCase):
 
     async def test_close(self) -> None:
         """Closing ends active, waiting and later attempts with LOCAL."""
-        beast = self.beast("silent")
+        server = self.server("silent")
         sender = self.sender(max_per_server=1)
-        sending = [ensureDeferred(sender.post(beast.url, UUID, b"[]")) for _ in range(2)]
+        sending = [ensureDeferred(sender.post(server.url, UUID, b"[]")) for _ in range(2)]
         await sender.close()
-        for outcome in [*(await gatherResults(sending)), await sender.post(beast.url, UUID, b"[]")]:
+        for outcome in [*(await gatherResults(sending)), await sender.post(server.url, UUID, b"[]")]:
             self.assertEqual((outcome.verdict, outcome.error), (Verdict.LOCAL, "the bus is stopping"))
-        await self.gone(beast)
+        await self.gone(server)
 
     async def test_hanging_look_ups(self) -> None:
         """While many look-ups hang, a cached name is still used; each hanging one ends at `connect_timeout`."""

@@ -178,31 +178,31 @@ class AnswerTests(SenderCase):
         """Responses that are valid but unusual acknowledge."""
         sender = self.sender()
         for name in ("interim_then_done", "chunked", "says_close", "old_version", "long_head", "stray_bytes"):
-            self.assertAcknowledged(await sender.post(self.beast(name).url, UUID, b"[]"))
+            self.assertAcknowledged(await sender.post(self.server(name).url, UUID, b"[]"))
 
     async def test_lenient(self) -> None:
         """An answer that a browser reads acknowledges, and its connection is not used again."""
         for name in LENIENT:
-            sender, beast = self.sender(), self.beast(name)
+            sender, server = self.sender(), self.server(name)
             for _ in range(3):
-                self.assertAcknowledged(await sender.post(beast.url, UUID, b"[]"))
-            self.assertEqual([each.connection for each in beast.received], [1, 2, 3], name)
-            self.assertEqual(len(beast.received), 3)
+                self.assertAcknowledged(await sender.post(server.url, UUID, b"[]"))
+            self.assertEqual([each.connection for each in server.received], [1, 2, 3], name)
+            self.assertEqual(len(server.received), 3)
 
     async def test_malformed(self) -> None:
         """A response that cannot be read never acknowledges, and its connection is closed."""
         sender = self.sender()
         for name, answer in MALFORMED.items():
-            beast = self.saying(answer)
-            outcome = await sender.post(beast.url, UUID, b"[]")
+            server = self.saying(answer)
+            outcome = await sender.post(server.url, UUID, b"[]")
             self.assertEqual(outcome.verdict, Verdict.FAILED, (name, outcome))
             self.assertNotIn("within", outcome.error, name)
             self.assertNotIn(":", outcome.reason, name)  # nothing of the answer
-            await self.gone(beast)
+            await self.gone(server)
 
     async def test_not_decoded(self) -> None:
         """A compressed body is counted, and never decompressed."""
-        outcome = await self.sender().post(self.beast("gzip_bomb").url, UUID, b"[]")
+        outcome = await self.sender().post(self.server("gzip_bomb").url, UUID, b"[]")
         self.assertAcknowledged(outcome)
         self.assertEqual(outcome.received, 4)
 
@@ -210,46 +210,46 @@ class AnswerTests(SenderCase):
         """A body that is cut short does not acknowledge."""
         sender = self.sender()
         for name in ("cut_in_length", "reset_in_length", "cut_in_chunks"):
-            beast = self.beast(name)
-            outcome = await sender.post(beast.url, UUID, b"[]")
+            server = self.server(name)
+            outcome = await sender.post(server.url, UUID, b"[]")
             self.assertFailed(outcome, "cut short")
             self.assertEqual(outcome.status, 200)
-            await self.gone(beast)
+            await self.gone(server)
 
     async def test_body_over_limit(self) -> None:
         """A valid 200 acknowledges when its body exceeds the limit, and the connection is aborted."""
-        beast = self.beast("endless_body")
-        outcome = await self.sender().post(beast.url, UUID, b"[]")
+        server = self.server("endless_body")
+        outcome = await self.sender().post(server.url, UUID, b"[]")
         self.assertAcknowledged(outcome)
         self.assertGreater(outcome.received, 65536)
         self.assertLess(outcome.received, 65536 + 32768)
-        await self.gone(beast)
+        await self.gone(server)
 
     async def test_small_chunks_over_limit(self) -> None:
         """An endless answer in small pieces ends after a few thousand, acknowledges, and ends its connection."""
         self.patch(exchange, "MAX_PIECES", 16)
         for name in ("endless_small_chunks", "endless_small_records"):
-            beast, sender = self.beast(name), self.sender()
-            outcome = await sender.post(beast.url, UUID, b"[]")
+            server, sender = self.server(name), self.sender()
+            outcome = await sender.post(server.url, UUID, b"[]")
             self.assertAcknowledged(outcome)
             self.assertLess(outcome.received, 5000, name)
-            await self.gone(beast)
+            await self.gone(server)
             self.assertEqual(sender.pool.idle, 0)
 
     async def test_not_reusable(self) -> None:
         """A connection is aborted, not kept, after `Connection: close`, HTTP/1.0, or bytes after the response."""
         sender = self.sender()
         for name in ("says_close", "stray_bytes", "old_version"):
-            beast = self.beast(name)
-            await sender.post(beast.url, UUID, b"[]")
+            server = self.server(name)
+            await sender.post(server.url, UUID, b"[]")
             self.assertEqual(sender.pool.idle, 0, name)
-            await self.gone(beast)
+            await self.gone(server)
 
     async def test_switching(self) -> None:
         """101 is a failure."""
-        beast = self.beast("switches")
-        self.assertFailed(await self.sender().post(beast.url, UUID, b"[]"), "answered 101")
-        await self.gone(beast)
+        server = self.server("switches")
+        self.assertFailed(await self.sender().post(server.url, UUID, b"[]"), "answered 101")
+        await self.gone(server)
 
     async def test_retry_after(self) -> None:
         """Retry-After of 429 and 503 is returned in seconds; for other statuses it is ignored."""
@@ -263,11 +263,11 @@ class LimitTests(SenderCase):
     """Whatever the server does, an attempt ends, and its socket is closed."""
 
     async def late(self, behaviour: Any, error: str, options: Any = SERVER) -> Outcome:
-        beast = self.beast(behaviour, options)
+        server = self.server(behaviour, options)
         sender = self.sender(timeout=0.2)
-        outcome = await sender.post(beast.url, UUID, b"[]" * 1000)
+        outcome = await sender.post(server.url, UUID, b"[]" * 1000)
         self.assertFailed(outcome, error)
-        await self.gone(beast)
+        await self.gone(server)
         self.assertEqual(sender.pool.open, 0)
         return outcome
 
@@ -291,10 +291,10 @@ class LimitTests(SenderCase):
     async def test_error_body_timeout(self) -> None:
         """The body of an error response has a short timeout of its own."""
         self.patch(exchange, "REFUSAL_BODY_TIMEOUT", 0.1)
-        beast, start = self.beast("endless_refusal"), reactor.seconds()
-        self.assertFailed(await self.sender(timeout=9.0).post(beast.url, UUID, b"[]"), "answered 500")
+        server, start = self.server("endless_refusal"), reactor.seconds()
+        self.assertFailed(await self.sender(timeout=9.0).post(server.url, UUID, b"[]"), "answered 500")
         self.assertLess(reactor.seconds() - start, 5.0)
-        await self.gone(beast)
+        await self.gone(server)
 
     async def test_no_handshake(self) -> None:
         """A server that does not start TLS ends the attempt at the deadline."""
@@ -302,8 +302,8 @@ class LimitTests(SenderCase):
 
     async def test_never_reads(self) -> None:
         """A server that does not read a large body ends the attempt at the deadline."""
-        beast, sender = self.beast("never_reads"), self.sender(timeout=0.3)
-        self.assertFailed(await sender.post(beast.url, UUID, bytes(20_000_000)), "within 0.3 s")
+        server, sender = self.server("never_reads"), self.sender(timeout=0.3)
+        self.assertFailed(await sender.post(server.url, UUID, bytes(20_000_000)), "within 0.3 s")
         self.assertEqual(sender.pool.open, 1)  # the abort takes effect in the reactor's next turn
         await deferLater(reactor, 0)
         self.assertEqual(sender.pool.open, 0)
@@ -315,9 +315,9 @@ class LimitTests(SenderCase):
         self.addCleanup(globalLogPublisher.removeObserver, lines.append)
         sender = self.sender()
         for name in ("endless_head", "long_line", "endless_interim"):
-            beast = self.beast(name)
-            self.assertFailed(await sender.post(beast.url, UUID, b"[]"), "over 65536 bytes")
-            await self.gone(beast)
+            server = self.server(name)
+            self.assertFailed(await sender.post(server.url, UUID, b"[]"), "over 65536 bytes")
+            await self.gone(server)
         self.assertEqual([line for line in lines if "Ignoring" in str(line.get("log_format"))], [])
 
     async def test_long_head(self) -> None:
@@ -326,13 +326,13 @@ class LimitTests(SenderCase):
         for size, expected in ((65000, Verdict.ACKNOWLEDGED), (66000, Verdict.FAILED)):
             for lines in (1, 65):
                 padding = b"X: " + b"x" * (size // lines - 5) + b"\r\n"
-                beast = self.saying(b"HTTP/1.1 204 N\r\n" + padding * lines + b"\r\n")
-                self.assertEqual((await sender.post(beast.url, UUID, b"[]")).verdict, expected)
+                server = self.saying(b"HTTP/1.1 204 N\r\n" + padding * lines + b"\r\n")
+                self.assertEqual((await sender.post(server.url, UUID, b"[]")).verdict, expected)
 
     async def test_empty_lines_limit(self) -> None:
         """Empty lines before a status line count as a part of the head."""
-        beast = self.saying(b"\r\n" * 33_000 + b"HTTP/1.1 204 N\r\n\r\n")
-        self.assertFailed(await self.sender().post(beast.url, UUID, b"[]"), "over 65536 bytes")
+        server = self.saying(b"\r\n" * 33_000 + b"HTTP/1.1 204 N\r\n\r\n")
+        self.assertFailed(await self.sender().post(server.url, UUID, b"[]"), "over 65536 bytes")
 
     async def test_black_hole(self) -> None:
         """A connection attempt without an answer ends at `connect_timeout`."""
@@ -353,7 +353,7 @@ class LimitTests(SenderCase):
             ("closes_while_reading", large, True), ("closes_before_answer", large, False),
             ("closes_before_answer", b"[]", False), ("cut_in_length", large, False),
         ):  # fmt: skip
-            outcome = await sender.post(self.beast(name).url, UUID, body)
+            outcome = await sender.post(self.server(name).url, UUID, body)
             self.assertFailed(outcome, "closed while the request" if cut else "")
             self.assertEqual(outcome.cut, cut, name)
 
@@ -361,15 +361,15 @@ class LimitTests(SenderCase):
         """An answer that comes before the request is sent counts, and the connection is not used again."""
         sender = self.sender()
         for name in ("refuses_while_reading", "refuses_and_reads_no_more"):
-            outcome = await sender.post(self.beast(name).url, UUID, bytes(1_000_000))
+            outcome = await sender.post(self.server(name).url, UUID, bytes(1_000_000))
             self.assertFailed(outcome, "answered 413: huge")
             self.assertEqual((outcome.status, sender.pool.idle), (413, 0))
 
     async def test_closed_before_answer(self) -> None:
         """A new connection that closes before the response fails the attempt without a second POST."""
-        beast = self.beast("closes_before_answer")
-        self.assertFailed(await self.sender().post(beast.url, UUID, b"[]"), "closed before the answer")
-        self.assertEqual(beast.connections, 1)
+        server = self.server("closes_before_answer")
+        self.assertFailed(await self.sender().post(server.url, UUID, b"[]"), "closed before the answer")
+        self.assertEqual(server.connections, 1)
 
 
 class StaleTests(SenderCase):
@@ -382,19 +382,19 @@ class StaleTests(SenderCase):
     async def test_retried_on_a_new_connection(self) -> None:
         """If a kept connection closes before a byte of the response, the POST is repeated on a new one."""
         for name in ("closes_on_reuse", "resets_on_reuse"):
-            beast, sender = self.beast(name), self.sender()
-            outcomes = [await sender.post(beast.url, UUID, b"[]") for _ in range(2)]
+            server, sender = self.server(name), self.sender()
+            outcomes = [await sender.post(server.url, UUID, b"[]") for _ in range(2)]
             for outcome in outcomes:
                 self.assertAcknowledged(outcome)
             self.assertEqual([outcome.reused for outcome in outcomes], [False, False])
-            self.assertEqual(beast.connections, 2)
+            self.assertEqual(server.connections, 2)
 
     async def test_second_connection_fails(self) -> None:
         """If the new connection cannot be opened, the outcome says that none was used again."""
-        beast, sender = self.beast("closes_on_reuse"), self.sender()
-        callback = beast.url
+        server, sender = self.server("closes_on_reuse"), self.sender()
+        callback = server.url
         self.assertAcknowledged(await sender.post(callback, UUID, b"[]"))
-        await beast.close_port()
+        await server.close_port()
         outcome = await sender.post(callback, UUID, b"[]")
         self.assertFailed(outcome, "connection refused")
         self.assertFalse(outcome.reused)
@@ -408,10 +408,10 @@ class StaleTests(SenderCase):
             wire.write(b"H")
             wire.close()
 
-        beast, sender = self.beast(byte_on_reuse), self.sender()
-        await sender.post(beast.url, UUID, b"[]")
-        self.assertFailed(await sender.post(beast.url, UUID, b"[]"), "closed before the answer")
-        self.assertEqual((beast.connections, len(beast.received)), (1, 2))
+        server, sender = self.server(byte_on_reuse), self.sender()
+        await sender.post(server.url, UUID, b"[]")
+        self.assertFailed(await sender.post(server.url, UUID, b"[]"), "closed before the answer")
+        self.assertEqual((server.connections, len(server.received)), (1, 2))
 
     async def test_retried_once_only(self) -> None:
         """The POST is repeated once only."""
@@ -422,10 +422,10 @@ class StaleTests(SenderCase):
                 await wire.more()
             wire.close()
 
-        beast, sender = self.beast(first_only), self.sender()
-        await sender.post(beast.url, UUID, b"[]")
-        self.assertFailed(await sender.post(beast.url, UUID, b"[]"), "closed before the answer")
-        self.assertEqual(beast.connections, 2)
+        server, sender = self.server(first_only), self.sender()
+        await sender.post(server.url, UUID, b"[]")
+        self.assertFailed(await sender.post(server.url, UUID, b"[]"), "closed before the answer")
+        self.assertEqual(server.connections, 2)
 
 
 class RetryAfterTests(SynchronousTestCase):

@@ -22,10 +22,10 @@ class TLSTests(SenderCase):
     """A server that is not the intended one gets no request."""
 
     async def refused(self, options: Any, error: str, **sender: Any) -> None:
-        beast = self.beast("silent", options)
-        self.assertFailed(await self.sender(**sender).post(beast.url, UUID, b"[]"), error)
-        await self.gone(beast)
-        self.assertEqual(beast.heard, 0)
+        server = self.server("silent", options)
+        self.assertFailed(await self.sender(**sender).post(server.url, UUID, b"[]"), error)
+        await self.gone(server)
+        self.assertEqual(server.heard, 0)
 
     async def test_certificates(self) -> None:
         """A wrong certificate is refused with its reason, before any byte of the request is sent."""
@@ -44,19 +44,19 @@ class TLSTests(SenderCase):
 
     async def test_client_certificate_required(self) -> None:
         """A server that requires a client certificate fails with TLS's own text."""
-        beast = self.beast("silent", zoo.demand_certificate(AUTHORITY.issue()))
-        self.assertFailed(await self.sender().post(beast.url, UUID, b"[]"), "certificate required")
-        self.assertEqual(beast.received, [])
+        server = self.server("silent", zoo.demand_certificate(AUTHORITY.issue()))
+        self.assertFailed(await self.sender().post(server.url, UUID, b"[]"), "certificate required")
+        self.assertEqual(server.received, [])
 
     async def test_plain_http(self) -> None:
         """A server that speaks plain HTTP is reported as a TLS failure."""
-        beast = self.beast(zoo.plain_http, None)
-        self.assertFailed(await self.sender().post(beast.url, UUID, b"[]"), "TLS failed: ")
+        server = self.server(zoo.plain_http, None)
+        self.assertFailed(await self.sender().post(server.url, UUID, b"[]"), "TLS failed: ")
 
     async def test_verify_off(self) -> None:
         """With `verify` off any certificate is accepted."""
-        beast = self._stopped(HttpsSink(reactor, Authority().issue("other.example")))
-        self.assertAcknowledged(await self.sender(verify=False, ca_files=()).post(beast.url, UUID, b"[]"))
+        server = self._stopped(HttpsSink(reactor, Authority().issue("other.example")))
+        self.assertAcknowledged(await self.sender(verify=False, ca_files=()).post(server.url, UUID, b"[]"))
 
     async def test_name(self) -> None:
         """A host name is resolved, sent as SNI, and verified."""
@@ -92,8 +92,8 @@ class TLSTests(SenderCase):
         ):
             options = zoo.certificate(names)
             sender = self.sender(ca_files=[self.trusted(options)])
-            beast = self._stopped(HttpsSink(reactor, options))
-            outcome = await sender.post(beast.url, UUID, b"[]")
+            server = self._stopped(HttpsSink(reactor, options))
+            outcome = await sender.post(server.url, UUID, b"[]")
             if accepted:
                 self.assertAcknowledged(outcome)
             else:
@@ -108,16 +108,16 @@ class TLSTests(SenderCase):
             for host in ("localhost", "LOCALHOST."):
                 self.assertAcknowledged(await sender.post(sink.url_for(host), UUID, b"[]"))
         options = zoo.certificate([DNSName("localhost..")])
-        beast, sender = self.beast("silent", options), self.sender(ca_files=[self.trusted(options)])
-        self.assertFailed(await sender.post(beast.url_for("localhost"), UUID, b"[]"), "is not for localhost")
+        server, sender = self.server("silent", options), self.sender(ca_files=[self.trusted(options)])
+        self.assertFailed(await sender.post(server.url_for("localhost"), UUID, b"[]"), "is not for localhost")
 
     async def test_no_alternative_name(self) -> None:
         """A certificate without subjectAltName is refused; the reason says so and gives its CN."""
         options = zoo.certificate(None, "shop.example")
-        beast = self._stopped(HttpsSink(reactor, options))
-        outcome = await self.sender(ca_files=[self.trusted(options)]).post(beast.url, UUID, b"[]")
+        server = self._stopped(HttpsSink(reactor, options))
+        outcome = await self.sender(ca_files=[self.trusted(options)]).post(server.url, UUID, b"[]")
         self.assertFailed(outcome, "the certificate has no subjectAltName, only the CN shop.example")
-        self.assertEqual(beast.received, [])
+        self.assertEqual(server.received, [])
 
     def trusted(self, options: ssl.CertificateOptions) -> Path:
         """A file with the server's self-signed certificate."""

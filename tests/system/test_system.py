@@ -36,7 +36,7 @@ from chaos.fleet import stretched
 from routemaster.log_sinks import BUFFER
 from routemaster.testing.daemon import LOOPBACK, RUN, Answer, Client, Daemon
 from routemaster.testing.redis_server import PrivateRedis, ServerBinary, servers
-from routemaster.testing.zoo import ZOO, Authority, Beast, HttpsSink, Wire
+from routemaster.testing.zoo import ZOO, Authority, HttpsSink, ScriptedServer, Wire
 from routemaster.testing.zoo import Answer as SinkAnswer
 
 BATCH = 20      #: the most events in one delivery under load
@@ -309,7 +309,7 @@ class MainJobTests(SystemCase):
         daemon = self.daemon("--clients", "demo,stuck")
         await daemon.start()
         client, sink = self.client(daemon), self.sink()
-        hanging = Beast(reactor, SINK_OPTIONS, ZOO["silent"])
+        hanging = ScriptedServer(reactor, SINK_OPTIONS, ZOO["silent"])
         self.addCleanup(hanging.stop)
         await self.make_topics(client, "cats")
         await self.ok(self.client(daemon, "stuck").subscribe(hanging.url, "cats", timeout=0))

@@ -1158,10 +1158,10 @@ class TokenTests(Case):
                                    ("DELETE", f"/api_tokens/{MADE}", None)):  # fmt: skip
             calls, changes = len(self.store.calls), self.store.store.token_changes
 
-            async def away(_mark: bytes) -> Any:
+            async def unavailable(_mark: bytes) -> Any:
                 raise UNAVAILABLE
 
-            self.store.store.token_changes = away  # type: ignore[method-assign,assignment]
+            self.store.store.token_changes = unavailable  # type: ignore[method-assign,assignment]
             self.assertIn(self.call(method, path, body, ROOT_KEY).status, (201, 204))
             self.assertEqual([name for name, *_ in self.store.calls[calls + 1 :]], ["token_changes"])
             self.store.store.token_changes = changes  # type: ignore[method-assign]

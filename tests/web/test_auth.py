@@ -244,10 +244,10 @@ class TokenTests(Case):
         self.done(self.store.add_token(self.MADE))
         self.done(self.auth.poll())
 
-        async def away(_mark: bytes) -> Any:
-            raise StoreUnavailable("away")
+        async def unavailable(_mark: bytes) -> Any:
+            raise StoreUnavailable("Redis is unavailable")
 
-        self.store.token_changes = away  # type: ignore[method-assign,assignment]
+        self.store.token_changes = unavailable  # type: ignore[method-assign,assignment]
         self.failureResultOf(Deferred.fromCoroutine(self.auth.poll()), StoreUnavailable)
         self.assertEqual(self.token_of("new--1"), "new--1")
         self.assertIsNone(self.token_of("new--2"))

@@ -42,8 +42,8 @@ class RefusedPublicationsTests(SynchronousTestCase):
         """Each error has one of a few reasons; only those of Redis are logged."""
         reasons = (
             (StoreFull("full"), "out_of_memory"),
-            (StoreUnavailable("away"), "unavailable"),
-            (StoreUnavailable("away", outcome_unknown=True), "outcome_unknown"),
+            (StoreUnavailable("unavailable"), "unavailable"),
+            (StoreUnavailable("unavailable", outcome_unknown=True), "outcome_unknown"),
             (StoreFull("full", outcome_unknown=True), "outcome_unknown"),
             (Invalid("x"), "invalid"),
             (TooLarge("x"), "too_large"),
