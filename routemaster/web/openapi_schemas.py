@@ -166,7 +166,7 @@ def _answers() -> dict[str, Schema]:
         "Subscriptions": array(reference("SubscriptionState")),
         "SubscriptionState": answer({
             "subscriber": _CLIENT,
-            "callback": _TEXT,
+            "callback": {"type": ["string", "null"], "description": "Null: the events are pulled."},
             "uuid": {"type": ["string", "null"], "description": "Null for others than its client and root."},
             "max_events": _COUNT,
             "timeout": _COUNT,

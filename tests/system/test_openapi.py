@@ -18,6 +18,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     negative_data_rejection,
+    positive_data_acceptance,
     response_headers_conformance,
     response_schema_conformance,
     status_code_conformance,
@@ -27,12 +28,13 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from routemaster.testing.daemon import LOOPBACK, Daemon
+from tests.web.test_openapi import integers
 
 EXAMPLES = 8  #: requests for each operation, kind of credentials and kind of data
 CREDENTIALS = {"client": "alice--a1", "root": "root--r1", "monitor": "eve--e1", "nobody": None}
 CHECKS = [
     not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance,
-    response_schema_conformance, negative_data_rejection,
+    response_schema_conformance, negative_data_rejection, positive_data_acceptance,
 ]  # fmt: skip
 #: nothing is accepted on these ports
 CALLBACKS = [f"https://{LOOPBACK}:1/", "https://localhost:1/a", "https://me@localhost:1/"]
@@ -47,7 +49,7 @@ class DescriptionTests(TestCase):
     def setUp(self) -> Any:
         directory = Path(tempfile.mkdtemp(prefix="rm"))
         self.addCleanup(shutil.rmtree, directory)
-        tokens = ("--clients", "alice--a1", "--root-key", "root--r1", "--monitor-keys", "eve--e1")
+        tokens = ("--clients", "alice--a1,bob--b1", "--root-key", "root--r1", "--monitor-keys", "eve--e1")
         self.bus = Daemon(reactor, directory, *tokens)
         self.addCleanup(self.bus.end)
         return self.bus.start()
@@ -86,14 +88,14 @@ class DescriptionTests(TestCase):
                 self.assertIn(2, {status // 100 for status in self.seen[method.upper(), path]}, f"{method} {path}")
 
     def make_state(self) -> None:
-        """The topics, with an event each, and the client's subscription to them, whatever was deleted before."""
+        """The topics, with an event each, and two subscriptions to them, whatever was deleted before."""
         event = {"type": "noop", "url": "https://example.com/"}
-        for path, body in (
-            *((f"topics/{topic}", event) for topic in TOPICS),
-            ("subscription", {"topics": TOPICS, "callback": CALLBACKS[0]}),
+        for token, path, body in (
+            *(("alice--a1", f"topics/{topic}", event) for topic in TOPICS),
+            ("alice--a1", "subscription", {"topics": TOPICS, "callback": CALLBACKS[0]}),
+            ("bob--b1", "subscription", {"topics": TOPICS}),
         ):
-            client = (CREDENTIALS["client"], "")
-            answer = self.session.post(f"{self.base}/{path}", json=body, auth=client, timeout=60)
+            answer = self.session.post(f"{self.base}/{path}", json=body, auth=(token, ""), timeout=60)
             self.assertEqual(answer.status_code, 204, answer.text)
 
     def try_operation(self, role: str, operation: Any, admitted: bool, mode: GenerationMode) -> None:
@@ -101,8 +103,10 @@ class DescriptionTests(TestCase):
                   suppress_health_check=list(HealthCheck))
         @given(operation.as_strategy(generation_mode=mode), st.sampled_from([*TOPICS, None]))
         def check(case: Any, topic: str | None) -> None:
-            if mode is GenerationMode.POSITIVE and topic is not None:
-                use_topic(case, topic)
+            if mode is GenerationMode.POSITIVE:
+                case.body = integers(case.body)
+                if topic is not None:
+                    use_topic(case, topic)
             self.try_case(role, case, admitted)
 
         self.make_state()
