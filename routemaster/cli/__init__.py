@@ -143,8 +143,8 @@ def _as_any_client(arguments: argparse.Namespace) -> tuple[Bus, str]:
 def list_tokens(arguments: argparse.Namespace) -> int:
     """List all tokens created through the API."""
     bus, root = _as_root(arguments)
-    facts = bus.want("GET", "/api_tokens", root).body or []
-    return _print(arguments, facts, tables.tokens(facts))
+    answer = bus.want("GET", "/api_tokens", root).body or []
+    return _print(arguments, answer, tables.tokens(answer))
 
 
 def add_token(arguments: argparse.Namespace) -> int:
@@ -175,8 +175,8 @@ def delete_token(arguments: argparse.Namespace) -> int:
 def list_topics(arguments: argparse.Namespace) -> int:
     """List all topics."""
     bus, who = _as_any_client(arguments)
-    facts = bus.want("GET", "/topics", who, statuses=(200,)).body
-    return _print(arguments, facts, tables.topics(facts))
+    answer = bus.want("GET", "/topics", who, statuses=(200,)).body
+    return _print(arguments, answer, tables.topics(answer))
 
 
 def list_subscriptions(arguments: argparse.Namespace) -> int:
@@ -217,7 +217,7 @@ def _given(text: str) -> str:
     return sys.stdin.readline().strip() if text == "-" else text
 
 
-def _print(arguments: argparse.Namespace, facts: Any, lines: Sequence[str]) -> int:
-    text = json.dumps(facts, indent=2) if hasattr(arguments, "json") else "\n".join(lines)
+def _print(arguments: argparse.Namespace, answer: Any, lines: Sequence[str]) -> int:
+    text = json.dumps(answer, indent=2) if hasattr(arguments, "json") else "\n".join(lines)
     sys.stdout.write(f"{text}\n")
     return 0

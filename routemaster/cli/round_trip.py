@@ -133,8 +133,7 @@ class _TemporaryClient:
     def _diagnosis(self) -> str:
         """Why no event arrived, by `GET /subscriptions`."""
         late = f"the bus accepted the event and did not deliver it within {PATIENCE:g} s"
-        facts = self._ask("GET", "/subscriptions", self._token).body or []
-        for each in facts:
+        for each in self._ask("GET", "/subscriptions", self._token).body or []:
             if each["subscriber"] == self._token and (reason := each["health"]["last_error"]):
                 return f"{late}: {reason}"
         return f"{late}, and did not try: check that a worker runs (twistd routemaster --role worker), and its log"

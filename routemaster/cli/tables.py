@@ -60,37 +60,37 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[
     return [line(head), *map(line, rows)]
 
 
-def tokens(facts: Sequence[dict[str, Any]]) -> list[str]:
+def tokens(listed: Sequence[dict[str, Any]]) -> list[str]:
     """The tokens created by root."""
-    if not facts:
+    if not listed:
         return ["no tokens"]
-    return table(["NAME", "TOKEN"], [[clean(each["name"]), clean(each["token"])] for each in facts])
+    return table(["NAME", "TOKEN"], [[clean(each["name"]), clean(each["token"])] for each in listed])
 
 
-def topics(facts: Sequence[dict[str, Any]]) -> list[str]:
+def topics(listed: Sequence[dict[str, Any]]) -> list[str]:
     """The topics with publisher and number of events."""
-    if not facts:
+    if not listed:
         return ["no topics"]
-    rows = [[clean(each["name"]), _name(each["publisher"]), f"{each['events']:,}"] for each in facts]
+    rows = [[clean(each["name"]), _name(each["publisher"]), f"{each['events']:,}"] for each in listed]
     return table(["TOPIC", "PUBLISHER", "EVENTS"], rows, right={2})
 
 
-def verdict(fact: dict[str, Any], now: float) -> str:
+def verdict(subscription: dict[str, Any], now: float) -> str:
     """The state of a subscription in a word; capitals demand action."""
-    failures, oldest = fact["health"]["failures"], fact["events"]["oldest"]
+    failures, oldest = subscription["health"]["failures"], subscription["events"]["oldest"]
     if failures:
         return f"FAILING x{failures}"
-    if oldest is not None and now - oldest > fact["timeout"] / 1000 + STALE:
+    if oldest is not None and now - oldest > subscription["timeout"] / 1000 + STALE:
         return "STALE"
-    return str(fact["health"]["state"])
+    return str(subscription["health"]["state"])
 
 
-def subscriptions(facts: Sequence[dict[str, Any]], now: float, width: int) -> list[str]:
+def subscriptions(listed: Sequence[dict[str, Any]], now: float, width: int) -> list[str]:
     """The subscriptions, failing and stale ones first, with the reason on a line of its own."""
-    if not facts:
+    if not listed:
         return ["no subscriptions"]
-    words = [verdict(each, now) for each in facts]
-    ranked = sorted(zip(words, facts, strict=True), key=lambda pair: not pair[0][0].isupper())
+    words = [verdict(each, now) for each in listed]
+    ranked = sorted(zip(words, listed, strict=True), key=lambda pair: not pair[0][0].isupper())
     head = ["SUBSCRIBER", "QUEUED", "OLDEST", "HEALTH", "NEXT", "CALLBACK"]
     rows = [
         [
@@ -110,12 +110,12 @@ def subscriptions(facts: Sequence[dict[str, Any]], now: float, width: int) -> li
         lines.append(line)
         if each["health"]["failures"]:
             lines.append(clip("  " + _reason(each["health"], now), width))
-    return [*lines, _summary(facts, words)]
+    return [*lines, _summary(listed, words)]
 
 
-def _summary(facts: Sequence[dict[str, Any]], words: Sequence[str]) -> str:
-    queued = sum(each["events"]["queued"] for each in facts)
-    parts = [counted(len(facts), "subscription"), f"{counted(queued, 'event')} queued"]
+def _summary(listed: Sequence[dict[str, Any]], words: Sequence[str]) -> str:
+    queued = sum(each["events"]["queued"] for each in listed)
+    parts = [counted(len(listed), "subscription"), f"{counted(queued, 'event')} queued"]
     for trouble in ("FAILING", "STALE"):
         if number := sum(word.startswith(trouble) for word in words):
             parts.append(f"{number} {trouble}")

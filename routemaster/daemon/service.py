@@ -47,7 +47,7 @@ from routemaster.redis.cluster import Cluster
 from routemaster.redis.connection import Connection
 from routemaster.redis.embedded import EmbeddedRedis
 from routemaster.redis.pubsub import PubSub
-from routemaster.redis.server_info import fact_lines
+from routemaster.redis.server_info import settings_lines
 from routemaster.store.keys import Keys
 from routemaster.store.redis_store import RedisStore
 from routemaster.util.periodic import Periodic
@@ -223,15 +223,15 @@ class Bus(DaemonService):
         if self._worker is not None:
             self._worker.reload_all()
         self._read_all()
-        logging = Deferred.fromCoroutine(self._log_redis_facts())
+        logging = Deferred.fromCoroutine(self._log_redis_settings())
         logging.addErrback(lambda failure: self._log.failure("reading Redis's settings failed", failure))
 
-    async def _log_redis_facts(self) -> None:
+    async def _log_redis_settings(self) -> None:
         try:
-            facts = {name: await node.describe() for name, node in self._connection.nodes.items()}
+            settings = {name: await node.describe() for name, node in self._connection.nodes.items()}
         except StoreUnavailable:
             return  # the next connection logs them
-        for level, line in fact_lines(facts):
+        for level, line in settings_lines(settings):
             getattr(self._log, level)("{line}", line=line)
 
     def _on_wakeups_up(self) -> None:

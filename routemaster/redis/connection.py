@@ -1,4 +1,4 @@
-"""The connection to one Redis: commands, scripts, and facts about the server.
+"""The connection to one Redis: commands, scripts, and the settings of the server.
 
 One pipelined connection, kept open by a `Reconnector`. Commands are executed
 in the order in which they are issued. None is queued: while Redis is
@@ -27,7 +27,7 @@ from routemaster.redis.errors import NotPermitted
 from routemaster.redis.permissions import Rights
 from routemaster.redis.protocol import RedisProtocol, Reply
 from routemaster.redis.reconnect import Address, Reconnector
-from routemaster.redis.server_info import SETTINGS, ServerFacts, parse_info, server_facts
+from routemaster.redis.server_info import SETTINGS, ServerSettings, parse_info, server_settings
 
 
 def _sha(text: bytes) -> bytes:
@@ -141,11 +141,11 @@ class Connection:
             b"EVALSHA", script.shas[modern], b"%d" % len(keys), *keys, *args, script=script.texts[modern]
         )
 
-    async def describe(self) -> ServerFacts:
-        """Facts about the server, as far as the ACL permits; StoreUnavailable without a connection."""
+    async def describe(self) -> ServerSettings:
+        """Version and settings of the server, as far as the ACL permits; StoreUnavailable without a connection."""
         info = parse_info(await self._if_permitted(b"INFO") or b"")
         replies = {name: await self._if_permitted(b"CONFIG", b"GET", name.encode()) for name in SETTINGS}
-        return server_facts(info, {name: reply[1].decode() for name, reply in replies.items() if reply})
+        return server_settings(info, {name: reply[1].decode() for name, reply in replies.items() if reply})
 
     async def _if_permitted(self, *args: bytes) -> Any:
         try:

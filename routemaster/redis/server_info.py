@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from attrs import frozen
 
 UNKNOWN = "unknown"
-SETTINGS = ("maxmemory-policy", "maxmemory", "appendonly", "appendfsync")  #: what `server_facts` uses of CONFIG
+SETTINGS = ("maxmemory-policy", "maxmemory", "appendonly", "appendfsync")  #: what `server_settings` uses of CONFIG
 _POLICY_UNKNOWN = "maxmemory-policy unknown: make sure that it is noeviction, or a full Redis deletes data"
 _POLICY_WRONG = (
     "maxmemory-policy is {}: a full Redis WILL SILENTLY DELETE stored data; "
@@ -26,8 +26,8 @@ _FSYNC = {
 
 
 @frozen
-class ServerFacts:
-    """Facts about a Redis server; `unknown` where its ACL or its hosting service hides them."""
+class ServerSettings:
+    """Version and settings of a Redis server; `unknown` where its ACL or its hosting service hides them."""
 
     version: str = UNKNOWN
     policy: str = UNKNOWN       #: maxmemory-policy
@@ -42,10 +42,10 @@ def parse_info(reply: bytes) -> dict[str, str]:
     return {name: value for name, colon, value in pairs if colon}
 
 
-def server_facts(info: Mapping[str, str], settings: Mapping[str, str]) -> ServerFacts:
-    """The facts in a reply to INFO and in the values of CONFIG GET, which count first."""
+def server_settings(info: Mapping[str, str], settings: Mapping[str, str]) -> ServerSettings:
+    """From a reply to INFO and the values of CONFIG GET, which count first."""
     appendonly = {"0": "no", "1": "yes"}.get(info.get("aof_enabled", ""), UNKNOWN)
-    return ServerFacts(
+    return ServerSettings(
         version=info.get("redis_version", UNKNOWN),
         policy=settings.get("maxmemory-policy", info.get("maxmemory_policy", UNKNOWN)),
         maxmemory=settings.get("maxmemory", info.get("maxmemory", UNKNOWN)),
@@ -54,28 +54,28 @@ def server_facts(info: Mapping[str, str], settings: Mapping[str, str]) -> Server
     )
 
 
-def fact_lines(nodes: Mapping[str, ServerFacts]) -> list[tuple[str, str]]:
+def settings_lines(nodes: Mapping[str, ServerSettings]) -> list[tuple[str, str]]:
     """Three log lines for each server: version, behaviour at maxmemory, durability.
 
     A line is a level (`info` or `warn`) and a sentence. Nodes with the same
-    facts share their lines.
+    settings share their lines.
     """
     lines = []
-    for facts in dict.fromkeys(nodes.values()):
-        same = [name for name, others in nodes.items() if others == facts and name]
+    for settings in dict.fromkeys(nodes.values()):
+        same = [name for name, others in nodes.items() if others == settings and name]
         where = f"{', '.join(same)}: " if same else ""
-        lines += [(level, where + line) for level, line in _lines(facts)]
+        lines += [(level, where + line) for level, line in _lines(settings)]
     return lines
 
 
-def _lines(facts: ServerFacts) -> list[tuple[str, str]]:
-    if facts.policy == "noeviction":
+def _lines(settings: ServerSettings) -> list[tuple[str, str]]:
+    if settings.policy == "noeviction":
         full = ("info", "maxmemory-policy noeviction: a full Redis refuses writes, and deletes nothing")
     else:
-        full = ("warn", _POLICY_UNKNOWN if facts.policy == UNKNOWN else _POLICY_WRONG.format(facts.policy))
-    if facts.appendonly == "yes":
-        durable = _FSYNC.get(facts.appendfsync, ("info", "append-only file, fsync policy unknown"))
+        full = ("warn", _POLICY_UNKNOWN if settings.policy == UNKNOWN else _POLICY_WRONG.format(settings.policy))
+    if settings.appendonly == "yes":
+        durable = _FSYNC.get(settings.appendfsync, ("info", "append-only file, fsync policy unknown"))
     else:
-        durable = ("warn", _AOF_UNKNOWN if facts.appendonly == UNKNOWN else _AOF_OFF)
-    limit = "none" if facts.maxmemory == "0" else facts.maxmemory
-    return [("info", f"Redis {facts.version}, maxmemory {limit}"), full, durable]
+        durable = ("warn", _AOF_UNKNOWN if settings.appendonly == UNKNOWN else _AOF_OFF)
+    limit = "none" if settings.maxmemory == "0" else settings.maxmemory
+    return [("info", f"Redis {settings.version}, maxmemory {limit}"), full, durable]

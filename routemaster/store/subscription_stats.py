@@ -44,13 +44,13 @@ async def subscriptions(redis: Commands) -> AsyncIterator[list[SubscriptionInfo]
         yield []
     for names in chunks(await redis.names(redis.keys.subscribers), AT_ONCE):
         bundles = redis.bundles(names, redis.keys.lease)
-        facts = []
+        found = []
         for bundle, reply in await redis.run_bundles("subscribers", bundles, redis.keys.subscriber):
             for name, fields, memberships in zip(bundle, reply[::2], reply[1::2], strict=True):
                 meta = codec.fields(fields)
                 if b"callback" in meta:
-                    facts.append(_facts(name, meta, codec.memberships(memberships), owed.get(name.encode(), ())))
-        yield sorted(facts, key=lambda fact: fact.subscription.subscriber)
+                    found.append(_info(name, meta, codec.memberships(memberships), owed.get(name.encode(), ())))
+        yield sorted(found, key=lambda info: info.subscription.subscriber)
 
 
 async def subscription(redis: Commands, subscriber: str) -> SubscriptionInfo | None:
@@ -65,7 +65,7 @@ async def subscription(redis: Commands, subscriber: str) -> SubscriptionInfo | N
     ]
     fields, flat = await redis.run("subscribers", redis.keys.subscriber(subscriber))
     meta = codec.fields(fields)
-    return _facts(subscriber, meta, codec.memberships(flat), entries) if b"callback" in meta else None
+    return _info(subscriber, meta, codec.memberships(flat), entries) if b"callback" in meta else None
 
 
 async def _owed(redis: Commands) -> AsyncIterator[list[tuple[bytes, _Entry]]]:
@@ -106,7 +106,7 @@ def _waves(parts: Iterable[tuple[_Part, int]]) -> Iterator[list[_Part]]:
         yield wave
 
 
-def _facts(
+def _info(
     subscriber: str, meta: Mapping[bytes, bytes], memberships: Mapping[str, Membership], entries: Iterable[_Entry]
 ) -> SubscriptionInfo:
     """The sum of the subscriber's own keys and its entries in the topics."""

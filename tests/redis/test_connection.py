@@ -28,7 +28,7 @@ from routemaster.redis import protocol, reconnect
 from routemaster.redis.address import RedisAddress, parse
 from routemaster.redis.connection import Connection, Script
 from routemaster.redis.errors import CredentialsRefused, ScriptRefusal
-from routemaster.redis.server_info import ServerFacts, fact_lines
+from routemaster.redis.server_info import ServerSettings, settings_lines
 from routemaster.testing.redis_server import PrivateRedis, ServerBinary, servers
 from routemaster.testing.zoo import certificate
 from tests.redis.fake_redis import CLOSE, FakeRedis, polite
@@ -322,14 +322,14 @@ class RealRedis(Case):
             await down
 
     async def test_narrow_acl(self) -> None:
-        """A user without permission for INFO, CONFIG and SCRIPT still runs scripts; the facts are `unknown`."""
+        """A user without permission for INFO, CONFIG and SCRIPT still runs scripts; the settings are `unknown`."""
         redis = self.server()
         rights = (b"allkeys", b"allcommands", b"-info", b"-config", b"-script")
         redis.call(b"ACL", b"SETUSER", b"bus", b"on", b">pw", *rights)
         connection = self.connect(RedisAddress(path=redis.socket_path, user=b"bus", password=b"pw"))
         await connection.when_connected()
         self.assertEqual(await connection.script(ADD, [b"k"], [b"2"]), 2)
-        self.assertEqual(await connection.describe(), ServerFacts())
+        self.assertEqual(await connection.describe(), ServerSettings())
         error = await self.assertFailure(connection.command(b"CONFIG", b"GET", b"x"), CredentialsRefused)
         self.assertIn("NOPERM", str(error))
         self.assertEqual(self.ups, ["up"])
@@ -380,10 +380,11 @@ class RealRedis(Case):
         await self.assertFailure(waiter, CancelledError)
 
     async def test_describe(self) -> None:
-        """`describe` returns the facts of the server."""
+        """`describe` returns the settings of the server."""
         _, connection = await self.up("--appendonly", "yes", "--appendfsync", "always", "--maxmemory", "100mb")
-        facts = await connection.describe()
-        self.assertEqual(facts, ServerFacts(self.binary.version, "noeviction", str(100 << 20), "yes", "always"))
+        settings = await connection.describe()
+        expected = ServerSettings(self.binary.version, "noeviction", str(100 << 20), "yes", "always")
+        self.assertEqual(settings, expected)
 
 
 for _binary in servers():
@@ -701,17 +702,17 @@ class TimeoutTests(SynchronousTestCase):
 class FactsTests(SynchronousTestCase):
     def test_lines(self) -> None:
         """There are three lines; a setting that risks data is a warning that says what may be lost."""
-        good = ServerFacts("7.0.15", "noeviction", "0", "yes", "everysec")
-        self.assertEqual([level for level, _ in fact_lines({"": good})], ["info"] * 3)
-        table: list[tuple[ServerFacts, int, str]] = [
-            (ServerFacts(policy="allkeys-lru"), 1, "DELETE"),
-            (ServerFacts(), 1, "noeviction"),
-            (ServerFacts(), 2, "appendonly"),
-            (ServerFacts(appendonly="no"), 2, "LOST"),
-            (ServerFacts(appendonly="yes", appendfsync="no"), 2, "30 seconds"),
+        good = ServerSettings("7.0.15", "noeviction", "0", "yes", "everysec")
+        self.assertEqual([level for level, _ in settings_lines({"": good})], ["info"] * 3)
+        table: list[tuple[ServerSettings, int, str]] = [
+            (ServerSettings(policy="allkeys-lru"), 1, "DELETE"),
+            (ServerSettings(), 1, "noeviction"),
+            (ServerSettings(), 2, "appendonly"),
+            (ServerSettings(appendonly="no"), 2, "LOST"),
+            (ServerSettings(appendonly="yes", appendfsync="no"), 2, "30 seconds"),
         ]
-        for facts, line, word in table:
-            level, sentence = fact_lines({"": facts})[line]
+        for settings, line, word in table:
+            level, sentence = settings_lines({"": settings})[line]
             self.assertEqual(level, "warn")
             self.assertIn(word, sentence)
 
