@@ -48,6 +48,10 @@ class NotSubscribed(RoutemasterError):
     """The client has no subscription, or none to this topic (404)."""
 
 
+class HasCallback(RoutemasterError):
+    """The subscription has a callback: its events are not pulled (409)."""
+
+
 class StoreUnavailable(RoutemasterError):
     """Redis is unavailable, loading, out of memory, or refuses writes (503).
 

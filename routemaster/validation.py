@@ -46,7 +46,7 @@ class Range:
     most: int
 
 
-#: the integers in bodies, by field
+#: the integers in bodies and queries, by field
 RANGES: Final[Mapping[str, Range]] = {
     "timeout": Range("milliseconds", 0, 3_600_000),
     "max": Range("events", 1, 10_000),
@@ -58,6 +58,7 @@ RANGES: Final[Mapping[str, Range]] = {
     "history": Range("milliseconds", 0, YEAR_MS),
     "history_events": Range("events", 0, 1_000_000_000),
     "max_data": Range("bytes", 0, MAX_DATA),
+    "wait": Range("milliseconds", 0, 60_000),
 }
 
 _TOPIC = re.compile(r"[a-z_]{1,32}")
@@ -73,9 +74,11 @@ _EVENT_URL = re.compile(
     rf"(?:\[[0-9A-Fa-f:.]+\]|[^{_BLANK}/?#@:\[\]\\]+)(?::[0-9]{{0,5}})?"
     rf"(?:[/?#][^{_BLANK}]*)?"
 )
+_CURSOR = re.compile(r"[A-Za-z0-9_-]{1,8192}")
 #: what texts in paths and bodies must match in full
 PATTERNS: Final[Mapping[str, re.Pattern[str]]] = {
     "topic": _TOPIC, "token": _TOKEN, "token name": _TOKEN_NAME, "uuid": _UUID, "event url": _EVENT_URL,
+    "cursor": _CURSOR,
 }  # fmt: skip
 
 _EVENT_FIELDS: Final = dict.fromkeys(("type", "url", "timestamp", "data")).keys()
@@ -86,6 +89,7 @@ _SUBSCRIPTION_FIELDS: Final = dict.fromkeys(
 PUSHED_ONLY: Final = ("uuid", "rate", "park_after")  #: fields that a subscription without callback cannot have
 _TOPIC_FIELDS: Final = dict.fromkeys(("history", "history_events", "max_data")).keys()
 _REACH_FIELDS: Final = dict.fromkeys(("to", "topics")).keys()
+_CURSOR_FIELDS: Final = dict.fromkeys(("cursor",)).keys()
 _TOKEN_FIELDS: Final = dict.fromkeys(("name", "token", "replaces")).keys()
 
 
@@ -237,6 +241,16 @@ def check_reach(body: object, nearest: str) -> tuple[int | None, tuple[str, ...]
     if not isinstance(topics, list):
         raise _invalid("topics", topics, "an array of topic names")
     return place, tuple(dict.fromkeys(check_topic(topic) for topic in topics))
+
+
+def check_cursor(body: object) -> str:
+    """The cursor in a request's body; raises Invalid. Only its form is checked."""
+    if not isinstance(body, dict) or not body.keys() <= _CURSOR_FIELDS:
+        raise _no_object("acknowledgement", body, _CURSOR_FIELDS)
+    cursor = body.get("cursor")
+    if isinstance(cursor, str) and _CURSOR.fullmatch(cursor):
+        return cursor
+    raise _invalid("cursor", cursor, "one that came with events")
 
 
 def check_topic_settings(body: object) -> TopicSettings:

@@ -25,18 +25,23 @@ LAWS: dict[str, tuple[str, ...]] = {
     "store.": (*VALUES, "util.", "redis."),
     "sender.": ("callback_url", "errors", "interfaces", "util."),
     "delivery.": ("administration", "errors", "hints", "interfaces", "model", "util."),
+    "pull.": (
+        "administration", "errors", "hints", "interfaces", "model", "util.", "delivery.backlog", "delivery.batch",
+        "delivery.clock_offset", "delivery.courier_state", "delivery.decision", "delivery.log_cache",
+        "delivery.wakeup_index",
+    ),
     "web.http_server.": (),
     "web.": (
-        *VALUES, "util.", "web.http_server.", "store.group_commit", "delivery.decision", "delivery.forecast",
-        "metrics.prometheus",
+        *VALUES, "util.", "web.http_server.", "pull.", "store.group_commit", "delivery.decision",
+        "delivery.forecast", "metrics.prometheus",
     ),
     "metrics.": ("errors", "interfaces", "model", "util.", "store.autodrop", "delivery.forecast"),
     "error_reporting.": ("errors", "interfaces", "config_types", "util."),
     "logs": ("log_sinks",),
     "log_sinks": (),
     "daemon.": (
-        *VALUES, "util.", "redis.", "store.", "sender.", "delivery.", "web.", "web.http_server.", "metrics.",
-        "error_reporting.", "logs",
+        *VALUES, "util.", "redis.", "store.", "sender.", "delivery.", "pull.", "web.", "web.http_server.",
+        "metrics.", "error_reporting.", "logs",
     ),
     "tap": ("", "config", "errors", "daemon.", "logs"),
     "cli.": (*VALUES, "redis.cluster_slots", "redis.server_info"),  # no reactor
@@ -46,7 +51,7 @@ LAWS: dict[str, tuple[str, ...]] = {
 OTHER_SIDE = ("cli.", "testing.")
 #: rules: pure functions of facts and time, though they lie in a wing that runs
 PURE = (*VALUES, "delivery.decision", "delivery.forecast", "delivery.live_workers",
-        "delivery.clock_offset", "util.log_throttle", "util.backoff")  # fmt: skip
+        "delivery.clock_offset", "pull.cursor_token", "util.log_throttle", "util.backoff")  # fmt: skip
 #: the one place that builds and joins
 WIRING = ("daemon.", "tap", "cli.", "testing.")
 #: which wing knows which library

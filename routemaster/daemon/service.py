@@ -15,7 +15,6 @@ and Redis last. `MultiService` stops all its children at once and cannot do that
 
 from __future__ import annotations
 
-import gc
 import os
 import secrets
 import socket
@@ -33,7 +32,7 @@ from twisted.internet.threads import deferToThread
 from routemaster import __version__
 from routemaster.config import Config
 from routemaster.daemon import assembly
-from routemaster.daemon.lifecycle import DaemonService
+from routemaster.daemon.lifecycle import DaemonService, tune_garbage_collector
 from routemaster.daemon.listeners import Listeners
 from routemaster.daemon.own_metrics import OwnMetrics
 from routemaster.delivery.worker import Worker
@@ -42,6 +41,7 @@ from routemaster.hints import TokensChanged, decode
 from routemaster.metrics import prometheus
 from routemaster.metrics.meter import Meter
 from routemaster.metrics.monitor import Monitor
+from routemaster.pull.service import PullService
 from routemaster.redis.address import ClusterAddress, RedisAddress, SentinelAddress, parse
 from routemaster.redis.cluster import Cluster
 from routemaster.redis.connection import Connection
@@ -61,7 +61,6 @@ TOKEN_POLL = 0.5        #: seconds; every process applies a change of tokens wit
 CLEAN_UP_INTERVAL = 10  #: seconds between two runs of trimming and repairing
 AUTODROP_INTERVAL = 30  #: seconds between two runs of autodrop
 CONNECT_WAIT = 1.0      #: seconds for a Redis given by URL to answer before the ports open without it
-GC_THRESHOLD = 5_000    #: allocations between two runs of Python's garbage collector
 
 
 @frozen
@@ -75,7 +74,8 @@ class Part:
 class Bus(DaemonService):
     """Routemaster as a Twisted service."""
 
-    _worker: Worker | None = None  #: with the roles all and worker
+    _worker: Worker | None = None     #: with the roles all and worker
+    _pull: PullService | None = None  #: with the roles all and web
 
     def __init__(
         self, config: Config, reactor: Any, on_failure: Callable[[], None], dropped: Callable[[], int] = lambda: 0
@@ -94,6 +94,7 @@ class Bus(DaemonService):
         self._meter, self._metrics_service = Meter(), assembly.metrics_service(config, reactor)
         self._own_metrics = OwnMetrics(reactor, self._meter, config.role, dropped)
         self._started: list[Part] = []
+        self._hinted: list[Worker | PullService] = []  #: what takes hints
         self._delay: Deferred[None] | None = None
         self._skips_delay = False
         super().__init__(config, reactor, on_failure)
@@ -106,7 +107,7 @@ class Bus(DaemonService):
         for part in self._parts():
             await self._start_part(part)
         self._count_process("start")
-        _tune_garbage_collector()
+        tune_garbage_collector()
         for connection in self._connections():
             await connection.when_connected()
         self._notifier.ready()
@@ -156,11 +157,18 @@ class Bus(DaemonService):
         if self._certificate_watch is not None:
             check = self._certificate_watch.check
             self._periodic.append(Periodic("certificate check", check, CHECK_INTERVAL, reactor))
+        ordered_hints = not isinstance(address, ClusterAddress)
+        if self._tls is not None:
+            self._pull = pull = PullService(self._store, reactor, config.max_batch_body, ordered_hints)
+            self._hinted.append(pull)
+            sweep = Periodic("reconciliation of polls", pull.sweep, config.sweep_interval, reactor)
+            self._hastened.append(sweep)
+            self._periodic.append(sweep)
         if self._sender is not None:
             self._worker = worker = assembly.worker(
-                config, reactor, self._process, self._store, self._sender, self._meter,
-                ordered_hints=not isinstance(address, ClusterAddress),
-            )  # fmt: skip
+                config, reactor, self._process, self._store, self._sender, self._meter, ordered_hints
+            )
+            self._hinted.append(worker)
             interval = min(config.sweep_interval, config.lease_ttl / 3)
             reconciliation = Periodic("reconciliation", worker.reconcile, interval, reactor)
             self._hastened.append(reconciliation)
@@ -203,7 +211,7 @@ class Bus(DaemonService):
             limits = assembly.api_limits(self._config)
             api = Api(
                 self._store, self._authenticator, self._reactor, limits, self._meter, self._exposition,
-                self._is_ready, wall=time, exposed=self._listeners.exposed,
+                self._is_ready, wall=time, exposed=self._listeners.exposed, pull=self._pull,
             )  # fmt: skip
             await self._listeners.open(api.app.resource())
             if self._listeners.exposed():
@@ -220,8 +228,8 @@ class Bus(DaemonService):
     def _on_connected(self) -> None:
         """Redis is connected again: it may have been restarted or replaced, and may lack its last writes."""
         self._store.distrust()
-        if self._worker is not None:
-            self._worker.reload_all()
+        for each in self._hinted:
+            each.reload_all()
         self._read_all()
         logging = Deferred.fromCoroutine(self._log_redis_settings())
         logging.addErrback(lambda failure: self._log.failure("reading Redis's settings failed", failure))
@@ -235,8 +243,8 @@ class Bus(DaemonService):
             getattr(self._log, level)("{line}", line=line)
 
     def _on_wakeups_up(self) -> None:
-        if self._worker is not None:
-            self._worker.hints_missed()
+        for each in self._hinted:
+            each.hints_missed()
         self._read_all()
 
     def _read_all(self) -> None:
@@ -251,8 +259,9 @@ class Bus(DaemonService):
             if not hint.logged:
                 self._authenticator.distrust()
             self._token_poll.hasten()
-        elif hint is not None and self._worker is not None:
-            self._worker.on_hint(hint)
+        elif hint is not None:
+            for each in self._hinted:
+                each.on_hint(hint)
 
     async def _flush_counters(self) -> None:
         self._own_metrics.count_dropped()
@@ -301,6 +310,8 @@ class Bus(DaemonService):
             await self._delay_drain()
             await self._listeners.close()
             work += self._listeners.drains()
+        if self._pull is not None:
+            work.append(self._pull.stop())
         if self._worker is not None:
             work.append(self._worker.stop(self._config.grace))
         for succeeded, failure in await DeferredList(map(Deferred.fromCoroutine, work), consumeErrors=True):
@@ -330,14 +341,3 @@ class Bus(DaemonService):
             await self._flush_counters()
         if self._metrics_service is not None:
             await self._metrics_service.close()
-
-
-def _tune_garbage_collector() -> None:
-    """Run Python's garbage collector seldom, and not over objects that live as long as the process.
-
-    A full collection stops the process for a time that grows with the number of
-    objects: 150 ms, every other second, with 2,000 unreachable subscribers.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD, 20, 20)

@@ -77,6 +77,15 @@ class Backlog:
                 self._index.step_back(topic, known[topic], position.tail)
         self._as_of = found.as_of
 
+    @property
+    def as_of(self) -> float:
+        """When the positions were read, in microseconds by the store's clock."""
+        return self._as_of
+
+    def position(self, topic: str) -> Position:
+        """The position in a topic that is followed, by the last reply."""
+        return self._positions[topic]
+
     def is_inconsistent(self) -> bool:
         """Whether a membership and its cursor differ, or a membership is over."""
         for topic, membership in self._memberships.items():
@@ -180,6 +189,10 @@ class Backlog:
         """Find when the oldest event was accepted. Raises StoreUnavailable."""
         if entries := await self._read(1, 1):
             self.oldest = self._accepted_at(*entries[0][:2])
+
+    async def oldest_events(self, most: int, most_bytes: int) -> list[Entry]:
+        """The events of `next_batch`, none if there is no batch. Raises StoreUnavailable."""
+        return await self._read(most, most_bytes)
 
     async def next_batch(self, most: int, most_bytes: int) -> Batch | None:
         """The oldest events: at most `most` and, after the first, `most_bytes`. Raises StoreUnavailable."""

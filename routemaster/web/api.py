@@ -24,6 +24,7 @@ from routemaster.errors import Invalid, RoutemasterError, StoreUnavailable, TooL
 from routemaster.interfaces import Clock, Meter, Store
 from routemaster.metrics.prometheus import CONTENT_TYPE
 from routemaster.model import Published
+from routemaster.pull.service import PullService
 from routemaster.store.group_commit import GroupCommit
 from routemaster.util.single_flight import SingleFlight
 from routemaster.validation import (
@@ -41,6 +42,7 @@ from routemaster.web.http_server.body_writer import Body, Whole
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.klein_resource import BusApp
 from routemaster.web.listing import list_subscriptions, list_topics
+from routemaster.web.pull_api import PullApi
 from routemaster.web.refused_publications import RefusedPublications
 from routemaster.web.request_metrics import RequestMetrics
 from routemaster.web.responses import json_answer, list_answer, no_content, refusal, refused
@@ -90,6 +92,7 @@ class Api:
         hex_digits: Callable[[int], str] = secrets.token_hex,
         wall: Callable[[], float] | None = None,
         exposed: Callable[[], bool] = lambda: False,
+        pull: PullService | None = None,
     ) -> None:
         """
         Args:
@@ -98,10 +101,12 @@ class Api:
             hex_digits: returns 2n unpredictable hex digits for n.
             wall: returns the time of day, if the clock does not.
             exposed: returns whether other hosts can reach the bus.
+            pull: answers polls; by default one that gets no hints, so that nothing wakes a waiting poll.
         """
         self._store, self._clock, self._limits, self._meter = store, clock, limits, meter
         self._access = Access(authenticator)
         self._tokens = ApiTokens(store, authenticator, self._access, clock, hex_digits, exposed)
+        self._pulled = PullApi(pull or PullService(store, clock), self._access)
         self._wall = wall or clock.seconds
         self._exposition, self._ready = exposition, ready
         self._commit = GroupCommit(store, meter)
@@ -144,6 +149,7 @@ class Api:
             ("/subscription", "DELETE", self.unsubscribe, CLIENTS),
             ("/subscriber", "DELETE", self.unsubscribe, CLIENTS),
             ("/subscriber/topics/<name>", "DELETE", self.leave, CLIENTS),
+            *self._pulled.routes(),
             ("/subscriptions", "GET", self.subscriptions, READERS),
             ("/subscribers", "GET", self.subscriptions, READERS),
             ("/pulse", "GET", self.pulse, READERS),

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
+from routemaster.web.openapi_schemas import number, text
+
 
 @frozen
 class Answer:
@@ -35,6 +37,8 @@ class Operation:
 _NO_TOPIC: Final = "There is no such topic."
 _NOT_YOURS: Final = "Another client publishes this topic."
 _NOT_SUBSCRIBED: Final = "The client has no subscription."
+_PUSHED: Final = "The subscription has a callback: its events are not pulled."
+_BAD_QUERY: Final = "A parameter is unknown, invalid or given more than once."
 _CONFIGURED: Final = "The token is configured in the option `clients`."
 
 #: by method and path, as in the table of routes; several that are one are separated by commas
@@ -62,6 +66,21 @@ _OPERATIONS: Final = {
     "DELETE /subscriber/topics/<name>": Operation(
         "Unsubscribe from one topic; what is queued is still delivered.",
         errors={404: "There is no such topic, or the client is not subscribed."},
+    ),
+    "GET /subscription/events": Operation(
+        "Pull the oldest events, after acknowledging up to a cursor; wait if there is none.",
+        answers={200: Answer("The events, perhaps none.", "PulledEvents")},
+        errors={400: _BAD_QUERY, 404: _NOT_SUBSCRIBED, 409: _PUSHED},
+        query={
+            "max": number("max", "The most events; by default, and at most, the subscription's `max`."),
+            "wait": number("wait", "How long to wait for an event if there is none; by default not at all."),
+            "ack": text("cursor", description="Acknowledge the events up to this cursor first."),
+        },
+    ),
+    "POST /subscription/ack": Operation(
+        "Acknowledge events that were pulled. An older cursor changes nothing.",
+        "Acknowledgement",
+        errors={400: "The cursor is none of this subscription's.", 404: _NOT_SUBSCRIBED, 409: _PUSHED},
     ),
     "GET /subscriptions, GET /subscribers": Operation(
         "List all subscriptions, with their queues and the state of their deliveries.",

@@ -59,6 +59,13 @@ def whole(field: str, default: int | None, description: str) -> Schema:
     }
 
 
+def number(field: str, description: str) -> Schema:
+    """A parameter of a query: an integer in the range of the rules."""
+    schema = whole(field, None, description) | {"type": "integer"}
+    del schema["default"]
+    return schema
+
+
 def place(*words: str, **more: Any) -> Schema:
     """A place in the logs: a word, or milliseconds since the epoch; null is the default."""
     kinds = [{"enum": [*words, None]}, {"type": "integer", "minimum": 0, "maximum": MAX_PLACE}]
@@ -96,6 +103,7 @@ def schemas(max_event_data: int, max_body: int, missing_topics: str) -> dict[str
             token=optional(text("token", description="Made from the name and 32 hex digits if it is not given.")),
             replaces=optional(text("token", description="A token for whose client the new one speaks too.")),
         ),
+        "Acknowledgement": record({"cursor": text("cursor", description="It came with the last of the events.")}),
         **_answers(),
         **_deliveries(),
     }
@@ -186,6 +194,10 @@ def _answers() -> dict[str, Schema]:
 
 def _deliveries() -> dict[str, Schema]:
     return {
+        "PulledEvents": answer({
+            "events": array(reference("DeliveredEvent")),
+            "cursor": text("cursor", description="Acknowledges these events."),
+            "queued": _COUNT | {"description": "Events that wait, these included."}}),
         "Delivery": array(reference("DeliveredEvent"), minItems=1),
         "DeliveredEvent": answer(
             {"topic": text("topic"), "type": {"enum": sorted(EVENT_TYPES)}, "url": _TEXT,

@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 
 from routemaster import strict_json
 from routemaster.errors import (
+    HasCallback,
     Invalid,
     NotSubscribed,
     NotYourTopic,
@@ -44,6 +45,7 @@ _STATUSES: dict[type[RoutemasterError], int] = {
     UnknownToken: 404,
     TokenTaken: 409,
     NotSubscribed: 404,
+    HasCallback: 409,
     StoreUnavailable: 503,
     WrongType: 503,
 }
@@ -53,6 +55,12 @@ def json_answer(request: Any, value: object, status: int = 200) -> bytes:
     """The body of a JSON answer; sets status and Content-Type."""
     _json_head(request, status)
     return strict_json.encode(value)
+
+
+def ready_json(request: Any, body: bytes) -> bytes:
+    """The body of an answer that is JSON already; sets status and Content-Type."""
+    _json_head(request, 200)
+    return body
 
 
 def list_answer(request: Any, listing: Listing, owner: str | None) -> Body:

@@ -39,6 +39,7 @@ CHECKS = [
 #: nothing is accepted on these ports
 CALLBACKS = [f"https://{LOOPBACK}:1/", "https://localhost:1/a", "https://me@localhost:1/"]
 TOPICS = ["cats", "dogs"]
+PULLED = ("/subscription/events", "/subscription/ack")  #: what needs a subscription without callback
 
 
 class DescriptionTests(TestCase):
@@ -66,6 +67,7 @@ class DescriptionTests(TestCase):
         await deferToThread(self.try_all)
 
     def try_all(self) -> None:
+        self.cursor = ""
         self.session = self.new_session()
         self.base = f"https://{LOOPBACK}:{self.bus.port}"
         self.seen: dict[tuple[str, str], set[int]] = defaultdict(set)
@@ -87,16 +89,21 @@ class DescriptionTests(TestCase):
             for method in item:
                 self.assertIn(2, {status // 100 for status in self.seen[method.upper(), path]}, f"{method} {path}")
 
-    def make_state(self) -> None:
-        """The topics, with an event each, and two subscriptions to them, whatever was deleted before."""
+    def make_state(self, pulled: bool) -> None:
+        """Topics, two subscriptions to them, and events, whatever was deleted before; `pulled`: alice's, too."""
         event = {"type": "noop", "url": "https://example.com/"}
+        events = [("alice--a1", f"topics/{topic}", event) for topic in TOPICS]
         for token, path, body in (
-            *(("alice--a1", f"topics/{topic}", event) for topic in TOPICS),
-            ("alice--a1", "subscription", {"topics": TOPICS, "callback": CALLBACKS[0]}),
+            *events,
+            ("alice--a1", "subscription", {"topics": TOPICS, "callback": None if pulled else CALLBACKS[0]}),
             ("bob--b1", "subscription", {"topics": TOPICS}),
+            *events,
         ):
             answer = self.session.post(f"{self.base}/{path}", json=body, auth=(token, ""), timeout=60)
             self.assertEqual(answer.status_code, 204, answer.text)
+        if pulled:
+            answer = self.session.get(f"{self.base}/subscription/events", auth=("alice--a1", ""), timeout=60)
+            self.cursor = answer.json()["cursor"]
 
     def try_operation(self, role: str, operation: Any, admitted: bool, mode: GenerationMode) -> None:
         @settings(max_examples=EXAMPLES if admitted else 2, derandomize=True, deadline=None, database=None,
@@ -105,11 +112,12 @@ class DescriptionTests(TestCase):
         def check(case: Any, topic: str | None) -> None:
             if mode is GenerationMode.POSITIVE:
                 case.body = integers(case.body)
+                use_cursor(case, self.cursor)
                 if topic is not None:
                     use_topic(case, topic)
             self.try_case(role, case, admitted)
 
-        self.make_state()
+        self.make_state(operation.path in PULLED)
         check()  # fmt: skip
 
     def try_case(self, role: str, case: Any, admitted: bool) -> None:
@@ -146,3 +154,12 @@ def use_topic(case: Any, topic: str) -> None:
         case.path_parameters["name"] = topic
     if isinstance(case.body, dict) and "topics" in case.body:
         case.body["topics"] = [topic]
+
+
+def use_cursor(case: Any, cursor: str) -> None:
+    """Have an acknowledgement have a cursor of the bus, and no poll wait for long."""
+    for values in (case.body, case.query):
+        if isinstance(values, dict):
+            values.update({"cursor": cursor} if "cursor" in values else {})
+            values.update({"ack": cursor} if "ack" in values else {})
+            values.update({"wait": min(values["wait"], 20)} if "wait" in values else {})

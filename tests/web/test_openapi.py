@@ -25,6 +25,7 @@ from routemaster.validation import (
     RANGES,
     check_api_token,
     check_callback,
+    check_cursor,
     check_subscription,
     event_fragments,
     split_user,
@@ -70,6 +71,11 @@ RULES: dict[str, tuple[Callable[[Any], object], dict[str, Any], dict[str, list[A
             "start": ["oldest", "Next", 0, -1, MAX_PLACE, MAX_PLACE + 1, 1.5],
             "missing_topics": ["refuse", "await", "Await"],
         },
+    ),
+    "Acknowledgement": (
+        check_cursor,
+        {"cursor": "AQ"},
+        {"cursor": ["-_09azAZ", "A" * 8192, "A" * 8193, "A B", "AQ==", "A\n", "\u00e9"]},
     ),
     "NewToken": (
         lambda body: check_api_token(body, "0" * 32),
@@ -269,6 +275,10 @@ class DocumentTests(Case):
         self.subscribe("cats", uuid="secret")
         self.expect(204, "POST", "/subscription", {"topics": ["cats"]}, user=B)
         self.publish()
+        self.expect(204, "POST", "/subscription", {"topics": ["cats"]})
+        self.publish()
+        pulled = self.read("/subscription/events", A)
+        self.assertEqual((len(pulled["events"]), valid("PulledEvents", pulled, closed=True)), (2, True))
         for path, name in (
             ("/topics", "Topics"), ("/subscriptions", "Subscriptions"), ("/api_tokens", "Tokens"),
             ("/health", "Empty"), ("/health/ping", "Pong"), ("/health/ready", "Ready"),

@@ -26,6 +26,7 @@ class Connection(Protocol):
     """What a request needs of its connection."""
 
     transport: Any
+    deadline: float  #: of the handler, by the reactor's clock
     site: Any  #: its `resource` answers, its `writer` writes long answers
 
     def answer_head(self, status: int, headers: Headers) -> bytes: ...
@@ -68,6 +69,10 @@ class BusRequest(Request):
     def over(self) -> bool:
         """Whether the answer is complete or the client has disconnected."""
         return bool(self.finished or self._disconnected)
+
+    def extend(self, seconds: float) -> None:
+        """The handler may take so many seconds more to answer."""
+        self.channel.deadline += seconds
 
     def send(self, body: bytes | Body) -> None:
         """Answer with this body, and with the status and headers set so far; a long one is written in parts."""

@@ -1,0 +1,114 @@
+"""What one process does for pulled subscriptions; any process answers for any subscriber.
+
+It has one index of wake-ups and one cache for all, beside those of a worker in the same process, and a
+poller for each client that waits here. A hint may be lost: `sweep` reads what it would have announced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted.internet.defer import Deferred
+
+from routemaster.administration import Ack, SubscriberState
+from routemaster.delivery.log_cache import LogCache
+from routemaster.delivery.wakeup_index import WakeupIndex
+from routemaster.hints import Acknowledged, Hint, SubscriptionChanged, TopicGrew
+from routemaster.interfaces import Clock, Store
+from routemaster.pull.cursor_token import CursorTokens
+from routemaster.pull.poller import Answer, Poller
+from routemaster.pull.reading import Shared, check_pulled
+from routemaster.pull.turns import Turns
+
+
+class PullService:
+    """See above."""
+
+    def __init__(
+        self, store: Store, clock: Clock, max_bytes: int = 8 * 1024 * 1024, ordered_hints: bool = True
+    ) -> None:
+        """`max_bytes`: of one answer's events; `ordered_hints`: as for `WakeupIndex`."""
+        self._store, self._clock = store, clock
+        self._index, self._cache = WakeupIndex(ordered_hints), LogCache(store)
+        self._shared = Shared(store, clock, self._index, self._cache, max_bytes, Turns(clock))
+        self._pollers: dict[str, Poller] = {}
+        self._swept = 0  #: up to which of the times at which hints may have been missed all have looked again
+        self._stopping = False
+
+    @property
+    def waiting(self) -> int:
+        """The number of polls without an answer."""
+        return sum(poller.waiting for poller in self._pollers.values())
+
+    @property
+    def subscribers(self) -> int:
+        """The number of clients that wait here."""
+        return len(self._pollers)
+
+    # -- requests
+
+    async def state(self, subscriber: str) -> SubscriberState:
+        """What is stored about a pulled subscription. Raises StoreUnavailable, NotSubscribed, HasCallback."""
+        return check_pulled(await self._store.state(subscriber))
+
+    async def acknowledge(self, state: SubscriberState, cursor: str) -> None:
+        """Acknowledge what a cursor says; an older one changes nothing. Raises Invalid, StoreUnavailable."""
+        subscriber = state.subscription.subscriber
+        acks: Sequence[Ack] = CursorTokens(subscriber, state.created).decode(cursor)
+        if acks:
+            await self._store.acknowledge_pulled(subscriber, acks)
+
+    def poll(self, state: SubscriberState, most: int | None, wait: float) -> Deferred[Answer]:
+        """See `Poller.poll`; `state`: as just read; `most` None: as many events as the subscription says."""
+        subscription = state.subscription
+        poller = self._pollers.get(subscription.subscriber)
+        if poller is None:
+            poller = self._pollers[subscription.subscriber] = Poller(state, self._shared, self._ended)
+        else:
+            poller.reading.take(state)
+        limit = subscription.max if most is None else min(most, subscription.max)
+        return poller.poll(limit, 0 if self._stopping else wait)
+
+    def _ended(self, poller: Poller) -> None:
+        del self._pollers[poller.reading.subscriber]
+
+    # -- hints
+
+    def on_hint(self, hint: Hint) -> None:
+        """Take a hint from the wake-up channel."""
+        match hint:
+            case TopicGrew(topic, first, last):
+                self._index.advance(topic, first, last)
+            case SubscriptionChanged(subscriber) if subscriber in self._pollers:
+                self._pollers[subscriber].changed()
+            case Acknowledged(subscriber) if subscriber in self._pollers:
+                self._pollers[subscriber].acknowledged()
+
+    def hints_missed(self) -> None:
+        """Hints may have been missed: the next `sweep` has everybody look again."""
+        self._index.missed()
+
+    def reload_all(self) -> None:
+        """The store may have lost its last writes: read events and positions again."""
+        self._cache.clear()
+        self._index.missed()
+
+    async def sweep(self) -> None:
+        """Read what hints may have missed, for all together; nothing if nobody waits. Raises StoreUnavailable."""
+        missed = self._index.times_missed
+        known = {topic: self._index.tail(topic) for topic in self._index.topics()}
+        if known:
+            for topic, tail in (await self._store.tails(list(known))).items():
+                self._index.step_back(topic, known[topic], tail)
+                self._index.advance(topic, None, tail)
+        self._index.caught_up(missed)
+        if self._swept != missed:
+            self._swept = missed
+            for poller in list(self._pollers.values()):
+                self._shared.turns.add(poller.changed)
+
+    async def stop(self) -> None:
+        """Answer all waiting polls with an empty list, and later ones without a wait."""
+        self._stopping = True
+        for poller in list(self._pollers.values()):
+            poller.stop()

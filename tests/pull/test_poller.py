@@ -1,0 +1,422 @@
+"""Polls: what they are answered, when, and what a waiting one costs."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import CancelledError
+
+from routemaster.errors import HasCallback, Invalid, NotSubscribed, StoreUnavailable
+from routemaster.model import TopicSettings
+from routemaster.pull.poller import MOST_WAITING
+from tests.pull.case import PullCase, numbers
+
+
+class AnswerTests(PullCase):
+    """What a poll is answered, and what acknowledging does."""
+
+    def test_events(self) -> None:
+        """The oldest events come in order, with their IDs and with how many wait; without ack they come again."""
+        self.subscribe("cats", "dogs")
+        self.publish("cats", 2)
+        self.publish("dogs")
+        answer = self.pulled(most=2)
+        self.assertEqual(numbers(answer), [1, 2])
+        self.assertRegex(answer.events, rb'^\[\{"n":1,"id":"\d+-2"\},\{"n":2,"id":"\d+-3"\}\]$')
+        self.assertEqual(answer.queued, 3)
+        again = self.pulled()
+        self.assertEqual((numbers(again), again.queued), ([1, 2, 3], 3))
+
+    def test_acknowledge(self) -> None:
+        """An acknowledged event does not come again, and counts as sent, once."""
+        self.subscribe("cats", "dogs")
+        self.publish("cats", 2)
+        self.publish("dogs")
+        first = self.pulled(most=2)
+        second = self.pulled(ack=first)
+        self.assertEqual((numbers(second), second.queued), ([3], 1))
+        self.acknowledge(second)
+        self.acknowledge(first)
+        self.assertEqual((self.facts().sent, self.facts().queued), (3, 0))
+        self.assertIsNotNone(self.facts().health.last_success)
+
+    def test_empty(self) -> None:
+        """An empty answer has a cursor that acknowledges nothing."""
+        self.subscribe("cats")
+        empty = self.pulled()
+        self.assertEqual((numbers(empty), empty.queued), ([], 0))
+        self.publish("cats")
+        self.assertEqual(numbers(self.pulled(ack=empty)), [1])
+
+    def test_any_process(self) -> None:
+        """A cursor from one process is taken by another."""
+        self.subscribe("cats")
+        self.publish("cats", 3)
+        answer = self.pulled(most=2)
+        self.assertEqual(numbers(self.pulled(ack=answer, service=self.service())), [3])
+
+    def test_old_cursors(self) -> None:
+        """A cursor from before a rewind moves nothing; one from before an unsubscription is refused."""
+        self.subscribe("cats")
+        self.do(self.memory.configure_topic("cats", "pub", TopicSettings(history=3_600_000)))
+        self.publish("cats", 2)
+        answer = self.pulled()
+        self.acknowledge(answer)
+        self.do(self.memory.rewind("sub", 0))
+        again = self.pulled(ack=answer)
+        self.assertEqual(numbers(again)[-2:], [1, 2])
+        self.do(self.memory.unsubscribe("sub"))
+        self.failureResultOf(self.poll(ack=answer), NotSubscribed)
+        self.turn(1)
+        self.subscribe("cats", create=False)
+        self.failureResultOf(self.poll(ack=again), Invalid)
+
+    def test_order_of_topics(self) -> None:
+        """Events of several topics come by time of acceptance, whichever process answers."""
+        self.subscribe("cats", "dogs", "emus")
+        expected = []
+        for topic in ("dogs", "cats", "emus", "cats", "dogs"):
+            expected += self.publish(topic)
+        self.assertEqual(numbers(self.pulled()), expected)
+        self.assertEqual(numbers(self.pulled(service=self.service())), expected)
+
+    def test_bytes(self) -> None:
+        """An answer ends before `max_bytes`, but has at least one event."""
+        self.subscribe("cats", max_bytes=60)
+        self.publish("cats", 5)
+        self.assertEqual(numbers(self.pulled()), [1])
+        self.subscribe("cats", create=False)
+        small = self.service(max_bytes=90)
+        self.assertEqual(numbers(self.pulled(service=small)), [1, 2])
+
+    def test_many_topics(self) -> None:
+        """An answer ends before the 65th topic, and the next goes on there."""
+        topics = ["t_" + "abcdefgh"[n // 10] + "abcdefghij"[n % 10] for n in range(70)]
+        self.subscribe(*topics)
+        for topic in topics:
+            self.publish(topic)
+        answer = self.pulled()
+        self.assertEqual(numbers(answer), list(range(1, 65)))
+        self.assertEqual(numbers(self.pulled(ack=answer)), list(range(65, 71)))
+
+    def test_most(self) -> None:
+        """The subscription's `max` is the default and the upper bound."""
+        self.subscribe("cats", max=2)
+        self.publish("cats", 5)
+        self.assertEqual([len(numbers(self.pulled(most=most))) for most in (None, 1, 2, 1000)], [2, 1, 2, 2])
+
+    def test_refused(self) -> None:
+        """Without a subscription, or with a callback, nothing is pulled."""
+        self.failureResultOf(self.poll(), NotSubscribed)
+        self.subscribe("cats", callback="https://sub.example/")
+        self.failureResultOf(self.poll(), HasCallback)
+
+    def test_left_topic(self) -> None:
+        """What was queued in a topic that the client left is pulled, and nothing after it."""
+        self.subscribe("cats", "dogs")
+        self.publish("cats", 2)
+        self.do(self.memory.leave("sub", "cats"))
+        self.publish("cats")
+        self.publish("dogs")
+        answer = self.pulled()
+        self.assertEqual(numbers(answer), [1, 2, 4])
+        self.acknowledge(answer)
+        self.assertEqual((numbers(self.pulled()), self.facts().added), ([], 3))
+
+
+class LimitTests(PullCase):
+    """Retention, `max_queued`, dropped events and pauses."""
+
+    def test_retention(self) -> None:
+        """An event that is older than `retention` is not pulled, and is counted once."""
+        self.subscribe("cats", "dogs", retention=1000)
+        self.publish("cats", 2)
+        self.turn(0.75)
+        self.publish("dogs")
+        self.turn(0.5)
+        self.assertEqual(numbers(self.pulled()), [3])
+        facts = self.facts()
+        self.assertEqual((facts.expired, facts.queued, facts.added), (2, 1, 3))
+        self.assertEqual(self.store.calls["expire"], 1)
+        self.pulled()
+        self.assertEqual(self.store.calls["expire"], 1)
+
+    def test_max_queued(self) -> None:
+        """Only the newest `max_queued` events are pulled."""
+        self.subscribe("cats", max_queued=2)
+        self.publish("cats", 5)
+        answer = self.pulled()
+        self.assertEqual((numbers(answer), answer.queued), ([4, 5], 2))
+        self.assertEqual(self.facts().expired, 3)
+
+    def test_dropped(self) -> None:
+        """Events that autodrop removed are passed over, and counted as dropped."""
+        self.subscribe("cats")
+        self.publish("cats", 3)
+        self.do(self.memory.drop_oldest(100))
+        self.publish("cats")
+        self.acknowledge(self.pulled())
+        facts = self.facts()
+        self.assertEqual((facts.sent + facts.dropped, facts.queued), (4, 0))
+
+    def test_all_dropped(self) -> None:
+        """When autodrop removed all that waits, a poll waits for the next event."""
+        self.subscribe("cats")
+        self.publish("cats", 3)
+        self.do(self.memory.drop_oldest(100))
+        poll = self.poll(wait=30)
+        self.turn()
+        self.assertNoResult(poll)
+        self.publish("cats")
+        self.turn()
+        self.assertEqual(numbers(self.successResultOf(poll)), [4])
+        self.assertEqual(self.facts().dropped, 3)
+
+    def test_paused(self) -> None:
+        """A paused subscription's poll waits, and is answered empty at its end; resuming answers it at once."""
+        self.subscribe("cats")
+        self.publish("cats", 2)
+        self.do(self.memory.pause("sub"))
+        self.assertEqual(numbers(self.pulled()), [])
+        poll, later = self.poll(wait=1), self.poll(wait=30)
+        self.turn(1)
+        answer = self.successResultOf(poll)
+        self.assertEqual((numbers(answer), answer.queued), ([], 2))
+        self.assertNoResult(later)
+        self.do(self.memory.resume("sub"))
+        self.turn()
+        self.assertEqual(numbers(self.successResultOf(later)), [1, 2])
+
+
+class WaitingTests(PullCase):
+    """When a waiting poll is answered."""
+
+    def test_next_event(self) -> None:
+        """A waiting poll is answered with the next event of any of its topics."""
+        self.subscribe("cats", "dogs")
+        for topic, number in (("dogs", 1), ("cats", 2)):
+            poll = self.poll(wait=30)
+            self.turn(5)
+            self.assertNoResult(poll)
+            self.publish(topic)
+            self.turn()
+            answer = self.successResultOf(poll)
+            self.assertEqual(numbers(answer), [number])
+            self.acknowledge(answer)
+
+    def test_end(self) -> None:
+        """It is answered empty when its wait ends, and not before."""
+        self.subscribe("cats")
+        poll = self.poll(wait=2)
+        self.turn(1.75)
+        self.assertNoResult(poll)
+        self.turn(0.25)
+        self.assertEqual(numbers(self.successResultOf(poll)), [])
+
+    def test_costs_nothing(self) -> None:
+        """While it waits there is no call to the store, whatever happens in other topics."""
+        self.subscribe("cats")
+        self.subscribe("dogs", name="other")
+        poll = self.poll(wait=60)
+        self.turn()
+        before = self.store.calls.copy()
+        for _ in range(59):
+            self.publish("dogs")
+            self.turn(1)
+        self.turn(1)
+        self.successResultOf(poll)
+        self.assertEqual(self.store.calls - before, {})
+
+    def test_sweep_is_one_call(self) -> None:
+        """The look that replaces lost hints is one call for all pollers, and none when nobody waits."""
+        self.do(self.pull.sweep())
+        self.assertEqual(self.store.calls["tails"], 0)
+        self.subscribe("cats")
+        self.subscribe("dogs", name="other")
+        polls = [self.poll(wait=60), self.poll(wait=60, name="other")]
+        self.turn()
+        before = self.store.calls.copy()
+        self.do(self.pull.sweep())
+        self.assertEqual(self.store.calls - before, {"tails": 1})
+        self.turn(60)
+        for poll in polls:
+            self.successResultOf(poll)
+
+    def test_lost_hint(self) -> None:
+        """After a lost hint the next sweep answers."""
+        self.subscribe("cats")
+        poll = self.poll(wait=60)
+        self.lose_hints = True
+        self.publish("cats")
+        self.turn(5)
+        self.assertNoResult(poll)
+        self.do(self.pull.sweep())
+        self.turn()
+        self.assertEqual(numbers(self.successResultOf(poll)), [1])
+
+    def test_reconnected(self) -> None:
+        """When the wake-ups were interrupted, a sweep finds what has become of the subscription."""
+        self.subscribe("cats")
+        poll = self.poll(wait=60)
+        self.lose_hints = True
+        self.do(self.memory.unsubscribe("sub"))
+        self.pull.hints_missed()
+        self.do(self.pull.sweep())
+        self.turn()
+        self.failureResultOf(poll, NotSubscribed)
+
+    def test_together(self) -> None:
+        """Polls of one client that wait together get the same answer, from one read."""
+        self.subscribe("cats")
+        polls = [self.poll(wait=60) for _ in range(3)]
+        self.turn()
+        before = self.store.calls.copy()
+        self.publish("cats")
+        self.turn()
+        answers = [self.successResultOf(poll) for poll in polls]
+        self.assertEqual(len(set(answers)), 1)
+        self.assertEqual(self.store.calls - before, {"positions": 1, "read": 1})
+
+    def test_different_most(self) -> None:
+        """Each gets at most as many events as it asked for."""
+        self.subscribe("cats")
+        polls = [self.poll(wait=60, most=most) for most in (1, 2, None)]
+        self.publish("cats", 3)
+        self.turn()
+        found = [numbers(self.successResultOf(poll)) for poll in polls]
+        self.assertEqual(found, [[1], [1, 2], [1, 2, 3]])
+
+    def test_timeout(self) -> None:
+        """With a `timeout` an answer comes when the oldest event has waited so long, or when it is full."""
+        self.subscribe("cats", "dogs", timeout=2000, max=3)
+        poll = self.poll(wait=60)
+        self.publish("cats")
+        self.turn(1.5)
+        self.publish("dogs")
+        self.assertNoResult(poll)
+        self.turn(0.75)
+        answer = self.successResultOf(poll)
+        self.assertEqual(numbers(answer), [1, 2])
+        poll = self.poll(wait=60, ack=answer)
+        self.publish("cats", 2)
+        self.turn()
+        self.assertNoResult(poll)
+        self.publish("cats")
+        self.turn()
+        self.assertEqual(numbers(self.successResultOf(poll)), [3, 4, 5])
+
+    def test_timeout_longer_than_wait(self) -> None:
+        """A poll that ends before the events are due is answered empty, and says how many wait."""
+        self.subscribe("cats", timeout=5000)
+        self.publish("cats")
+        answer = self.pulled()
+        self.assertEqual((numbers(answer), answer.queued), ([], 1))
+        poll = self.poll(wait=1)
+        self.turn(1)
+        self.assertEqual(numbers(self.successResultOf(poll)), [])
+
+    def test_acknowledged_elsewhere(self) -> None:
+        """A waiting poll does not get what was acknowledged through another process meanwhile, hint or not."""
+        self.subscribe("cats", timeout=2000, max=2)
+        other = self.service()
+        for self.lose_hints in (False, True):
+            self.publish("cats")
+            poll = self.poll(wait=60)
+            self.turn(1)
+            self.assertNoResult(poll)
+            self.acknowledge(self.pulled(most=1, service=other), service=other)
+            self.lose_hints = False
+            [last] = self.publish("cats")
+            self.turn(1.5)
+            self.assertNoResult(poll)
+            self.turn(0.75)
+            answer = self.successResultOf(poll)
+            self.assertEqual(numbers(answer), [last])
+            self.acknowledge(answer)
+
+    def test_changed(self) -> None:
+        """A topic that is subscribed to while a poll waits wakes it; a callback ends it."""
+        self.subscribe("dogs", name="other")
+        self.subscribe("cats")
+        poll = self.poll(wait=60)
+        self.subscribe("cats", "dogs", create=False)
+        self.publish("dogs")
+        self.turn()
+        answer = self.successResultOf(poll)
+        self.assertEqual(numbers(answer), [1])
+        self.acknowledge(answer)
+        poll = self.poll(wait=60)
+        self.subscribe("cats", create=False, callback="https://sub.example/")
+        self.turn()
+        self.failureResultOf(poll, HasCallback)
+
+    def test_store_unavailable(self) -> None:
+        """If the store is unavailable when an answer is due, each poll fails with an error of its own."""
+        self.subscribe("cats")
+        polls = [self.poll(wait=60), self.poll(wait=60)]
+        self.store.unavailable = True
+        self.publish("cats")
+        self.turn()
+        errors = {id(self.failureResultOf(poll, StoreUnavailable).value) for poll in polls}
+        self.assertEqual(len(errors), 2)
+        self.store.recover()
+        self.assertEqual(numbers(self.pulled()), [1])
+
+    def test_unavailable_while_waiting(self) -> None:
+        """A store that is unavailable while nothing is due costs a waiting poll nothing."""
+        self.subscribe("cats")
+        poll = self.poll(wait=5)
+        self.store.unavailable = True
+        self.turn(5)
+        self.assertEqual(numbers(self.successResultOf(poll)), [])
+
+    def test_disconnected(self) -> None:
+        """A poll whose client disconnects is given up; the others wait on."""
+        self.subscribe("cats")
+        polls = [self.poll(wait=60), self.poll(wait=60)]
+        polls[0].cancel()
+        self.failureResultOf(polls[0], CancelledError)
+        self.assertEqual(self.pull.waiting, 1)
+        polls[1].cancel()
+        self.failureResultOf(polls[1], CancelledError)
+        self.turn()
+        self.assertEqual(self.pull.subscribers, 0)
+
+    def test_too_many(self) -> None:
+        """Of more than 100 waiting polls of one client the oldest is answered empty at once."""
+        self.subscribe("cats")
+        polls = [self.poll(wait=60) for _ in range(MOST_WAITING + 1)]
+        self.assertEqual(numbers(self.successResultOf(polls[0])), [])
+        self.assertNoResult(polls[1])
+        self.assertEqual(self.pull.waiting, MOST_WAITING)
+
+    def test_stop(self) -> None:
+        """Stopping answers waiting polls with an empty list; later ones do not wait; nothing is lost."""
+        self.subscribe("cats")
+        poll = self.poll(wait=60)
+        self.do(self.pull.stop())
+        self.assertEqual(numbers(self.successResultOf(poll)), [])
+        self.assertEqual(numbers(self.pulled(wait=60)), [])
+        self.publish("cats")
+        self.assertEqual(numbers(self.pulled(wait=60)), [1])
+
+    def test_stop_during_a_read(self) -> None:
+        """A poll whose events are being read when the bus stops is answered empty, and they come again."""
+        self.subscribe("cats")
+        self.publish("cats")
+        gate = self.store.delay("read")
+        poll = self.poll(wait=60)
+        self.do(self.pull.stop())
+        self.assertEqual(numbers(self.successResultOf(poll)), [])
+        gate.callback(None)
+        self.assertEqual(numbers(self.pulled()), [1])
+
+    def test_request_during_a_look(self) -> None:
+        """A poll that comes while positions are read is answered by a later read, which knows its `ack`."""
+        self.subscribe("cats")
+        self.publish("cats", 2)
+        answer = self.pulled(most=1)
+        gate = self.store.delay("positions")
+        first = self.poll()
+        second = self.poll(ack=answer)
+        gate.callback(None)
+        self.assertEqual(numbers(self.successResultOf(first)), [1, 2])
+        self.assertEqual(numbers(self.successResultOf(second)), [2])
