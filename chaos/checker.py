@@ -19,11 +19,11 @@ order, so all its subscribers must have seen the same.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from math import inf
 
-from attrs import field, fields, frozen
+from attrs import evolve, field, fields, frozen
 
 from chaos.records import Allowed, Arrival, Evidence, Mark, Outcome, Sent, Window
 
@@ -59,29 +59,27 @@ KINDS = tuple(each.name for each in fields(Verdict) if each.name not in ("repeat
 
 
 def judge(evidence: Evidence, allowed: Allowed) -> Verdict:
-    """Compare the records."""
+    """Compare the records, one subscriber after another: a run may hold millions of deliveries."""
     published = {mark: sent for sent in evidence.sent for mark in sent.marks()}
-    seen = {name: _Seen(name, arrivals) for name, arrivals in _by_subscriber(evidence.arrivals).items()}
-    lost, stuck = _missing(evidence, seen)
-    arrived = [(each.name, mark) for each in seen.values() for mark in each.first]
-    repeats = [each.repeats() for each in seen.values()]
-    overlaps = [each.overlaps() for each in seen.values()]
-    return Verdict(
-        lost=lost,
-        stuck=stuck,
-        invented=[f"{name} got {what}" for name, what in _invented(seen.values(), published)],
-        refused=[
-            (name, mark) for name, mark in arrived
-            if mark in published and published[mark].outcome is Outcome.REFUSED
-        ],
-        unsubscribed=_unsubscribed(evidence.windows, arrived, published),
-        doubled=_doubled(evidence, {mark for _, mark in arrived}),
-        reordered=[*_out_of_lane(seen.values(), published), *_out_of_line(seen.values())],
-        repeated=[whose for found in repeats for whose in found[allowed.repeats :]],
-        overlapped=[whose for found in overlaps for whose in found[allowed.overlaps :]],
-        repeats=sum(map(len, repeats)),
-        overlaps=sum(map(len, overlaps)),
-    )  # fmt: skip
+    arrivals = _by_subscriber(evidence.arrivals)
+    place = _places(arrivals)
+    arrived: set[Mark] = set()
+    found = Verdict()
+    repeats = overlaps = 0
+    for name in sorted(arrivals.keys() | {window.subscriber for window in evidence.windows}):
+        seen = _Seen(name, arrivals.get(name, []))
+        arrived.update(seen.first)
+        _find_missing(evidence, seen, found)
+        found.invented.extend(f"{name} got {what}" for what in _invented(seen, published))
+        found.refused.extend((name, mark) for mark in seen.known(published, Outcome.REFUSED))
+        found.unsubscribed.extend(_unsubscribed(evidence.windows, seen, published))
+        found.reordered.extend([*_out_of_lane(seen, published), *_out_of_line(seen, place)])
+        again, over = seen.repeats(), seen.overlaps()
+        found.repeated.extend(again[allowed.repeats :])
+        found.overlapped.extend(over[allowed.overlaps :])
+        repeats, overlaps = repeats + len(again), overlaps + len(over)
+    found.doubled.extend(_doubled(evidence, arrived))
+    return evolve(found, repeats=repeats, overlaps=overlaps)
 
 
 class _Seen:
@@ -90,8 +88,11 @@ class _Seen:
     def __init__(self, name: str, arrivals: list[Arrival]) -> None:
         self.name, self.arrivals = name, arrivals
         #: each event that came, in the order in which they came first
-        self.first: dict[Mark, None] = dict.fromkeys(mark for each in arrivals for mark in each.marks)
-        self.taken = {mark for each in arrivals if each.acknowledged for mark in each.marks}
+        self.first = _first(arrivals)
+
+    def known(self, published: Mapping[Mark, Sent], outcome: Outcome) -> Iterator[Mark]:
+        """The events that came, and were published with this outcome."""
+        return (mark for mark in self.first if mark in published and published[mark].outcome is outcome)
 
     def repeats(self) -> list[Whose]:
         """The first event of each delivery that holds what was acknowledged before it came."""
@@ -114,6 +115,10 @@ class _Seen:
         ]
 
 
+def _first(arrivals: Iterable[Arrival]) -> dict[Mark, None]:
+    return dict.fromkeys(mark for each in arrivals for mark in each.marks)
+
+
 def _by_subscriber(arrivals: Iterable[Arrival]) -> dict[str, list[Arrival]]:
     found: dict[str, list[Arrival]] = defaultdict(list)
     for arrival in arrivals:
@@ -129,21 +134,20 @@ def owed(sent: Sent, window: Window) -> bool:
     )  # fmt: skip
 
 
-def _missing(evidence: Evidence, seen: Mapping[str, _Seen]) -> tuple[list[Whose], list[Whose]]:
+def _find_missing(evidence: Evidence, seen: _Seen, found: Verdict) -> None:
     """What is owed and was not taken: lost if a later event of its lane was, or if nothing waits any more."""
-    lost: list[Whose] = []
-    stuck: list[Whose] = []
+    name = seen.name
+    taken = {mark for each in seen.arrivals if each.acknowledged for mark in each.marks}
+    newest = _newest(taken)
     for window in evidence.windows:
-        name = window.subscriber
-        taken = seen[name].taken if name in seen else set[Mark]()
-        newest = _newest(taken)
+        if window.subscriber != name:
+            continue
         for sent in evidence.sent:
             if owed(sent, window):
                 for mark in sent.marks():
                     if mark not in taken:
                         passed = mark[2] < newest.get(mark[:2], 0) or evidence.queued.get(name) == 0
-                        (lost if passed else stuck).append((name, mark))
-    return lost, stuck
+                        (found.lost if passed else found.stuck).append((name, mark))
 
 
 def _newest(marks: Iterable[Mark]) -> dict[tuple[str, int], int]:
@@ -153,28 +157,26 @@ def _newest(marks: Iterable[Mark]) -> dict[tuple[str, int], int]:
     return newest
 
 
-def _invented(seen: Iterable[_Seen], published: Mapping[Mark, Sent]) -> Iterable[tuple[str, object]]:
-    for each in seen:
-        for arrival in each.arrivals:
-            yield from ((each.name, what) for what in arrival.strange)
-        yield from ((each.name, mark) for mark in each.first if mark not in published)
+def _invented(seen: _Seen, published: Mapping[Mark, Sent]) -> Iterator[object]:
+    for arrival in seen.arrivals:
+        yield from arrival.strange
+    yield from (mark for mark in seen.first if mark not in published)
 
 
-def _unsubscribed(
-    windows: Iterable[Window], arrived: Iterable[Whose], published: Mapping[Mark, Sent]
-) -> list[Whose]:
+def _unsubscribed(windows: Iterable[Window], seen: _Seen, published: Mapping[Mark, Sent]) -> list[Whose]:
     """An event may come only if it may have been accepted in one of the windows."""
-    open_to: dict[tuple[str, str], list[Window]] = defaultdict(list)
+    open_to: dict[str, list[Window]] = defaultdict(list)
     for window in windows:
-        open_to[window.subscriber, window.topic].append(window)
+        if window.subscriber == seen.name:
+            open_to[window.topic].append(window)
 
-    def may_come(name: str, mark: Mark) -> bool:
+    def may_come(mark: Mark) -> bool:
         sent = published[mark]
         # a publication with unknown outcome may be stored late
         ended = inf if sent.outcome is Outcome.UNKNOWN else sent.ended
-        return any(window.asked <= ended and sent.began <= window.left for window in open_to[name, mark[0]])
+        return any(window.asked <= ended and sent.began <= window.left for window in open_to[mark[0]])
 
-    return [(name, mark) for name, mark in arrived if mark in published and not may_come(name, mark)]
+    return [(seen.name, mark) for mark in seen.first if mark in published and not may_come(mark)]
 
 
 def _doubled(evidence: Evidence, arrived: set[Mark]) -> list[str]:
@@ -195,40 +197,35 @@ def _doubled(evidence: Evidence, arrived: set[Mark]) -> list[str]:
     ]
 
 
-def _out_of_lane(seen: Iterable[_Seen], published: Mapping[Mark, Sent]) -> list[Whose]:
+def _out_of_lane(seen: _Seen, published: Mapping[Mark, Sent]) -> list[Whose]:
     """Accepted events that came first after a later one of their lane."""
     found = []
-    for each in seen:
-        newest: dict[tuple[str, int], int] = {}
-        for mark in each.first:
-            if mark in published and published[mark].outcome is Outcome.OK:
-                if mark[2] < newest.get(mark[:2], 0):
-                    found.append((each.name, mark))
-                newest[mark[:2]] = max(mark[2], newest.get(mark[:2], 0))
+    newest: dict[tuple[str, int], int] = {}
+    for mark in seen.known(published, Outcome.OK):
+        if mark[2] < newest.get(mark[:2], 0):
+            found.append((seen.name, mark))
+        newest[mark[:2]] = max(mark[2], newest.get(mark[:2], 0))
     return found
 
 
-def _out_of_line(seen: Iterable[_Seen]) -> list[Whose]:
-    """Events delivered in another order than to the subscriber with most events of the topic; batches too."""
-    everybody = list(seen)
-    orders: dict[str, list[list[Mark]]] = defaultdict(list)
-    for each in everybody:
+def _places(arrivals: Mapping[str, list[Arrival]]) -> dict[Mark, int]:
+    """The place of each event in its topic, as the subscriber that got most events of the topic saw them."""
+    longest: dict[str, list[Mark]] = {}
+    for each in arrivals.values():
         parts: dict[str, list[Mark]] = defaultdict(list)
-        for mark in each.first:
+        for mark in _first(each):
             parts[mark[0]].append(mark)
         for topic, part in parts.items():
-            orders[topic].append(part)
-    place = {mark: n for parts in orders.values() for n, mark in enumerate(_longest(parts))}
-    found = []
-    for each in everybody:
-        found += _falling(each.name, each.first, place)
-        for arrival in each.arrivals:
-            found += _falling(each.name, arrival.marks, place)
+            longest[topic] = max(longest.get(topic, []), part, key=len)
+    return {mark: n for part in longest.values() for n, mark in enumerate(part)}
+
+
+def _out_of_line(seen: _Seen, place: Mapping[Mark, int]) -> list[Whose]:
+    """Events delivered in another order than to the subscriber with most events of the topic; batches too."""
+    found = _falling(seen.name, seen.first, place)
+    for arrival in seen.arrivals:
+        found += _falling(seen.name, arrival.marks, place)
     return list(dict.fromkeys(found))
-
-
-def _longest(parts: list[list[Mark]]) -> list[Mark]:
-    return max(parts, key=len)
 
 
 def _falling(name: str, marks: Iterable[Mark], place: Mapping[Mark, int]) -> list[Whose]:

@@ -42,8 +42,8 @@ def figures(evidence: Evidence, injections: Sequence[Injection], healthy: str) -
         "delivery_silence": round(longest_gap(came), 2),
         "publish_recovery": _longest_wait([each.began for each in injections], accepted),
         "delivery_recovery": _longest_wait([each.began for each in injections], came),
-        "publish_healing": _longest_wait([each.over for each in injections], accepted),
-        "delivery_healing": _longest_wait([each.over for each in injections], came),
+        "publish_healing": _longest_healing(injections, accepted),
+        "delivery_healing": _longest_healing(injections, came),
         "latency_p50_ms": _percentile(latencies, 50),
         "latency_p99_ms": _percentile(latencies, 99),
     }
@@ -60,6 +60,14 @@ def _longest_wait(starts: Iterable[float], moments: Iterable[float]) -> float:
     ordered = sorted(moments)
     following = [(start, bisect_right(ordered, start)) for start in starts]
     return round(max((ordered[at] - start for start, at in following if at < len(ordered)), default=0.0), 2)
+
+
+def _longest_healing(injections: Sequence[Injection], moments: Iterable[float]) -> float:
+    """The longest time from the end of a fault to the next of the moments, or to the next fault."""
+    ordered = sorted([*moments, *(each.began for each in injections)])
+    ends = [each.over for each in injections
+            if not any(other.began < each.over < other.over for other in injections)]  # fmt: skip
+    return _longest_wait(ends, ordered)
 
 
 def _latencies(evidence: Evidence, subscriber: str) -> list[float]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.error import ConnectError
 from twisted.internet.task import deferLater
 
-from chaos.records import Mark, Outcome, Sent, Window, event
+from chaos.records import Outcome, Sent, Window, event
 from routemaster.testing.daemon import Answer, Client
 
 PATIENCE = 20.0    #: seconds for an answer
@@ -60,7 +60,6 @@ class Publishers:
         self._bulk = bulk
         self.sent: list[Sent] = []
         self.strange: list[str] = []  #: answers that the API does not define
-        self.accepted: dict[str, set[Mark]] = defaultdict(set)
         self.count = 0                #: events accepted
         self.reasons: Counter[str] = Counter()  #: why requests failed
         self._under_way: set[Deferred[Answer]] = set()
@@ -114,7 +113,6 @@ class Publishers:
             self._under_way.discard(asking)
         self.sent.append(Sent(topic, lane, first, last, outcome, began, time.monotonic()))
         if outcome is Outcome.OK:
-            self.accepted[topic].update(marks)
             self.count += len(marks)
         return outcome
 

@@ -5,7 +5,8 @@
 It prints one line of JSON for each fact: `{"urls": {NAME: URL}}` first, then
 `["+", NUMBER, NAME, TIME, MARKS, STRANGE]` for a request that was received in full and
 `["-", NUMBER, TIME, STATUS or null]` for its end. A line `calm` on its input
-makes all receivers acknowledge everything; the process ends with its input.
+makes all receivers acknowledge everything; `sync` is answered `"synced"`, after
+all that came before; the process ends with its input.
 """
 
 # mypy: allow-untyped-calls
@@ -182,6 +183,8 @@ class _Control(LineOnlyReceiver):
         if line == b"calm":
             for receiver in self.receivers:
                 receiver.calm()
+        elif line == b"sync":
+            self.report("synced")
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.over.callback(None)

@@ -40,9 +40,10 @@ class Receivers(ProcessProtocol):
         self._places: dict[str, int] = {}  #: of requests that have not ended
         self.urls: dict[str, str] = {}
         self.arrivals: list[Arrival] = []
-        #: what was acknowledged, by subscriber and topic
-        self.taken: dict[tuple[str, str], set[Mark]] = defaultdict(set)
-        self.fresh = 0  #: events in there
+        self.progress = 0  #: grows with each acknowledged delivery of an event newer than those before in its lane
+        self._newest: dict[tuple[str, str, int], int] = defaultdict(int)  #: of those
+        self._marks: dict[Mark, Mark] = {}  #: one object for each event, however often it comes
+        self._synced: list[Deferred[None]] = []
         self.log = ""
 
     async def start(self) -> None:
@@ -55,6 +56,13 @@ class Receivers(ProcessProtocol):
     def calm(self) -> None:
         """Make all receivers acknowledge everything from now on."""
         self.transport.write(b"calm\n")
+
+    async def synced(self) -> None:
+        """Return when everything that has come until now is recorded."""
+        waiting: Deferred[None] = Deferred()
+        self._synced.append(waiting)
+        self.transport.write(b"sync\n")
+        await waiting.addTimeout(PATIENCE, self._reactor)
 
     async def stop(self) -> None:
         """End the process, if it was started."""
@@ -79,17 +87,20 @@ class Receivers(ProcessProtocol):
         if isinstance(fact, dict):
             self.urls = fact["urls"]
             self._up.callback(None)
+        elif fact == "synced":
+            self._synced.pop(0).callback(None)
         elif fact[0] == "+":
             _, number, name, moment, marks, strange = fact
-            marks = tuple((topic, lane, place) for topic, lane, place in marks)
+            own = ((sys.intern(topic), lane, place) for topic, lane, place in marks)
+            marks = tuple(self._marks.setdefault(mark, mark) for mark in own)
             self._places[number] = len(self.arrivals)
             self.arrivals.append(Arrival(name, marks, moment, strange=tuple(strange)))
         else:
             _, number, moment, status = fact
-            place = self._places.pop(number)
-            ended = self.arrivals[place] = evolve(self.arrivals[place], ended=moment, status=status)
+            index = self._places.pop(number)
+            ended = self.arrivals[index] = evolve(self.arrivals[index], ended=moment, status=status)
             if ended.acknowledged:
-                for mark in ended.marks:
-                    taken = self.taken[ended.subscriber, mark[0]]
-                    self.fresh += mark not in taken
-                    taken.add(mark)
+                for topic, lane, place in ended.marks:
+                    if place > self._newest[ended.subscriber, topic, lane]:
+                        self._newest[ended.subscriber, topic, lane] = place
+                        self.progress += 1

@@ -34,7 +34,6 @@ from routemaster.testing.redis_server import PrivateRedis
 
 BATCH = 20        #: the most events in one delivery
 POLL = 0.2        #: seconds between two queries of the backlogs
-SETTLE_TIME = 1.0     #: seconds for the last record to arrive after the bus reports empty backlogs
 HEALTHY = "sub0"  #: the subscriber that never misbehaves, and is subscribed to all topics
 CHURNER = "churner"
 #: behaviours of receivers, by their approximate percentage of requests
@@ -170,7 +169,7 @@ class Run:
             finally:
                 await publishers.stop()
                 await churner.finish()
-            await self._drain(publishers)
+            await self._drain()
             try:
                 await self.fleet.stop()
             except RuntimeError as error:
@@ -250,23 +249,18 @@ class Run:
                 raise RuntimeError(f"no event is accepted any more, after {last} events")
             await deferLater(self._reactor, 0.01)
 
-    async def _drain(self, publishers: Publishers) -> None:
+    async def _drain(self) -> None:
         """Wait until all backlogs are empty, or no delivery arrives for `patience`."""
         self.receivers.calm()
-        fresh, since, certain = -1, time.monotonic(), None
-        while True:
+        progress, since = -1, time.monotonic()
+        while not await self._ask_bus():
             now = time.monotonic()
-            if self.receivers.fresh > fresh:
-                fresh, since = self.receivers.fresh, now
-            missing = any(publishers.accepted[window.topic] - self.receivers.taken[window.subscriber, window.topic]
-                          for window in self._windows)  # fmt: skip
-            settled = await self._ask_bus()
-            certain = (certain or now) if settled else None
-            if settled and (not missing or now - (certain or now) > SETTLE_TIME):
-                return
+            if self.receivers.progress > progress:
+                progress, since = self.receivers.progress, now
             if now - since > stretched(self._plan.patience):
-                return
+                break
             await deferLater(self._reactor, POLL)
+        await self.receivers.synced()
 
     async def _ask_bus(self) -> bool:
         """Query what is stored and queued; whether all backlogs are empty."""

@@ -203,6 +203,19 @@ class CheckerTests(SynchronousTestCase):
         }  # fmt: skip
         self.assertEqual(shown, expected)
 
+    def test_healing(self) -> None:
+        """A fault counts as healing from its end until something succeeds, or the next fault begins."""
+        evidence = evolve(GOOD, sent=[sent(1), sent(9)], arrivals=[came(7, a(1))])
+        for injections, publications, deliveries in (
+            ([Injection("x", 2, 3)], 6.5, 4.0),
+            ([Injection("x", 2, 3), Injection("y", 5, 6)], 3.5, 2.0),
+            ([Injection("x", 2, 3), Injection("y", 2.5, 6)], 3.5, 1.0),
+            ([Injection("x", 2, 10)], 0.0, 0.0),
+        ):
+            shown = figures(evidence, injections, "s")
+            healed = shown["publish_healing"], shown["delivery_healing"]
+            self.assertEqual(healed, (publications, deliveries), injections)
+
 
 class NamesTests(SynchronousTestCase):
     """What is asked for by name is there."""
