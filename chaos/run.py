@@ -4,33 +4,30 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import trustme
-from attrs import asdict, field, frozen
 from twisted.internet.defer import Deferred, DeferredLock, gatherResults
 from twisted.internet.task import deferLater
 
-from chaos.checker import Verdict, judge
-from chaos.faults import Scene, named
+from chaos.checker import judge
+from chaos.cluster import ClusterWithFaults
+from chaos.faults import SERVES, Scene, named
 from chaos.figures import Injection, figures
-from chaos.fleet import Fleet, RedisUnderTest, stretched
+from chaos.fleet import Fleet, RedisUnderTest, stretched, until
 from chaos.host_faults import LINK
-from chaos.link import Link
 from chaos.mutants import NEED_FAILURES
+from chaos.plan import Plan, Report
 from chaos.publishers import Churner, Publishers
 from chaos.receivers import Receivers
 from chaos.records import Allowed, Evidence, Outcome, Sent, Window, event
 from chaos.redis import RedisWithFaults
 from routemaster.testing.daemon import LOOPBACK, Client
-from routemaster.testing.redis_server import PrivateRedis
 
 BATCH = 20        #: the most events in one delivery
 POLL = 0.2        #: seconds between two queries of the backlogs
@@ -41,69 +38,12 @@ FAILURES = {"slow": 5.0, "fail": 6.0, "wait": 2.0, "redirect": 1.0, "cut": 3.0, 
            "hang": 0.2}  # fmt: skip
 
 
-@frozen
-class Plan:
-    """The parameters of a run; times in seconds."""
-
-    seed: int
-    faults: tuple[str, ...] = ("none",)  #: injected in turn
-    kills: int = 3          #: faults injected in all
-    events: int = 2000      #: to be accepted at least
-    rate: float = 600.0     #: events in a second, all lanes together
-    roles: tuple[str, ...] = ("web", "web", "worker", "worker", "worker")
-    topics: int = 3
-    lanes: int = 2          #: of each topic
-    subscribers: int = 6
-    bulk: int = 20          #: the most events in one request
-    at_once: int = 1        #: faults under way at the same time
-    lease_ttl: float = 2.0
-    patience: float = 30.0  #: without a delivery until the remaining backlog counts as stuck
-    fsync: str = "always"   #: of Redis's append-only file
-    timeouts: tuple[int, ...] = (0, 50)  #: of subscriptions, milliseconds
-    shared: bool = False    #: whether publishers' processes share a listening socket
-    mutant: str = ""
-    well_behaved: bool = False  #: whether receivers acknowledge everything
-
-    def named(self, faults: Collection[str]) -> bool:
-        """Whether any of these is among its faults."""
-        return any(name.partition(":")[0] in faults for name in self.faults)
-
-
-@frozen
-class Report:
-    """The result of a run."""
-
-    plan: Plan
-    verdict: Verdict = field(repr=False)
-    allowed: Allowed
-    figures: Mapping[str, Any]
-    problems: list[str]  #: beyond the checker's: exit status, traceback, an undefined answer of the API
-
-    @property
-    def good(self) -> bool:
-        """Whether every guarantee was kept."""
-        return not self.verdict.wrong() and not self.problems
-
-    def summary(self) -> str:
-        """The violations, with the seed."""
-        return f"seed {self.plan.seed}: {self.verdict.wrong()} {self.verdict.examples()} {self.problems[:5]}"
-
-    def line(self) -> str:
-        """The line of JSON for the ledger."""
-        facts = {
-            "good": self.good, **asdict(self.plan), "wrong": self.verdict.wrong(), "problems": self.problems[:20],
-            "repeats": self.verdict.repeats, "overlaps": self.verdict.overlaps, "allowed": asdict(self.allowed),
-            **self.figures,
-        }  # fmt: skip
-        return json.dumps(facts)
-
-
 class Run:
     """The parts of one run, and their order. The caller starts and stops `redis`."""
 
     def __init__(self, reactor: Any, plan: Plan, redis: RedisUnderTest, place: Path) -> None:
         self._reactor, self._plan, self._redis = reactor, plan, redis
-        self._link = Link(reactor, cast(PrivateRedis, redis).socket_path) if plan.named(LINK) else None
+        self._link = redis.insert_links(reactor) if plan.named(LINK) else None
         self._chance = random.Random(plan.seed)  # must be repeatable
         self._clients: list[Client] = []
         self._windows: list[Window] = []
@@ -131,7 +71,7 @@ class Run:
     def _options(self, pem: Path, key: Path) -> list[str]:
         tokens = ["publisher", *self._names, CHURNER]
         return [
-            "--redis-url", (self._link or self._redis).url, "--clients", ",".join(tokens),
+            "--redis-url", self._redis.url, "--clients", ",".join(tokens),
             "--certificate", str(pem), "--private-key", str(key), "--ca-file", str(self._roots),
             "--lease-ttl", f"{self._plan.lease_ttl:g}",
             "--timeout", "5", "--retry-delay", "20", "--max-backoff-ms", "500", "--grace", "10",
@@ -160,6 +100,7 @@ class Run:
     async def play(self) -> Report:
         """Run all steps; no process is left running, whatever happens."""
         try:
+            await until(self._reactor, self._redis.ready, "Redis serves", SERVES)
             starting = (self.fleet.start(), self.receivers.start())
             await gatherResults([Deferred.fromCoroutine(each) for each in starting])
             await self._prime()
@@ -305,15 +246,19 @@ class Run:
         return Report(self._plan, judge(evidence, allowed), allowed, shown, problems)
 
 
-async def run(
-    reactor: Any, plan: Plan, redis: Callable[[], RedisUnderTest] | None = None, keep: Path | None = None
-) -> Report:
+def _redis(plan: Plan) -> RedisUnderTest:
+    if plan.redis == "single":
+        return RedisWithFaults(plan.fsync, plan.named({"redis-clock"}))
+    return ClusterWithFaults(plan.fsync, plan.redis == "tls-cluster")
+
+
+async def run(reactor: Any, plan: Plan, keep: Path | None = None) -> Report:
     """Run a plan in a temporary folder, on a private Redis, and remove both.
 
     The logs and records of a failed run are kept in the folder `keep`.
     """
     place = Path(tempfile.mkdtemp(prefix="rm-"))
-    under_test = redis() if redis else RedisWithFaults(plan.fsync, plan.named({"redis-clock"}))
+    under_test = _redis(plan)
     try:
         under_test.start()
         playing = Run(reactor, plan, under_test, place)

@@ -30,12 +30,18 @@ TRIES = 20
 
 
 class ClusterNode(PrivateRedis):
-    """One node; what holds for a `PrivateRedis` holds for it, `restart` and `pause` too."""
+    """One node; what holds for a `PrivateRedis` holds for it, `restart` and `pause` too.
+
+    With options of TLS among `args` (`--tls-cert-file` and others), the port speaks
+    TLS to clients and to the other nodes.
+    """
 
     def __init__(self, binary: ServerBinary, port: int, *args: str) -> None:
         self.port = port
+        tls = ("--tls-cluster", "yes", "--tls-replication", "yes", "--port", "0", "--tls-port")
         super().__init__(
-            binary, "--port", str(port), "--bind", LOOPBACK, "--cluster-enabled", "yes", "--cluster-config-file",
+            binary, *(tls if "--tls-cert-file" in args else ["--port"]), str(port),
+            "--bind", LOOPBACK, "--cluster-enabled", "yes", "--cluster-config-file",
             "nodes.conf", "--cluster-node-timeout", str(NODE_TIMEOUT), "--cluster-require-full-coverage", "no",
             "--cluster-replica-validity-factor", "0", "--repl-diskless-sync", "yes",
             "--repl-diskless-sync-delay", "0", *args,
@@ -114,7 +120,7 @@ class PrivateCluster:
         """Start the nodes, share the slots out, return when all nodes agree."""
         count = self._primaries
         for _ in range(count * (1 + self._replicas)):
-            self.nodes.append(start_node(self.binary, *self.args))
+            self.nodes.append(self.new_node())
         bounds = [SLOTS * index // count for index in range(count + 1)]
         for index, node in enumerate(self.nodes[:count]):
             node.ask("CLUSTER", "SET-CONFIG-EPOCH", index + 1)
@@ -127,9 +133,13 @@ class PrivateCluster:
         for node in self.nodes[count:]:
             self.until(partial(_follows, node))
 
+    def new_node(self) -> ClusterNode:
+        """A running node, for this cluster."""
+        return start_node(self.binary, *self.args)
+
     def add(self) -> ClusterNode:
         """One more primary, without slots."""
-        node = start_node(self.binary, *self.args)
+        node = self.new_node()
         self._meet(node)
         self.nodes.append(node)
         self.until(self._agreed)

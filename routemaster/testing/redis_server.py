@@ -106,6 +106,11 @@ class PrivateRedis:
         return self._process.pid
 
     @property
+    def running(self) -> bool:
+        """Whether it was started, and not killed since."""
+        return self._process is not None
+
+    @property
     def url(self) -> str:
         """As the option `redis_url` names it."""
         return f"unix://{self.socket_path}"

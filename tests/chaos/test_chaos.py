@@ -26,8 +26,9 @@ from chaos.failpoints import LOCATIONS, Failpoint
 from chaos.faults import FAULTS, named
 from chaos.figures import Injection, figures
 from chaos.mutants import MUTANTS
+from chaos.plan import Plan, Report
 from chaos.records import Allowed, Arrival, Evidence, Mark, Outcome, Sent, Window
-from chaos.run import Plan, Report, run
+from chaos.run import run
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Plan(seed=0, events=300, rate=500, roles=("web", "web", "worker", "worker"), subscribers=4, kills=0)
@@ -204,8 +205,9 @@ class CheckerTests(SynchronousTestCase):
         self.assertEqual(shown, expected)
 
     def test_healing(self) -> None:
-        """A fault counts as healing from its end until something succeeds, or the next fault begins."""
-        evidence = evolve(GOOD, sent=[sent(1), sent(9)], arrivals=[came(7, a(1))])
+        """A fault heals from its end until each topic has a success, or the next fault begins."""
+        published = [sent(1), sent(9), sent(3, topic="b"), sent(9, topic="b")]
+        evidence = evolve(GOOD, sent=published, arrivals=[came(3, a(2, topic="b")), came(7, a(1), a(3, topic="b"))])
         for injections, publications, deliveries in (
             ([Injection("x", 2, 3)], 6.5, 4.0),
             ([Injection("x", 2, 3), Injection("y", 5, 6)], 3.5, 2.0),
