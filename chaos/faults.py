@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from attrs import frozen
@@ -22,6 +22,7 @@ from chaos.failpoints import LOCATIONS, Failpoint
 from chaos.fleet import Fleet, Member, RedisUnderTest, stretched, until
 from chaos.link import Network
 from chaos.publishers import Churner, Publishers
+from chaos.receivers import Receivers
 from chaos.records import Allowed
 
 SECONDS = re.compile(r"\d{1,2}(\.\d)?")
@@ -40,6 +41,8 @@ class Scene:
     publishers: Publishers
     churner: Churner
     lease_ttl: float           #: seconds
+    receivers: Receivers
+    health: Callable[[], Awaitable[Mapping[str, Any]]]  #: of the receiver without failures, as the bus reports it
     link: Network | None = None  #: what carries the commands to Redis, if a fault needs it
 
     async def rest(self, seconds: float) -> None:

@@ -139,9 +139,13 @@ class Member:
         if status:
             raise RuntimeError(f"{self.name} ended with status {status}:\n{self.daemon.log}")
 
+    def pids(self) -> list[int]:
+        """Its process, and that one's children, if it has any."""
+        return [self.daemon.pid, *(children(self.daemon.pid) if self.processes > 1 else ())]
+
     def signal(self, name: str) -> None:
         """STOP, CONT, to the process and its children, if it has any."""
-        for process in [self.daemon.pid, *(children(self.daemon.pid) if self.processes > 1 else ())]:
+        for process in self.pids():
             os.kill(process, signal.Signals[f"SIG{name}"])
 
 

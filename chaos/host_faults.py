@@ -8,8 +8,12 @@ They need preparation, which a run makes for those that its plan names: a
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import resource
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -17,7 +21,6 @@ from twisted.internet.defer import Deferred
 
 from chaos.cluster import ClusterWithFaults
 from chaos.faults import Scene, fault
-from chaos.fleet import Member, children
 from chaos.redis import RedisWithFaults
 
 NODE = frozenset({"node-cut"})  #: of a cluster only
@@ -25,6 +28,8 @@ LINK = frozenset({"black-hole", "half-open", "slow-link", "link-reset"}) | NODE
 ALONE = frozenset({"disk-full"})  #: not on a cluster
 CLOCK = frozenset({"redis-clock", "bus-clock"})
 STEPS = ("+1h", "-1h")
+STANDARD = 3  #: descriptors of input, output and errors, which are open; with fewer, poll would fail
+NO_DESCRIPTORS = os.strerror(errno.EMFILE)
 
 
 async def _change(scene: Scene, state: str, seconds: float) -> None:
@@ -105,21 +110,47 @@ async def no_descriptors(scene: Scene, chance: random.Random, seconds: str) -> N
     member = chance.choice(scene.fleet.members)
 
     async def inject() -> None:
-        processes = _processes(member)
-        before = {each: resource.prlimit(each, resource.RLIMIT_NOFILE) for each in processes}
-        for process, (_, hard) in before.items():
-            resource.prlimit(process, resource.RLIMIT_NOFILE, (_lowest_free(process), hard))
-        try:
+        limits = {process: _lowest_free(process) for process in member.pids()}
+        with _limited(resource.RLIMIT_NOFILE, limits):
             await scene.rest(float(seconds))
-        finally:
-            for process, limits in before.items():
-                resource.prlimit(process, resource.RLIMIT_NOFILE, limits)
 
     await member.lock.run(lambda: Deferred.fromCoroutine(inject()))
 
 
-def _processes(member: Member) -> list[int]:
-    return [member.daemon.pid, *(children(member.daemon.pid) if member.processes > 1 else ())]
+@fault("no-connects", seconds=3)
+async def no_connects(scene: Scene, chance: random.Random, seconds: str) -> None:
+    """Processes that deliver have no descriptors for connections, and receivers close theirs after each answer."""
+    workers = scene.fleet.of("worker")
+    for member in workers:
+        await member.lock.acquire()
+    try:
+        scene.receivers.close_connections(True)
+        with _limited(resource.RLIMIT_NOFILE, {each: STANDARD for member in workers for each in member.pids()}):
+            await scene.rest(float(seconds) / 2)
+            before = len(scene.receivers.arrivals)
+            await scene.rest(float(seconds) / 2)
+            health, came = await scene.health(), len(scene.receivers.arrivals) - before
+        if came or not any(NO_DESCRIPTORS in member.log for member in workers):
+            raise RuntimeError(f"{came} deliveries without descriptors; no log says {NO_DESCRIPTORS!r}")
+        if health["failures"]:
+            raise RuntimeError(f"a lack of descriptors counts against a subscriber: {health}")
+    finally:
+        scene.receivers.close_connections(False)
+        for member in workers:
+            member.lock.release()
+
+
+@contextmanager
+def _limited(resource_kind: int, limits: Mapping[int, int]) -> Iterator[None]:
+    """Limit a resource of processes, by their IDs."""
+    before = {process: resource.prlimit(process, resource_kind) for process in limits}
+    for process, (_, hard) in before.items():
+        resource.prlimit(process, resource_kind, (limits[process], hard))
+    try:
+        yield
+    finally:
+        for process, previous in before.items():
+            resource.prlimit(process, resource_kind, previous)
 
 
 def _lowest_free(process: int) -> int:

@@ -5,8 +5,9 @@
 It prints one line of JSON for each fact: `{"urls": {NAME: URL}}` first, then
 `["+", NUMBER, NAME, TIME, MARKS, STRANGE]` for a request that was received in full and
 `["-", NUMBER, TIME, STATUS or null]` for its end. A line `calm` on its input
-makes all receivers acknowledge everything; `sync` is answered `"synced"`, after
-all that came before; the process ends with its input.
+makes all receivers acknowledge everything, `close` makes each answer end its
+connection, until `keep`; `sync` is answered `"synced"`, after all that came
+before. The process ends with its input.
 """
 
 # mypy: allow-untyped-calls
@@ -21,6 +22,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import connectionDone
 from twisted.internet.ssl import CertificateOptions, PrivateCertificate
@@ -46,6 +48,7 @@ class Receiver(ScriptedServer):
         self.name, self.chance = name, random.Random(f"{seed} {name}")  # must be repeatable
         self._options, self._behaviours, self._report = options, dict(behaviours) or {"take": 1.0}, report
         self._requests = 0
+        self.closing = False  #: whether each answer ends its connection
         super().__init__(reactor, options, self._serve)
 
     def calm(self) -> None:
@@ -101,42 +104,46 @@ def behaviour(function: Behaviour) -> Behaviour:
     return function
 
 
-def _say(wire: Wire, answer: Answer) -> int:
+def _say(receiver: Receiver, wire: Wire, answer: Answer) -> int:
+    if receiver.closing:
+        answer = evolve(answer, headers=(*answer.headers, ("Connection", "close")))
     wire.write(answer.encode())
+    if receiver.closing:
+        wire.close()
     return answer.status
 
 
 @behaviour
 async def take(receiver: Receiver, wire: Wire) -> int:
     """Acknowledges."""
-    return _say(wire, Answer(204))
+    return _say(receiver, wire, Answer(204))
 
 
 @behaviour
 async def slow(receiver: Receiver, wire: Wire) -> int:
     """Acknowledges after a delay, with a long body."""
     await wire.sleep(receiver.chance.uniform(0.02, SLOW))
-    return _say(wire, Answer(200, b"thank you " * 100))
+    return _say(receiver, wire, Answer(200, b"thank you " * 100))
 
 
 @behaviour
 async def fail(receiver: Receiver, wire: Wire) -> int:
     """Answers with an error."""
-    return _say(wire, Answer(receiver.chance.choice((500, 502, 404, 400)), b"no"))
+    return _say(receiver, wire, Answer(receiver.chance.choice((500, 502, 404, 400)), b"no"))
 
 
 @behaviour
 async def wait(receiver: Receiver, wire: Wire) -> int:
     """Answers 429 or 503 with Retry-After."""
     pause = str(receiver.chance.choice((0, 1)))
-    return _say(wire, Answer(receiver.chance.choice((429, 503)), b"later", (("Retry-After", pause),)))
+    return _say(receiver, wire, Answer(receiver.chance.choice((429, 503)), b"later", (("Retry-After", pause),)))
 
 
 @behaviour
 async def redirect(receiver: Receiver, wire: Wire) -> int:
     """Redirects; a client that follows is detected by its request line."""
     place = (("Location", f"https://{LOOPBACK}:{receiver.port}/elsewhere"),)
-    return _say(wire, Answer(receiver.chance.choice((301, 302, 303, 307, 308)), b"there", place))
+    return _say(receiver, wire, Answer(receiver.chance.choice((301, 302, 303, 307, 308)), b"there", place))
 
 
 @behaviour
@@ -183,6 +190,9 @@ class _Control(LineOnlyReceiver):
         if line == b"calm":
             for receiver in self.receivers:
                 receiver.calm()
+        elif line in (b"close", b"keep"):
+            for receiver in self.receivers:
+                receiver.closing = line == b"close"
         elif line == b"sync":
             self.report("synced")
 

@@ -57,6 +57,10 @@ class Receivers(ProcessProtocol):
         """Make all receivers acknowledge everything from now on."""
         self.transport.write(b"calm\n")
 
+    def close_connections(self, always: bool) -> None:
+        """Make each answer end its connection, or not any more."""
+        self.transport.write(b"close\n" if always else b"keep\n")
+
     async def synced(self) -> None:
         """Return when everything that has come until now is recorded."""
         waiting: Deferred[None] = Deferred()

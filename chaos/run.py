@@ -8,6 +8,7 @@ import random
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ class Run:
         plan = self._plan
         scene = Scene(
             self._reactor, self.fleet, self._redis, DeferredLock(), publishers, churner, plan.lease_ttl,
-            self._link,
+            self.receivers, self._health, self._link,
         )
         order = [plan.faults[number % len(plan.faults)] for number in range(plan.kills)]
         self._chance.shuffle(order)
@@ -202,6 +203,12 @@ class Run:
                 break
             await deferLater(self._reactor, POLL)
         await self.receivers.synced()
+
+    async def _health(self) -> Mapping[str, Any]:
+        self._clients[0].daemon = self._choose()
+        answer = await self._clients[0].ask("GET", "/subscriptions")
+        found: Mapping[str, Any] = next(each["health"] for each in answer.json if each["subscriber"] == HEALTHY)
+        return found
 
     async def _ask_bus(self) -> bool:
         """Query what is stored and queued; whether all backlogs are empty."""

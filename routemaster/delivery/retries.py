@@ -21,7 +21,7 @@ from routemaster.interfaces import LastAttempt, LeaseGrant, Outcome
 from routemaster.util.backoff import backoff
 
 REFUSED = frozenset({400, 413, 422})  #: statuses that may concern one event, or the size of the batch
-LOCAL_PAUSE = 1.0  #: seconds to wait after a fault of this machine, and up to half as long again
+LOCAL_PAUSE = 0.6  #: seconds to wait after a fault of this machine, and up to half as long again
 
 
 class Retries:

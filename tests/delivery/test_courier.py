@@ -465,11 +465,11 @@ class OutcomeTests(DeliveryTestCase):
         self.subscribe("cats")
         self.worker()
         self.publish("cats")
-        self.pass_time(4.9)
+        self.pass_time(2.9)
         self.assertEqual(len(self.batches), 5)
         self.assertEqual(self.store.calls["fail"], 0)
         self.assertEqual(self.facts().health.failures, 0)
-        self.pass_time(0.2)
+        self.pass_time(0.3)
         self.assertEqual((len(self.batches), self.queued()), (6, 0))
 
     def test_local_pause_outlasts_a_reload(self) -> None:
@@ -478,7 +478,7 @@ class OutcomeTests(DeliveryTestCase):
         self.subscribe("cats")
         worker = self.worker()
         self.publish("cats")
-        for _ in range(9):
+        for _ in range(5):
             worker.reload_all()
             self.pass_time(0.1, step=0.1)
         self.assertEqual(len(self.batches), 1)
