@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
 from chaos.faults import FAULTS, named
-from chaos.host_faults import ALONE, CLOCK, NODE
+from chaos.host_faults import CLOCK, IMPOSSIBLE
 from chaos.mutants import MUTANTS
 from chaos.plan import REDISES, Plan, Report
 from chaos.redis import has_faketime
@@ -37,19 +37,22 @@ COLUMNS = ("injections", "accepted", "refused", "unknown", "deliveries", "repeat
 def plans(given: Any) -> list[Plan]:
     """One plan for each fault, or for several joined by `+`; `mixed` is all that are possible here."""
     seed = given.seed if given.seed is not None else random.randrange(1 << 30)
-    missing = NODE | (CLOCK if not has_faketime() else set()) if given.redis == "single" else ALONE | CLOCK
-    possible = [name for name in FAULTS if name not in missing]
+    impossible = IMPOSSIBLE[given.redis]
+    possible = [name for name in FAULTS if name not in impossible and (name not in CLOCK or has_faketime())]
     names = given.fault or possible
     everything = "+".join(name for name in possible if name != "none")
     groups = [tuple((everything if name == "mixed" else name).split("+")) for name in names]
     for name in (name for group in groups for name in group):
         named(name)
-        if name.partition(":")[0] in (NODE if given.redis == "single" else ALONE):
+        if name.partition(":")[0] in impossible:
             raise ValueError(f"{name} is not possible with --redis {given.redis}")
+    roles = ("all",) if given.redis == "embedded" else Plan(seed).roles
+    if given.roles:
+        roles = tuple(given.roles.split(","))
     return [
         Plan(
             seed=seed, faults=group, kills=given.kills, events=given.events, rate=given.rate,
-            roles=tuple(given.roles.split(",")), subscribers=given.subscribers, topics=given.topics,
+            roles=roles, subscribers=given.subscribers, topics=given.topics,
             at_once=given.at_once, lease_ttl=given.lease_ttl, patience=given.patience, fsync=given.fsync,
             shared=given.shared, redis=given.redis, mutant=given.mutant,
             timeouts=tuple(map(int, given.timeouts.split(","))),
@@ -95,8 +98,9 @@ def arguments() -> argparse.Namespace:
     add("--kills", type=int, default=default.kills, help="faults injected (default %(default)s)")
     add("--seed", type=int, help="default: a new one, which is printed")
     add("--rate", type=float, default=default.rate, help="events in a second (default %(default)s)")
-    add("--roles", default=",".join(default.roles),
-        help="one for each daemon; `web*2` is one with two processes (default %(default)s)")  # fmt: skip
+    add("--roles",
+        help="one for each daemon; `web*2` is one with two processes "
+        f"(default {','.join(default.roles)}; all with an embedded Redis)")  # fmt: skip
     add("--subscribers", type=int, default=default.subscribers, help="(default %(default)s)")
     add("--topics", type=int, default=default.topics, help="(default %(default)s)")
     add("--at-once", type=int, default=default.at_once, help="faults under way together (default %(default)s)")
@@ -108,7 +112,7 @@ def arguments() -> argparse.Namespace:
     add("--timeouts", default=",".join(map(str, default.timeouts)),
         help="milliseconds, of subscriptions at random (default %(default)s)")  # fmt: skip
     add("--redis", choices=REDISES, default=default.redis,
-        help="one server, or a cluster of three nodes (default %(default)s)")  # fmt: skip
+        help="one server, a cluster of three nodes, or that of the one daemon (default %(default)s)")  # fmt: skip
     add("--shared", action="store_true", help="publishers' processes share one listening socket")
     add("--mutant", choices=("", *MUTANTS), default="", help="a known bug to put into the bus")
     add("--ledger", type=Path, help="file to which a line of JSON is added for each run")

@@ -19,13 +19,13 @@ order, so all its subscribers must have seen the same.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from math import inf
 
 from attrs import evolve, field, fields, frozen
 
-from chaos.records import Allowed, Arrival, Evidence, Mark, Outcome, Sent, Window
+from chaos.records import Allowed, Arrival, Evidence, Mark, Outcome, Rollback, Sent, Window
 
 Whose = tuple[str, Mark]  #: subscriber, event
 
@@ -74,7 +74,7 @@ def judge(evidence: Evidence, allowed: Allowed) -> Verdict:
         found.refused.extend((name, mark) for mark in seen.known(published, Outcome.REFUSED))
         found.unsubscribed.extend(_unsubscribed(evidence.windows, seen, published))
         found.reordered.extend([*_out_of_lane(seen, published), *_out_of_line(seen, place)])
-        again, over = seen.repeats(), seen.overlaps()
+        again, over = seen.repeats(evidence.rollbacks), seen.overlaps()
         found.repeated.extend(again[allowed.repeats :])
         found.overlapped.extend(over[allowed.overlaps :])
         repeats, overlaps = repeats + len(again), overlaps + len(over)
@@ -94,17 +94,35 @@ class _Seen:
         """The events that came, and were published with this outcome."""
         return (mark for mark in self.first if mark in published and published[mark].outcome is outcome)
 
-    def repeats(self) -> list[Whose]:
-        """The first event of each delivery that holds what was acknowledged before it came."""
+    def repeats(self, rollbacks: Sequence[Rollback] = ()) -> list[Whose]:
+        """The first event of each delivery that holds what was acknowledged before it came.
+
+        What a rollback has lost counts as not acknowledged, and so does the last delivery before
+        it, whose acknowledgement may not have been stored.
+        """
         acknowledged: dict[Mark, float] = {}
         found = []
+        coming = list(rollbacks)
+        last: tuple[Mark, ...] = ()
         for each in self.arrivals:
+            while coming and coming[0].moment < each.began:
+                self._forget(coming.pop(0), last, acknowledged)
             again = [mark for mark in each.marks if acknowledged.get(mark, inf) <= each.began]
             if again:
                 found.append((self.name, again[0]))
             if each.acknowledged:
                 acknowledged |= {mark: min(each.ended, acknowledged.get(mark, inf)) for mark in each.marks}
+                last = each.marks
         return found
+
+    def _forget(self, rollback: Rollback, last: Iterable[Mark], acknowledged: dict[Mark, float]) -> None:
+        for mark in last:
+            acknowledged.pop(mark, None)
+        left = {topic: count for (name, topic), count in rollback.acknowledged.items() if name == self.name}
+        for mark in list(reversed(acknowledged)):
+            if left.get(mark[0], 0) > 0:
+                left[mark[0]] -= 1
+                del acknowledged[mark]
 
     def overlaps(self) -> list[Whose]:
         """The first event of each delivery that was still under way when the next came."""
@@ -138,6 +156,7 @@ def _find_missing(evidence: Evidence, seen: _Seen, found: Verdict) -> None:
     """What is owed and was not taken: lost if a later event of its lane was, or if nothing waits any more."""
     name = seen.name
     taken = {mark for each in seen.arrivals if each.acknowledged for mark in each.marks}
+    dropped = {mark for each in evidence.rollbacks for mark in each.dropped}
     newest = _newest(taken)
     for window in evidence.windows:
         if window.subscriber != name:
@@ -145,7 +164,7 @@ def _find_missing(evidence: Evidence, seen: _Seen, found: Verdict) -> None:
         for sent in evidence.sent:
             if owed(sent, window):
                 for mark in sent.marks():
-                    if mark not in taken:
+                    if mark not in taken and mark not in dropped:
                         passed = mark[2] < newest.get(mark[:2], 0) or evidence.queued.get(name) == 0
                         (found.lost if passed else found.stuck).append((name, mark))
 

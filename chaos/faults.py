@@ -23,7 +23,7 @@ from chaos.fleet import Fleet, Member, RedisUnderTest, stretched, until
 from chaos.link import Network
 from chaos.publishers import Churner, Publishers
 from chaos.receivers import Receivers
-from chaos.records import Allowed
+from chaos.records import Allowed, Rollback
 
 SECONDS = re.compile(r"\d{1,2}(\.\d)?")
 SERVES = 30.0   #: seconds for a cluster to agree that it is whole
@@ -43,6 +43,7 @@ class Scene:
     lease_ttl: float           #: seconds
     receivers: Receivers
     health: Callable[[], Awaitable[Mapping[str, Any]]]  #: of the receiver without failures, as the bus reports it
+    rollbacks: list[Rollback]  #: what Redis has lost by a fault
     link: Network | None = None  #: what carries the commands to Redis, if a fault needs it
 
     async def rest(self, seconds: float) -> None:

@@ -11,22 +11,35 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import resource
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import shlex
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
 from twisted.internet.defer import Deferred
 
 from chaos.cluster import ClusterWithFaults
+from chaos.embedded import AppendOnlyFile, EmbeddedUnderTest
 from chaos.faults import Scene, fault
+from chaos.fleet import Member
 from chaos.redis import RedisWithFaults
 
 NODE = frozenset({"node-cut"})  #: of a cluster only
 LINK = frozenset({"black-hole", "half-open", "slow-link", "link-reset"}) | NODE
-ALONE = frozenset({"disk-full"})  #: not on a cluster
 CLOCK = frozenset({"redis-clock", "bus-clock"})
+EMBEDDED = frozenset({"aof-cut", "aof-damage"})  #: of an embedded Redis only
+ALONE = frozenset({"disk-full"})  #: not on a cluster
+#: the faults that are not possible with each kind of Redis
+IMPOSSIBLE = {
+    "single": NODE | EMBEDDED,
+    **dict.fromkeys(("cluster", "tls-cluster"), ALONE | CLOCK | EMBEDDED),
+    "embedded": LINK | ALONE | CLOCK | {"all-kill"},
+}
+LATEST = 50  #: events, one of which is the first that a damaged file loses
 STEPS = ("+1h", "-1h")
 STANDARD = 3  #: descriptors of input, output and errors, which are open; with fewer, poll would fail
 NO_DESCRIPTORS = os.strerror(errno.EMFILE)
@@ -138,6 +151,74 @@ async def no_connects(scene: Scene, chance: random.Random, seconds: str) -> None
         scene.receivers.close_connections(False)
         for member in workers:
             member.lock.release()
+
+
+@fault("aof-cut", repeats=1)
+async def aof_cut(scene: Scene, chance: random.Random, _: str) -> None:
+    """The bus is killed, and its embedded Redis finds its file cut off within one of the last events."""
+
+    def cut(file: Path, data: AppendOnlyFile) -> int:
+        event = chance.choice(data.events()[-LATEST:])
+        os.truncate(file, chance.randrange(event.begin + 1, event.end))
+        return data.boundary(event.begin)
+
+    async def go_on(member: Member, boundary: int) -> None:
+        await member.start()
+        _said(member, rf"has cut off its last \d+ bytes, from byte {boundary} on")
+
+    await _lose(scene, cut, go_on)
+
+
+@fault("aof-damage", repeats=1)
+async def aof_damage(scene: Scene, chance: random.Random, _: str) -> None:
+    """The bus is killed, its embedded Redis refuses a damaged file, and the log's advice is followed."""
+
+    def damage(file: Path, data: AppendOnlyFile) -> int:
+        event = chance.choice(data.events()[-LATEST:])
+        with file.open("r+b") as opened:
+            opened.seek(event.begin)
+            opened.write(b"damage")
+        return data.boundary(event.begin)
+
+    async def go_on(member: Member, boundary: int) -> None:
+        with suppress(RuntimeError):
+            await member.start()
+        if not member.daemon.status:
+            raise RuntimeError(f"{member.name} did not refuse a damaged file")
+        _follow(_said(member, rf"is damaged at byte {boundary} of \d+: .* then run: (.+)$")[1])
+        await member.start()
+
+    await _lose(scene, damage, go_on)
+
+
+async def _lose(
+    scene: Scene, harm: Callable[[Path, AppendOnlyFile], int],
+    go_on: Callable[[Member, int], Awaitable[None]],
+) -> None:  # fmt: skip
+    """Harm the append-only file while the bus does not run; `harm` returns up to where the file is good."""
+    (member,), redis = scene.fleet.members, cast(EmbeddedUnderTest, scene.redis)
+
+    async def inject() -> None:
+        await member.kill()
+        redis.terminate()  # what it has accepted is in the file then
+        file = redis.file()
+        data = AppendOnlyFile(file.read_bytes())
+        boundary = harm(file, data)
+        scene.rollbacks.append(data.rollback(boundary))
+        await go_on(member, boundary)
+
+    await member.lock.run(lambda: Deferred.fromCoroutine(inject()))
+
+
+def _follow(advice: str) -> None:
+    subprocess.run(shlex.split(advice), input=b"y\n", check=True, capture_output=True)
+
+
+def _said(member: Member, pattern: str) -> re.Match[str]:
+    found = re.search(pattern, member.daemon.log, re.MULTILINE)
+    if found is None:
+        raise RuntimeError(f"{member.name} did not log {pattern!r}:\n{member.daemon.log}")
+    return found
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from attrs import asdict, field, frozen
 from chaos.checker import Verdict
 from chaos.records import Allowed
 
-REDISES = ("single", "cluster", "tls-cluster")
+REDISES = ("single", "cluster", "tls-cluster", "embedded")
 
 
 @frozen

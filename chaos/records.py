@@ -76,6 +76,15 @@ class Allowed:
 
 
 @frozen
+class Rollback:
+    """Redis has lost its last writes: events, and acknowledgements of so many events by subscriber and topic."""
+
+    moment: float
+    dropped: frozenset[Mark] = frozenset()
+    acknowledged: Mapping[tuple[str, str], int] = field(factory=dict)
+
+
+@frozen
 class Evidence:
     """All records of a run."""
 
@@ -84,6 +93,7 @@ class Evidence:
     windows: Sequence[Window] = field(repr=False)
     queued: Mapping[str, int] = field(factory=dict)  #: by subscriber, as the bus reports at the end
     stored: Mapping[str, int] = field(factory=dict)  #: events by topic, likewise
+    rollbacks: Sequence[Rollback] = ()  #: in order
 
 
 def event(mark: Mark) -> dict[str, Any]:

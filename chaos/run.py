@@ -18,6 +18,7 @@ from twisted.internet.task import deferLater
 
 from chaos.checker import judge
 from chaos.cluster import ClusterWithFaults
+from chaos.embedded import EmbeddedUnderTest
 from chaos.faults import SERVES, Scene, named
 from chaos.figures import Injection, figures
 from chaos.fleet import Fleet, RedisUnderTest, stretched, until
@@ -26,7 +27,7 @@ from chaos.mutants import NEED_FAILURES
 from chaos.plan import Plan, Report
 from chaos.publishers import Churner, Publishers
 from chaos.receivers import Receivers
-from chaos.records import Allowed, Evidence, Outcome, Sent, Window, event
+from chaos.records import Allowed, Evidence, Outcome, Rollback, Sent, Window, event
 from chaos.redis import RedisWithFaults
 from routemaster.testing.daemon import LOOPBACK, Client
 
@@ -53,6 +54,7 @@ class Run:
         self._problems: list[str] = []
         self._queued: dict[str, int] = {}
         self._stored: dict[str, int] = {}
+        self._rollbacks: list[Rollback] = []
         self._topics = [f"topic_{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"[: plan.topics]]
         self._names = [HEALTHY, *(f"sub{number}" for number in range(1, plan.subscribers))]
         ca = trustme.CA()
@@ -72,7 +74,7 @@ class Run:
     def _options(self, pem: Path, key: Path) -> list[str]:
         tokens = ["publisher", *self._names, CHURNER]
         return [
-            "--redis-url", self._redis.url, "--clients", ",".join(tokens),
+            *(["--redis-url", self._redis.url] if self._redis.url else []), "--clients", ",".join(tokens),
             "--certificate", str(pem), "--private-key", str(key), "--ca-file", str(self._roots),
             "--lease-ttl", f"{self._plan.lease_ttl:g}",
             "--timeout", "5", "--retry-delay", "20", "--max-backoff-ms", "500", "--grace", "10",
@@ -163,7 +165,7 @@ class Run:
         plan = self._plan
         scene = Scene(
             self._reactor, self.fleet, self._redis, DeferredLock(), publishers, churner, plan.lease_ttl,
-            self.receivers, self._health, self._link,
+            self.receivers, self._health, self._rollbacks, self._link,
         )
         order = [plan.faults[number % len(plan.faults)] for number in range(plan.kills)]
         self._chance.shuffle(order)
@@ -238,7 +240,8 @@ class Run:
     def _report(self, publishers: Publishers, churner: Churner) -> Report:
         sent = [*self._primed, *publishers.sent]
         windows = [*self._windows, *churner.windows]
-        evidence = Evidence(sent, self.receivers.arrivals, windows, self._queued, self._stored)
+        arrivals, rollbacks = self.receivers.arrivals, self._rollbacks
+        evidence = Evidence(sent, arrivals, windows, self._queued, self._stored, rollbacks)
         lost = max((self.fleet.leases_lost(name) for name in (*self._names, CHURNER)), default=0)
         excused = [named(injection.name).excuses(1) for injection in self._injections]
         # a lease that is lost because the machine is busy counts as a fault
@@ -248,12 +251,17 @@ class Run:
         shown = figures(evidence, self._injections, HEALTHY) | {
             "injections": len(self._injections), "leases_lost": lost, "reasons": dict(publishers.reasons),
             "queued": sum(self._queued.values()), "stored": self._stored,
+            "dropped": sum(len(each.dropped) for each in rollbacks),
         }  # fmt: skip
         problems = [*self._problems, *publishers.strange, *churner.problems, *self.fleet.log_errors()]
         return Report(self._plan, judge(evidence, allowed), allowed, shown, problems)
 
 
-def _redis(plan: Plan) -> RedisUnderTest:
+def _redis(plan: Plan, place: Path) -> RedisUnderTest:
+    if plan.redis == "embedded":
+        if len(plan.roles) > 1:
+            raise ValueError("an embedded Redis is for one daemon: give one role, such as all*2")
+        return EmbeddedUnderTest(place / f"{plan.roles[0].partition('*')[0]}0")
     if plan.redis == "single":
         return RedisWithFaults(plan.fsync, plan.named({"redis-clock"}))
     return ClusterWithFaults(plan.fsync, plan.redis == "tls-cluster")
@@ -265,7 +273,7 @@ async def run(reactor: Any, plan: Plan, keep: Path | None = None) -> Report:
     The logs and records of a failed run are kept in the folder `keep`.
     """
     place = Path(tempfile.mkdtemp(prefix="rm-"))
-    under_test = _redis(plan)
+    under_test = _redis(plan, place)
     try:
         under_test.start()
         playing = Run(reactor, plan, under_test, place)
