@@ -134,7 +134,7 @@ class EmbeddedUnderTest:
         self._end(signal.SIGTERM)
 
     def _end(self, how: signal.Signals) -> None:
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, FileNotFoundError):  # it ends by itself when its daemon is gone
             pid, limit = self.pid, time.monotonic() + ENDING
             os.kill(pid, how)
             while time.monotonic() < limit and _runs(pid):

@@ -164,7 +164,7 @@ async def aof_cut(scene: Scene, chance: random.Random, _: str) -> None:
 
     async def go_on(member: Member, boundary: int) -> None:
         await member.start()
-        _said(member, rf"has cut off its last \d+ bytes, from byte {boundary} on")
+        _said(member, rf"its last \d+ bytes, from byte {boundary} on, were cut off")
 
     await _lose(scene, cut, go_on)
 

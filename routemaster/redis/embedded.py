@@ -47,6 +47,7 @@ SHORTEST_PAUSE = 0.05   #: seconds before a server that ended is started again, 
 LONGEST_PAUSE = 5.0     #: ... up to this
 STABLE = 60.0           #: seconds after which the pause starts again at the shortest
 PROGRESS = 5.0          #: seconds between log lines about loading
+INCOMPLETE = "Unexpected end of file reading the append only file"  #: in Redis's log
 KEPT_LOG = 65536        #: bytes of Redis's log that are read for what it says about its data
 
 
@@ -184,12 +185,11 @@ class EmbeddedRedis:
             os.close(lock)
             raise CancelledError
         self._log_start = self._log_file.stat().st_size if self._log_file.exists() else 0
-        self._data.before_start()
         directory = str(self._directory)
         command = [
             program.path, "--port", "0", "--unixsocket", self.address.path, "--unixsocketperm", "700",
             "--dir", directory, "--logfile", str(self._log_file), "--pidfile", str(self._pid_file),
-            "--appendonly", "yes", "--appendfsync", "everysec", "--aof-load-truncated", "yes", "--save", "",
+            "--appendonly", "yes", "--appendfsync", "everysec", "--aof-load-truncated", "no", "--save", "",
             "--maxmemory-policy", "noeviction", "--daemonize", "no",
         ]  # fmt: skip
         self._process = ServerProcess()
@@ -202,7 +202,7 @@ class EmbeddedRedis:
         next_line = self._reactor.seconds() + PROGRESS
         while True:
             if self._process.ending:
-                raise EmbeddedRedisError(await self._why_it_ended(program))
+                await self._launch_without_tail(program)
             with suppress(RoutemasterError):  # it does not listen yet, loads, or is ending
                 if await self._query(b"PING") == b"PONG":
                     self._on_ready(program)
@@ -213,14 +213,20 @@ class EmbeddedRedis:
             await self._sleep(0.01)
 
     def _on_ready(self, program: Program) -> None:
-        if lost := self._data.lost(self._output()):
-            self.log.warn("{what}", what=lost)
         try:
             self._data.written_by(program)
         except OSError as error:
             self.log.warn("recording which program writes the data failed: {error}", error=error.strerror)
         self.log.info("the embedded Redis is ready: {program}, data in {place}",
                       program=program.path, place=str(self._directory))  # fmt: skip
+
+    async def _launch_without_tail(self, program: Program) -> None:
+        """Launch again if the server ended because its file does; otherwise raises EmbeddedRedisError."""
+        lost = INCOMPLETE in self._output() and await self._data.cut_tail(program, self._reactor)
+        if not lost:
+            raise EmbeddedRedisError(await self._why_it_ended(program))
+        self.log.warn("{what}", what=lost)
+        await self._launch(program)
 
     async def _why_it_ended(self, program: Program) -> str:
         if "append only file" in self._output() and (damage := await self._data.damage(program, self._reactor)):

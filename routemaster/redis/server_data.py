@@ -16,14 +16,29 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from attrs import frozen
 from twisted.internet.utils import getProcessOutput
 
 from routemaster.redis.server_programs import Program
 
-_TRUNCATED = re.compile(r"Truncating the AOF (?:(\S+) )?at offset (\d+)")
-_ANALYZED = re.compile(rb"AOF analyzed: (?:filename=(.+?), )?size=(\d+), ok_up_to=(\d+),.* diff=([1-9]\d*)")
+_MANIFEST = "appendonly.aof.manifest"
+_ANALYZED = re.compile(rb"AOF analyzed: (?:filename=(.+?), )?size=(\d+), ok_up_to=(\d+),.* diff=[1-9]")
 #: runs a program under another name
 _CALLED_OTHERWISE = "import os, sys; os.execv(sys.argv[1], sys.argv[2:])"
+
+
+@frozen
+class _Flaw:
+    """A file that is not good to its end."""
+
+    file: Path
+    size: int
+    good: int  #: bytes up to the flaw, whole transactions only
+
+    @property
+    def rest(self) -> int:
+        """Bytes from there to the end."""
+        return self.size - self.good
 
 
 class ServerData:
@@ -33,7 +48,6 @@ class ServerData:
         self._directory = directory
         self._record = directory / "appendonly.program"
         self._folder, self._file = directory / "appendonlydir", directory / "appendonly.aof"
-        self._sizes: dict[str, int] = {}  # before the start
 
     def writer(self) -> Program | None:
         """The program that wrote the data last; None if there is no data, or if that is not known."""
@@ -53,43 +67,66 @@ class ServerData:
         new.write_text(program.record())
         new.replace(self._record)
 
-    def before_start(self) -> None:
-        """Note the sizes of the files, for `lost`."""
-        files = [*self._folder.glob("*"), self._file]
-        self._sizes = {file.name: file.stat().st_size for file in files if file.exists()}
+    async def cut_tail(self, program: Program, reactor: Any) -> str:
+        """Cut off a last write that is incomplete, and say what is lost; empty if that is not what is wrong.
 
-    def lost(self, log: str) -> str:
-        """What Redis has cut off while loading, by its log; empty if nothing."""
-        found = _TRUNCATED.search(log)
-        if found is None:
+        Redis's own way (`aof-load-truncated yes`) is not safe: if the file ends within a
+        transaction, it keeps the beginning of that, and adds new writes to it. At the next
+        start these count as part of the transaction, and of two events with one ID the
+        earlier, which was cut off, takes the place of the later, which was accepted.
+        """
+        flaw = await self._examine(program, reactor)
+        if flaw is None or flaw.file.name != self._last_file():
             return ""
-        name, offset = found[1] or self._file.name, int(found[2])
+        with flaw.file.open("r+b") as file:
+            file.truncate(flaw.good)
+            os.fsync(file.fileno())
         return (
-            f"the append-only file {name} ended in the middle of a command: Redis has cut off its last "
-            f"{self._sizes.get(name, offset) - offset} bytes, from byte {offset} on, and with them the writes "
-            "of the last moment before Redis, or the machine, was stopped by force"
+            f"the append-only file {flaw.file.name} ended in the middle of a write: its last {flaw.rest} bytes, "
+            f"from byte {flaw.good} on, were cut off, and with them the writes of the last moment before Redis, "
+            "or the machine, was stopped by force"
         )
 
     async def damage(self, program: Program, reactor: Any) -> str:
         """Where the file is damaged, and how to go on; empty if the program's checker finds nothing."""
-        manifest = self._folder / "appendonly.aof.manifest"
-        file = manifest if manifest.exists() else self._file
-        name = f"{program.family}-check-aof"
-        # installed beside the server; it is the server's program under another name, so that one can do without
-        checker = shutil.which(name, path=str(Path(program.path).parent)) or program.path
+        flaw = await self._examine(program, reactor)
+        if flaw is None:
+            return ""
+        checker, name, file = self._checker(program)
+        repair = shlex.join((checker, "--fix", str(file)))
+        if checker == program.path:
+            repair = shlex.join(("bash", "-c", f"exec -a {name} {repair}"))
+        return (
+            f"{flaw.file} is damaged at byte {flaw.good} of {flaw.size}: restore {self._directory} from a backup, "
+            f"or go on without the last {flaw.rest} bytes and the writes in them: copy the directory, then run: "
+            f"{repair}"
+        )
+
+    async def _examine(self, program: Program, reactor: Any) -> _Flaw | None:
+        """What the program's checker finds."""
+        checker, name, file = self._checker(program)
         output = await getProcessOutput(
             sys.executable, ["-I", "-S", "-c", _CALLED_OTHERWISE, checker, name, str(file)], env=os.environ,
             reactor=reactor, errortoo=True,
         )  # fmt: skip
         found = _ANALYZED.search(output)
         if found is None:
-            return ""
-        size, good, rest = (int(number) for number in found.groups()[1:])
-        damaged = file.parent / Path(found[1].decode() if found[1] else file.name).name
-        repair = shlex.join((checker, "--fix", str(file)))
-        if checker == program.path:
-            repair = shlex.join(("bash", "-c", f"exec -a {name} {repair}"))
-        return (
-            f"{damaged} is damaged at byte {good} of {size}: restore {self._directory} from a backup, or go on "
-            f"without the last {rest} bytes and the writes in them: copy the directory, then run: {repair}"
-        )
+            return None
+        flawed = file.parent / Path(found[1].decode() if found[1] else file.name).name
+        return _Flaw(flawed, int(found[2]), int(found[3]))
+
+    def _checker(self, program: Program) -> tuple[str, str, Path]:
+        """The program that checks files, the name by which it is called, and what it is given."""
+        manifest = self._folder / _MANIFEST
+        name = f"{program.family}-check-aof"
+        # installed beside the server; it is the server's program under another name, so that one can do without
+        checker = shutil.which(name, path=str(Path(program.path).parent)) or program.path
+        return checker, name, manifest if manifest.exists() else self._file
+
+    def _last_file(self) -> str:
+        """The name of the file to which Redis writes."""
+        try:
+            lines = (self._folder / _MANIFEST).read_text().splitlines()
+        except FileNotFoundError:
+            return self._file.name
+        return lines[-1].split()[1] if lines else ""

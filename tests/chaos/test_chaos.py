@@ -22,21 +22,25 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from chaos import records
 from chaos.checker import KINDS, judge
+from chaos.cluster import has_tls
 from chaos.failpoints import LOCATIONS, Failpoint
 from chaos.faults import FAULTS, named
 from chaos.figures import Injection, figures
+from chaos.host_faults import EMBEDDED
 from chaos.mutants import MUTANTS
 from chaos.plan import Plan, Report
-from chaos.records import Allowed, Arrival, Evidence, Mark, Outcome, Sent, Window
+from chaos.records import Allowed, Arrival, Evidence, Mark, Outcome, Rollback, Sent, Window
 from chaos.run import run
+from routemaster.testing.redis_server import servers
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Plan(seed=0, events=300, rate=500, roles=("web", "web", "worker", "worker"), subscribers=4, kills=0)
-SHORT = [name for name, fault in FAULTS.items() if not fault.seconds and name != "failpoint"]
+SHORT = [name for name, fault in FAULTS.items() if not fault.seconds and name not in {"failpoint", *EMBEDDED}]
 STRICT = [name for name in SHORT if not FAULTS[name].repeats]  #: these excuse no repeated delivery
 LENIENT = [name for name in SHORT if FAULTS[name].repeats]
 #: for long enough that calls to Redis time out; those of clocks need libfaketime
-HOST = ("black-hole:2", "half-open:2", "slow-link:2", "link-reset:0.5", "disk-full:1", "no-descriptors:1")
+HOST = ("black-hole:2", "half-open:2", "slow-link:2", "link-reset:0.5", "disk-full:1", "no-descriptors:1",
+        "no-connects:2")  # fmt: skip
 
 
 def a(number: int, lane: int = 1, topic: str = "a") -> Mark:
@@ -158,6 +162,27 @@ class CheckerTests(SynchronousTestCase):
         self.table({what: (evidence, {k: n - 1 for k, n in wrong.items() if n > 1})
                     for what, (evidence, wrong) in rows.items()}, Allowed(repeats=1))  # fmt: skip
         self.assertEqual(judge(again, Allowed(repeats=5)).repeats, 1)
+
+    def test_rolled_back(self) -> None:
+        """What Redis has lost need not come, and what it has forgotten may come again, and no more than that."""
+        first = [came(4, a(1)), came(5, a(2)), came(6, a(3))]
+
+        def lost(acknowledged: int, *events: Mark) -> Evidence:
+            forgotten = {("s", "a"): acknowledged, ("t", "a"): 3}
+            return evolve(GOOD, arrivals=first, rollbacks=[Rollback(7, frozenset(events), forgotten)])
+
+        def again(evidence: Evidence, *arrivals: Arrival) -> Evidence:
+            return evolve(evidence, arrivals=[*first, *arrivals])
+
+        self.table({
+            "an event that nobody got": (evolve(lost(0, a(3)), arrivals=first[:2]), {}),
+            "another than that": (evolve(lost(0, a(3)), arrivals=first[:1]), {"lost": 1}),
+            "the last delivery, whose acknowledgement was not stored": (again(lost(0), came(8, a(3))), {}),
+            "one acknowledgement besides": (again(lost(1), came(8, a(2), a(3))), {}),
+            "more than was forgotten": (again(lost(1), came(8, a(1))), {"repeated": 1}),
+            "before it was forgotten": (again(lost(3), came(6.5, a(1))), {"repeated": 1}),
+            "twice after it was forgotten": (again(lost(3), came(8, a(1)), came(9, a(1))), {"repeated": 1}),
+        })  # fmt: skip
 
     def test_overlapped(self) -> None:
         """One delivery at a time: one that is under way still when the next comes needs an excuse."""
@@ -281,6 +306,16 @@ class FaultTests(RunCase):
     async def test_host(self) -> None:
         """When the network to Redis, its disk, or descriptors fail, a batch at most is repeated each time."""
         await self.survive(faults=HOST, kills=len(HOST))
+
+    async def test_cluster(self) -> None:
+        """A cluster with TLS and the minimal user: killed or cut off, a node costs nothing but time."""
+        kind = "tls-cluster" if has_tls(servers()[0]) else "cluster"
+        await self.survive(redis=kind, faults=("redis-kill", "node-cut:3", "worker-kill"), kills=3)
+
+    async def test_append_only_file(self) -> None:
+        """Of a file that was cut or damaged the log says how to go on, and only what was in the end is lost."""
+        report = await self.survive(redis="embedded", roles=("all",), faults=("aof-cut", "aof-damage"), kills=2)
+        self.assertGreater(report.figures["dropped"], 0)
 
     async def test_failpoints(self) -> None:
         """Killed or stopped at each step of its own work, a process leaves nothing that the next does not do."""
