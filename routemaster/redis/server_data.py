@@ -72,8 +72,8 @@ class ServerData:
 
         Redis's own way (`aof-load-truncated yes`) is not safe: if the file ends within a
         transaction, it keeps the beginning of that, and adds new writes to it. At the next
-        start these count as part of the transaction, and of two events with one ID the
-        earlier, which was cut off, takes the place of the later, which was accepted.
+        start these count as part of the transaction: what was cut off comes back, and of
+        two stream entries with one ID the later, which was acknowledged, is refused.
         """
         flaw = await self._examine(program, reactor)
         if flaw is None or flaw.file.name != self._last_file():
