@@ -300,7 +300,8 @@ class Store(Administration, Protocol):
     async def drop_oldest(self, most: int, node: str = "") -> int:
         """Drop the oldest events over all topics: at least one, at most `most` of each topic; how many.
 
-        Afterwards no event is left that is older than one that was dropped.
+        First those that only a topic's history keeps, as long as there are any.
+        Then no event is left that is older than one that was dropped.
         With the name of a `node`, only its topics count. `clean_up` counts
         the events for each subscriber that waits for them, except if an
         attempt may be under way: then `acknowledge` or `repair` counts them,

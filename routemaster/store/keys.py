@@ -59,7 +59,7 @@ class Keys:
     def parked(self, subscriber: str) -> tuple[bytes, bytes, bytes]:
         """A subscriber's parked events (hash: "topic ID" -> content), their order, and those to be retried.
 
-        The last two are sorted sets: "topic ID", by microseconds of acceptance.
+        The last two are sorted sets: "topic ID", by microseconds of acceptance, then by name.
         """
         tag = b"%s{s:%s}:" % (self.prefix, subscriber.encode())
         return tag + b"parked", tag + b"parked_order", tag + b"retried"

@@ -4,7 +4,8 @@ The copy is in the subscriber's slot, the cursor that passes the event in the
 topic's. The copy is made first: if the second step is lost, the event is refused
 again, parked again without effect, and passed.
 
-The content of a parked event is its reason, a line feed, when it was parked in
+In the sorted sets events of one microsecond stand in the order of their names,
+so their numbers are of one length. The content of a parked event is its reason, a line feed, when it was parked in
 microseconds, another one, and the fragment.
 """
 
@@ -15,8 +16,10 @@ from collections.abc import Sequence
 from routemaster.administration import MAX_PARKED, MAX_PARKED_BYTES
 from routemaster.hints import SubscriptionChanged
 from routemaster.model import EventID, ParkedEvent
+from routemaster.store import refusals
 from routemaster.store.commands import BUNDLE
 from routemaster.store.log_read import CALL_BYTES
+from routemaster.store.losses import log_losses
 from routemaster.store.subscriber_control import SubscriberControl
 
 
@@ -36,7 +39,11 @@ class Parking(SubscriberControl):
         if parked != 1:
             return False
         limit = b"id " + bytes(event.id), b"%d" % membership
-        await self._redis.run("cut", self._keys.topic(event.topic), subscriber.encode(), b"parked", *limit)
+        with refusals.after_a_write():
+            _passed, dropped = await self._redis.run(
+                "cut", self._keys.topic(event.topic), subscriber.encode(), b"parked", *limit
+            )
+        log_losses({subscriber: dropped})
         return True
 
     async def parked(self, subscriber: str, after: str, most: int) -> tuple[Sequence[ParkedEvent], str]:
@@ -47,7 +54,7 @@ class Parking(SubscriberControl):
         return found, _member(found[-1]).decode() if found else ""
 
     async def _parked(self, keys: tuple[bytes, bytes], after: str, most: int) -> list[ParkedEvent]:
-        us = EventID.parse(after.encode().partition(b" ")[2]).us if after else 0
+        us = _split(after.encode())[1].us if after else 0
         flat = await self._redis.run(
             "parked", keys, after.encode(), b"%d" % us, b"%d" % most, b"%d" % CALL_BYTES
         )
@@ -55,8 +62,7 @@ class Parking(SubscriberControl):
 
     async def retry_parked(self, subscriber: str, ids: Sequence[EventID] | None) -> int:
         """See `Administration.retry_parked`."""
-        wanted = None if ids is None else {bytes(each) for each in ids}
-        count = await self._each_parked(subscriber, b"retry", wanted)
+        count = await self._each_parked(subscriber, b"retry", None if ids is None else set(ids))
         await self._moved(subscriber)
         return count
 
@@ -64,13 +70,13 @@ class Parking(SubscriberControl):
         """See `Administration.drop_parked`."""
         return await self._each_parked(subscriber, b"drop", None)
 
-    async def _each_parked(self, subscriber: str, what: bytes, ids: set[bytes] | None) -> int:
+    async def _each_parked(self, subscriber: str, what: bytes, ids: set[EventID] | None) -> int:
         """Retry or drop parked events, some in one call."""
         await self._read(subscriber)
         hashed, order, retried = self._keys.parked(subscriber)
         keys = (self._keys.subscriber(subscriber)[0], hashed, order, retried)
         members = await self._redis.command(b"ZRANGE", order, b"0", b"%d" % (MAX_PARKED - 1))
-        chosen = [member for member in members if ids is None or member.partition(b" ")[2] in ids]
+        chosen = [member for member in members if ids is None or _split(member)[1] in ids]
         count = 0
         for first in range(0, len(chosen), BUNDLE):
             count += await self._redis.run("retry_parked", keys, what, *chosen[first : first + BUNDLE])
@@ -98,7 +104,12 @@ def _holder(worker: str, epoch: int) -> bytes:
 
 
 def _member(event: ParkedEvent) -> bytes:
-    return b"%b %b" % (event.topic.encode(), bytes(event.id))
+    return b"%b %d-%016d" % (event.topic.encode(), *event.id)
+
+
+def _split(member: bytes) -> tuple[str, EventID]:
+    topic, _, event = member.decode().partition(" ")
+    return topic, EventID.parse(event.encode())
 
 
 def content(event: ParkedEvent, reason: str = "") -> bytes:
@@ -107,6 +118,6 @@ def content(event: ParkedEvent, reason: str = "") -> bytes:
 
 
 def _event(member: bytes, content: bytes) -> ParkedEvent:
-    topic, _, event = member.partition(b" ")
+    topic, event = _split(member)
     reason, at, fragment = content.split(b"\n", 2)
-    return ParkedEvent(topic.decode(), EventID.parse(event), fragment, reason.decode(), int(at) / 1e6)
+    return ParkedEvent(topic, event, fragment, reason.decode(), int(at) / 1e6)

@@ -13,12 +13,13 @@ from routemaster.store.keys import Keys
 _WRITES_WITHOUT_MEMORY: Final = frozenset({
     "acknowledge", "acquire", "announce", "control", "count", "count_drops", "cut", "delete_topic", "drop",
     "elect", "fail", "forget", "join", "leave", "prune", "pulled", "release", "remove_token", "remove_topic",
-    "renew", "report", "retry_parked", "settle_retried", "succeed", "trim", "unsubscribe", "withdraw",
+    "renew", "report", "retry_parked", "rewind", "set_topic", "settle_retried", "succeed", "trim", "unsubscribe",
+    "withdraw",
 })
 _READS: Final = frozenset({
     "backlog", "free", "heads", "idle", "parked", "positions", "read", "sizes", "subscribers", "topics", "waiting",
 })
-_TAKES_MEMORY: Final = frozenset({"add_token", "claim", "configure", "park", "publish", "rewind", "set_topic"})
+_TAKES_MEMORY: Final = frozenset({"add_token", "claim", "configure", "park", "publish"})
 
 
 def _load(name: str) -> Script:

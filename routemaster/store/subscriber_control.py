@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from routemaster.administration import Ack, Attempts, SubscriberState
+from routemaster.administration import Ack, Attempts, Membership, SubscriberState
 from routemaster.hints import EventsDropped, SubscriptionChanged
 from routemaster.model import SubscriptionInfo, public_name
 from routemaster.redis.errors import ScriptRefusal
@@ -40,7 +40,7 @@ class SubscriberControl(Upkeep):
             raise refusals.not_subscribed()
         return found
 
-    async def _read(self, subscriber: str) -> tuple[dict[bytes, bytes], Mapping[str, Any]]:
+    async def _read(self, subscriber: str) -> tuple[dict[bytes, bytes], Mapping[str, Membership]]:
         """The subscriber's meta and memberships. Raises NotSubscribed."""
         fields, flat = await self._redis.run("subscribers", self._keys.subscriber(subscriber))
         meta = codec.fields(fields)
@@ -69,11 +69,15 @@ class SubscriberControl(Upkeep):
         await self._control(subscriber, b"retry")
 
     async def _control(self, subscriber: str, what: bytes) -> None:
+        await self._record(subscriber, "control", what)
+        await self._redis.hint(SubscriptionChanged(subscriber))
+
+    async def _record(self, subscriber: str, script: str, *arguments: bytes) -> None:
+        """Run a script on the subscriber's meta. Raises NotSubscribed."""
         try:
-            await self._redis.run("control", self._keys.subscriber(subscriber)[:1], what)
+            await self._redis.run(script, self._keys.subscriber(subscriber)[:1], *arguments)
         except ScriptRefusal as refusal:
             raise refusals.named(refusal.code) from None
-        await self._redis.hint(SubscriptionChanged(subscriber))
 
     async def attempts(self, subscriber: str) -> Attempts:
         """See `Administration.attempts`."""
@@ -88,13 +92,11 @@ class SubscriberControl(Upkeep):
         replies = await gather([self._acknowledgements.move(subscriber, ack) for ack in acks])
         log_losses({subscriber: sum(lost for *_, lost in replies)})
         with refusals.after_a_write():
-            await self._redis.run(
-                "pulled", self._keys.subscriber(subscriber)[:1], self._keys.wakeups, subscriber.encode()
-            )
+            await self._record(subscriber, "pulled", self._keys.wakeups, subscriber.encode())
 
     async def rewind(self, subscriber: str, to: int, topics: Sequence[str] | None = None) -> int:
         """See `Administration.rewind`."""
-        chosen = await self._chosen(subscriber, topics)
+        chosen = await self._chosen(subscriber, topics, ("on",))
         events = await self._each_topic(chosen, "rewind", subscriber.encode(), b"%d" % to)
         await self._moved(subscriber)
         return sum(events.values())
@@ -102,7 +104,8 @@ class SubscriberControl(Upkeep):
     async def skip(self, subscriber: str, to: int | None, topics: Sequence[str] | None = None) -> int:
         """See `Administration.skip`."""
         limit = b"tail" if to is None else b"before %d" % to
-        passed = await self._cut(subscriber, await self._chosen(subscriber, topics), b"skipped", limit)
+        chosen = await self._chosen(subscriber, topics, ("on", "left"))
+        passed = await self._cut(subscriber, chosen, b"skipped", limit)
         await self._moved(subscriber)
         return passed
 
@@ -110,14 +113,14 @@ class SubscriberControl(Upkeep):
         with refusals.after_a_write():
             await self._control(subscriber, b"touch")
 
-    async def _chosen(self, subscriber: str, topics: Sequence[str] | None) -> list[str]:
-        """The topics named, or all that the subscriber has. Raises NotSubscribed."""
+    async def _chosen(self, subscriber: str, topics: Sequence[str] | None, states: Sequence[str]) -> list[str]:
+        """The topics named, or all whose memberships have one of these states. Raises NotSubscribed."""
         _meta, memberships = await self._read(subscriber)
-        wanted = [topic for topic, membership in memberships.items() if membership.state == "on"]
         for topic in topics or ():
-            if topic not in wanted:
+            if topic not in memberships or memberships[topic].state != "on":
                 raise refusals.not_subscribed(topic)
-        return wanted if topics is None else list(topics)
+        every = [topic for topic, membership in memberships.items() if membership.state in states]
+        return every if topics is None else list(topics)
 
     async def _each_topic(self, topics: Sequence[str], script: str, *arguments: bytes) -> dict[str, Any]:
         """The reply of a script for each topic."""
@@ -177,7 +180,7 @@ class SubscriberControl(Upkeep):
                 low, before = middle, found
             else:
                 high, known = middle, found
-        left, chosen = excess - _total(before), {}
+        left, chosen = max(0, excess - _total(before)), {}
         for topic in sorted(known):
             here, after = before.get(topic, (0, 0))[0], known[topic][1]
             more = min(left, known[topic][0] - here)
@@ -220,7 +223,7 @@ class SubscriberControl(Upkeep):
         ]
         for name, idle in (await self._memberships.idle(limited)).items():
             if idle:
-                await self.expire(name)
+                await self._redis.tolerant([name], lambda names: self.expire(names[0]))
             else:
                 await self._redis.hint(EventsDropped(name))
 

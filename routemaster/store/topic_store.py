@@ -5,7 +5,7 @@ A topic belongs to the first client that publishes to it or sets what it keeps.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -42,16 +42,26 @@ class TopicStore(Upkeep):
     async def publish(self, topic: str, publisher: str, fragments: Sequence[bytes]) -> Published:
         arguments = publisher.encode(), self._keys.wakeups, topic.encode()
         append = partial(self._out.run, "publish", self._keys.topic(topic), *arguments)
+        first, last = await self._write(topic, publisher, lambda how: append(how, *fragments))
+        if self._replication is not None:
+            await self._replication.reached()
+        return Published(EventID.parse(first), EventID.parse(last))
+
+    async def _write(self, topic: str, publisher: str | None, write: Callable[[bytes], Awaitable[Any]]) -> Any:
+        """The reply of a script that writes to a client's topic, and creates it only if given `create`.
+
+        A name that is free is claimed for the client; root (None) claims none.
+        """
         try:
             try:
-                first, last = await append(b"", *fragments)
+                reply = await write(b"")
             except ScriptRefusal as refusal:
-                if refusal.code != "NOTOPIC":
+                if refusal.code != "NOTOPIC" or publisher is None:
                     raise
                 await self._claim(topic, publisher)
                 self._indexed.discard(topic)
                 try:
-                    first, last = await append(b"create", *fragments)
+                    reply = await write(b"create")
                 except ScriptRefusal:  # another client was faster
                     await self._out.command(b"SREM", self._keys.owned(publisher), topic.encode())
                     raise
@@ -68,9 +78,7 @@ class TopicStore(Upkeep):
             # once more: `clean_up` may have removed the name as stale since `_claim` wrote it
             named = self._out.command(b"SADD", self._keys.topics, topic.encode())
             named.addErrback(lambda _failure: self._indexed.discard(topic))
-        if self._replication is not None:
-            await self._replication.reached()
-        return Published(EventID.parse(first), EventID.parse(last))
+        return reply
 
     async def _claim(self, topic: str, publisher: str) -> None:
         """Count a topic that is to be created among the client's, and name it in the index."""
@@ -109,22 +117,9 @@ class TopicStore(Upkeep):
     async def configure_topic(self, topic: str, publisher: str | None, settings: TopicSettings) -> None:
         """See `Administration.configure_topic`."""
         values = (settings.history, settings.history_events, settings.max_data)
-        put = partial(self._out.run, "set_topic", self._keys.topic(topic), (publisher or "").encode())
         numbers = [b"" if value is None else b"%d" % value for value in values]
-        try:
-            try:
-                await put(b"", *numbers)
-            except ScriptRefusal as refusal:
-                if refusal.code != "NOTOPIC" or publisher is None:
-                    raise
-                await self._claim(topic, publisher)
-                await put(b"create", *numbers)
-        except ScriptRefusal as refusal:
-            if refusal.code == "TOOMANY":
-                raise refusals.too_many_topics(self._max_topics) from None
-            raise refusals.named(refusal.code, topic) from None
-        with refusals.after_a_write():
-            await self._out.command(b"SADD", self._keys.topics, topic.encode())
+        put = partial(self._out.run, "set_topic", self._keys.topic(topic), (publisher or "").encode())
+        await self._write(topic, publisher, lambda how: put(how, *numbers))
 
     async def topic_settings(self, name: str) -> TopicSettings | None:
         """See `Administration.topic_settings`."""

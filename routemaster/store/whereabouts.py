@@ -27,7 +27,9 @@ def whereabouts(subscriber: str, cursor: Cursor, cuts: str, event: EventID) -> W
     reasons = [reason for reason, first, last in _ranges(cuts) if first <= event.n <= last]
     if reasons:
         return Whereabouts(subscriber, reasons[-1])
-    if cursor.spans and event.n > cursor.spans[-1].after.n:
+    if not cursor.spans:
+        return Whereabouts(subscriber, "unknown")  # it has left the topic, and nothing says when
+    if event.n > cursor.spans[-1].after.n:
         return Whereabouts(subscriber, "not subscribed")  # since it left the topic
     return Whereabouts(subscriber, "acknowledged")
 

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
+from attrs import evolve
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import Clock
@@ -20,6 +21,7 @@ from routemaster.model import Subscription
 from routemaster.redis.cluster import Cluster
 from routemaster.redis.connection import Connection
 from routemaster.redis.pubsub import PubSub
+from routemaster.store import commands
 from routemaster.store.keys import Keys
 from routemaster.store.memory_store import MemoryStore
 from routemaster.store.redis_store import RedisStore
@@ -29,6 +31,7 @@ from routemaster.testing.redis_server import PrivateRedis, ServerBinary, servers
 from tests.store.reading import read
 
 TTL = 10.0  #: seconds that a lease lasts
+KINDS = ("sent", "queued", "expired", "skipped", "parked", "dropped")
 
 
 def subscription(*topics: str, subscriber: str = "sub", **options: Any) -> Subscription:
@@ -65,13 +68,25 @@ class StoreTests:
         grant = await self.grant(subscriber)
         result = await self.read(*topics, most=most, subscriber=subscriber)
         last = {topic: entry_id for topic, entry_id, _ in result.entries}
-        acks = [Ack(topic, result.positions[topic].cursor.membership, entry) for topic, entry in last.items()]
+        cursors = {topic: result.positions[topic].cursor for topic in last}
+        acks = [
+            Ack(topic, cursors[topic].membership, entry, rewinds=cursors[topic].rewinds)
+            for topic, entry in last.items()
+        ]
         await self.store.acknowledge(subscriber, "w1", grant.epoch, acks)
         return [fragment for _, _, fragment in result.entries]
 
     async def facts(self, subscriber: str = "sub") -> Any:
         found = [f for f in await self.store.subscriptions() if f.subscription.subscriber == subscriber]
         return found[0] if found else None
+
+    async def books(self, added: int, subscriber: str = "sub", **counts: int) -> None:
+        """Each of the events that were ever to be delivered is counted once, as these counts say."""
+        facts = await self.store.subscription(subscriber)
+        self.assertEqual(facts, await self.facts(subscriber))
+        found = {kind: getattr(facts, kind) for kind in KINDS}
+        self.assertEqual(found, dict.fromkeys(KINDS, 0) | counts)
+        self.assertEqual((facts.added, sum(found.values())), (added, added))
 
     async def refused(self, error: type[Exception], call: Coroutine[Any, Any, Any]) -> Exception:
         return await self.assertFailure(Deferred.fromCoroutine(call), error)
@@ -87,6 +102,15 @@ class OnMemory:
 
     async def hints(self, count: int) -> list[bytes]:
         return self.received
+
+    async def set_clock(self, by: int) -> None:
+        """Set the store's clock ahead by so many seconds."""
+        self.clock.rightNow += by
+
+    def freeze_clock(self) -> None:
+        """Let all calls from now on happen in one microsecond."""
+        now = self.store._now()
+        self.patch(self.store, "_now", lambda: now)  # type: ignore[attr-defined]
 
     async def leftovers(self) -> list[object]:
         return [*self.store._topics, *self.store._subscribers, *self.store._leases]
@@ -137,6 +161,33 @@ class OnRedis:
             self.waiting.append((count, enough))
             await enough.addTimeout(5, reactor)
         return self.received
+
+    ahead = 0  #: seconds by which the clock that the scripts see is ahead
+
+    async def set_clock(self, by: int) -> None:
+        """Set the clock ahead by so many seconds.
+
+        Redis's clock cannot be set: the scripts are changed to see another
+        time, and the time to live of every key that expires is changed.
+        """
+        self.ahead += by
+        self.change_scripts(b"now[1] * 1000000", b"(now[1] + %d) * 1000000" % self.ahead)
+        for node in self.connection.nodes.values():
+            for key in await node.command(b"KEYS", b"*"):
+                left = await node.command(b"PTTL", key)
+                if left >= 0:
+                    await node.command(b"PEXPIRE", key, b"%d" % (left - by * 1000))
+
+    def freeze_clock(self) -> None:
+        """Let all calls from now on happen in one microsecond."""
+        self.change_scripts(b"now[1] * 1000000 + now[2]", b"%d" % (reactor.seconds() * 1e6))  # type: ignore[attr-defined]
+
+    def change_scripts(self, old: bytes, new: bytes) -> None:
+        changed = {
+            name: evolve(script, body=script.body.replace(old, new)) for name, script in SCRIPTS.items()
+        }
+        self.assertFalse([name for name, script in changed.items() if script == SCRIPTS[name]])  # type: ignore[attr-defined]
+        self.patch(commands, "SCRIPTS", changed)  # type: ignore[attr-defined]
 
     async def leftovers(self) -> list[object]:
         keys = await gatherResults([node.command(b"KEYS", b"*") for node in self.connection.nodes.values()])

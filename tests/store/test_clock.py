@@ -2,48 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from attrs import evolve
-
 from routemaster.interfaces import LeaseHeld
-from routemaster.redis.connection import Script
-from routemaster.store import commands
-from routemaster.store.scripts import SCRIPTS
-from tests.store.case import TTL, OnMemory, StoreTests, on_every_store, subscription
+from tests.store.case import TTL, StoreTests, on_every_store, subscription
 
 HOUR = 3600
 
 
 class ClockTests(StoreTests):
     """IDs, versions, leases, locks and announcements after a jump of the store's clock."""
-
-    ahead = 0  #: seconds by which the clock that the scripts see is ahead
-
-    async def set_clock(self, by: int) -> None:
-        """Set the clock ahead by so many seconds.
-
-        Redis's clock cannot be set: the scripts are changed to see another
-        time, and the time to live of every key that expires is changed.
-        """
-        if isinstance(self, OnMemory):
-            self.clock.rightNow += by
-            return
-        self.ahead += by
-        self.patch(commands, "SCRIPTS", {name: self.shifted(script) for name, script in SCRIPTS.items()})
-        for node in self.connection.nodes.values():
-            await self.shift_keys(node, by)
-
-    def shifted(self, script: Script) -> Script:
-        body = script.body.replace(b"now[1] * 1000000", b"(now[1] + %d) * 1000000" % self.ahead)
-        self.assertNotEqual(body, script.body)
-        return evolve(script, body=body)
-
-    async def shift_keys(self, node: Any, by: int) -> None:
-        for key in await node.command(b"KEYS", b"*"):
-            left = await node.command(b"PTTL", key)
-            if left >= 0:
-                await node.command(b"PEXPIRE", key, b"%d" % (left - by * 1000))
 
     async def test_ids_grow(self) -> None:
         """The IDs of a topic grow and stay dense whatever the clock shows."""

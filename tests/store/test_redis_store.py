@@ -6,11 +6,12 @@ from collections.abc import Coroutine, Sequence
 from string import ascii_lowercase
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 
 from routemaster.errors import NotSubscribed, StoreUnavailable, TooManyTopics
 from routemaster.interfaces import Ack, Position
-from routemaster.model import ApiToken, EventID
+from routemaster.model import OLDEST, ApiToken, EventID, ParkedEvent, TopicSettings
 from routemaster.redis.cluster_slots import slot_of
 from routemaster.store.log_read import CALL_BYTES
 from tests.store.case import StoreTests, on_clusters, on_redis, subscription
@@ -168,6 +169,59 @@ class RedisTests(StoreTests):
         facts = await self.facts()
         self.assertEqual((facts.sent, facts.dropped, facts.queued), (1, 1, 1))
 
+    async def parked(self, *fragments: bytes) -> list[ParkedEvent]:
+        """A subscription to cats whose backlog these are, all parked."""
+        await self.store.configure_topic("cats", "pub", TopicSettings(history=3_600_000))
+        await self.store.subscribe(subscription("cats", max_queued=2))
+        published, grant = await self.publish("cats", *fragments), await self.grant()
+        first, membership = published.first, grant.memberships["cats"].id
+        events = [
+            ParkedEvent("cats", EventID(first.us, first.n + n), fragment, "refused", 1.0)
+            for n, fragment in enumerate(fragments)
+        ]
+        for event in events:
+            self.assertTrue(await self.store.park("sub", "w1", grant.epoch, membership, event))
+        return events
+
+    async def test_administration_with_full_memory(self) -> None:
+        """Out of memory, whatever takes none succeeds; parking and claiming a topic are refused as a whole."""
+        events = await self.parked(b"1", b"2", b"3")
+        await self.publish("cats", b"4", b"5", b"6")
+        await self.store.subscribe(evolve(subscription("cats", subscriber="pull"), callback=None))
+        await self.publish("cats", b"7")
+        epoch = (await self.grant()).epoch
+        self.server.call(b"CONFIG", b"SET", b"maxmemory", b"1")
+        self.addCleanup(self.server.call, b"CONFIG", b"SET", b"maxmemory", b"0")
+        found = (await self.read("cats")).entries[0]
+        event = ParkedEvent(found[0], found[1], found[2], "refused", 1.0)
+        membership = (await self.grant()).memberships["cats"].id
+        for call in (
+            self.store.park("sub", "w1", epoch, membership, event),
+            self.store.configure_topic("dogs", "pub", TopicSettings()),
+        ):
+            self.assertFalse((await self.refused(StoreUnavailable, call)).outcome_unknown)
+        for control in (self.store.pause, self.store.resume, self.store.retry):
+            await control("sub")
+        self.assertEqual(await self.store.retry_parked("sub", [event.id for event in events[:2]]), 2)
+        await self.store.settle_retried("sub", "w1", epoch, events[0])
+        await self.store.settle_retried("sub", "w1", epoch, events[1], "again")
+        self.assertEqual(await self.store.drop_parked("sub"), 2)
+        self.assertTrue(await self.store.fail("sub", "w1", epoch, 1.0, "x", report=b"{}", refusals=1))
+        self.assertEqual((await self.store.attempts("sub")).failed, [b"{}"])
+        self.assertEqual(await self.store.expire("sub"), 2)
+        self.assertEqual(await self.store.skip("sub", None), 2)
+        self.assertEqual(await self.store.rewind("sub", OLDEST), 7)
+        await self.books(7 + 2 + 7, sent=1, parked=4, expired=2, skipped=2, queued=7)
+        pulled = (await self.read("cats", subscriber="pull")).positions["cats"]
+        await self.store.acknowledge_pulled("pull", [Ack("cats", pulled.cursor.membership, found[1])])
+        await self.store.acknowledge_pulled("pull", [Ack("cats", pulled.cursor.membership, pulled.tail)])
+        await self.books(1, "pull", sent=1)
+        await self.store.skip("sub", None)
+        await self.store.configure_topic("cats", "pub", TopicSettings())
+        await self.store.configure_topic("cats", None, TopicSettings(max_data=1))
+        await self.store.clean_up()
+        self.assertIsNone((await self.store.topic("cats")).first)
+
 
 class ClusterTests(StoreTests):
     """A cluster."""
@@ -274,7 +328,37 @@ class ClusterTests(StoreTests):
         self.move(*moving)
         await self.whole(self.store.unsubscribe("sub"))
         self.cancel_moves(*moving)
+        if await self.facts():  # it was refused, because some of the subscriber's keys do not exist
+            await self.store.unsubscribe("sub")
         self.assertIsNone(await self.facts())
+
+    async def test_no_script_for_parked_events_ends_half_way(self) -> None:
+        """While a slot migrates, a script that takes the last parked event does all of it, or nothing."""
+        events = await RedisTests.parked(self, *[b"%d" % n for n in range(6)])  # type: ignore[arg-type]
+        epoch, moving = (await self.grant()).epoch, (self.keys.lease("sub"), self.keys.topic("cats")[0])
+        await self.store.retry_parked("sub", [events[0].id])
+        self.move(*moving)
+        await self.store.settle_retried("sub", "w1", epoch, events[0])  # the last that is to be retried
+        self.cancel_moves(*moving)
+        self.assertEqual((await self.grant()).retried, 0)
+        await self.books(7, sent=1, parked=6)
+        await self.store.retry_parked("sub", [events[1].id])
+        self.move(*moving)
+        members = [b"cats %d-%016d" % event.id for event in events]
+        keys = (self.keys.subscriber("sub")[0], *self.keys.parked("sub"))
+        # none is left that is not to be retried, when the script finds that another call took the last one
+        await self.store._redis.run("retry_parked", keys, b"retry", *members[2:], members[0])
+        self.cancel_moves(*moving)
+        await self.books(12, sent=1, parked=6, queued=5)
+        await self.store.settle_retried("sub", "w1", epoch, events[1], "refused again")
+        self.move(*moving)
+        await self.store.drop_parked("sub")
+        await self.store.skip("sub", None)
+        await self.store.rewind("sub", OLDEST)
+        await self.whole(self.store.expire("sub"))
+        self.cancel_moves(*moving)
+        await self.store.expire("sub")
+        await self.books(18, sent=1, parked=7, queued=4 + 2, expired=4)
 
 
 globals().update(on_redis(RedisTests))

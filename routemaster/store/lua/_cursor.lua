@@ -135,6 +135,18 @@ local function note(meta, subscriber, cuts)
   redis.call('HSET', meta, field, table.concat(words, ' '))
 end
 
+-- Forgets the cuts after a number: the events from there on come again.
+local function forget_cuts(meta, subscriber, after)
+  local field, words = 'cuts:' .. subscriber, {}
+  local known = redis.call('HGET', meta, field)
+  for kind, first, last in string.gmatch(known or '', '(%a)(%d+)%-(%d+)') do
+    if tonumber(first) <= after then
+      words[#words + 1] = kind .. first .. '-' .. digits(math.min(tonumber(last), after))
+    end
+  end
+  if known then redis.call('HSET', meta, field, table.concat(words, ' ')) end
+end
+
 -- The ID up to which the log holds no event any more: the tail if it is empty. What a
 -- cursor has not passed up to there was dropped.
 local function last_gone(log, tail)

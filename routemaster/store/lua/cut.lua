@@ -6,7 +6,7 @@
 --         'tail'        all
 --         'before <us>' what was accepted before that time
 --         'age <us>'    what was accepted longer ago
---         'id <ID>'     that event of the membership <membership>, and those before it
+--         'id <ID>'     that event alone, if the membership is <membership> and it is the next event
 --         'oldest <count>' so many, if the cursor is still after number <after>
 --       then membership or after, for the last two
 -- Reply {events passed, events found dropped}
@@ -19,7 +19,6 @@ local limit
 if how == 'tail' then limit = tail
 elseif how == 'before' then limit = last_before(log, tonumber(value))
 elseif how == 'age' then limit = last_before(log, clock() - tonumber(value))
-elseif how == 'id' and cursor.membership == tonumber(ARGV[4]) then limit = value
 elseif how == 'oldest' and n_of(cursor.spans[1].after) == tonumber(ARGV[4]) then
   local left = tonumber(value)
   for _, span in ipairs(cursor.spans) do
@@ -31,6 +30,11 @@ elseif how == 'oldest' and n_of(cursor.spans[1].after) == tonumber(ARGV[4]) then
   end
 end
 local dropped = pass(cursor, last_gone(log, tail), 'dropped')
+-- a cursor that was moved back since, or a log that lost its last writes, has other events there
+if how == 'id' and cursor.membership == tonumber(ARGV[4]) and cursor.spans[1]
+  and n_of(cursor.spans[1].after) == n_of(value) - 1 and #redis.call('XRANGE', log, value, value) > 0 then
+  limit = value
+end
 local passed = limit and pass(cursor, limit, kind) or 0
 if dropped + passed > 0 then store(KEYS[1], KEYS[3], ARGV[1], cursor) end
 return {passed, dropped}

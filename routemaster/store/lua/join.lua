@@ -32,6 +32,7 @@ if not open_span(cursor) then
     cursor.spans[#cursor.spans + 1] = {after = start}
     local gap = last and n_of(last.till) + 1 or 1
     if n_of(start) >= gap then
+      forget_cuts(KEYS[1], ARGV[1], n_of(start))
       cursor.cuts = {{(last or cursor.sent == 0) and 'n' or 'u', gap, n_of(start)}}
     end
   end

@@ -3,7 +3,10 @@
 -- KEYS  meta of one subscriber
 -- ARGV  wake-up channel, subscriber
 -- Reply 1 if it pulls its events, else 0
-if redis.call('HGET', KEYS[1], 'callback') ~= '' then return 0 end
+-- Codes NOTSUBSCRIBED
+local callback = redis.call('HGET', KEYS[1], 'callback')
+if not callback then return redis.error_reply('RM:NOTSUBSCRIBED not subscribed') end
+if callback ~= '' then return 0 end
 local now = digits(clock())
 redis.call('HDEL', KEYS[1], 'last_success') -- see store() for why first
 redis.call('HSET', KEYS[1], 'last_attempt', now, 'last_success', now)

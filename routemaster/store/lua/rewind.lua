@@ -1,5 +1,6 @@
 -- Promise: the subscriber receives the events of a topic from a time on again, as far as the topic's
 -- history reaches; what is acknowledged by an attempt that is under way does not count.
+-- Runs while Redis is out of memory.
 -- KEYS  meta, log, cursors of one topic
 -- ARGV  subscriber, microseconds since the epoch
 -- Reply events that come again
@@ -11,11 +12,5 @@ if n_of(start) >= first then return 0 end
 for _, span in ipairs(cursor.spans) do before = before + n_of(span.till or tail) - n_of(span.after) end
 cursor.spans, cursor.rewinds = {{after = start}}, cursor.rewinds + 1
 store(KEYS[1], KEYS[3], ARGV[1], cursor)
-local words = {}
-for kind, from, to in string.gmatch(redis.call('HGET', KEYS[1], 'cuts:' .. ARGV[1]) or '', '(%a)(%d+)%-(%d+)') do
-  if tonumber(from) <= n_of(start) then
-    words[#words + 1] = kind .. from .. '-' .. digits(math.min(tonumber(to), n_of(start)))
-  end
-end
-redis.call('HSET', KEYS[1], 'cuts:' .. ARGV[1], table.concat(words, ' '))
+forget_cuts(KEYS[1], ARGV[1], n_of(start))
 return n_of(tail) - n_of(start) - before

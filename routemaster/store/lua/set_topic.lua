@@ -1,4 +1,5 @@
 -- Promise: a topic has these settings. It is created only on request.
+-- Runs while Redis is out of memory: less history may be what it needs.
 -- KEYS  meta, log, cursors of one topic
 -- ARGV  publisher ('' for root), 'create' or '', history, history_events or '', max_data or ''
 -- Reply 1
@@ -10,6 +11,7 @@ end
 if not known[1] and ARGV[2] == '' then
   return redis.error_reply('RM:NOTOPIC no such topic')
 end
+redis.call('HDEL', KEYS[1], 'history') -- see store() for why first
 if not known[1] then
   local tail = known[2] or digits(clock()) .. '-0'
   redis.call('HSET', KEYS[1], 'tail', tail, 'publisher', ARGV[1], 'base', digits(n_of(tail)))

@@ -10,7 +10,8 @@ for index = 1, #KEYS / 2 do
   local holder, limit, report = unpack(ARGV, 3 * index - 2, 3 * index)
   if redis.call('GET', lease) == holder and redis.call('HEXISTS', meta, 'version') == 1 then
     redis.call('HDEL', meta, 'failures', 'retry_at', 'last_attempt', 'batch_limit', 'refusals') -- see store() for why first
-    redis.call('HSET', meta, 'failures', '0', 'last_attempt', now, 'last_success', now, 'success', report)
+    redis.call('HSET', meta, 'failures', '0', 'last_attempt', now, 'last_success', now)
+    if report ~= '' then redis.call('HSET', meta, 'success', report) end
     if limit ~= '0' then redis.call('HSET', meta, 'batch_limit', limit) end
   end
 end
