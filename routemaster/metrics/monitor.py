@@ -4,7 +4,8 @@
 a `Snapshot` with totals, for `GET /metrics`. `export` runs every
 `monitor_interval`: the process that holds the leader lock sends the gauges, and
 what each counter grew by since the last successful export. If sending fails,
-the next export includes the same growth.
+the next export includes the same growth. Each process sends the gauges in
+SENT_BY_EACH itself.
 
 The counters of queues are computed exactly from the cursors, not counted event
 by event.
@@ -30,6 +31,7 @@ from routemaster.util.log_throttle import LogThrottle
 LEADER_LOCK = "monitor"  #: its name in the store
 CHUNK = 100  #: subscribers computed without a pause
 PARSED = 1000  #: counters the same
+SENT_BY_EACH = frozenset({"certificate.expires"})  #: gauges that each process sends: the leader may have none
 
 
 class Monitor:
@@ -94,11 +96,16 @@ class Monitor:
         return Snapshot([*gauges, *self._own_gauges()], await self._samples(totals))
 
     async def export(self) -> None:
-        """Send a snapshot to the metrics service, if this process holds the leader lock."""
+        """Send a snapshot to the metrics service: of the bus, if this process holds the leader lock."""
         if self._service is None:
             return
-        if not await self._store.elect_leader(LEADER_LOCK, self._process, 2 * self._interval + 5):
-            return
+        own = [gauge for gauge in self._own_gauges() if gauge.name in SENT_BY_EACH]
+        if await self._store.elect_leader(LEADER_LOCK, self._process, 2 * self._interval + 5):
+            await self._export_all(self._service, own)
+        elif own and not self._is_stopped():
+            await self._send(self._service, Snapshot(own, []))
+
+    async def _export_all(self, service: MetricsService, own: list[Sample]) -> None:
         gauges, derived = await self._collect(self._is_stopped)
         if self._is_stopped():
             return
@@ -107,24 +114,28 @@ class Monitor:
         grown = {name: total - reported.get(name, 0) for name, total in totals.items()}
         # a total that shrank started again at zero: its subscription was created again
         grown = {name: totals[name] if by < 0 else by for name, by in grown.items() if by}
-        snapshot = Snapshot(gauges, await self._samples(grown))
+        snapshot = Snapshot([*gauges, *own], await self._samples(grown))
         if self._is_stopped():
             return
-        self._sending = Deferred.fromCoroutine(self._service.send(snapshot))
+        if await self._send(service, snapshot) and grown:
+            await self._store.set_reported({name: totals[name] for name in grown})
+
+    async def _send(self, service: MetricsService, snapshot: Snapshot) -> bool:
+        """Send it; whether that succeeded."""
+        self._sending = Deferred.fromCoroutine(service.send(snapshot))
         try:
             await self._sending
         except CancelledError:
-            return
+            return False
         except Exception as error:
             self._meter.count("metrics.failures")
             self._log_failure(str(error) or type(error).__name__)
-            return
+            return False
         finally:
             self._sending = None
         if self._throttle.succeeded(self._clock.seconds()) is not None:
             self._log.info("sending metrics succeeds again")
-        if grown:
-            await self._store.set_reported({name: totals[name] for name in grown})
+        return True
 
     def _log_failure(self, reason: str) -> None:
         since = self._throttle.failed(self._clock.seconds(), reason)

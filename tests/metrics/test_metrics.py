@@ -263,6 +263,23 @@ class MonitorTests(SynchronousTestCase):
         self.done(other.export())
         self.assertEqual(len(self.service.snapshots), 2)
 
+    def test_certificates(self) -> None:
+        """Each process sends when its certificate expires, whoever sends the rest; nothing else of its own."""
+        own = [Sample("certificate.expires", 60, {"file": "/a"}), Sample("leases", 3, {})]
+        for leads in (True, False):
+            autodrop = Autodrop(self.store, 1000, 100, True)
+            monitor = Monitor(
+                self.store, self.meter, autodrop, self.service, self.clock, f"leads {leads}", 10.0,
+                own_gauges=lambda: own,
+            )  # fmt: skip
+            self.done(monitor.export())
+            sent = [gauge.name for gauge in self.service.snapshots[-1].gauges]
+            self.assertEqual(("certificate.expires" in sent, "leases" in sent), (True, False))
+            self.assertEqual("redis.bytes_used" in sent, leads)
+        monitor.stop()
+        self.done(monitor.export())
+        self.assertEqual(len(self.service.snapshots), 2)
+
     def test_failed_export_is_repeated(self) -> None:
         """The export after a failed one has the same growth, and the failure is counted."""
         self.meter.count("events.published", 3, topic="cats")
