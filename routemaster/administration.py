@@ -142,6 +142,9 @@ class Administration(Protocol):
     async def topic_settings(self, name: str) -> TopicSettings | None:
         """The settings of one topic; None: it does not exist."""
 
+    async def large_topics(self) -> set[str]:
+        """The topics whose settings have a `max_data`; those deleted since may be among them."""
+
     async def whereabouts(self, topic: str, event: EventID) -> Sequence[Whereabouts]:
         """Where an event is for each subscriber that the topic has, or had until its backlog was delivered."""
 

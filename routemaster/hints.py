@@ -49,6 +49,17 @@ class EventsDropped:
 
 
 @frozen
+class TopicConfigured:
+    """A topic's settings have changed: `c TOPIC`."""
+
+    topic: str
+
+    def encode(self) -> bytes:
+        """The message."""
+        return b"c " + self.topic.encode()
+
+
+@frozen
 class Acknowledged:
     """A subscriber has acknowledged events that it pulled: `a SUBSCRIBER`."""
 
@@ -93,7 +104,8 @@ class TokensChanged:
 
 
 Hint = (
-    TopicGrew | SubscriptionChanged | EventsDropped | Acknowledged | WorkerJoined | WorkerLeft | TokensChanged
+    TopicGrew | TopicConfigured | SubscriptionChanged | EventsDropped | Acknowledged | WorkerJoined | WorkerLeft
+    | TokensChanged
 )
 
 
@@ -107,6 +119,8 @@ def decode(message: bytes) -> Hint | None:
                 return SubscriptionChanged(subscriber)
             case ["d", subscriber]:
                 return EventsDropped(subscriber)
+            case ["c", topic]:
+                return TopicConfigured(topic)
             case ["a", subscriber]:
                 return Acknowledged(subscriber)
             case ["w", worker, "on"]:

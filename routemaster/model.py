@@ -214,13 +214,18 @@ class TopicBacklog:
     oldest: float | None  #: when the oldest of them was accepted, seconds since the epoch
 
 
+#: why an event was passed without a delivery, by the letter that the store keeps
+CUT_KINDS: Final = {
+    "d": "dropped", "e": "expired", "s": "skipped", "p": "parked", "n": "not subscribed", "u": "unknown"
+}  # fmt: skip
+
+
 @frozen
 class Whereabouts:
     """Where one event is, for one subscriber."""
 
     subscriber: str
-    #: `acknowledged`, `queued`, `expired`, `skipped`, `parked`, `dropped`, `not subscribed`, `unknown`
-    state: str
+    state: str      #: `acknowledged`, `queued`, or one of `CUT_KINDS`
     ahead: int = 0  #: of a queued event: how many wait before it in the same topic
 
 

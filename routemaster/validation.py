@@ -23,6 +23,7 @@ from routemaster.model import (
     DEFAULT_TIMEOUT,
     OLDEST,
     ApiToken,
+    EventID,
     Subscription,
     TopicSettings,
 )
@@ -65,6 +66,7 @@ _TOPIC = re.compile(r"[a-z_]{1,32}")
 _TOKEN = re.compile(rf"[a-z0-9:_-]{{1,{MAX_TOKEN}}}")
 _TOKEN_NAME = re.compile(r"[a-z0-9:_-]{1,30}")
 _NAME_CHARACTERS = "lowercase letters, digits, ':', '_' and '-'"
+_EVENT_ID = re.compile(r"[0-9]{1,16}-[0-9]{1,16}")
 _UUID = re.compile(r"[\x20-\x39\x3b-\x7e]{1,128}")
 _BLANK = r"\s\x00-\x1f\x7f\x85\ufeff"  # so that Python's and JavaScript's \s differ in nothing
 # The scheme has both cases written out: under IGNORECASE the Kelvin sign matches `k` and the long s matches `s`.
@@ -78,7 +80,7 @@ _CURSOR = re.compile(r"[A-Za-z0-9_-]{1,8192}")
 #: what texts in paths and bodies must match in full
 PATTERNS: Final[Mapping[str, re.Pattern[str]]] = {
     "topic": _TOPIC, "token": _TOKEN, "token name": _TOKEN_NAME, "uuid": _UUID, "event url": _EVENT_URL,
-    "cursor": _CURSOR,
+    "cursor": _CURSOR, "event id": _EVENT_ID,
 }  # fmt: skip
 
 _EVENT_FIELDS: Final = dict.fromkeys(("type", "url", "timestamp", "data")).keys()
@@ -88,6 +90,7 @@ _SUBSCRIPTION_FIELDS: Final = dict.fromkeys(
 ).keys()  # fmt: skip
 PUSHED_ONLY: Final = ("uuid", "rate", "park_after")  #: fields that a subscription without callback cannot have
 _TOPIC_FIELDS: Final = dict.fromkeys(("history", "history_events", "max_data")).keys()
+_RETRY_FIELDS: Final = dict.fromkeys(("ids",)).keys()
 _REACH_FIELDS: Final = dict.fromkeys(("to", "topics")).keys()
 _CURSOR_FIELDS: Final = dict.fromkeys(("cursor",)).keys()
 _TOKEN_FIELDS: Final = dict.fromkeys(("name", "token", "replaces")).keys()
@@ -251,6 +254,25 @@ def check_cursor(body: object) -> str:
     if isinstance(cursor, str) and _CURSOR.fullmatch(cursor):
         return cursor
     raise _invalid("cursor", cursor, "one that came with events")
+
+
+def check_retry(body: object) -> list[EventID] | None:
+    """The IDs of the parked events that a request's body names; None: all. Raises Invalid."""
+    if not isinstance(body, dict) or not body.keys() <= _RETRY_FIELDS:
+        raise _no_object("body", body, _RETRY_FIELDS)
+    ids = body.get("ids")
+    if ids is None:
+        return None
+    if not isinstance(ids, list):
+        raise _invalid("ids", ids, "an array of the IDs of events")
+    return [check_event_id(each, "ids") for each in ids]
+
+
+def check_event_id(text: object, name: str = "id") -> EventID:
+    """An event's ID, as `Routemaster-Event` and deliveries give it; raises Invalid."""
+    if isinstance(text, str) and _EVENT_ID.fullmatch(text):
+        return EventID.parse(text.encode())
+    raise _invalid(name, text, "the ID of an event such as 1700000000000000-1")
 
 
 def check_topic_settings(body: object) -> TopicSettings:

@@ -32,11 +32,11 @@ from routemaster.redis.wait_replicas import Replication
 from routemaster.sender import TreqSender
 from routemaster.store.autodrop import Autodrop
 from routemaster.store.scripts import SCRIPTS, needed_rights
-from routemaster.web.api import BodyLimits
-from routemaster.web.api import Limits as ApiLimits
 from routemaster.web.certificates import ensure_self_signed
 from routemaster.web.http_server.body_reader import BodyBudget
 from routemaster.web.http_server.limits import Limits as SiteLimits
+from routemaster.web.limits import BodyLimits
+from routemaster.web.limits import Limits as ApiLimits
 
 _log = Logger()
 
@@ -167,10 +167,10 @@ def reporter(config: Config, reactor: Any) -> RemoteReporter | None:
     )
 
 
-def site_limits(config: Config) -> SiteLimits:
-    """The limits of the HTTP server, the same for all sites of this process."""
+def site_limits(config: Config, is_large: Callable[[str], bool]) -> SiteLimits:
+    """The limits of the HTTP server, the same for all sites of this process; `is_large`: see `BodyLimits`."""
     return SiteLimits(
-        BodyLimits(config.max_body, config.max_bulk_body),
+        BodyLimits(config.max_body, config.max_bulk_body, is_large=is_large),
         bodies=BodyBudget(config.max_buffered_bodies),
         connections=config.max_connections,
         idle=config.keep_alive,
@@ -181,5 +181,5 @@ def api_limits(config: Config) -> ApiLimits:
     """The limits of the API."""
     return ApiLimits(
         config.max_event_data, config.scaling_threshold, config.scaling_deadline / 1000, config.max_body,
-        config.missing_topics,
+        config.missing_topics, config.max_bulk_body,
     )

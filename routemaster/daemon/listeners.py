@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from ipaddress import ip_address
 from time import time
 from typing import Any
@@ -35,14 +35,14 @@ class Listeners:
 
     def __init__(self, config: Config, tls: ReloadableTLS, reactor: Any) -> None:
         self._config, self._tls, self._reactor = config, tls, reactor
-        self._limits = assembly.site_limits(config)
         self._ports: list[Any] = []
         self._sites: list[BusSite] = []
         self._closed = False
 
-    async def open(self, resource: Resource) -> None:
-        """Listen on all ports; raises ConfigError."""
+    async def open(self, resource: Resource, is_large: Callable[[str], bool]) -> None:
+        """Listen on all ports; raises ConfigError. `is_large`: see `BodyLimits`."""
         config = self._config
+        self._limits = assembly.site_limits(config, is_large)
         site = self._site(resource)
         await self._listen(config.https, self._tls.wrap(site), site, "HTTPS")
         if config.http is not None:

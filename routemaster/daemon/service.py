@@ -37,7 +37,7 @@ from routemaster.daemon.listeners import Listeners
 from routemaster.daemon.own_metrics import OwnMetrics
 from routemaster.delivery.worker import Worker
 from routemaster.errors import StoreUnavailable, WrongType
-from routemaster.hints import TokensChanged, decode
+from routemaster.hints import TokensChanged, TopicConfigured, decode
 from routemaster.metrics import prometheus
 from routemaster.metrics.meter import Meter
 from routemaster.metrics.monitor import Monitor
@@ -56,8 +56,10 @@ from routemaster.web.api_tokens import warn_without_secret
 from routemaster.web.auth import Authenticator
 from routemaster.web.certificate_watch import CHECK_INTERVAL, CertificateWatch
 from routemaster.web.certificates import ReloadableTLS
+from routemaster.web.data_limits import DataLimits
 
 TOKEN_POLL = 0.5        #: seconds; every process applies a change of tokens within a second
+SETTINGS_POLL = 60      #: seconds; a hint announces changes of topics' settings before that
 CLEAN_UP_INTERVAL = 10  #: seconds between two runs of trimming and repairing
 AUTODROP_INTERVAL = 30  #: seconds between two runs of autodrop
 CONNECT_WAIT = 1.0      #: seconds for a Redis given by URL to answer before the ports open without it
@@ -147,6 +149,7 @@ class Bus(DaemonService):
             self._connection.address, Keys(config.namespace).wakeups, reactor=reactor,
             on_message=self._on_wakeup, on_up=self._on_wakeups_up, chance=random, purpose="wake-ups",
         )  # fmt: skip
+        self._data_limits = DataLimits(self._store, reactor, config.max_event_data)
         self._token_poll = Periodic("token poll", self._authenticator.poll, TOKEN_POLL, reactor)
         self._hastened = [self._token_poll]  #: tasks that run at once when wake-ups may have been missed
         self._periodic = [
@@ -154,6 +157,10 @@ class Bus(DaemonService):
             Periodic("counter flush", self._flush_counters, config.counter_flush_interval, reactor),
             Periodic("metrics export", self._monitor.export, config.monitor_interval, reactor),
         ]
+        if self._listeners is not None:
+            self._settings_poll = Periodic("topic settings", self._data_limits.poll, SETTINGS_POLL, reactor)
+            for tasks in (self._periodic, self._hastened):
+                tasks.append(self._settings_poll)
         if self._certificate_watch is not None:
             check = self._certificate_watch.check
             self._periodic.append(Periodic("certificate check", check, CHECK_INTERVAL, reactor))
@@ -208,12 +215,13 @@ class Bus(DaemonService):
             if self._connection.connected:
                 with suppress(StoreUnavailable, WrongType):
                     await self._authenticator.poll()  # else the first requests would be answered 503
-            limits = assembly.api_limits(self._config)
+            limits, data_limits = assembly.api_limits(self._config), self._data_limits
             api = Api(
                 self._store, self._authenticator, self._reactor, limits, self._meter, self._exposition,
                 self._is_ready, wall=time, exposed=self._listeners.exposed, pull=self._pull,
+                data_limits=data_limits,
             )  # fmt: skip
-            await self._listeners.open(api.app.resource())
+            await self._listeners.open(api.app.resource(), data_limits.is_large)
             if self._listeners.exposed():
                 for token in self._config.clients:
                     warn_without_secret(token)
@@ -259,6 +267,8 @@ class Bus(DaemonService):
             if not hint.logged:
                 self._authenticator.distrust()
             self._token_poll.hasten()
+        elif isinstance(hint, TopicConfigured) and self._listeners is not None:
+            self._settings_poll.hasten()
         elif hint is not None:
             for each in self._hinted:
                 each.on_hint(hint)

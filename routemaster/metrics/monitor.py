@@ -34,6 +34,13 @@ PARSED = 1000  #: counters the same
 SENT_BY_EACH = frozenset({"certificate.expires"})  #: gauges that each process sends: the leader may have none
 
 
+#: counters of events that left a queue without a delivery, and where `SubscriptionInfo` has them
+_UNDELIVERED = {
+    "events.autodropped": "dropped", "events.expired": "expired", "events.skipped": "skipped",
+    "events.parked": "parked",
+}  # fmt: skip
+
+
 class Monitor:
     """Measures, and exports."""
 
@@ -147,7 +154,8 @@ class Monitor:
 
     async def _collect(self, is_over: Callable[[], bool] = lambda: False) -> tuple[list[Sample], dict[str, int]]:
         figures, now = await self._store.stats(), self._wall()
-        queued, ready, removed, dropped = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+        queued, ready, removed = Counter[str](), Counter[str](), Counter[str]()
+        undelivered = {name: Counter[str]() for name in _UNDELIVERED}
         failures, ages, states = Counter[str](), Counter[str](), Counter[tuple[str, str]]()
         due = 0
         async for facts in paced(self._store.each_subscription(), self._clock):
@@ -157,8 +165,9 @@ class Monitor:
                 name = public_name(fact.subscription.subscriber)  # tokens with the same public name are added up
                 queued[name] += fact.queued
                 ready[name] += batches(fact)
-                removed[name] += fact.sent + fact.dropped
-                dropped[name] += fact.dropped
+                removed[name] += fact.added - fact.queued
+                for kind, counts in undelivered.items():
+                    counts[name] += getattr(fact, _UNDELIVERED[kind])
                 due += batches_due(fact, now)
                 failures[name] = max(failures[name], fact.health.failures)
                 ages[name] = max(ages[name], round((now - fact.oldest) * 1000) if fact.oldest else 0)
@@ -183,7 +192,8 @@ class Monitor:
             for name in names:
                 derived[series("events.added", {"queue": name})] = removed[name] + queued[name]
                 derived[series("events.removed", {"queue": name})] = removed[name]
-                derived[series("events.autodropped", {"queue": name})] = dropped[name]
+                for kind, counts in undelivered.items():
+                    derived[series(kind, {"queue": name})] = counts[name]
         return gauges, derived
 
     def _redis_gauges(self, figures: StoreStats) -> list[Sample]:

@@ -14,6 +14,7 @@ class Keys:
     def __init__(self, namespace: str) -> None:
         prefix = self.prefix = namespace.encode() + b":"
         self.topics = prefix + b"topics"            #: set: names of topics, may be stale
+        self.large_topics = prefix + b"large_topics"  #: set: names of topics with `max_data`, may be stale
         self.subscribers = prefix + b"subscribers"  #: set: tokens of subscribers, may be stale
         self.tokens = prefix + b"tokens"            #: hash: token -> name
         self.tokens_version = prefix + b"tokens_version"  #: string: counts changes of `tokens`, for older versions

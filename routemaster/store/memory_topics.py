@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
-from routemaster.hints import SubscriptionChanged, TopicGrew
+from routemaster.hints import SubscriptionChanged, TopicConfigured, TopicGrew
 from routemaster.model import (
     EventID,
     Published,
@@ -79,6 +79,7 @@ class MemoryTopics(MemoryData):
         known = self._existing(topic) if publisher is None else self._claimed(topic, publisher)
         known.settings = settings
         self._trim(topic)
+        self._hint(TopicConfigured(topic).encode())
 
     async def topic_settings(self, name: str) -> TopicSettings | None:
         known = self._topics.get(name)
@@ -100,6 +101,9 @@ class MemoryTopics(MemoryData):
                 for subscriber, cursor in sorted(known.cursors.items() if backlogs else ())
             ],
         )
+
+    async def large_topics(self) -> set[str]:
+        return {name for name, topic in self._topics.items() if topic.settings.max_data is not None}
 
     async def whereabouts(self, topic: str, event: EventID) -> list[Whereabouts]:
         known = self._topics.get(topic)

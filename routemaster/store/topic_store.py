@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from routemaster.errors import StoreUnavailable
+from routemaster.hints import TopicConfigured
 from routemaster.model import (
     Cursor,
     EventID,
@@ -120,6 +121,14 @@ class TopicStore(Upkeep):
         numbers = [b"" if value is None else b"%d" % value for value in values]
         put = partial(self._out.run, "set_topic", self._keys.topic(topic), (publisher or "").encode())
         await self._write(topic, publisher, lambda how: put(how, *numbers))
+        with refusals.after_a_write():
+            how = b"SREM" if settings.max_data is None else b"SADD"
+            await self._out.command(how, self._keys.large_topics, topic.encode())
+            await self._redis.hint(TopicConfigured(topic))
+
+    async def large_topics(self) -> set[str]:
+        """See `Administration.large_topics`."""
+        return set(await self._redis.names(self._keys.large_topics))
 
     async def topic_settings(self, name: str) -> TopicSettings | None:
         """See `Administration.topic_settings`."""

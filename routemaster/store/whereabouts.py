@@ -8,11 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from routemaster.model import Cursor, EventID, Whereabouts
-
-REASONS = {
-    "d": "dropped", "e": "expired", "s": "skipped", "p": "parked", "n": "not subscribed", "u": "unknown"
-}  # fmt: skip
+from routemaster.model import CUT_KINDS, Cursor, EventID, Whereabouts
 
 
 def whereabouts(subscriber: str, cursor: Cursor, cuts: str, event: EventID) -> Whereabouts:
@@ -37,4 +33,4 @@ def whereabouts(subscriber: str, cursor: Cursor, cuts: str, event: EventID) -> W
 def _ranges(cuts: str) -> Iterator[tuple[str, int, int]]:
     for word in cuts.split():
         first, _, last = word[1:].partition("-")
-        yield REASONS[word[0]], int(first), int(last)
+        yield CUT_KINDS[word[0]], int(first), int(last)

@@ -6,13 +6,13 @@ is completed nevertheless (`complete`).
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
@@ -20,7 +20,7 @@ from twisted.web.http_headers import Headers
 
 from routemaster import strict_json
 from routemaster.delivery.forecast import batches_due
-from routemaster.errors import Invalid, RoutemasterError, StoreUnavailable, TooLarge, UnknownTopic
+from routemaster.errors import RoutemasterError, StoreUnavailable, TooLarge
 from routemaster.interfaces import Clock, Meter, Store
 from routemaster.metrics.prometheus import CONTENT_TYPE
 from routemaster.model import Published
@@ -31,50 +31,29 @@ from routemaster.validation import (
     check_subscription,
     check_topic,
     event_fragments,
-    shown,
 )
 from routemaster.web import openapi
 from routemaster.web.access import CLIENTS, MONITORS, NOBODY, OWNERS, READERS, ROOTS, Access
 from routemaster.web.api_tokens import ApiTokens
 from routemaster.web.auth import Authenticator, Principal, Role
 from routemaster.web.completion import complete
+from routemaster.web.data_limits import DataLimits
 from routemaster.web.http_server.body_writer import Body, Whole
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.klein_resource import BusApp
+from routemaster.web.limits import Limits
 from routemaster.web.listing import list_subscriptions, list_topics
 from routemaster.web.pull_api import PullApi
 from routemaster.web.refused_publications import RefusedPublications
 from routemaster.web.request_metrics import RequestMetrics
 from routemaster.web.responses import json_answer, list_answer, no_content, refusal, refused
+from routemaster.web.subscribers import Subscribers
+from routemaster.web.subscription_api import SubscriptionApi
+from routemaster.web.topics_api import TopicsApi, named_topic
 
+_ARRAY = re.compile(rb"[ \t\r\n]*\[")
 SCALING_DELAY = 1.0  #: seconds by which `/pulse/scaling` delays its answer when more workers are needed
 SCALING_CACHE = 1.0  #: seconds for which its count of deliveries is reused
-
-
-@frozen
-class Limits:
-    """Limits of the API from the configuration."""
-
-    max_event_data: int        #: bytes of compact JSON
-    scaling_threshold: int     #: deliveries
-    scaling_deadline: float    #: seconds
-    max_body: int = 65536      #: bytes of a body with one event
-    missing_topics: str = "refuse"  #: `refuse` or `await`, if a subscription does not say it
-
-
-@frozen
-class BodyLimits:
-    """The most bytes of a request's body, for the HTTP server."""
-
-    max_body: int = 65536         #: of a POST
-    max_bulk_body: int = 1048576  #: of a POST to a topic
-    max_other_body: int = 1024    #: of any other method
-
-    def __call__(self, method: bytes, target: bytes) -> int:
-        """The limit for a method and a target."""
-        if method != b"POST":
-            return self.max_other_body
-        return self.max_bulk_body if target.startswith(b"/topics/") else self.max_body
 
 
 class Api:
@@ -93,6 +72,7 @@ class Api:
         wall: Callable[[], float] | None = None,
         exposed: Callable[[], bool] = lambda: False,
         pull: PullService | None = None,
+        data_limits: DataLimits | None = None,
     ) -> None:
         """
         Args:
@@ -102,12 +82,16 @@ class Api:
             wall: returns the time of day, if the clock does not.
             exposed: returns whether other hosts can reach the bus.
             pull: answers polls; by default one that gets no hints, so that nothing wakes a waiting poll.
+            data_limits: those that the HTTP server uses too.
         """
         self._store, self._clock, self._limits, self._meter = store, clock, limits, meter
         self._access = Access(authenticator)
         self._tokens = ApiTokens(store, authenticator, self._access, clock, hex_digits, exposed)
         self._pulled = PullApi(pull or PullService(store, clock), self._access)
         self._wall = wall or clock.seconds
+        self._data_limits = data_limits or DataLimits(store, clock, limits.max_event_data)
+        self._topic = TopicsApi(store, self._access, self._wall, limits.max_event_data, self._data_limits)
+        self._subscription = SubscriptionApi(store, Subscribers(store, authenticator, self._access), self._wall)
         self._exposition, self._ready = exposition, ready
         self._commit = GroupCommit(store, meter)
         self._refused = RefusedPublications(meter, clock)
@@ -163,6 +147,8 @@ class Api:
             ("/api_tokens", "GET", self._tokens.list, MONITORS),
             ("/api_tokens", "POST", self._tokens.add, ROOTS),
             ("/api_tokens/<token>", "DELETE", self._tokens.remove, ROOTS),
+            *self._topic.table(),
+            *self._subscription.table(),
         ]
 
     def _client(self, request: Any) -> str:
@@ -195,19 +181,33 @@ class Api:
         publisher = self._client(request)
         topic = check_topic(name)
         text = request.content.getvalue()
-        limit = self._limits.max_body
-        if len(text) > limit and not text.lstrip(b" \t\r\n").startswith(b"["):
-            raise TooLarge(f"body is too large: expected at most {limit} bytes for one event")
+        bulk = _ARRAY.match(text) is not None
+        if len(text) <= (self._limits.max_bulk_body if bulk else self._limits.max_body):
+            body = strict_json.decode(text)  # refused without a call to the store
+        elif bulk or not self._data_limits.is_large(topic):
+            raise _too_large(bulk, self._limits)
+        else:
+            body = None
+        limit = self._data_limits.known(topic, text)
+        if limit is not None:
+            return self._append(topic, publisher, text, body, limit), bulk
+        reading = Deferred.fromCoroutine(self._data_limits.read(topic))
+        return reading.addCallback(lambda limit: self._append(topic, publisher, text, body, limit)), bulk
+
+    def _append(self, topic: str, publisher: str, text: bytes, body: object, max_data: int) -> Deferred[Published]:
+        """Append the events of a body, which is not decoded yet if it is large."""
+        if body is None:
+            if len(text) > self._limits.max_body + max_data:
+                raise _too_large(False, self._limits)
+            body = strict_json.decode(text)
         now_ms = int(self._wall() * 1000)
-        body = strict_json.decode(text)
-        fragments = event_fragments(topic, body, now_ms, self._limits.max_event_data)
-        return self._commit.publish(topic, publisher, fragments), isinstance(body, list)
+        return self._commit.publish(topic, publisher, event_fragments(topic, body, now_ms, max_data))
 
     async def delete_topic(self, request: Any, name: str) -> bytes:
         """DELETE /topics/:name"""
         principal = self._access.principal(request.requestHeaders, OWNERS)
         publisher = principal.token if principal.role is Role.CLIENT else None
-        await complete(self._store.delete_topic(_named_topic(name), publisher))
+        await complete(self._store.delete_topic(named_topic(name), publisher))
         return no_content(request)
 
     async def topics(self, request: Any) -> Body:
@@ -233,7 +233,7 @@ class Api:
     async def leave(self, request: Any, name: str) -> bytes:
         """DELETE /subscriber/topics/:topic"""
         subscriber = self._client(request)
-        await complete(self._store.leave(subscriber, _named_topic(name)))
+        await complete(self._store.leave(subscriber, named_topic(name)))
         return no_content(request)
 
     async def subscriptions(self, request: Any) -> Body:
@@ -308,19 +308,16 @@ class Api:
         return json_answer(request, {"pong": datetime.fromtimestamp(self._wall(), UTC).isoformat()})
 
 
+def _too_large(bulk: bool, limits: Limits) -> TooLarge:
+    most, what = (limits.max_bulk_body, "a bulk") if bulk else (limits.max_body, "one event")
+    return TooLarge(f"body is too large: expected at most {most} bytes for {what}")
+
+
 def _published(ids: Published, request: Any, bulk: bool) -> bytes:
     """The answer to a publication, with the ID of its event, or of the first and the last of a bulk."""
     shown_ids = b"%d-%d..%d-%d" % (*ids.first, *ids.last) if bulk else b"%d-%d" % ids.first
     request.responseHeaders.setRawHeaders(b"Routemaster-Event", [shown_ids])
     return no_content(request)
-
-
-def _named_topic(name: str) -> str:
-    """The topic of a path; an invalid name is an unknown topic."""
-    try:
-        return check_topic(name)
-    except Invalid:
-        raise UnknownTopic(f"topic {shown(name)} does not exist") from None
 
 
 def _owner(principal: Principal) -> str | None:

@@ -102,7 +102,7 @@ async def list_subscriptions(store: Store, clock: Clock, now: float) -> Listing:
     """All subscriptions at the time of day `now`, with token and uuid for each subscriber itself."""
     listing = Listing()
     async for facts in paced(store.each_subscription(), clock, PAUSE):
-        listing.add((fact.subscription.subscriber, *_subscription_json(fact, now)) for fact in facts)
+        listing.add((fact.subscription.subscriber, *subscription_json(fact, now)) for fact in facts)
     return listing
 
 
@@ -111,7 +111,8 @@ def _topic_json(fact: TopicInfo) -> tuple[dict[str, object], dict[str, object]]:
     return own, own | {"publisher": public_name(fact.publisher)}
 
 
-def _subscription_json(fact: SubscriptionInfo, now: float) -> tuple[dict[str, object], dict[str, object]]:
+def subscription_json(fact: SubscriptionInfo, now: float) -> tuple[dict[str, object], dict[str, object]]:
+    """A subscription at a time of day, as its client and root see it, and as others do."""
     subscription, health = fact.subscription, fact.health
     step = step_of(fact, now)
     own: dict[str, object] = {

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
-from routemaster.web.openapi_schemas import number, text
+from routemaster.callback_url import MAX_URL
+from routemaster.validation import PATTERNS
+from routemaster.web.openapi_schemas import EVENT_ID, number, text
 
 
 @frozen
@@ -40,6 +42,22 @@ _NOT_SUBSCRIBED: Final = "The client has no subscription."
 _PUSHED: Final = "The subscription has a callback: its events are not pulled."
 _BAD_QUERY: Final = "A parameter is unknown, invalid or given more than once."
 _CONFIGURED: Final = "The token is configured in the option `clients`."
+_LISTED: Final = number("max", "The most events, by default 100; an answer may have fewer.")
+_PARKED_MARK: Final = {
+    "type": "string", "pattern": f"^{PATTERNS['topic'].pattern}/{PATTERNS['event id'].pattern}$",
+    "description": "`next` of the answer before.",
+}  # fmt: skip
+
+#: what else a request can be answered that names a subscriber
+NAMED_ERRORS: Final = {404: "No subscriber has this name, or it has no subscription.",
+                       409: "Several subscribers have this name; use the token."}  # fmt: skip
+
+
+def _own_and_named(method: str, path: str, operation: Operation) -> dict[str, Operation]:
+    """A request about the client's own subscription, and the same of root about another's."""
+    named = evolve(operation, errors={**operation.errors, **NAMED_ERRORS})
+    return {f"{method} /subscription{path}": operation, f"{method} /subscriptions/<name>{path}": named}
+
 
 #: by method and path, as in the table of routes; several that are one are separated by commas
 _OPERATIONS: Final = {
@@ -126,6 +144,62 @@ _OPERATIONS: Final = {
     "DELETE /api_tokens/<token>": Operation(
         "Delete a token, if there is such a token; its client's subscription stays.", errors={409: _CONFIGURED}
     ),
+    "PUT /topics/<name>": Operation(
+        "Set what a topic keeps though every subscriber has it, and how much data its events may carry; "
+        "a client that names a free topic claims it.",
+        "TopicSettings",
+        errors={400: "The topic's name or a setting is invalid.",
+                403: "Another client publishes this topic, the client has too many topics, or only root may allow "
+                     "so much data.",
+                404: "Root cannot create a topic."},
+    ),
+    "GET /topics/<name>": Operation(
+        "Show one topic; to its publisher and root its subscribers, too.",
+        answers={200: Answer("The topic.", "TopicState")},
+        errors={400: _BAD_QUERY, 404: _NO_TOPIC},
+    ),
+    "GET /topics/<name>/events": Operation(
+        "List the events that a topic keeps, some at a time.",
+        answers={200: Answer("Events, oldest first.", "EventPage")},
+        errors={400: _BAD_QUERY, 403: _NOT_YOURS, 404: _NO_TOPIC},
+        query={"after": EVENT_ID, "max": _LISTED, "url": {"type": "string", "maxLength": MAX_URL}},
+    ),
+    "GET /topics/<name>/events/<id>": Operation(
+        "Show where one event is for each subscriber.",
+        answers={200: Answer("The event, if it is still kept, and where it is.", "EventPlace")},
+        errors={400: "The ID is none, or a query parameter is unknown.", 403: _NOT_YOURS,
+                404: "There is no such topic, or no such event in it."},
+    ),
+    "DELETE /subscriptions/<name>": Operation("Unsubscribe a client.", errors=NAMED_ERRORS),
+    **_own_and_named("GET", "", Operation(
+        "Show the subscription.", answers={200: Answer("The subscription.", "SubscriptionDetails")},
+        errors={400: _BAD_QUERY, 404: _NOT_SUBSCRIBED})),
+    **_own_and_named("POST", "/pause", Operation(
+        "Deliver nothing until it is resumed; events gather.", errors={404: _NOT_SUBSCRIBED})),
+    **_own_and_named("POST", "/resume", Operation(
+        "End a pause, and the one after failures.", errors={404: _NOT_SUBSCRIBED})),
+    **_own_and_named("POST", "/retry", Operation("End the pause after failures.", errors={404: _NOT_SUBSCRIBED})),
+    **_own_and_named("POST", "/rewind", Operation(
+        "Have events delivered again, as far as the topics' history reaches.", "Rewind",
+        {200: Answer("How many events come again.", "Moved")},
+        {400: "The body is invalid.", 404: _NOT_SUBSCRIBED})),
+    **_own_and_named("POST", "/skip", Operation(
+        "Pass waiting events over without delivering them.", "Skip",
+        {200: Answer("How many events are passed over.", "Moved")},
+        {400: "The body is invalid.", 404: _NOT_SUBSCRIBED})),
+    **_own_and_named("GET", "/attempts", Operation(
+        "Show the last failed attempts and the last success.",
+        answers={200: Answer("The attempts, newest first.", "Attempts")},
+        errors={400: _BAD_QUERY, 404: _NOT_SUBSCRIBED})),
+    **_own_and_named("GET", "/parked", Operation(
+        "List parked events, some at a time.",
+        answers={200: Answer("Events in the order of acceptance.", "ParkedPage")},
+        errors={400: _BAD_QUERY, 404: _NOT_SUBSCRIBED},
+        query={"after": _PARKED_MARK, "max": _LISTED})),
+    **_own_and_named("DELETE", "/parked", Operation("Remove all parked events.", errors={404: _NOT_SUBSCRIBED})),
+    **_own_and_named("POST", "/parked/retry", Operation(
+        "Have parked events delivered next, each alone.", "ParkedRetry",
+        errors={400: "The body is invalid.", 404: _NOT_SUBSCRIBED})),
 }  # fmt: skip
 
 OPERATIONS: Final[Mapping[str, Operation]] = {

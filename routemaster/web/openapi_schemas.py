@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from routemaster.callback_url import MAX_URL
 from routemaster.delivery.decision import State
-from routemaster.model import DEFAULT_MAX, DEFAULT_TIMEOUT
+from routemaster.model import CUT_KINDS, DEFAULT_MAX, DEFAULT_TIMEOUT
 from routemaster.strict_json import MAX_DEPTH
 from routemaster.validation import (
     EVENT_TYPES,
@@ -27,6 +27,8 @@ from routemaster.validation import (
 
 Schema = dict[str, Any]
 
+EVENT_ID: Final[Schema] = {"type": "string", "pattern": f"^{PATTERNS['event id'].pattern}$"}
+
 _SECONDS: Final = {"type": ["number", "null"], "description": "Seconds since the epoch; null if there is none."}
 _COUNT: Final = {"type": "integer", "minimum": 0}
 _TEXT: Final = {"type": "string"}
@@ -34,7 +36,6 @@ _CLIENT: Final = {
     "type": "string",
     "description": "The client's token for itself and for root; for others the part before `--`.",
 }
-_EVENT_ID: Final = {"type": "string", "pattern": "^[0-9]+-[0-9]+$"}
 
 
 def reference(name: str) -> Schema:
@@ -104,7 +105,9 @@ def schemas(max_event_data: int, max_body: int, missing_topics: str) -> dict[str
             replaces=optional(text("token", description="A token for whose client the new one speaks too.")),
         ),
         "Acknowledgement": record({"cursor": text("cursor", description="It came with the last of the events.")}),
+        **_requests(),
         **_answers(),
+        **_administration(),
         **_deliveries(),
     }
 
@@ -151,6 +154,62 @@ def _subscription(missing_topics: str) -> Schema:
             "enum": [*MISSING_TOPICS, None], "default": missing_topics,
             "description": "`await`: topics that do not exist yet are joined when they come into being."},
     )  # fmt: skip
+
+
+def _requests() -> dict[str, Schema]:
+    topics = optional(array(text("topic"), description="Some of the subscribed topics; by default all."))
+    return {
+        "TopicSettings": record(
+            {},
+            history=whole("history", 0, "How long events are kept though every subscriber has them."),
+            history_events=whole("history_events", None, "The most events kept so; null is no limit."),
+            max_data=whole("max_data", None, "The most `data` of one event; null is the limit of the bus."),
+        ),
+        "Rewind": record({"to": _reach("oldest")}, topics=topics),
+        "Skip": record({"to": _reach("next")}, topics=topics),
+        "ParkedRetry": record({}, ids=optional(array(EVENT_ID, description="By default all."))),
+    }
+
+
+def _reach(word: str) -> Schema:
+    """Where a rewind or a skip goes to."""
+    kinds = [{"const": word}, {"type": "integer", "minimum": 0, "maximum": MAX_PLACE}]
+    return {"anyOf": kinds, "description": f"`{word}`, or milliseconds since the epoch."}
+
+
+def _administration() -> dict[str, Schema]:
+    """Answers about one topic or one subscription."""
+    number, mark = {"type": "number"}, {"type": ["string", "null"], "description": "For `after`; null at the end."}
+    number_or_null = {"type": ["integer", "null"]}
+    settings = dict.fromkeys(("history", "history_events", "max_data"), number_or_null)
+    backlog = answer({"subscriber": _CLIENT, "queued": _COUNT, "oldest": _SECONDS})
+    place_of = answer(
+        {"subscriber": _CLIENT, "state": {"enum": [*CUT_KINDS.values(), "acknowledged", "queued", "delivering"]}},
+        ahead=_COUNT | {"description": "Events that wait before it."},
+    )
+    counts = dict.fromkeys(("sent", "queued", "added", "expired", "skipped", "parked", "dropped"), _COUNT)
+    limits = dict.fromkeys(("max_bytes", "retention", "max_queued", "rate", "park_after"), number_or_null)
+    attempt = answer({"at": number, "duration": number, "events": _COUNT, "first": EVENT_ID, "last": EVENT_ID})
+    parked = answer({"reason": _TEXT, "parked_at": number})
+    return {
+        "Moved": answer({"events": _COUNT}),
+        "TopicState": answer(
+            {"name": text("topic"), "publisher": _CLIENT, "events": _COUNT, **settings,
+             "first": optional(EVENT_ID), "last": optional(EVENT_ID)},
+            subscribers=array(backlog),
+        ),
+        "EventPage": answer({"events": array(reference("DeliveredEvent")), "next": mark}),
+        "EventPlace": answer({
+            "id": EVENT_ID, "topic": text("topic"), "subscribers": array(place_of),
+            "event": {"oneOf": [reference("DeliveredEvent"), {"type": "null"}]}}),
+        "SubscriptionDetails": {"allOf": [reference("SubscriptionState"), answer({
+            **limits, "start": {"type": ["string", "integer"]}, "missing_topics": {"enum": [*MISSING_TOPICS]},
+            "events": answer({**counts, "oldest": _SECONDS})})]},
+        "Attempts": answer({
+            "failed": array(attempt), "success": {"oneOf": [attempt, {"type": "null"}]}}),
+        "ParkedPage": answer({
+            "events": array({"allOf": [reference("DeliveredEvent"), parked]}), "next": mark}),
+    }  # fmt: skip
 
 
 def _answers() -> dict[str, Schema]:
@@ -202,7 +261,7 @@ def _deliveries() -> dict[str, Schema]:
         "DeliveredEvent": answer(
             {"topic": text("topic"), "type": {"enum": sorted(EVENT_TYPES)}, "url": _TEXT,
              "t": _COUNT | {"description": "Milliseconds since the epoch."},
-             "id": _EVENT_ID | {"description": "Of the event in its topic, the same in every attempt."}},
+             "id": EVENT_ID | {"description": "Of the event in its topic, the same in every attempt."}},
             data={"description": "As it was published; absent if there was none."},
         ),
     }  # fmt: skip
@@ -232,6 +291,7 @@ def delivery() -> Schema:
 #: by the end of the path up to the parameter; another is any text, such as a token that there need not be
 _PARAMETERS: Final = {
     "topics/<name>": text("topic"),
+    "events/<id>": EVENT_ID,
     "topic/<name>": text("topic"),
 }
 

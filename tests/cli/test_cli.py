@@ -45,10 +45,11 @@ from routemaster.testing.daemon import Client, Daemon
 from routemaster.testing.redis_cluster import LOOPBACK, shared_cluster
 from routemaster.testing.redis_server import PrivateRedis, servers, shared
 from routemaster.validation import check_api_token, check_subscription, check_topic
-from routemaster.web.api import Api, Limits
+from routemaster.web.api import Api
 from routemaster.web.auth import Authenticator
 from routemaster.web.certificates import ReloadableTLS, ensure_self_signed
 from routemaster.web.http_server.site import BusSite
+from routemaster.web.limits import Limits
 
 ROOT = Path(routemaster.__file__).parent.parent
 NOW = 1_800_000_000.0

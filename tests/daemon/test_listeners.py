@@ -51,8 +51,9 @@ class BacklogTests(TestCase):
 
     def test_keep_alive(self) -> None:
         """The option keep_alive is the time for which the HTTP server keeps an idle connection."""
-        self.assertEqual(assembly.site_limits(load({}, {}, None)).idle, 75)
-        self.assertEqual(assembly.site_limits(load({"keep-alive": "300"}, {}, None)).idle, 300)
+        for options, seconds in (({}, 75), ({"keep-alive": "300"}, 300)):
+            limits = assembly.site_limits(load(options, {}, None), lambda topic: False)
+            self.assertEqual(limits.idle, seconds)
 
 
 class ExposedTests(TestCase):
@@ -71,7 +72,7 @@ class ExposedTests(TestCase):
             config = load({"https": https, "http": http, "state-dir": self.mktemp()}, {}, None)
             tls = ReloadableTLS(*assembly.certificate_files(config, time()))
             listeners = Listeners(config, tls, reactor)
-            await listeners.open(BusApp().resource())
+            await listeners.open(BusApp().resource(), lambda topic: False)
             self.assertEqual(listeners.exposed(), exposed, (https, http))
             await listeners.close()
 

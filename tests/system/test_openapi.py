@@ -93,6 +93,7 @@ class DescriptionTests(TestCase):
         """Topics, two subscriptions to them, and events, whatever was deleted before; `pulled`: alice's, too."""
         event = {"type": "noop", "url": "https://example.com/"}
         events = [("alice--a1", f"topics/{topic}", event) for topic in TOPICS]
+        self.events: dict[str, str] = {}
         for token, path, body in (
             *events,
             ("alice--a1", "subscription", {"topics": TOPICS, "callback": None if pulled else CALLBACKS[0]}),
@@ -101,6 +102,8 @@ class DescriptionTests(TestCase):
         ):
             answer = self.session.post(f"{self.base}/{path}", json=body, auth=(token, ""), timeout=60)
             self.assertEqual(answer.status_code, 204, answer.text)
+            if "Routemaster-Event" in answer.headers:
+                self.events[path.partition("/")[2]] = answer.headers["Routemaster-Event"]
         if pulled:
             answer = self.session.get(f"{self.base}/subscription/events", auth=("alice--a1", ""), timeout=60)
             self.cursor = answer.json()["cursor"]
@@ -114,7 +117,7 @@ class DescriptionTests(TestCase):
                 case.body = integers(case.body)
                 use_cursor(case, self.cursor)
                 if topic is not None:
-                    use_topic(case, topic)
+                    use_names(case, topic, self.events[topic])
             self.try_case(role, case, admitted)
 
         self.make_state(operation.path in PULLED)
@@ -148,10 +151,14 @@ def can_be_invalid(operation: Any) -> bool:
     return "requestBody" in operation or any(len(each["schema"]) > 1 for each in operation.get("parameters", ()))
 
 
-def use_topic(case: Any, topic: str) -> None:
-    """Have a request name a topic that exists, where it names one."""
+def use_names(case: Any, topic: str, event: str) -> None:
+    """Have a request name a topic, an event and a subscriber that exist, where it names one."""
     if "topic" in case.path and "name" in case.path_parameters:
         case.path_parameters["name"] = topic
+    if case.path.startswith("/subscriptions/"):
+        case.path_parameters["name"] = "alice"
+    if "id" in (case.path_parameters or {}):
+        case.path_parameters["id"] = event
     if isinstance(case.body, dict) and "topics" in case.body:
         case.body["topics"] = [topic]
 

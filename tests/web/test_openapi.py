@@ -26,7 +26,10 @@ from routemaster.validation import (
     check_api_token,
     check_callback,
     check_cursor,
+    check_reach,
+    check_retry,
     check_subscription,
+    check_topic_settings,
     event_fragments,
     split_user,
 )
@@ -77,6 +80,15 @@ RULES: dict[str, tuple[Callable[[Any], object], dict[str, Any], dict[str, list[A
         {"cursor": "AQ"},
         {"cursor": ["-_09azAZ", "A" * 8192, "A" * 8193, "A B", "AQ==", "A\n", "\u00e9"]},
     ),
+    "TopicSettings": (check_topic_settings, {"history": 0, "history_events": 0, "max_data": 0}, {}),
+    **{
+        name: (
+            lambda body, word=word: check_reach(body, word), {"to": word, "topics": ["cats"]},
+            {"to": ["next", "oldest", 0, -1, MAX_PLACE, MAX_PLACE + 1], "topics": [[], ["Cats"], [1], "cats"]},
+        )
+        for name, word in (("Rewind", "oldest"), ("Skip", "next"))
+    },
+    "ParkedRetry": (check_retry, {"ids": ["1-1"]}, {"ids": [[], ["1"], [1], ["1-1\n"], "1-1"]}),
     "NewToken": (
         lambda body: check_api_token(body, "0" * 32),
         {"name": "svc", "token": "svc--x", "replaces": "old"},
@@ -189,7 +201,8 @@ class BodyTests(SynchronousTestCase):
         """An unknown field, another type and nothing at all are refused by both."""
         for name, (_, whole, _) in RULES.items():
             for body in (whole | {"other": 1}, whole | {"": None}, [], [[]], {}, None, "x", 5, True, [whole, {}]):
-                self.assertFalse(self.agree(name, body), f"{name}: {body}")
+                accepted = body == {} and name in ("TopicSettings", "ParkedRetry")  # all fields have defaults
+                self.assertIs(self.agree(name, body), accepted, f"{name}: {body}")
 
     def test_bulk(self) -> None:
         """Arrays of 1 to MAX_BULK events are accepted by both, longer ones by neither."""

@@ -16,10 +16,10 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.errors import Invalid
-from routemaster.web.api import BodyLimits
 from routemaster.web.http_server.limits import Limits
 from routemaster.web.http_server.site import BusSite
 from routemaster.web.klein_resource import BusApp
+from routemaster.web.limits import BodyLimits
 
 
 def request(method: str, target: str, body: bytes = b"", *headers: str) -> bytes:

@@ -8,10 +8,10 @@ import weakref
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.web.api import BodyLimits
 from routemaster.web.http_server.body_reader import BodyBudget, BodyReader
 from routemaster.web.http_server.limits import Limits
 from routemaster.web.http_server.refusal import Refused
+from routemaster.web.limits import BodyLimits
 from tests.web.http_server.test_request_head import REFUSED
 from tests.web.wire import CHUNKED, PUBLISH, Case, Wire, post, request
 

@@ -1,0 +1,188 @@
+"""The endpoints about one subscription, for the client itself and for root, on the store in memory."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from routemaster.administration import Ack
+from routemaster.model import EventID, ParkedEvent, Subscription, TopicSettings
+from tests.web.test_api import EVENT, ROOT_KEY, A, B, Case
+
+URL = "https://localhost/events"
+
+
+class SubscriptionCase(Case):
+    """Client A publishes to `cats`, which keeps an hour; client B is subscribed to it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.done(self.store.configure_topic("cats", A, TopicSettings(history=3_600_000)))
+        self.expect(204, "POST", "/subscription", {"topics": ["cats"], "callback": URL, "uuid": "secret"}, B)
+        for _ in range(3):
+            self.expect(204, "POST", "/topics/cats", EVENT, A)
+
+    def shown(self, path: str = "/subscription", user: str = B) -> Any:
+        return json.loads(self.expect(200, "GET", path, user=user).body)
+
+    def counts(self) -> dict[str, int]:
+        events = self.shown()["events"]
+        del events["oldest"]
+        return {kind: count for kind, count in events.items() if count}
+
+
+class ShowTests(SubscriptionCase):
+    """GET /subscription"""
+
+    def test_fields(self) -> None:
+        """All fields of the subscription are shown, those not given with their defaults."""
+        shown = self.shown()
+        given = {"max_bytes": 1024, "retention": 1000, "max_queued": 5, "rate": 7, "start": 12, "park_after": 3,
+                 "missing_topics": "await"}  # fmt: skip
+        defaults = dict.fromkeys(given) | {"start": "next", "missing_topics": "refuse"}
+        self.assertEqual({name: shown[name] for name in given}, defaults)
+        self.assertEqual((shown["subscriber"], shown["uuid"], shown["topics"]), (B, "secret", ["cats"]))
+        self.expect(204, "POST", "/subscription", {"topics": ["cats"], "callback": URL, **given}, B)
+        shown = self.shown()
+        self.assertEqual({name: shown[name] for name in given}, given)
+
+    def test_secrets(self) -> None:
+        """Root sees token and uuid, a monitor sees neither."""
+        self.assertEqual(self.shown("/subscriptions/bob", ROOT_KEY)["uuid"], "secret")
+        self.assertEqual(self.shown(f"/subscriptions/{B}", ROOT_KEY)["subscriber"], B)
+
+    def test_no_subscription(self) -> None:
+        """A client without subscription gets 404, and so does root for a name that nobody has."""
+        self.expect(404, "GET", "/subscription", user=A)
+        self.expect(404, "GET", "/subscriptions/nobody", user=ROOT_KEY)
+        for path in ("pause", "resume", "retry", "parked/retry"):
+            self.expect(404, "POST", f"/subscription/{path}", user=A)
+        self.expect(404, "POST", "/subscription/rewind", {"to": "oldest"}, A)
+
+    def test_shared_name(self) -> None:
+        """Where two tokens share a public name, root gets 409 and uses the token."""
+        self.done(self.store.subscribe(Subscription("bob--b2", (), URL)))
+        self.assertIn("token", self.expect(409, "GET", "/subscriptions/bob", user=ROOT_KEY).error)
+        self.assertEqual(self.shown(f"/subscriptions/{B}", ROOT_KEY)["subscriber"], B)
+
+    def test_unknown_parameter(self) -> None:
+        """An unknown parameter of the query, and one given twice, is named."""
+        self.assertIn("'x'", self.expect(400, "GET", "/subscription?x=1", user=B).error)
+        self.assertIn("max", self.expect(400, "GET", "/subscription/parked?max=1&max=2", user=B).error)
+        self.assertIn("max", self.expect(400, "GET", "/subscription/parked?max=0", user=B).error)
+
+
+class ControlTests(SubscriptionCase):
+    """Pausing, going back and forth, unsubscribing."""
+
+    def test_pause(self) -> None:
+        """A paused subscription is so until it is resumed, though the client subscribes again meanwhile."""
+        self.expect(204, "POST", "/subscription/pause", user=B)
+        self.assertTrue(self.done(self.store.subscription(B)).paused)
+        self.expect(204, "POST", "/subscription", {"topics": ["cats"], "callback": URL}, B)
+        self.assertTrue(self.done(self.store.subscription(B)).paused)
+        self.expect(204, "POST", "/subscriptions/bob/resume", user=ROOT_KEY)
+        self.assertFalse(self.done(self.store.subscription(B)).paused)
+
+    def test_retry(self) -> None:
+        """`retry` ends the pause after failures."""
+        grant = self.done(self.store.acquire(B, "w"))
+        self.done(self.store.fail(B, "w", grant.epoch, 50.0, "refused"))
+        self.assertEqual(self.shown()["health"]["state"], "backoff")
+        self.expect(204, "POST", "/subscription/retry", user=B)
+        self.assertNotEqual(self.shown()["health"]["state"], "backoff")
+
+    def test_skip_and_rewind(self) -> None:
+        """Skipped events are counted; a rewind brings them back, counted as added again."""
+        answer = self.expect(200, "POST", "/subscription/skip", {"to": "next"}, B)
+        self.assertEqual(json.loads(answer.body), {"events": 3})
+        self.assertEqual(self.counts(), {"skipped": 3, "added": 3})
+        answer = self.expect(200, "POST", "/subscription/rewind", {"to": "oldest", "topics": ["cats"]}, B)
+        self.assertEqual(json.loads(answer.body), {"events": 3})
+        self.assertEqual(self.counts(), {"skipped": 3, "queued": 3, "added": 6})
+
+    def test_bad_places(self) -> None:
+        """A rewind goes back and a skip forward; another body is refused and moves nothing."""
+        for path, bodies in (
+            ("rewind", ({}, {"to": "next"}, {"to": None}, {"to": -1}, {"to": 0, "topics": "cats"}, [], {"x": 1})),
+            ("skip", ({}, {"to": "oldest"}, {"to": 1.5}, {"to": "next", "topics": [1]})),
+        ):
+            for body in bodies:
+                self.expect(400, "POST", f"/subscription/{path}", body, B)
+            self.expect(404, "POST", f"/subscription/{path}", {"to": 0, "topics": ["dogs"]}, B)
+        self.assertEqual(self.counts(), {"queued": 3, "added": 3})
+
+    def test_unsubscribe_by_root(self) -> None:
+        """Root unsubscribes a client by its public name; a client cannot."""
+        self.expect(401, "DELETE", "/subscriptions/bob", user=A)
+        self.expect(204, "DELETE", "/subscriptions/bob", user=ROOT_KEY)
+        self.expect(404, "GET", "/subscription", user=B)
+
+    def test_roles(self) -> None:
+        """Only root names another client's subscription, and root has none of its own."""
+        for path in ("pause", "resume", "retry", "rewind", "skip", "parked/retry"):
+            self.expect(401, "POST", f"/subscriptions/bob/{path}", {"to": "oldest"}, A)
+            self.expect(401, "POST", f"/subscription/{path}", {"to": "oldest"}, ROOT_KEY)
+        for path in ("", "/attempts", "/parked"):
+            self.expect(401, "GET", f"/subscriptions/bob{path}", user=B)
+
+    def test_contradictions(self) -> None:
+        """A field that needs a callback is named if there is none."""
+        for field in ({"uuid": "x"}, {"rate": 1}, {"park_after": 1}):
+            [name] = field
+            answer = self.expect(400, "POST", "/subscription", {"topics": ["cats"], **field}, B)
+            self.assertTrue(answer.error.startswith(name), answer.error)
+
+
+class ParkedTests(SubscriptionCase):
+    """Parked events and attempts."""
+
+    def park(self, count: int) -> list[str]:
+        """Park the oldest events; their IDs."""
+        grant, ids = self.done(self.store.acquire(B, "w")), []
+        membership = grant.memberships["cats"].id
+        for event, fragment in self.done(self.store.read({"cats": EventID(0, 0)}, count))["cats"]:
+            parked = ParkedEvent("cats", event, fragment, "answered 422: no", 5.0)
+            self.assertTrue(self.done(self.store.park(B, "w", grant.epoch, membership, parked)))
+            ids.append(str(event))
+        return ids
+
+    def test_list(self) -> None:
+        """Parked events are listed some at a time, as they are delivered, with the reason."""
+        ids = self.park(3)
+        first = self.shown("/subscription/parked?max=2")
+        self.assertEqual([event["id"] for event in first["events"]], ids[:2])
+        self.assertEqual(first["events"][0]["reason"], "answered 422: no")
+        self.assertEqual(first["events"][0]["url"], EVENT["url"])
+        rest = self.shown(f"/subscription/parked?after={first['next']}")
+        self.assertEqual([event["id"] for event in rest["events"]], ids[2:])
+        self.assertEqual(self.counts(), {"parked": 3, "added": 3})
+        self.expect(400, "GET", "/subscription/parked?after=x", user=B)
+
+    def test_retry(self) -> None:
+        """Parked events named by ID, or all, are to be delivered again: they wait, and count as added again."""
+        ids = self.park(3)
+        self.expect(204, "POST", "/subscription/parked/retry", {"ids": ids[:1]}, B)
+        self.assertEqual(self.counts(), {"parked": 3, "queued": 1, "added": 4})
+        self.expect(204, "POST", "/subscription/parked/retry", user=B)
+        self.assertEqual(self.shown("/subscription/parked"), {"events": [], "next": None})
+        for body in ({"ids": 5}, {"ids": ["x"]}, {"ids": [5]}, [], {"x": []}):
+            self.expect(400, "POST", "/subscription/parked/retry", body, B)
+
+    def test_remove(self) -> None:
+        """Removed events are gone, and stay counted as parked."""
+        self.park(2)
+        self.expect(204, "DELETE", "/subscriptions/bob/parked", user=ROOT_KEY)
+        self.assertEqual(self.shown("/subscription/parked")["events"], [])
+        self.assertEqual(self.counts(), {"parked": 2, "queued": 1, "added": 3})
+
+    def test_attempts(self) -> None:
+        """The last failed attempts and the last success are shown as they were recorded."""
+        self.assertEqual(self.shown("/subscription/attempts"), {"failed": [], "success": None})
+        grant = self.done(self.store.acquire(B, "w"))
+        self.done(self.store.fail(B, "w", grant.epoch, 0.0, "x", report=b'{"status":500}'))
+        [(event, _)] = self.done(self.store.read({"cats": EventID(0, 0)}, 1))["cats"]
+        acks = [Ack("cats", grant.memberships["cats"].id, event)]
+        self.done(self.store.acknowledge(B, "w", grant.epoch, acks, report=b'{"status":204}'))
+        expected = {"failed": [{"status": 500}], "success": {"status": 204}}
+        self.assertEqual(self.shown("/subscription/attempts"), expected)
