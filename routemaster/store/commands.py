@@ -111,7 +111,7 @@ class Commands:
         owners = {(found[1], found[2]) if (found := _OWNER.search(key)) else None for key in keys}
         if len(owners) > 1:
             return failure  # `tolerant` finds out which it is
-        owner, shown = owners.pop(), " or ".join(map(_shown, keys))
+        owner, shown, where = owners.pop(), " or ".join(map(_shown, keys)), ""
         if owner is None:
             error = f"the key {shown} in Redis is of the wrong type (WRONGTYPE): another program has written to it"
         else:
@@ -120,9 +120,10 @@ class Commands:
                 f"{kind} '{public_name(owner[1].decode())}' cannot be served: a key of it in Redis is of the "
                 "wrong type (WRONGTYPE): another program has written to it"
             )
+            where = f" ({shown})"
         if error not in self._broken:
             self._broken.add(error)
-            self._log.error("{error} ({keys})", error=error, keys=shown)
+            self._log.error("{error}{where}", error=error, where=where)
         return Failure(WrongType(error, in_steps))
 
     def hint(self, hint: Hint) -> Deferred[Any]:

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from routemaster.errors import StoreUnavailable
+from routemaster.errors import StoreUnavailable, WrongType
 from routemaster.interfaces import Clock, Timer
 from routemaster.util.log_throttle import LogThrottle
 
@@ -83,9 +83,9 @@ class Periodic:
             if result is not None:
                 await result
         except StoreUnavailable as error:
-            if not self._paused:
-                self._log.warn("{name} paused: Redis unavailable: {error}", name=self._name, error=error)
-            self._paused = True
+            self._pause(f"Redis unavailable: {error}")
+        except WrongType as error:  # and its keys are logged
+            self._pause(str(error))
         except Exception:
             self._log_failure(Failure())
         else:
@@ -93,6 +93,11 @@ class Periodic:
             if self._paused or recovered is not None:
                 self._log.info("{name} resumed", name=self._name)
             self._paused = False
+
+    def _pause(self, why: str) -> None:
+        if not self._paused:
+            self._log.warn("{name} paused: {why}", name=self._name, why=why)
+        self._paused = True
 
     def _log_failure(self, failure: Failure) -> None:
         since = self._throttle.failed(self._clock.seconds(), repr(failure.value))

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.errors import StoreUnavailable
+from routemaster.errors import StoreUnavailable, WrongType
 from routemaster.util.periodic import Periodic
 
 
@@ -81,16 +81,22 @@ class PeriodicTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 3)
 
     def test_store_unavailable(self) -> None:
-        """An unavailable store is logged in one line without traceback, and its return in another."""
-        with capturedLogs() as events:
-            self.outcome = StoreUnavailable("connection lost")
-            self.part.start()
-            self.clock.advance(10)
-            self.outcome = None
-            self.clock.advance(10)
-            self.clock.advance(10)
-        self.assertEqual([event["log_level"].name for event in events], ["warn", "info"])
-        self.assertEqual(self.runs, [0, 10, 20, 30])
+        """A store that cannot serve is logged in one line without traceback, and its return in another."""
+        for error, why in (
+            (StoreUnavailable("connection lost"), "Redis unavailable: connection lost"),
+            (WrongType("a key is wrong"), "a key is wrong"),
+        ):
+            with capturedLogs() as events:
+                self.outcome = error
+                self.part.start()
+                self.clock.advance(10)
+                self.outcome = None
+                self.clock.advance(10)
+                self.clock.advance(10)
+            lines = [(event["log_level"].name, formatEvent(event)) for event in events]
+            self.assertEqual(lines, [("warn", f"the work paused: {why}"), ("info", "the work resumed")])
+            self.successResultOf(Deferred.fromCoroutine(self.part.stop()))
+        self.assertEqual(self.runs, [0, 10, 20, 30, 30, 40, 50, 60])
 
     def test_no_overlap(self) -> None:
         """After a run that takes longer than the interval the next follows at once; they never overlap."""
