@@ -122,13 +122,16 @@ class RedisProtocol(txredisapi.HiredisProtocol):
         if not self._pending:
             self.give_up(f"a reply arrived without a command: {reply!r:.200}")
             return
-        result, _, script, args = self._pending.popleft()
+        result, due, script, args = self._pending.popleft()
         if self._error is None:
             result.callback(reply)
             return
         (code, detail), self._error = self._error, None
         if code == "NOSCRIPT" and script is not None and not result.called:
             again = self.execute_command(b"EVAL", script, *args[2:])
+            # both together have one reply time-out
+            left = max(0.0, due + GRACE - self._clock.seconds())
+            again.addTimeout(left, self._clock, self._too_late)  # type: ignore[arg-type]
             again.chainDeferred(result)
             return
         error = named_error(code, detail, self._redis)
@@ -136,6 +139,9 @@ class RedisProtocol(txredisapi.HiredisProtocol):
         if code in ("READONLY", "NOAUTH") or (isinstance(error, NotPermitted) and error.outcome_unknown):
             self.give_up(str(named_error(code, detail, "it")))
         result.errback(error)
+
+    def _too_late(self, _failure: object, _timeout: float) -> None:
+        raise StoreUnavailable(f"{self._redis}: no reply within {self._timeout:g} s", outcome_unknown=True)
 
     def _note_error(self, text: str) -> Exception:
         if self._error is None:

@@ -699,7 +699,26 @@ class TimeoutTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(call), b"1")
 
 
-class FactsTests(SynchronousTestCase):
+    def test_script_sent_again(self) -> None:
+        """A script that is sent again as text has one reply time-out for both, and its late reply is ignored."""
+        result = self.protocol.execute_command(b"EVALSHA", b"sha", b"0", script=b"text")
+        other = self.protocol.execute_command(b"A")
+        self.clock.advance(1.4)
+        self.protocol.dataReceived(b"-NOSCRIPT No matching script\r\n+1\r\n")
+        self.successResultOf(other)
+        self.clock.advance(0.2)
+        error = self.failureResultOf(result, StoreUnavailable).value
+        self.assertTrue(error.outcome_unknown)
+        self.protocol.dataReceived(b"+2\r\n")
+        self.assertTrue(self.protocol.usable)
+        again = self.protocol.execute_command(b"EVALSHA", b"sha", b"0", script=b"text")
+        self.protocol.dataReceived(b"-NOSCRIPT No matching script\r\n+3\r\n")
+        self.assertEqual(self.successResultOf(again), b"3")
+        self.protocol.connectionLost(_closed())
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class SettingsTests(SynchronousTestCase):
     def test_lines(self) -> None:
         """There are three lines; a setting that risks data is a warning that says what may be lost."""
         good = ServerSettings("7.0.15", "noeviction", "0", "yes", "everysec")
