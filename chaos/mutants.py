@@ -32,7 +32,7 @@ def early_acknowledgement() -> None:
     def early(deliver):
         async def mutant(self):
             backlog, lease = self._backlog, self.lease
-            batch = await backlog.next_batch(self._most, self._rules.max_batch_body)
+            batch = await backlog.next_batch(self._due.most, self._due.bytes_wanted())
             acks = [] if batch is None else backlog.acks(batch)
             await self._store.acknowledge(self.subscriber, lease.worker, lease.epoch, acks)
             return await deliver(self)

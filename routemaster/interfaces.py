@@ -70,6 +70,7 @@ class Outcome:
     received: int = 0                 #: bytes of the answer's body that were read
     reason: str = ""                  #: `error` without what the answer says, if that differs
     cut: bool = False                 #: the connection was closed while the request was still being sent
+    answer: str = ""                  #: the beginning of the answer's body as text; no secret
 
 
 class LastAttempt(Enum):

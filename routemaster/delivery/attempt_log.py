@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from routemaster.delivery.attempt_metrics import AttemptMetrics
 from routemaster.delivery.batch import Batch
 from routemaster.interfaces import Meter, Outcome, Verdict
+from routemaster.model import ParkedEvent
 from routemaster.util.log_throttle import Allowance, LogThrottle
 from routemaster.util.log_throttle import Allowances as CommonAllowances
 
@@ -23,6 +24,7 @@ class Allowances(CommonAllowances):
     """The log lines that all subscribers of a process share."""
 
     leases: Allowance = field(factory=Allowance)  #: for leases that were lost
+    parked: Allowance = field(factory=Allowance)  #: for events that were parked
 
 
 class AttemptLog:
@@ -30,7 +32,7 @@ class AttemptLog:
 
     def __init__(self, meter: Meter, name: str, allowances: Allowances) -> None:
         """`name`: the subscriber's public name; `allowances`: log lines for all subscribers together."""
-        self._name = name
+        self._name, self._parked = name, allowances.parked
         self._metrics = AttemptMetrics(meter, name)
         self._throttle = LogThrottle(name, allowances)
 
@@ -60,6 +62,14 @@ class AttemptLog:
             _log.debug("attempt {attempt} with {events} events to '{name}' failed: {error}", **fields)
             self._log_failure(ended, outcome.reason or outcome.error, fields)
 
+    def parked(self, event: ParkedEvent, times: int) -> None:
+        """The subscriber refused an event so many times in a row, and it was parked."""
+        if self._parked.take(self._name, event.reason):
+            _log.warn(
+                "parked event {event} of topic '{topic}' for '{name}', refused {times} times: {error}",
+                event=str(event.id), topic=event.topic, name=self._name, times=times, error=event.reason,
+            )  # fmt: skip
+
     def _log_failure(self, now: float, reason: str, fields: dict[str, object]) -> None:
         since = self._throttle.failed(now, reason)
         if since is None:
@@ -85,7 +95,7 @@ class AttemptLog:
 def log_suppressed(allowances: Allowances, now: float) -> None:
     """Log a summary of the lines that the last minute's allowances suppressed; to be called about every second."""
     failed, succeeded = allowances.failures.sum_up(now), allowances.successes.sum_up(now)
-    lost = allowances.leases.sum_up(now)
+    lost, parked = allowances.leases.sum_up(now), allowances.parked.sum_up(now)
     if failed is not None:
         _log.warn(
             "{times} further deliveries failed in the last minute, to {subscribers} subscribers, "
@@ -98,3 +108,9 @@ def log_suppressed(allowances: Allowances, now: float) -> None:
         )
     if lost is not None:
         _log.warn("lost the leases on {subscribers} further subscribers", subscribers=lost.names)
+    if parked is not None:
+        _log.warn(
+            "parked {times} further events in the last minute, for {subscribers} subscribers, "
+            "most often: {error}",
+            times=parked.times, subscribers=parked.names, error=parked.reason,
+        )  # fmt: skip

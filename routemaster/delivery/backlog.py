@@ -13,6 +13,7 @@ from math import inf
 
 from routemaster.delivery.batch import PIECE, Batch, Limits, oldest_entries
 from routemaster.delivery.clock_offset import ClockOffset
+from routemaster.delivery.filling import Filling
 from routemaster.delivery.log_cache import Entry, LogCache
 from routemaster.delivery.wakeup_index import Waiter, WakeupIndex
 from routemaster.interfaces import Ack, Clock, Membership, Position, Store
@@ -43,6 +44,8 @@ class Backlog:
         self._unset: set[str] = set()      #: topics without a wake-up
         self._missing: int | None = None   #: how many events waited when none of them was found
         self.oldest: float | None = None   #: when the oldest was accepted, by the clock here; None: not known
+        self.oldest_event: EventID | None = None  #: its ID; None: not known
+        self.filling = Filling()
         #: a waiting event, and when it was accepted at the latest, by the clock here
         self._waits_since: tuple[str, EventID, float] | None = None
 
@@ -161,7 +164,10 @@ class Backlog:
         position = self._positions.get(topic)
         if was_empty and first is not None and position is not None and position.tail is not None:
             if first.n == position.tail.n + 1:
-                self.oldest = self._accepted_at(topic, first)
+                self._found_oldest(topic, first)
+
+    def _found_oldest(self, topic: str, event: EventID) -> None:
+        self.oldest, self.oldest_event = self._accepted_at(topic, event), event
 
     def _accepted_at(self, topic: str, event: EventID) -> float:
         """When the oldest event was accepted, by the clock here.
@@ -181,39 +187,53 @@ class Backlog:
 
     def forget_oldest(self) -> None:
         """The oldest event may be another one now, or may have been missing and be there again."""
-        self.oldest = self._missing = None
+        self.oldest = self.oldest_event = self._missing = None
+        self.filling.taken()
 
     # -- reading
 
     async def find_oldest(self) -> None:
         """Find when the oldest event was accepted. Raises StoreUnavailable."""
-        if entries := await self._read(1, 1):
-            self.oldest = self._accepted_at(*entries[0][:2])
+        self.forget_oldest()
+        if entries := await self.oldest_events(1, 1):
+            self._found_oldest(*entries[0][:2])
 
     async def oldest_events(self, most: int, most_bytes: int) -> list[Entry]:
         """The events of `next_batch`, none if there is no batch. Raises StoreUnavailable."""
-        return await self._read(most, most_bytes)
+        entries, _ = await self._read(most, most_bytes)
+        return entries
 
     async def next_batch(self, most: int, most_bytes: int) -> Batch | None:
         """The oldest events: at most `most` and, after the first, `most_bytes`. Raises StoreUnavailable."""
-        entries = await self._read(most, most_bytes)
+        entries = await self.oldest_events(most, most_bytes)
         return Batch.of(entries) if entries else None
 
-    async def _read(self, most: int, most_bytes: int) -> list[Entry]:
-        """The oldest events; if there is none although some wait, `is_missing_events` is true from then on."""
+    async def fill(self, most: int) -> None:
+        """Find out whether `max_bytes` makes a full batch of what waits. Raises StoreUnavailable."""
+        entries, is_full = await self._read(most, self.filling.max_bytes or 0)
+        size = sum([len(entry[2]) + 1 for entry in entries])
+        self.filling.read(self._total, len(entries), size, is_full)
+
+    async def _read(self, most: int, most_bytes: int) -> tuple[list[Entry], bool]:
+        """The oldest events, and whether `most_bytes` ended them.
+
+        If there is none although some wait, `is_missing_events` is true from then on.
+        """
         horizon = self._horizon()
         if horizon is None:
             await self.refresh()
             horizon = self._as_of
         self.count()
-        entries = await self._oldest(most, most_bytes, horizon)
-        if not entries and self.count():
+        found = await self._oldest(most, most_bytes, horizon)
+        if not found[0] and self.count():
             await self.refresh()  # autodrop may have dropped them, or all are later than the horizon
-            entries = await self._oldest(most, most_bytes, self._as_of)
-            # all may be later by another node's clock; hints since the refresh do not count, one may be missing
-            entries = entries or await self._oldest(most, most_bytes, inf)
-        self._missing = None if entries else self.count() or None
-        return entries
+            found = await self._oldest(most, most_bytes, self._as_of)
+            if not found[0]:
+                # all may be later by another node's clock
+                # (hints since the refresh do not count, one may be missing)
+                found = await self._oldest(most, most_bytes, inf)
+        self._missing = None if found[0] else self.count() or None
+        return found
 
     def _horizon(self) -> float | None:
         """Later events may follow others that are not known here; None: `refresh` before the next read."""
@@ -222,7 +242,7 @@ class Backlog:
             return inf
         return None if known == -inf else max(self._as_of, known)
 
-    async def _oldest(self, most: int, most_bytes: int, horizon: float) -> list[Entry]:
+    async def _oldest(self, most: int, most_bytes: int, horizon: float) -> tuple[list[Entry], bool]:
         logs = []
         for topic in sorted(self._waiting):
             cursor, tail = self._positions[topic].cursor, self._positions[topic].tail
@@ -253,11 +273,13 @@ class Backlog:
     # -- an attempt
 
     def acks(self, batch: Batch) -> list[Ack]:
-        """What to acknowledge once `batch` is delivered."""
-        return [
-            Ack(topic, self._memberships[topic].id, last, batch.starts[topic])
-            for topic, last in batch.ends.items()
-        ]
+        """What to acknowledge once `batch`, which was just read, is delivered."""
+        acks = []
+        for topic, last in batch.ends.items():
+            cursor = self._positions[topic].cursor
+            rewinds = 0 if cursor is None else cursor.rewinds
+            acks.append(Ack(topic, self._memberships[topic].id, last, batch.starts[topic], rewinds))
+        return acks
 
     def acknowledged(self, positions: Mapping[str, Position]) -> bool:
         """The cursors have moved over a batch, to these positions; whether every membership is still current.

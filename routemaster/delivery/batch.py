@@ -21,7 +21,7 @@ PIECE = 256  #: events that are asked for at once
 
 @frozen
 class Limits:
-    """What a batch may hold: the first event may be larger than `bytes`."""
+    """What a batch may hold: the first event may be larger than `bytes`, which the whole body counts."""
 
     events: int
     bytes: int
@@ -86,8 +86,8 @@ class _Source:
 
 async def oldest_entries(
     cache: LogCache, logs: Sequence[tuple[str, Sequence[Span], EventID]], limits: Limits
-) -> list[Entry]:
-    """The oldest events of the logs, each given with its spans and its end, up to a limit.
+) -> tuple[list[Entry], bool]:
+    """The oldest events of the logs, each given with its spans and its end, and whether `Limits.bytes` ended them.
 
     The time of acceptance decides; at equal times, the order of the logs here.
     Raises StoreUnavailable.
@@ -95,7 +95,7 @@ async def oldest_entries(
     sources = [_Source(*log) for log in logs]
     taken: list[Entry] = []
     heap: list[tuple[int, int]] = []  #: the time of a source's next entry, and its index
-    room = limits.bytes
+    room = limits.bytes - 1  # each event has a comma; the brackets take one byte more than the last of these
     dry = [index for index, source in enumerate(sources) if source.start is not None]
     while dry and len(taken) < limits.events:
         await _fill(cache, [sources[index] for index in dry], limits.events - len(taken))
@@ -114,11 +114,13 @@ async def oldest_entries(
                 continue
             entry = source.entries[source.place]
             room -= len(entry[2]) + 1
-            if us > limits.horizon or (taken and room < 0):
-                return taken
+            if us > limits.horizon:
+                return taken, False
+            if taken and room < 0:
+                return taken, True
             taken.append(entry)
             if len(taken) == limits.events:
-                return taken
+                return taken, False
             source.place += 1
             if source.place < len(source.entries):
                 heapreplace(heap, (source.entries[source.place][1].us, index))
@@ -126,7 +128,7 @@ async def oldest_entries(
                 heappop(heap)
                 if source.start is not None:
                     dry = [index]
-    return taken
+    return taken, False
 
 
 async def _fill(cache: LogCache, sources: Sequence[_Source], wanted: int) -> None:

@@ -35,3 +35,7 @@ class ClockOffset:
     def local(self, us: int) -> float:
         """A time of the store, in microseconds, as seconds by the clock here."""
         return us / 1e6 - sum(self._offset) / 2
+
+    def stored(self, seconds: float) -> float:
+        """A time by the clock here as seconds since the epoch by the store's clock."""
+        return seconds + sum(self._offset) / 2

@@ -6,9 +6,11 @@ only makes it look again. What it does follows from `decision.decide`, so that t
 next holder of the lease decides the same.
 
 An attempt reads, unless the events are in the worker's cache, and then
-acknowledges, or records the failure. The batch is put
+acknowledges, or records the failure (`settlement`). The batch is put
 together when the sender gives the turn, so that only attempts under way hold
 one. The next starts only when the last is settled: a crash repeats one batch.
+What the subscription adds to these rules has rooms of its own: `pacing`, `filling`,
+`expiry`, `parking`.
 
 Each step of the loop waits for one thing at most, so that a stop, a changed
 subscription or a lost lease takes effect before another attempt. If the store is
@@ -17,7 +19,8 @@ unavailable, the courier pauses and retries; any other exception ends it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
+from math import inf
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -28,9 +31,13 @@ from routemaster.delivery.backlog import Backlog
 from routemaster.delivery.batch import Batch
 from routemaster.delivery.clock_offset import ClockOffset
 from routemaster.delivery.courier_state import Attempt, Reason, Run, Wait
-from routemaster.delivery.decision import Facts, Rules, State, Step, decide
+from routemaster.delivery.decision import Rules, State, Step, decide
+from routemaster.delivery.due import Due
+from routemaster.delivery.expiry import Expiry
 from routemaster.delivery.lease import Lease
+from routemaster.delivery.parking import Refusals, retried_batch
 from routemaster.delivery.retries import Retries
+from routemaster.delivery.settlement import Settlement, Write
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Clock, LeaseGrant, LeaseHeld, Outcome, Sender, Store, Verdict
 from routemaster.model import EventID, public_name
@@ -56,13 +63,17 @@ class Courier:
         self.name = public_name(lease.subscriber)  #: for logs
         self._store, self._sender, self._backlog, self._attempts = store, sender, backlog, attempts
         self._clock, self._offset, self._random = clock, offset, random
-        self._rules, self._retries, self._budget = rules, Retries(rules, random), budget
+        self._retries, self._budget = Retries(rules, random), budget
+        self._refusals, self._expiry = Refusals(), Expiry(offset)
+        self._due = Due(rules, backlog, self._retries, self._refusals, self._expiry)
+        self._settlement = Settlement(
+            lease, store, backlog, self._retries, self._refusals, attempts, clock, offset
+        )  # fmt: skip
         self._run, self._wait = Run.RUNNING, Wait(clock)
         self.version = grant.version  #: of the subscription
         self._grant: LeaseGrant | None = grant  #: for the first reload
         self._outdated = True       #: whether the subscription and the positions have to be read again
         self._repaired = 0          #: version of the subscription that was repaired last
-        self._refused: Mapping[str, EventID] = {}  #: the last events of a batch that comes again in smaller ones
         self._store_failures = 0    #: in a row
         self._dropped = False       #: whether dropped events have to be counted
         self._attempt: Deferred[Outcome | None] | None = None
@@ -132,7 +143,7 @@ class Courier:
             await self._reload()
         elif self._dropped or self._backlog.is_missing_events():
             await self._count_dropped(now)
-        elif (facts := self._facts(now)) is None:
+        elif (facts := self._due.facts(now)) is None:
             await self._backlog.find_oldest()
         elif (step := decide(facts, now)).state is not State.DELIVERING:
             await self._wait_for(step)
@@ -140,18 +151,6 @@ class Courier:
             await self._wait.wait(Reason.STORE, LEASE_POLL)
         else:
             await self._deliver()
-
-    def _facts(self, now: float) -> Facts | None:
-        """The facts, or None if the oldest event's age matters and is not known."""
-        waiting, retry_at = self._backlog.count(), self._retries.until
-        # what was due before its batch was refused is due until it is delivered
-        timeout = 0 if self._backlog.holds_any(self._refused) else self._subscription.timeout
-        oldest = self._backlog.oldest
-        if oldest is None:
-            if 0 < waiting < self._most and timeout and now >= retry_at:
-                return None
-            oldest = now
-        return Facts(waiting, oldest, self._most, timeout / 1000, retry_at)
 
     async def _reload(self) -> None:
         """Read the subscription and its positions; repair them if they are inconsistent."""
@@ -164,8 +163,9 @@ class Courier:
             if answer.subscription is None:
                 await self._store.repair(self.subscriber)
                 return self._finish()
-            self._subscription, self.version = answer.subscription, answer.version
-            self._retries.load(answer, self._clock.seconds())
+            self._due.load(answer, answer.subscription, self._clock.seconds())
+            self.version = answer.version
+            await self._settlement.load()
             self._backlog.follow(answer.memberships, self)
             await self._backlog.refresh()
             if self._repaired != answer.version and self._backlog.is_inconsistent():
@@ -187,17 +187,29 @@ class Courier:
     async def _count_dropped(self, now: float) -> None:
         """Have the events that the logs do not hold any more counted as dropped."""
         self._dropped = False  # first: more may be dropped meanwhile; a failure is repeated by the next clean-up
+        if self._expiry.limited:
+            await self._expire()
         await self._store.repair(self.subscriber)
         await self._backlog.refresh()
         if self._backlog.is_missing_events():
             await self._wait_for(Step(State.IDLE, now + MISSING_PAUSE))
         self._backlog.forget_oldest()
 
+    async def _expire(self) -> None:
+        """Have the store pass over what is beyond the subscription's limits."""
+        began = self._clock.seconds()
+        await self._store.expire(self.subscriber)
+        self._expiry.asked(began)
+        await self._backlog.refresh()
+        await self._backlog.find_oldest()
+        if self._backlog.is_inconsistent():
+            self._outdated = True  # a topic that was left may have no backlog any more
+
     # -- one attempt
 
     async def _deliver(self) -> None:
         """Make one attempt, and settle it."""
-        subscription = self._subscription
+        subscription = self._due.subscription
         attempt = Attempt(self.lease.epoch, (subscription.callback or "", subscription.uuid))
         self._wait.reason = Reason.TURN
         self._attempt = Deferred.fromCoroutine(self._send(attempt))
@@ -212,15 +224,13 @@ class Courier:
             self._attempt, self._target_changed, self._wait.reason = None, False, Reason.NOTHING
         if outcome is None or attempt.batch is None:
             return
-        ended, oldest = self._clock.seconds(), self._offset.local(attempt.batch.first.us)
-        self._attempts.ended(attempt.batch, outcome, self._retries.failures + 1, oldest, attempt.began, ended)
-        if outcome.verdict is Verdict.ACKNOWLEDGED:
-            await self._acknowledge(attempt, attempt.batch)
-            return
-        if outcome.verdict is Verdict.FAILED:
-            await self._record_failure(attempt, attempt.batch, outcome)
-        else:
+        ended, batch = self._clock.seconds(), attempt.batch
+        oldest = attempt.began if attempt.retried else self._offset.local(batch.first.us)
+        self._attempts.ended(batch, outcome, self._retries.failures + 1, oldest, attempt.began, ended)
+        if outcome.verdict is Verdict.LOCAL:
             self._retries.failed_here(ended)
+        else:
+            await self._until_stored(self._settlement.of(attempt, batch, outcome, subscription))
 
     async def _check_target(self) -> None:
         """Cancel the attempt under way if callback or uuid have changed, or if another worker has the lease."""
@@ -235,7 +245,8 @@ class Courier:
                     self.abort()  # renewals no longer cover this lease: another worker delivers now
                 elif answer is not None and (found := answer.subscription) is not None:
                     self.version = answer.version
-                    if (found.callback, found.uuid) != (self._subscription.callback, self._subscription.uuid):
+                    target = self._due.subscription.callback, self._due.subscription.uuid
+                    if (found.callback, found.uuid) != target:
                         self._target_changed = True
                         attempt.cancel()
         except Exception:
@@ -246,7 +257,7 @@ class Courier:
     async def _send(self, attempt: Attempt) -> Outcome | None:
         """Wait for the turn, take the batch and post it; None if there is nothing to send any more."""
         async with self._sender.turn(*attempt.target, self._retries.last) as turn:
-            held = await self._budget.reserve(self._rules.batch_bytes(min(self._backlog.count(), self._most)))
+            held = await self._budget.reserve(self._due.bytes_wanted())
             self._wait.reason = Reason.ANSWER
             attempt.began = self._clock.seconds()
             try:
@@ -255,95 +266,84 @@ class Courier:
                     return None
                 self._budget.release(held - len(batch.body))
                 held = len(batch.body)
+                self._due.pace.started(batch.events, attempt.began)
                 return await turn.post(batch.body, self._retries.failures + 1)
             finally:
                 self._budget.release(held)
 
     async def _next_batch(self, attempt: Attempt, most_bytes: int) -> Batch | None:
         """The batch to send; None if there is no reason for an attempt any more, because the turn came late."""
-        backlog, retries = self._backlog, self._retries
-        if not (self._may_send() and self._is_due()):
+        if not (self._may_send() and self._due.is_now(self._clock.seconds())):
             return None
-        if retries.failures:
-            await backlog.refresh()  # autodrop may have dropped some of the events that come again
-        batch = await backlog.next_batch(self._most, most_bytes)
+        batch = await (self._parked_batch(attempt) if self._due.retried else self._oldest_batch(most_bytes))
         attempt.began = self._clock.seconds()
         if batch is None or not self._may_send():
             return None
-        if not retries.failures and not retries.batch_limit and backlog.count() > batch.events:
-            # after a failure it is unlikely that the next batch is needed soon, or how large it is
-            Deferred.fromCoroutine(backlog.prefetch(batch, self._most))
+        if attempt.retried is None:
+            attempt.acks = self._backlog.acks(batch)
+            retries = self._retries
+            if not retries.failures and not retries.batch_limit and self._backlog.count() > batch.events:
+                # after a failure it is unlikely that the next batch is needed soon, or how large it is
+                Deferred.fromCoroutine(self._backlog.prefetch(batch, self._due.most))
         return batch
 
-    @property
-    def _most(self) -> int:
-        """The most events in the next batch."""
-        return self._retries.most(self._subscription.max)
+    async def _parked_batch(self, attempt: Attempt) -> Batch | None:
+        """The next parked event that is to be delivered again; None: there is none."""
+        attempt.retried = await self._store.next_retried(self.subscriber)
+        if attempt.retried is None:
+            self._due.retried = 0
+            return None
+        return retried_batch(attempt.retried)
+
+    async def _oldest_batch(self, most_bytes: int) -> Batch | None:
+        """The oldest events, none of which has expired; None: there is none, or it is not due any more."""
+        backlog, expiry, most = self._backlog, self._expiry, self._due.pace.most(self._due.most)
+        if self._retries.failures:
+            await backlog.refresh()  # autodrop may have dropped some of the events that come again
+        if expiry.too_many(backlog.count(), self._clock.seconds()):
+            await self._expire()
+        batch = await backlog.next_batch(most, most_bytes)
+        while batch is not None and expiry.too_old(batch.first, self._clock.seconds()):
+            await self._expire()
+            batch = await backlog.next_batch(most, most_bytes)
+        return None if expiry.limited and not self._due.is_now(self._clock.seconds()) else batch
 
     def _may_send(self) -> bool:
         return self._run is Run.RUNNING and not self._outdated and self.lease.holds()
 
-    def _is_due(self) -> bool:
-        now = self._clock.seconds()
-        facts = None if self._backlog.is_missing_events() else self._facts(now)
-        return facts is not None and decide(facts, now).state is State.DELIVERING
-
-    async def _acknowledge(self, attempt: Attempt, batch: Batch) -> None:
-        """Move the cursors over a delivered batch."""
-        self._retries.succeeded(self._subscription.max)
-
-        async def acknowledge() -> None:
-            positions = await self._store.acknowledge(
-                self.subscriber, self.lease.worker, attempt.epoch, self._backlog.acks(batch),
-                self._retries.batch_limit,
-            )  # fmt: skip
-            if any(positions[topic].is_before(last) for topic, last in batch.ends.items()):
-                self._outdated = True  # the store lost its last writes
-                self._backlog.forget_events(batch)
-            if not self._backlog.acknowledged(positions):
-                self._outdated = True
-                await self._store.repair(self.subscriber)
-
-        await self._until_stored(acknowledge)
-
-    async def _record_failure(self, attempt: Attempt, batch: Batch, outcome: Outcome) -> None:
-        """Store the failure and the pause, unless it says nothing about the present callback."""
-        retries = self._retries
-        retries.failed(outcome, batch.events, self._clock.seconds())
-        if retries.batch_limit and not self._backlog.holds_any(self._refused):
-            self._refused = batch.ends
-
-        async def record() -> None:
-            left = max(0.0, retries.until - self._clock.seconds())
-            if not await self._store.fail(
-                self.subscriber, self.lease.worker, attempt.epoch, left, outcome.error,
-                retries.failures, retries.batch_limit, attempt.target,
-            ):  # fmt: skip
-                self._outdated = True
-
-        await self._until_stored(record)
-
-    async def _until_stored(self, write: Callable[[], Awaitable[None]]) -> None:
+    async def _until_stored(self, write: Write) -> None:
         """Repeat an idempotent write until the store has it or the courier is aborted."""
         while True:
             try:
-                return await write()
+                if await write():
+                    self._outdated = True
+                return
             except StoreUnavailable:
                 if self._run is Run.ABORTING:
                     raise
             await self._wait.wait(Reason.STORE, self._store_pause())
 
     async def _wait_for(self, step: Step) -> None:
-        """Wait until the step's time, as many more events as it needs, or a call that ends the wait."""
+        """Wait until the step's time or an event expires, for as many events as it needs, or for a call."""
         if self._run is not Run.RUNNING or self._outdated:
             return
-        idle = step.state is State.IDLE
-        if idle:
-            self._backlog.wake_when(1)
-        elif step.state is State.WAITING:
-            self._backlog.wake_when(self._most - self._backlog.count())
-        seconds = None if step.until is None else step.until - self._clock.seconds()
-        await self._wait.wait(Reason.EVENTS if idle else Reason.TIME, seconds)
+        now, backlog, waiting = self._clock.seconds(), self._backlog, self._backlog.count()
+        # what has to be known for the wait is found out first, in a step of its own
+        idle = step.state is State.IDLE or (step.state is State.PAUSED and not waiting)
+        expires = self._expiry.next_call(backlog.oldest_event)
+        if step.state is State.WAITING and backlog.filling.is_unknown(waiting):
+            await backlog.fill(self._due.most)
+        elif self._expiry.by_age and waiting and not idle and backlog.oldest_event is None:
+            await backlog.find_oldest()
+        elif expires <= now:
+            await self._expire()
+        else:
+            if idle:
+                backlog.wake_when(1)
+            elif step.state is State.WAITING:
+                backlog.wake_when(backlog.filling.wake_at(self._due.most) - waiting)
+            until = min(expires, inf if step.until is None else step.until)
+            await self._wait.wait(Reason.EVENTS if idle else Reason.TIME, None if until == inf else until - now)
 
     def _store_pause(self) -> float:
         self._store_failures += 1

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 
 from attrs import define
 from twisted.internet.defer import Deferred
 
 from routemaster.delivery.batch import Batch
-from routemaster.interfaces import Clock, Timer
+from routemaster.interfaces import Ack, Clock, Timer
+from routemaster.model import ParkedEvent
 
 
 class Run(Enum):
@@ -38,6 +40,8 @@ class Attempt:
     target: tuple[str, str | None]  #: callback and uuid
     began: float = 0.0              #: seconds, by the clock here
     batch: Batch | None = None      #: None: there is nothing to send
+    acks: Sequence[Ack] = ()        #: what to acknowledge when it is delivered
+    retried: ParkedEvent | None = None  #: the batch is this event, which was parked
 
 
 class Wait:

@@ -3,6 +3,7 @@
 =============  =======================================  ==========================
 state          facts                                    until
 =============  =======================================  ==========================
+`paused`       the subscriber has paused deliveries     it resumes
 `idle`         no event waits                           an event is accepted
 `backoff`      the pause after a failure is not over    it is over
 `delivering`   `max` events wait, or the oldest has     (now)
@@ -24,6 +25,7 @@ from attrs import frozen
 class State(Enum):
     """What a courier does, as `health` shows it."""
 
+    PAUSED = "paused"
     IDLE = "idle"
     WAITING = "waiting"
     DELIVERING = "delivering"
@@ -55,6 +57,7 @@ class Facts:
     max: int        #: events that make a batch full
     timeout: float  #: seconds that an event may wait for the batch to fill
     retry_at: float = 0.0  #: no attempt before this
+    paused: bool = False   #: no attempt at all
 
 
 @frozen
@@ -67,6 +70,8 @@ class Step:
 
 def decide(facts: Facts, now: float) -> Step:
     """The step that follows from the facts."""
+    if facts.paused:
+        return Step(State.PAUSED)
     if not facts.backlog:
         return Step(State.IDLE)
     if now < facts.retry_at:

@@ -30,6 +30,7 @@ RUN_EVENTS = 256     #: events in one run, which is dropped as a whole
 ENTRY_BYTES = 250    #: what an event takes in memory beside its bytes
 
 Entry = tuple[str, EventID, bytes]  #: topic, ID, JSON object as it is delivered
+WITH_ID = b'%s,"id":"%d-%d"}'       #: a fragment without its last byte, and the event's ID: the JSON object
 
 
 @define(eq=False)
@@ -147,7 +148,7 @@ class LogCache:
 
     def _add(self, topic: str, after: EventID, log: Sequence[LogEntry]) -> Sequence[Entry]:
         """Keep what was read, unless events are missing in it; returns it in the form for couriers."""
-        entries = [(topic, at, b'%s,"id":"%d-%d"}' % (fragment[:-1], *at)) for at, fragment in log]
+        entries = [(topic, at, WITH_ID % (fragment[:-1], *at)) for at, fragment in log]
         if entries and entries[-1][1].n - after.n == len(entries):
             self._keep(topic, after, entries)
         return entries

@@ -81,6 +81,10 @@ class Retries:
         """A fault of this machine ended an attempt: a short pause, which is not stored."""
         self._local_until = now + LOCAL_PAUSE * (1 + self._random() / 2)
 
+    def parked(self) -> None:
+        """The event at fault was parked: what is behind it starts anew."""
+        self.failures, self._until = 0, 0.0
+
     def succeeded(self, maximum: int) -> None:
         """A batch was acknowledged; the subscription allows `maximum` events."""
         self.failures, self._until, self._cuts, self._succeeded = 0, 0.0, 0, True

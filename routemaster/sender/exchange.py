@@ -42,7 +42,8 @@ REFUSAL_BODY_TIMEOUT = 1.0  #: seconds for the body of an answer whose status is
 
 PIECE = 65536  #: bytes of a request's body that are written at once
 MAX_QUOTED = 120  #: characters of a refusal's body in its reason
-QUOTED_FROM = 1024  #: bytes of it that are kept for that
+MAX_ANSWER = 200  #: characters of an answer's body in the Outcome
+QUOTED_FROM = 2048  #: bytes of it that are kept for both, enough for a secret that begins in them
 
 
 class Acknowledging:
@@ -82,7 +83,7 @@ class Exchange(Protocol):
         self._retry_after: float | None = None
         self._received = 0
         self._cut = False
-        self._quoted = b""            #: the beginning of a refusal's body
+        self._quoted = b""            #: the beginning of the answer's body
         self._ended = False
         self._began = reactor.seconds()
         self._timer = reactor.callLater(timeout, self._timed_out)
@@ -168,7 +169,7 @@ class Exchange(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         self._received += len(data)
-        if self._error and len(self._quoted) < QUOTED_FROM:
+        if len(self._quoted) < QUOTED_FROM:
             self._quoted += data[:QUOTED_FROM]
         connection = self.connection
         if connection is None or self._ended:
@@ -224,7 +225,8 @@ class Exchange(Protocol):
     def _finish(self, error: str, verdict: Verdict = Verdict.FAILED) -> None:
         """End with this outcome; no error means acknowledged."""
         reason = MALFORMED if error.startswith(MALFORMED) else error
-        if error and error == self._error and (quoted := first_line(self._quoted, self.target.secrets)):
+        answer = beginning(self._quoted, self.target.secrets) if self._quoted else ""
+        if answer and error and error == self._error and (quoted := first_line(self._quoted, self.target.secrets)):
             error = f"{error}: {quoted}"
         try:
             self.abort()
@@ -232,7 +234,7 @@ class Exchange(Protocol):
             self.done.callback(Outcome(
                 verdict if error else Verdict.ACKNOWLEDGED,
                 self._status, one_line(error), self._retry_after, self._reused, self._received,
-                one_line(reason), self._cut,
+                one_line(reason), self._cut, answer,
             ))  # fmt: skip
 
 
@@ -240,10 +242,19 @@ def first_line(body: bytes, secrets: Collection[str]) -> str:
     """The first line of a refusal's body as far as it is printable text, with the secrets masked."""
     text = body.decode("utf-8", "surrogateescape").lstrip("\ufeff \t\r\n").replace("\t", " ")
     end = next((index for index, character in enumerate(text) if not character.isprintable()), len(text))
-    text = text[:end]
+    return _masked(text[:end], secrets)[:MAX_QUOTED].rstrip()
+
+
+def beginning(body: bytes, secrets: Collection[str]) -> str:
+    """The beginning of an answer's body as text, with the secrets masked, and what is not printable replaced."""
+    text = _masked(body.decode("utf-8", "replace"), secrets)[:MAX_ANSWER]
+    return "".join(each if each.isprintable() or each in "\r\n\t" else "\ufffd" for each in text)
+
+
+def _masked(text: str, secrets: Collection[str]) -> str:
     for secret in secrets:
         text = text.replace(secret, "********")
-    return text[:MAX_QUOTED].rstrip()
+    return text
 
 
 def retry_after(headers: Headers) -> float | None:

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Coroutine
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -15,7 +16,7 @@ from routemaster.delivery.decision import Rules
 from routemaster.delivery.worker import Worker
 from routemaster.errors import StoreUnavailable
 from routemaster.hints import decode
-from routemaster.interfaces import Outcome
+from routemaster.interfaces import LeaseGrant, Outcome
 from routemaster.metrics.meter import Meter
 from routemaster.model import Subscription
 from routemaster.store.memory_store import MemoryStore
@@ -174,6 +175,17 @@ class DeliveryTestCase(SynchronousTestCase):
             self.create(*topics)
         options = {"callback": CALLBACK, "timeout": 0, "max": 100, **options}
         self.do(self.memory.subscribe(Subscription(name, topics, **options)))
+
+    def half_remove(self) -> None:
+        """Leave the subscription as an interrupted removal does: it is gone, until `repair` the rest is not."""
+        acquire = self.memory.acquire
+
+        async def acquire_rest(subscriber: str, worker: str) -> Any:
+            answer = await acquire(subscriber, worker)
+            return evolve(answer, subscription=None) if isinstance(answer, LeaseGrant) else answer
+
+        self.memory.acquire = acquire_rest  # type: ignore[method-assign]
+        self.memory.repair = self.memory.unsubscribe  # type: ignore[method-assign]
 
     def publish(self, topic: str, count: int = 1) -> list[int]:
         """Publish events, numbered in order over all topics; return the numbers."""

@@ -35,7 +35,8 @@ class OldestEntriesTests(SynchronousTestCase):
             logs.append((topic, found, ids[-1]))
         entries = oldest_entries(LogCache(log), logs, Limits(events, size, horizon))  # type: ignore[arg-type]
         self.log = log
-        return [f"{topic}{at.us}" for topic, at, _ in self.successResultOf(Deferred.fromCoroutine(entries))]
+        found, self.is_full = self.successResultOf(Deferred.fromCoroutine(entries))
+        return [f"{topic}{at.us}" for topic, at, _ in found]
 
     def test_order(self) -> None:
         """Events come by time of acceptance; at equal times in the order of the logs."""
@@ -43,12 +44,23 @@ class OldestEntriesTests(SynchronousTestCase):
         self.assertEqual(found, ["a1", "b2", "b3", "a4", "a7", "b7", "c7", "b8", "a9"])
 
     def test_limits(self) -> None:
-        """At most so many events, and so many bytes after the first, commas included."""
+        """At most so many events, and so many bytes of the body unless it is one event."""
         times = {"a": [1, 3], "b": [2]}
         self.assertEqual(self.read(times, events=2), ["a1", "b2"])
         entry = len(b'{1,"id":"1-1"}') + 1
-        for size, count in ((0, 1), (2 * entry - 1, 1), (2 * entry, 2), (3 * entry, 3)):
+        for size, count in ((0, 1), (2 * entry, 1), (2 * entry + 1, 2), (3 * entry, 2), (3 * entry + 1, 3)):
             self.assertEqual(len(self.read(times, size=size)), count, size)
+            self.assertEqual(self.is_full, count < 3, size)
+
+    def test_full_by_bytes(self) -> None:
+        """Bytes ended a batch only if neither the number of events, nor the horizon or the end of the logs did."""
+        times, enough = {"a": [1, 3, 5], "b": [2]}, 1000
+        for events, size, horizon, is_full in (
+            (10, enough, inf, False), (2, enough, inf, False), (10, enough, 2, False), (10, 40, inf, True),
+            (2, 40, inf, False), (10, 40, 2, False),
+        ):  # fmt: skip
+            self.read(times, events=events, size=size, horizon=horizon)
+            self.assertEqual(self.is_full, is_full, (events, size, horizon))
 
     def test_horizon(self) -> None:
         """Events after the horizon wait."""
@@ -68,7 +80,7 @@ class OldestEntriesTests(SynchronousTestCase):
         entries = oldest_entries(
             LogCache(log), [("cats", [Span(NONE)], event(3))], Limits(10, 1000)  # type: ignore[arg-type]
         )
-        found = self.successResultOf(Deferred.fromCoroutine(entries))
+        found, _ = self.successResultOf(Deferred.fromCoroutine(entries))
         self.assertEqual([entry[1].n for entry in found], [1, 2, 3])
 
     def test_missing_events(self) -> None:
@@ -79,7 +91,7 @@ class OldestEntriesTests(SynchronousTestCase):
         log.logs["dogs"].clear()
         logs = [("cats", [Span(NONE, event(2)), Span(event(2))], event(9)), ("dogs", [Span(NONE)], event(2))]
         entries = oldest_entries(LogCache(log), logs, Limits(10, 1000))  # type: ignore[arg-type]
-        found = self.successResultOf(Deferred.fromCoroutine(entries))
+        found, _ = self.successResultOf(Deferred.fromCoroutine(entries))
         self.assertEqual([entry[1].n for entry in found], [3, 4, 5, 6, 7])
 
     def test_pieces(self) -> None:

@@ -876,7 +876,7 @@ class RaceTests(DeliveryTestCase):
         self.subscribe("cats", timeout=500)
         worker = self.worker()
         self.publish("cats")
-        self.memory._subscribers["sub"].subscription = None
+        self.half_remove()
         hint(worker, b"s sub")
         self.assertEqual((worker.lease_count, self.store.calls["repair"]), (0, 1))
         self.clock.advance(1)

@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.delivery.decision import Facts, State, Step, decide
 
-IDLE, DELIVERING = Step(State.IDLE), Step(State.DELIVERING)
+IDLE, DELIVERING, PAUSED = Step(State.IDLE), Step(State.DELIVERING), Step(State.PAUSED)
 
 
 def waiting(until: float) -> Step:
@@ -46,6 +46,12 @@ class DecideTests(SynchronousTestCase):
         for backlog, oldest, most, timeout, retry_at, now, step in TABLE:
             facts = Facts(backlog, oldest, most, timeout, retry_at)
             self.assertEqual(decide(facts, now), step, facts)
+
+    def test_paused(self) -> None:
+        """While the subscriber pauses, nothing is sent, whatever waits for however long."""
+        for backlog, oldest, most, timeout, retry_at, now, _ in TABLE:
+            facts = Facts(backlog, oldest, most, timeout, retry_at, paused=True)
+            self.assertEqual(decide(facts, now), PAUSED, facts)
 
     def test_until_is_a_change(self) -> None:
         """At the time that a step names, the decision differs, so a courier never waits twice for one step."""

@@ -349,13 +349,13 @@ class LeaseTests(DeliveryTestCase):
     def test_incomplete_unsubscribe(self) -> None:
         """A half-removed subscription is repaired, without a loop of hints."""
         self.subscribe("cats")
+        self.half_remove()
         repairs: list[str] = []
 
         async def repair(subscriber: str) -> None:
             repairs.append(subscriber)
 
         self.memory.repair = repair  # type: ignore[method-assign]
-        self.memory._subscribers["sub"].subscription = None
         worker = self.worker()
         hint(worker, b"s sub")
         self.assertEqual((worker.lease_count, len(repairs)), (0, 2))
@@ -445,7 +445,7 @@ class SharingTests(DeliveryTestCase):
     def test_given_back_while_it_is_taken_over(self) -> None:
         """A peer that joins while a lease has no courier yet does not break the worker's round."""
         self.subscribe("cats")
-        self.memory._subscribers["sub"].subscription = None
+        self.half_remove()
         held = self.store.delay("repair")
         worker = self.worker(OTHER)
         self.do(self.memory.announce(OWNER, TTL))

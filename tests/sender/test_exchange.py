@@ -166,6 +166,19 @@ class AnswerTests(SenderCase):
             self.assertEqual(outcome.reason, why.partition(":")[0])
         self.assertAcknowledged(await sender.post(self.sink(Answer(200, b"fine")).url, UUID, b"[]"))
 
+    async def test_beginning_of_the_answer(self) -> None:
+        """The outcome has the answer's first 200 characters as text, the uuid masked, whatever the status."""
+        sender, secret = self.sender(), b64encode(f"{UUID}:{UUID}".encode())
+        for body, answer in (
+            (b"", ""), (b"fine", "fine"), (b" a\tb\r\nc\x00\xff", " a\tb\r\nc\ufffd\ufffd"),
+            (b"x" * 70_000, "x" * 200), ("\u00e9".encode() * 300, "\u00e9" * 200),
+            (b"x" * 190 + UUID.encode(), "x" * 190 + "*" * 8),
+            (b"x" * 190 + secret, "x" * 190 + "*" * 8), (b"x" * 199 + UUID.encode(), "x" * 199 + "*"),
+        ):  # fmt: skip
+            for status in (200, 400, 503):
+                outcome = await sender.post(self.sink(Answer(status, body)).url, UUID, b"[]")
+                self.assertEqual((outcome.status, outcome.answer), (status, answer))
+
     async def test_redirects(self) -> None:
         """No redirect is followed: no connection is opened to its target."""
         other, sender = self.sink(), self.sender()

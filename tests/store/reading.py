@@ -42,7 +42,7 @@ async def read(
         cursor, tail = positions[topic].cursor, positions[topic].tail
         if cursor is not None and tail is not None:
             logs.append((topic, [_behind(span, start) for span in cursor.spans], tail))
-    entries = await oldest_entries(_Logs(store), logs, Limits(most, most_bytes))  # type: ignore[arg-type]
+    entries, _ = await oldest_entries(_Logs(store), logs, Limits(most, most_bytes))  # type: ignore[arg-type]
     return Reading(entries, {topic: positions[topic] for topic in after})
 
 
