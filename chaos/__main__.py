@@ -64,8 +64,8 @@ def plans(given: Any) -> list[Plan]:
 def row(report: Report) -> str:
     """One line of the table."""
     name = report.plan.faults[0] if len(report.plan.faults) == 1 else f"{len(report.plan.faults)} faults"
-    facts = {**report.figures, "repeats": report.verdict.repeats, "overlaps": report.verdict.overlaps}
-    cells = "".join(f"{facts[column]!s:>{len(column) + 2}}" for column in COLUMNS)
+    figures = {**report.figures, "repeats": report.verdict.repeats, "overlaps": report.verdict.overlaps}
+    cells = "".join(f"{figures[column]!s:>{len(column) + 2}}" for column in COLUMNS)
     return f"{name:<28}{cells}  " + ("good" if report.good else f"WRONG {report.summary()}")
 
 

@@ -64,9 +64,9 @@ class Report:
 
     def line(self) -> str:
         """The line of JSON for the ledger."""
-        facts = {
+        figures = {
             "good": self.good, **asdict(self.plan), "wrong": self.verdict.wrong(), "problems": self.problems[:20],
             "repeats": self.verdict.repeats, "overlaps": self.verdict.overlaps, "allowed": asdict(self.allowed),
             **self.figures,
         }  # fmt: skip
-        return json.dumps(facts)
+        return json.dumps(figures)

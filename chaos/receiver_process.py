@@ -2,7 +2,7 @@
 
     python -m chaos.receiver_process '{"pem": FILE, "seed": 1, "behaviours": {NAME: {HABIT: WEIGHT}}}'
 
-It prints one line of JSON for each fact: `{"urls": {NAME: URL}}` first, then
+It prints one line of JSON for each message: `{"urls": {NAME: URL}}` first, then
 `["+", NUMBER, NAME, TIME, MARKS, STRANGE]` for a request that was received in full and
 `["-", NUMBER, TIME, STATUS or null]` for its end. A line `calm` on its input
 makes all receivers acknowledge everything, `close` makes each answer end its
@@ -182,9 +182,9 @@ class _Control(LineOnlyReceiver):
         self.receivers: list[Receiver] = []
         self.over: Deferred[None] = Deferred()
 
-    def report(self, fact: Any) -> None:
+    def report(self, message: Any) -> None:
         if self.transport is not None:
-            self.sendLine(json.dumps(fact, separators=(",", ":")).encode())
+            self.sendLine(json.dumps(message, separators=(",", ":")).encode())
 
     def lineReceived(self, line: bytes) -> None:
         if line == b"calm":

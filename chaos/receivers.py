@@ -87,20 +87,20 @@ class Receivers(ProcessProtocol):
             self._up.errback(RuntimeError(f"the receivers did not start:\n{self.log}"))
         self._ended.callback(None)
 
-    def _record(self, fact: Any) -> None:
-        if isinstance(fact, dict):
-            self.urls = fact["urls"]
+    def _record(self, message: Any) -> None:
+        if isinstance(message, dict):
+            self.urls = message["urls"]
             self._up.callback(None)
-        elif fact == "synced":
+        elif message == "synced":
             self._synced.pop(0).callback(None)
-        elif fact[0] == "+":
-            _, number, name, moment, marks, strange = fact
+        elif message[0] == "+":
+            _, number, name, moment, marks, strange = message
             own = ((sys.intern(topic), lane, place) for topic, lane, place in marks)
             marks = tuple(self._marks.setdefault(mark, mark) for mark in own)
             self._places[number] = len(self.arrivals)
             self.arrivals.append(Arrival(name, marks, moment, strange=tuple(strange)))
         else:
-            _, number, moment, status = fact
+            _, number, moment, status = message
             index = self._places.pop(number)
             ended = self.arrivals[index] = evolve(self.arrivals[index], ended=moment, status=status)
             if ended.acknowledged:

@@ -158,20 +158,20 @@ class Monitor:
         undelivered = {name: Counter[str]() for name in _UNDELIVERED}
         failures, ages, states = Counter[str](), Counter[str](), Counter[tuple[str, str]]()
         due = 0
-        async for facts in paced(self._store.each_subscription(), self._clock):
+        async for infos in paced(self._store.each_subscription(), self._clock):
             if is_over():
                 break
-            for fact in facts:
-                name = public_name(fact.subscription.subscriber)  # tokens with the same public name are added up
-                queued[name] += fact.queued
-                ready[name] += batches(fact)
-                removed[name] += fact.added - fact.queued
+            for info in infos:
+                name = public_name(info.subscription.subscriber)  # tokens with the same public name are added up
+                queued[name] += info.queued
+                ready[name] += batches(info)
+                removed[name] += info.added - info.queued
                 for kind, counts in undelivered.items():
-                    counts[name] += getattr(fact, _UNDELIVERED[kind])
-                due += batches_due(fact, now)
-                failures[name] = max(failures[name], fact.health.failures)
-                ages[name] = max(ages[name], round((now - fact.oldest) * 1000) if fact.oldest else 0)
-                states[name, step_of(fact, now).state.value] += 1
+                    counts[name] += getattr(info, _UNDELIVERED[kind])
+                due += batches_due(info, now)
+                failures[name] = max(failures[name], info.health.failures)
+                ages[name] = max(ages[name], round((now - info.oldest) * 1000) if info.oldest else 0)
+                states[name, step_of(info, now).state.value] += 1
         gauges = [
             *(Sample("subscriber.queue.events", count, {"subscriber": name}) for name, count in queued.items()),
             *(Sample("subscriber.queue.batches", count, {"subscriber": name}) for name, count in ready.items()),

@@ -132,7 +132,7 @@ class RedisStore(TopicStore, Parking, TokenStore):
             raise refusals.not_subscribed(topic)
 
     async def subscriptions(self) -> list[SubscriptionInfo]:
-        return [fact async for some in self.each_subscription() for fact in some]
+        return [info async for some in self.each_subscription() for info in some]
 
     def each_subscription(self) -> AsyncIterator[Sequence[SubscriptionInfo]]:
         return subscription_stats.subscriptions(self._redis)

@@ -97,7 +97,7 @@ class TopicStore(Upkeep):
             await self._tidy_topic(topic)
 
     async def topics(self) -> list[TopicInfo]:
-        return [fact async for some in self.each_topic() for fact in some]
+        return [info async for some in self.each_topic() for info in some]
 
     async def each_topic(self) -> AsyncIterator[Sequence[TopicInfo]]:
         for names in chunks(await self._redis.names(self._keys.topics), BUNDLE):
@@ -105,7 +105,7 @@ class TopicStore(Upkeep):
             replies = await self._redis.run_bundles(
                 "topics", bundles, lambda topic: (self._meta(topic),), b"publisher", b"tail", b"base"
             )
-            facts = [
+            infos = [
                 TopicInfo(name, publisher.decode(), EventID.parse(tail).n - int(base))
                 for bundle, reply in replies
                 for name, publisher, tail, base in zip(
@@ -113,7 +113,7 @@ class TopicStore(Upkeep):
                 )
                 if publisher
             ]
-            yield sorted(facts, key=lambda fact: fact.name)
+            yield sorted(infos, key=lambda info: info.name)
 
     async def configure_topic(self, topic: str, publisher: str | None, settings: TopicSettings) -> None:
         """See `Administration.configure_topic`."""

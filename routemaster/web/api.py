@@ -264,8 +264,8 @@ class Api:
         now = self._wall()
         if self._due is None or not 0 <= now - self._due[0] < SCALING_CACHE:
             due, horizon = 0, now + self._limits.scaling_deadline
-            async for facts in self._store.each_subscription():
-                due += sum(batches_due(fact, horizon) for fact in facts)
+            async for infos in self._store.each_subscription():
+                due += sum(batches_due(info, horizon) for info in infos)
             self._due = now, due
         return self._due[1]
 

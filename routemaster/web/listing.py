@@ -93,28 +93,28 @@ class ListingBody:
 async def list_topics(store: Store, clock: Clock) -> Listing:
     """All topics, with the token of each publisher for itself, its public name for others."""
     listing = Listing()
-    async for facts in paced(store.each_topic(), clock, PAUSE):
-        listing.add((fact.publisher, *_topic_json(fact)) for fact in facts)
+    async for infos in paced(store.each_topic(), clock, PAUSE):
+        listing.add((info.publisher, *_topic_json(info)) for info in infos)
     return listing
 
 
 async def list_subscriptions(store: Store, clock: Clock, now: float) -> Listing:
     """All subscriptions at the time of day `now`, with token and uuid for each subscriber itself."""
     listing = Listing()
-    async for facts in paced(store.each_subscription(), clock, PAUSE):
-        listing.add((fact.subscription.subscriber, *subscription_json(fact, now)) for fact in facts)
+    async for infos in paced(store.each_subscription(), clock, PAUSE):
+        listing.add((info.subscription.subscriber, *subscription_json(info, now)) for info in infos)
     return listing
 
 
-def _topic_json(fact: TopicInfo) -> tuple[dict[str, object], dict[str, object]]:
-    own: dict[str, object] = {"name": fact.name, "publisher": fact.publisher, "events": fact.events}
-    return own, own | {"publisher": public_name(fact.publisher)}
+def _topic_json(info: TopicInfo) -> tuple[dict[str, object], dict[str, object]]:
+    own: dict[str, object] = {"name": info.name, "publisher": info.publisher, "events": info.events}
+    return own, own | {"publisher": public_name(info.publisher)}
 
 
-def subscription_json(fact: SubscriptionInfo, now: float) -> tuple[dict[str, object], dict[str, object]]:
+def subscription_json(info: SubscriptionInfo, now: float) -> tuple[dict[str, object], dict[str, object]]:
     """A subscription at a time of day, as its client and root see it, and as others do."""
-    subscription, health = fact.subscription, fact.health
-    step = step_of(fact, now)
+    subscription, health = info.subscription, info.health
+    step = step_of(info, now)
     own: dict[str, object] = {
         "subscriber": subscription.subscriber,
         "callback": subscription.callback,
@@ -122,8 +122,8 @@ def subscription_json(fact: SubscriptionInfo, now: float) -> tuple[dict[str, obj
         "max_events": subscription.max,
         "timeout": subscription.timeout,
         "topics": subscription.topics,
-        "awaited": fact.awaited,
-        "events": {"sent": fact.sent, "queued": fact.queued, "oldest": fact.oldest},
+        "awaited": info.awaited,
+        "events": {"sent": info.sent, "queued": info.queued, "oldest": info.oldest},
         "health": {
             "state": step.state.value,
             "failures": health.failures,

@@ -137,10 +137,10 @@ def own_and_named(path: str, method: str, handler: Callable[..., Any]) -> list[R
     ]
 
 
-def _described(fact: SubscriptionInfo, now: float, reveals: bool) -> dict[str, object]:
+def _described(info: SubscriptionInfo, now: float, reveals: bool) -> dict[str, object]:
     """What `GET /subscription` answers; `reveals`: with token and uuid."""
-    subscription = fact.subscription
-    own, public = subscription_json(fact, now)
+    subscription = info.subscription
+    own, public = subscription_json(info, now)
     answer = own if reveals else public
     start = {None: "next", OLDEST: "oldest"}.get(subscription.start, (subscription.start or 0) // 1000)
     return answer | {
@@ -152,8 +152,8 @@ def _described(fact: SubscriptionInfo, now: float, reveals: bool) -> dict[str, o
         "missing_topics": "await" if subscription.awaits else "refuse",
         "park_after": subscription.park_after,
         "events": {
-            "sent": fact.sent, "queued": fact.queued, "oldest": fact.oldest, "added": fact.added,
-            "expired": fact.expired, "skipped": fact.skipped, "parked": fact.parked, "dropped": fact.dropped,
+            "sent": info.sent, "queued": info.queued, "oldest": info.oldest, "added": info.added,
+            "expired": info.expired, "skipped": info.skipped, "parked": info.parked, "dropped": info.dropped,
         },
     }  # fmt: skip
 

@@ -122,12 +122,12 @@ class TopicsApi:
         state = found.state
         if state == "queued":
             try:
-                fact = await self._store.subscription(found.subscriber)
+                info = await self._store.subscription(found.subscriber)
             except NotSubscribed:
                 state = "unknown"
             else:
-                due = step_of(fact, self._wall()).state is State.DELIVERING
-                if due and fact.subscription.callback and found.ahead < fact.subscription.max:
+                due = step_of(info, self._wall()).state is State.DELIVERING
+                if due and info.subscription.callback and found.ahead < info.subscription.max:
                     state = "delivering"
         ahead = {"ahead": found.ahead} if found.state == "queued" else {}
         return {"subscriber": public_name(found.subscriber), "state": state, **ahead}
