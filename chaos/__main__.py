@@ -6,7 +6,7 @@
     python -m chaos --fault mixed --at-once 2    # all faults in one run, two at a time
     python -m chaos --mutant cursor-too-far      # a known bug in the bus: the checker must detect it
 
-A line for each run goes to the table, and as JSON to the ledger. The status is
+A line for each run goes to the table, and as JSON to a file. The status is
 1 if anything was lost, invented, reordered, stuck, or repeated more often than
 the faults allow. The package `chaos` describes the method.
 """
@@ -79,9 +79,9 @@ async def main(reactor: Any, given: Any) -> None:
         report = await run(reactor, plan, keep=given.keep)
         good = good and report.good
         print(row(report), flush=True)
-        if given.ledger:
-            with given.ledger.open("a") as ledger:
-                ledger.write(report.line() + "\n")
+        if given.results:
+            with given.results.open("a") as results:
+                results.write(report.line() + "\n")
     if not good:
         sys.exit(1)
 
@@ -115,7 +115,7 @@ def arguments() -> argparse.Namespace:
         help="one server, a cluster of three nodes, or that of the one daemon (default %(default)s)")  # fmt: skip
     add("--shared", action="store_true", help="publishers' processes share one listening socket")
     add("--mutant", choices=("", *MUTANTS), default="", help="a known bug to put into the bus")
-    add("--ledger", type=Path, help="file to which a line of JSON is added for each run")
+    add("--results", type=Path, help="file to which a line of JSON is added for each run")
     add("--keep", type=Path, help="folder for the logs and records of a failed run")
     return parser.parse_args()
 

@@ -63,7 +63,7 @@ class Report:
         return f"seed {self.plan.seed}: {self.verdict.wrong()} {self.verdict.examples()} {self.problems[:5]}"
 
     def line(self) -> str:
-        """The line of JSON for the ledger."""
+        """The line of JSON for the file of results."""
         figures = {
             "good": self.good, **asdict(self.plan), "wrong": self.verdict.wrong(), "problems": self.problems[:20],
             "repeats": self.verdict.repeats, "overlaps": self.verdict.overlaps, "allowed": asdict(self.allowed),

@@ -353,9 +353,9 @@ class CommandTests(TestCase):
     timeout = 240
 
     async def test_command(self) -> None:
-        """It plays what it is told, prints seed and table, and adds a line to the ledger; wrong is status 1."""
-        ledger = str(Path(self.mktemp()).absolute())  # noqa: ASYNC240  # no file is touched
-        small = ["--events", "60", "--roles", "all", "--subscribers", "2", "--seed", "5", "--ledger", ledger]
+        """It plays what it is told, prints seed and table, and adds a line to a file; wrong is status 1."""
+        results = str(Path(self.mktemp()).absolute())  # noqa: ASYNC240  # no file is touched
+        small = ["--events", "60", "--roles", "all", "--subscribers", "2", "--seed", "5", "--results", results]
 
         async def call(*arguments: str) -> tuple[str, int]:
             command = ["-m", "chaos", *small, *arguments]
@@ -371,6 +371,6 @@ class CommandTests(TestCase):
         self.assertRegex(said, r"^seed 5\n.*accepted.*\n2 faults .* good\n$")
         self.assertEqual(failed, 1, wrong)
         self.assertRegex(wrong, "WRONG seed 5: .*reordered")
-        lines = sorted(_lines(ledger), key=lambda line: json.loads(line)["good"])
+        lines = sorted(_lines(results), key=lambda line: json.loads(line)["good"])
         self.assertEqual([json.loads(line)["good"] for line in lines], [False, True])
         self.assertGreaterEqual(json.loads(lines[1])["accepted"], 60)
