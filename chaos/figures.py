@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -42,8 +42,8 @@ def figures(evidence: Evidence, injections: Sequence[Injection], healthy: str) -
         "delivery_silence": round(longest_gap(came), 2),
         "publish_recovery": _longest_wait([each.began for each in injections], accepted),
         "delivery_recovery": _longest_wait([each.began for each in injections], came),
-        "publish_healing": _longest_healing(injections, _publications(evidence)),
-        "delivery_healing": _longest_healing(injections, _deliveries(evidence, healthy)),
+        "publish_healing": _longest_healing(injections, *_publications(evidence)),
+        "delivery_healing": _longest_healing(injections, came),
         "latency_p50_ms": _percentile(latencies, 50),
         "latency_p99_ms": _percentile(latencies, 99),
     }
@@ -62,31 +62,21 @@ def _longest_wait(starts: Iterable[float], moments: Iterable[float]) -> float:
     return round(max((ordered[at] - start for start, at in following if at < len(ordered)), default=0.0), 2)
 
 
-def _publications(evidence: Evidence) -> Mapping[str, list[float]]:
-    """When events were accepted, by topic."""
+def _publications(evidence: Evidence) -> Iterable[list[float]]:
+    """When events were accepted, for each topic: those of a cluster are on several nodes."""
     moments = defaultdict(list)
     for sent in evidence.sent:
         if sent.outcome is Outcome.OK:
             moments[sent.topic].append(sent.ended)
-    return moments
+    return moments.values()
 
 
-def _deliveries(evidence: Evidence, subscriber: str) -> Mapping[str, list[float]]:
-    """When a subscriber got events, by topic."""
-    moments = defaultdict(list)
-    for arrival in evidence.arrivals:
-        if arrival.subscriber == subscriber:
-            for topic in {mark[0] for mark in arrival.marks}:
-                moments[topic].append(arrival.began)
-    return moments
-
-
-def _longest_healing(injections: Sequence[Injection], moments: Mapping[str, Sequence[float]]) -> float:
-    """The longest time from the end of a fault to the next moment of each topic, or to the next fault."""
+def _longest_healing(injections: Sequence[Injection], *moments: Sequence[float]) -> float:
+    """The longest time from the end of a fault to the next of each of these moments, or to the next fault."""
     begins = [each.began for each in injections]
     ends = [each.over for each in injections
             if not any(other.began < each.over < other.over for other in injections)]  # fmt: skip
-    return max((_longest_wait(ends, [*each, *begins]) for each in moments.values()), default=0.0)
+    return max((_longest_wait(ends, [*each, *begins]) for each in moments), default=0.0)
 
 
 def _latencies(evidence: Evidence, subscriber: str) -> list[float]:

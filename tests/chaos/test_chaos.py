@@ -230,13 +230,13 @@ class CheckerTests(SynchronousTestCase):
         self.assertEqual(shown, expected)
 
     def test_healing(self) -> None:
-        """A fault heals from its end until each topic has a success, or the next fault begins."""
+        """A fault heals until each topic accepts, and a delivery comes, or the next fault begins."""
         published = [sent(1), sent(9), sent(3, topic="b"), sent(9, topic="b")]
-        arrivals = [came(3, a(2, topic="b")), came(7, a(1), a(3, topic="b"))]
+        arrivals = [came(3.5, a(2, topic="b")), came(7, a(1), a(3, topic="b"))]
         evidence = evolve(GOOD, sent=published, arrivals=arrivals)
         for injections, publications, deliveries in (
-            ([Injection("x", 2, 3)], 6.5, 4.0),
-            ([Injection("x", 2, 3), Injection("y", 5, 6)], 3.5, 2.0),
+            ([Injection("x", 2, 3)], 6.5, 0.5),
+            ([Injection("x", 2, 3), Injection("y", 5, 6)], 3.5, 1.0),
             ([Injection("x", 2, 3), Injection("y", 2.5, 6)], 3.5, 1.0),
             ([Injection("x", 2, 10)], 0.0, 0.0),
         ):
