@@ -9,39 +9,39 @@ from routemaster.delivery.pacing import most_at_once
 from routemaster.model import SubscriptionInfo
 
 
-def _most(fact: SubscriptionInfo) -> int:
+def _most(info: SubscriptionInfo) -> int:
     """The most events in a batch, as long as none is refused."""
-    return most_at_once(fact.subscription.max, fact.subscription.rate)
+    return most_at_once(info.subscription.max, info.subscription.rate)
 
 
-def facts_of(fact: SubscriptionInfo) -> Facts:
+def facts_of(info: SubscriptionInfo) -> Facts:
     """What `decide` needs, in seconds since the epoch."""
-    most, limit = _most(fact), fact.health.batch_limit
+    most, limit = _most(info), info.health.batch_limit
     return Facts(
-        backlog=fact.queued,
-        oldest=fact.oldest or 0.0,
+        backlog=info.queued,
+        oldest=info.oldest or 0.0,
         max=min(limit or most, most),
-        timeout=fact.subscription.timeout / 1000,
-        retry_at=fact.health.retry_at or 0.0,
-        paused=fact.paused,
+        timeout=info.subscription.timeout / 1000,
+        retry_at=info.health.retry_at or 0.0,
+        paused=info.paused,
     )
 
 
-def step_of(fact: SubscriptionInfo, now: float) -> Step:
+def step_of(info: SubscriptionInfo, now: float) -> Step:
     """What its courier does at `now`, in seconds since the epoch."""
-    return decide(facts_of(fact), now)
+    return decide(facts_of(info), now)
 
 
-def batches(fact: SubscriptionInfo) -> int:
+def batches(info: SubscriptionInfo) -> int:
     """How many batches its backlog makes."""
-    return -(-fact.queued // _most(fact))
+    return -(-info.queued // _most(info))
 
 
-def batches_due(fact: SubscriptionInfo, horizon: float) -> int:
+def batches_due(info: SubscriptionInfo, horizon: float) -> int:
     """How many of them are due by `horizon`, in seconds since the epoch."""
-    full, rest = divmod(fact.queued, _most(fact))
+    full, rest = divmod(info.queued, _most(info))
 
     def due(backlog: int) -> bool:
-        return decide(evolve(facts_of(fact), backlog=backlog), horizon).state is State.DELIVERING
+        return decide(evolve(facts_of(info), backlog=backlog), horizon).state is State.DELIVERING
 
-    return full * due(fact.queued) + due(rest)
+    return full * due(info.queued) + due(rest)
