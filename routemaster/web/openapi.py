@@ -42,6 +42,11 @@ WITH_CREDENTIALS: Final = {
 WITH_PARAMETERS: Final = {404: "The path has a control character or a further slash."}
 _SHARED: Final = EVERYWHERE | WITH_CREDENTIALS | WITH_PARAMETERS
 
+#: groups of operations, by the first part of the path; the rest is monitoring
+_TAGS: Final = {
+    "topic": "topics", "topics": "topics", "api_tokens": "tokens",
+    **dict.fromkeys(("subscriber", "subscribers", "subscription", "subscriptions"), "subscriptions"),
+}  # fmt: skip
 _HEADERS: Final = {
     "Routemaster-Event": ("string", "ID of the event in its topic; of an array first and last, `ID..ID`."),
     "Retry-After": ("integer", "Seconds after which to try again."),
@@ -97,6 +102,7 @@ def _operation(path: str, method: str, who: Who) -> dict[str, Any]:
     answers |= {str(status): _error(status, text) for status, text in described.errors.items()}
     made: dict[str, Any] = {
         "operationId": re.sub(r"\W+", "_", f"{method.lower()}{path}").strip("_"),
+        "tags": [_TAGS.get(path.split("/")[1], "monitoring")],
         "summary": described.summary,
         "security": [{role.value: []} for role in Role if role in who],
         "responses": dict(sorted(answers.items())),
