@@ -1,12 +1,14 @@
 """What one process does for pulled subscriptions; any process answers for any subscriber.
 
 It has one index of wake-ups and one cache for all, beside those of a worker in the same process, and a
-poller for each client that waits here. A hint may be lost: `sweep` reads what it would have announced.
+poller for each client that waits here, and a stream for each that has one. A hint may be lost: `sweep`
+reads what it would have announced.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from twisted.internet.defer import Deferred
 
@@ -18,6 +20,7 @@ from routemaster.interfaces import Clock, Store
 from routemaster.pull.cursor_token import CursorTokens
 from routemaster.pull.poller import Answer, Poller
 from routemaster.pull.reading import Shared, check_pulled
+from routemaster.pull.stream import Stream
 from routemaster.pull.turns import Turns
 
 
@@ -32,6 +35,7 @@ class PullService:
         self._index, self._cache = WakeupIndex(ordered_hints), LogCache(store)
         self._shared = Shared(store, clock, self._index, self._cache, max_bytes, Turns(clock))
         self._pollers: dict[str, Poller] = {}
+        self._streams: dict[str, dict[str, Stream]] = {}  #: by subscriber and reader
         self._swept = 0  #: up to which of the times at which hints may have been missed all have looked again
         self._stopping = False
 
@@ -41,9 +45,14 @@ class PullService:
         return sum(poller.waiting for poller in self._pollers.values())
 
     @property
+    def streams(self) -> int:
+        """The number of streams."""
+        return sum(map(len, self._streams.values()))
+
+    @property
     def subscribers(self) -> int:
         """The number of clients that wait here."""
-        return len(self._pollers)
+        return len(self._pollers.keys() | self._streams.keys())
 
     # -- requests
 
@@ -72,6 +81,36 @@ class PullService:
     def _ended(self, poller: Poller) -> None:
         del self._pollers[poller.reading.subscriber]
 
+    def stream(
+        self, state: SubscriberState, sent: bool, allowed: Callable[[], bool], reader: str = ""
+    ) -> Stream:
+        """A stream, see `Stream`; when it begins, it ends one of the same subscriber and `reader` here."""
+        began, over = partial(self._began, reader), partial(self._over, reader)
+        return Stream(state, self._shared, began, over, sent, allowed)
+
+    def _began(self, reader: str, stream: Stream) -> None:
+        streams = self._streams.setdefault(stream.reading.subscriber, {})
+        before, streams[reader] = streams.get(reader), stream
+        if before is not None:
+            before.end("another stream of this client has begun")
+        if self._stopping:
+            stream.end("the bus stops")
+
+    def _over(self, reader: str, stream: Stream) -> None:
+        streams = self._streams[stream.reading.subscriber]
+        if streams.get(reader) is stream:
+            del streams[reader]
+        if not streams:
+            del self._streams[stream.reading.subscriber]
+
+    def _here(self, subscriber: str) -> list[Poller | Stream]:
+        """What waits here for a client."""
+        poller = self._pollers.get(subscriber)
+        return [*([poller] if poller else []), *self._streams.get(subscriber, {}).values()]
+
+    def _all_streams(self) -> list[Stream]:
+        return [stream for streams in self._streams.values() for stream in streams.values()]
+
     # -- hints
 
     def on_hint(self, hint: Hint) -> None:
@@ -79,10 +118,12 @@ class PullService:
         match hint:
             case TopicGrew(topic, first, last):
                 self._index.advance(topic, first, last)
-            case SubscriptionChanged(subscriber) if subscriber in self._pollers:
-                self._pollers[subscriber].changed()
-            case Acknowledged(subscriber) if subscriber in self._pollers:
-                self._pollers[subscriber].acknowledged()
+            case SubscriptionChanged(subscriber):
+                for each in self._here(subscriber):
+                    each.changed()
+            case Acknowledged(subscriber):
+                for each in self._here(subscriber):
+                    each.acknowledged()
 
     def hints_missed(self) -> None:
         """Hints may have been missed: the next `sweep` has everybody look again."""
@@ -92,6 +133,8 @@ class PullService:
         """The store may have lost its last writes: read events and positions again."""
         self._cache.clear()
         self._index.missed()
+        for stream in self._all_streams():
+            self._shared.turns.add(stream.restart)
 
     async def sweep(self) -> None:
         """Read what hints may have missed, for all together; nothing if nobody waits. Raises StoreUnavailable."""
@@ -104,11 +147,14 @@ class PullService:
         self._index.caught_up(missed)
         if self._swept != missed:
             self._swept = missed
-            for poller in list(self._pollers.values()):
-                self._shared.turns.add(poller.changed)
+            here: list[Poller | Stream] = [*self._pollers.values(), *self._all_streams()]
+            for each in here:
+                self._shared.turns.add(each.changed)
 
     async def stop(self) -> None:
-        """Answer all waiting polls with an empty list, and later ones without a wait."""
+        """Answer all waiting polls with an empty list, later ones without a wait; end all streams."""
         self._stopping = True
+        for stream in self._all_streams():
+            stream.end("the bus stops")
         for poller in list(self._pollers.values()):
             poller.stop()

@@ -87,11 +87,12 @@ class Api:
         self._store, self._clock, self._limits, self._meter = store, clock, limits, meter
         self._access = Access(authenticator)
         self._tokens = ApiTokens(store, authenticator, self._access, clock, hex_digits, exposed)
-        self._pulled = PullApi(pull or PullService(store, clock), self._access)
         self._wall = wall or clock.seconds
         self._data_limits = data_limits or DataLimits(store, clock, limits.max_event_data)
         self._topic = TopicsApi(store, self._access, self._wall, limits.max_event_data, self._data_limits)
-        self._subscription = SubscriptionApi(store, Subscribers(store, authenticator, self._access), self._wall)
+        subscribers = Subscribers(store, authenticator, self._access)
+        self._subscription = SubscriptionApi(store, subscribers, self._wall)
+        self._pulled = PullApi(pull or PullService(store, clock), self._access, subscribers)
         self._exposition, self._ready = exposition, ready
         self._commit = GroupCommit(store, meter)
         self._refused = RefusedPublications(meter, clock)
@@ -133,7 +134,7 @@ class Api:
             ("/subscription", "DELETE", self.unsubscribe, CLIENTS),
             ("/subscriber", "DELETE", self.unsubscribe, CLIENTS),
             ("/subscriber/topics/<name>", "DELETE", self.leave, CLIENTS),
-            *self._pulled.routes(),
+            *self._pulled.table(),
             ("/subscriptions", "GET", self.subscriptions, READERS),
             ("/subscribers", "GET", self.subscriptions, READERS),
             ("/pulse", "GET", self.pulse, READERS),

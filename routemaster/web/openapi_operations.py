@@ -85,21 +85,6 @@ _OPERATIONS: Final = {
         "Unsubscribe from one topic; what is queued is still delivered.",
         errors={404: "There is no such topic, or the client is not subscribed."},
     ),
-    "GET /subscription/events": Operation(
-        "Pull the oldest events, after acknowledging up to a cursor; wait if there is none.",
-        answers={200: Answer("The events, perhaps none.", "PulledEvents")},
-        errors={400: _BAD_QUERY, 404: _NOT_SUBSCRIBED, 409: _PUSHED},
-        query={
-            "max": number("max", "The most events; by default, and at most, the subscription's `max`."),
-            "wait": number("wait", "How long to wait for an event if there is none; by default not at all."),
-            "ack": text("cursor", description="Acknowledge the events up to this cursor first."),
-        },
-    ),
-    "POST /subscription/ack": Operation(
-        "Acknowledge events that were pulled. An older cursor changes nothing.",
-        "Acknowledgement",
-        errors={400: "The cursor is none of this subscription's.", 404: _NOT_SUBSCRIBED, 409: _PUSHED},
-    ),
     "GET /subscriptions, GET /subscribers": Operation(
         "List all subscriptions, with their queues and the state of their deliveries.",
         answers={200: Answer("All subscriptions, by subscriber.", "Subscriptions")},
@@ -196,6 +181,29 @@ _OPERATIONS: Final = {
         answers={200: Answer("Events in the order of acceptance.", "ParkedPage")},
         errors={400: _BAD_QUERY, 404: _NOT_SUBSCRIBED},
         query={"after": _PARKED_MARK, "max": _LISTED})),
+    **_own_and_named("GET", "/events", Operation(
+        "Pull the oldest events, after acknowledging up to a cursor; wait if there is none.",
+        answers={200: Answer("The events, perhaps none.", "PulledEvents")},
+        errors={400: _BAD_QUERY, 404: _NOT_SUBSCRIBED, 409: _PUSHED},
+        query={
+            "max": number("max", "The most events; by default, and at most, the subscription's `max`."),
+            "wait": number("wait", "How long to wait for an event if there is none; by default not at all."),
+            "ack": text("cursor", description="Acknowledge the events up to this cursor first."),
+        },
+    )),
+    **_own_and_named("POST", "/ack", Operation(
+        "Acknowledge events that were pulled. An older cursor changes nothing.",
+        "Acknowledgement",
+        errors={400: "The cursor is none of this subscription's.", 404: _NOT_SUBSCRIBED, 409: _PUSHED},
+    )),
+    **_own_and_named("GET", "/stream", Operation(
+        "Receive events as server-sent events, each with the cursor that acknowledges it as `id`. The header "
+        "Last-Event-ID acknowledges up to it. At most `max` events of the subscription are sent without being "
+        "acknowledged.",
+        answers={200: Answer("The stream, until either side ends it.", "Text", "text/event-stream")},
+        errors={400: _BAD_QUERY, 404: _NOT_SUBSCRIBED, 409: _PUSHED},
+        query={"ack": {"const": "sent", "description": "An event that the peer's TCP has taken is acknowledged."}},
+    )),
     **_own_and_named("DELETE", "/parked", Operation("Remove all parked events.", errors={404: _NOT_SUBSCRIBED})),
     **_own_and_named("POST", "/parked/retry", Operation(
         "Have parked events delivered next, each alone.", "ParkedRetry",

@@ -1,37 +1,52 @@
-"""The endpoints by which a client pulls its events, and acknowledges them."""
+"""The endpoints by which a client, or root for it, pulls its events and acknowledges them.
+
+A monitor may look at the events, but acknowledges none.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
+from twisted.web.http_headers import Headers
+
 from routemaster import strict_json
 from routemaster.administration import SubscriberState
-from routemaster.errors import HasCallback
+from routemaster.errors import HasCallback, Invalid, RoutemasterError, StoreUnavailable
 from routemaster.pull.service import PullService
-from routemaster.validation import check_cursor
-from routemaster.web.access import CLIENTS, Access
+from routemaster.pull.stream import Stream
+from routemaster.validation import check_cursor, shown
+from routemaster.web.access import CLIENTS, MONITORS, Access, Who
+from routemaster.web.auth import Principal
 from routemaster.web.completion import complete
 from routemaster.web.query import integer, parameters
 from routemaster.web.responses import no_content, ready_json
+from routemaster.web.subscribers import Subscribers
+from routemaster.web.subscription_api import Route, own_and_named
+
+#: nothing on the way may keep events back
+_STREAM_HEADERS = (
+    (b"Content-Type", b"text/event-stream"), (b"Cache-Control", b"no-store"), (b"X-Accel-Buffering", b"no"),
+)  # fmt: skip
 
 
 class PullApi:
-    """See above."""
+    """The handlers; of two paths each, see `subscription_api`."""
 
-    def __init__(self, pull: PullService, access: Access) -> None:
-        self._pull, self._access = pull, access
+    def __init__(self, pull: PullService, access: Access, subscribers: Subscribers) -> None:
+        self._pull, self._access, self._subscribers = pull, access, subscribers
 
-    def routes(self) -> list[tuple[Any, ...]]:
-        """As in `Api._table`."""
+    def table(self) -> list[Route]:
+        """As `SubscriptionApi.table`."""
         return [
-            ("/subscription/events", "GET", self.events, CLIENTS),
-            ("/subscription/ack", "POST", self.acknowledge, CLIENTS),
+            *own_and_named("/events", "GET", self.events),
+            *own_and_named("/ack", "POST", self.acknowledge),
+            *own_and_named("/stream", "GET", self.stream),
         ]
 
-    async def events(self, request: Any) -> bytes:
+    async def events(self, request: Any, name: str | None = None) -> bytes:
         """GET /subscription/events"""
-        subscriber = self._client(request)
+        subscriber = await self._subscribers.token(request, name, reads=b"ack" not in request.args)
         asked = parameters(request, "max", "wait", "ack")
         most, wait = integer(asked, "max"), (integer(asked, "wait") or 0) / 1000
         state = await self._state(subscriber, asked)
@@ -42,16 +57,42 @@ class PullApi:
         body = b'{"events":%b,"cursor":"%b","queued":%d}'
         return ready_json(request, body % (answer.events, answer.cursor.encode(), answer.queued))
 
-    async def acknowledge(self, request: Any) -> bytes:
+    async def acknowledge(self, request: Any, name: str | None = None) -> bytes:
         """POST /subscription/ack"""
-        subscriber = self._client(request)
-        cursor = check_cursor(strict_json.decode(request.content.getvalue()))
+        body = request.content.getvalue()
+        subscriber = await self._subscribers.token(request, name)
+        cursor = check_cursor(strict_json.decode(body))
         state = await self._state(subscriber)
         await complete(self._pull.acknowledge(state, cursor))
         return no_content(request)
 
-    def _client(self, request: Any) -> str:
-        return self._access.principal(request.requestHeaders, CLIENTS).token
+    async def stream(self, request: Any, name: str | None = None) -> Stream:
+        """GET /subscription/stream"""
+        headers = request.requestHeaders
+        last = b",".join(headers.getRawHeaders(b"Last-Event-ID", ())).decode("latin-1")
+        subscriber = await self._subscribers.token(request, name, reads=not last and b"ack" not in request.args)
+        asked = parameters(request, "ack")
+        if asked.get("ack") not in (None, "sent"):
+            raise Invalid(f"ack is invalid: got {shown(asked['ack'])}, expected sent")
+        state = await self._state(subscriber, asked)
+        if last:
+            await complete(self._pull.acknowledge(state, last))
+        for header, value in _STREAM_HEADERS:
+            request.setHeader(header, value)
+        who = CLIENTS if name is None else MONITORS
+        reader = self._access.principal(headers, who)
+        return self._pull.stream(
+            state, "ack" in asked, lambda: self._is_still(reader, headers, who), reader.role.value
+        )
+
+    def _is_still(self, reader: Principal, headers: Headers, who: Who) -> bool:
+        """Whether these credentials are still the reader's; while they cannot be checked, they are."""
+        try:
+            return self._access.principal(headers, who) == reader
+        except StoreUnavailable:
+            return True
+        except RoutemasterError:
+            return False
 
     async def _state(self, subscriber: str, asked: Iterable[str] = ()) -> SubscriberState:
         """The subscription; HasCallback names the parameters that it contradicts."""

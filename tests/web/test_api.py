@@ -239,6 +239,7 @@ MATRIX = [
     Endpoint("DELETE", "/subscriber/topics/dogs", 404, 404, 401),
     Endpoint("DELETE", "/subscriber/topics/DOGS", 404, 404, 401),
     Endpoint("GET", "/subscription/events", 409, 404, 401),
+    Endpoint("GET", "/subscription/stream", 409, 404, 401),
     Endpoint("POST", "/subscription/ack", 409, 404, 401, {"cursor": "AQ"}),
     Endpoint("POST", "/subscription/ack", 400, 400, 401, {}),
     Endpoint("GET", "/subscriptions", 200, 200, 200, monitor=200),

@@ -14,12 +14,13 @@ from typing import Any
 from klein import Klein
 from klein.resource import KleinResource
 from OpenSSL import SSL
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -247,6 +248,21 @@ class TLSTests(SynchronousTestCase):
         self.assertEqual(created, [tls])
         self.assertIs(plain.transport, tls)
         self.assertIs(tls.transport, transport)
+        tls.write(b"before the handshake ends")
+        tls.write(b"!")
+        self.assertEqual(tls._appSendBuffer, [b"before the handshake ends", b"!"])
+
+    def test_buffers(self) -> None:
+        """`dataBuffer` from `offset` on, and `_tempDataLen` bytes more, wait in a transport to be written."""
+        transport = FileDescriptor(MemoryReactorClock())  # type: ignore[arg-type]
+        transport.connected = True
+        written = iter((4, 6))
+        transport.writeSomeData = lambda data: next(written)  # type: ignore[method-assign]
+        transport.write(b"0123456789")
+        for left in (10, 6, 0):
+            self.assertEqual(len(transport.dataBuffer) - transport.offset + transport._tempDataLen, left)
+            if left:
+                transport.doWrite()
 
 
 class JSONTests(SynchronousTestCase):

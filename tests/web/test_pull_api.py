@@ -9,10 +9,10 @@ from routemaster.hints import decode
 from routemaster.pull.service import PullService
 from routemaster.store.memory_store import MemoryStore
 from routemaster.web.api import Api
-from tests.web.test_api import CALLBACK, UNAVAILABLE, A, B, Case, basic
+from tests.web.test_api import CALLBACK, MADE, MONITOR_KEY, ROOT_KEY, UNAVAILABLE, A, B, Case, basic
 from tests.web.wire import request
 
-EVENTS, ACK = "/subscription/events", "/subscription/ack"
+EVENTS, ACK, STREAM = "/subscription/events", "/subscription/ack", "/subscription/stream"
 
 
 class PullCase(Case):
@@ -230,3 +230,183 @@ class WaitingTests(PullCase):
         self.store.held.remove(reading_state)
         self.store.release()
         self.assertEqual(self.pulled()["queued"], 0)
+
+
+class StreamCase(PullCase):
+    """Opens and reads streams."""
+
+    def open(self, query: str = "", *headers: str) -> None:
+        """Open a stream on a connection of its own."""
+        self.begin("GET", STREAM + query, None, A, *headers)
+        self.turn()
+
+    def turn(self) -> None:
+        """Let the API and the connection do what they can."""
+        for _ in range(4):
+            self.clock.advance(0)
+            self.wire.clock.advance(0)
+
+    def text(self) -> bytes:
+        """What was streamed, without its chunks' sizes."""
+        rest, found = self.wire.transport.value().partition(b"\r\n\r\n")[2], b""
+        while rest:
+            size, _, rest = rest.partition(b"\r\n")
+            found, rest = found + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
+        return found
+
+    def events(self) -> list[tuple[str, Any]]:
+        """The cursor and the JSON of each event."""
+        blocks = [block.split("\n") for block in self.text().decode().split("\n\n") if block.startswith("id: ")]
+        return [(block[0][4:], json.loads(block[1][6:])) for block in blocks]
+
+    def add(self, count: int = 1) -> None:
+        """Publish beside the connection of the stream."""
+        for _ in range(count):
+            self.done(self.store.store.publish("cats", A, [b'{"topic":"cats"}']))
+        self.turn()
+
+
+class StreamTests(StreamCase):
+    """`GET /subscription/stream`."""
+
+    def test_stream(self) -> None:
+        """Events come as server-sent events after a comment; nothing on the way may store or delay them."""
+        self.open()
+        head = self.wire.transport.value().decode().lower()
+        for line in ("http/1.1 200 ok", "content-type: text/event-stream", "cache-control: no-store",
+                     "transfer-encoding: chunked", "x-accel-buffering: no"):  # fmt: skip
+            self.assertIn(f"{line}\r\n", head)
+        self.assertTrue(self.text().startswith(b": "))
+        self.add(2)
+        self.assertEqual([event["topic"] for _, event in self.events()], ["cats", "cats"])
+        self.assertEqual([event["id"].partition("-")[2] for _, event in self.events()], ["2", "3"])
+
+    def test_last_event_id(self) -> None:
+        """`Last-Event-ID` acknowledges up to that event, and the stream goes on there; an empty one is none."""
+        self.open()
+        self.add(3)
+        cursor, _ = self.events()[1]
+        self.open("", f"Last-Event-ID: {cursor}")
+        self.assertEqual([event["id"].partition("-")[2] for _, event in self.events()], ["4"])
+        [fact] = self.read("/subscriptions")
+        self.assertEqual(fact["events"]["sent"], 2)
+        self.open("", "Last-Event-ID:")
+        self.assertEqual(len(self.events()), 1)
+
+    def test_acknowledge(self) -> None:
+        """`POST /subscription/ack` lets a full stream go on."""
+        self.expect(204, "POST", "/subscription", {"topics": ["cats"], "max": 1})
+        self.open()
+        channel, transport = self.wire.channel, self.wire.transport
+        self.add(2)
+        [(cursor, _)] = self.events()
+        self.expect(204, "POST", ACK, {"cursor": cursor})
+        self.wire.channel, self.wire.transport = channel, transport
+        self.turn()
+        self.assertEqual(len(self.events()), 2)
+
+    def test_sent(self) -> None:
+        """With `ack=sent` what the client's TCP has taken is acknowledged."""
+        self.open("?ack=sent")
+        self.add(2)
+        self.clock.advance(1)
+        [fact] = self.read("/subscriptions")
+        self.assertEqual((fact["events"]["sent"], fact["events"]["queued"]), (2, 0))
+
+    def test_refused(self) -> None:
+        """What is wrong is answered before a stream begins."""
+        for query, headers, status, message in (
+            ("?ack=received", (), 400, "ack is invalid: got 'received', expected sent"),
+            ("?ack=", (), 400, "ack is invalid: got '', expected sent"),
+            ("?max=1", (), 400, "unknown parameter 'max': expected ack"),
+            ("", ("Last-Event-ID: 17",), 400,
+             "cursor is invalid: expected one that this subscription was given with its events"),
+            ("", ("Last-Event-ID: AQ", "Last-Event-ID: AQ"), 400,
+             "cursor is invalid: expected one that this subscription was given with its events"),
+        ):  # fmt: skip
+            answer = self.call("GET", STREAM + query, None, A, *headers)
+            self.assertEqual((answer.status, answer.error), (status, message))
+        self.assertEqual(self.expect(404, "GET", STREAM, user=B).error, "this client has no subscription")
+        self.subscribe("cats")
+        self.assertEqual(
+            self.expect(409, "GET", f"{STREAM}?ack=sent").error,
+            "this subscription has a callback: its events are delivered there; ack cannot be given",
+        )
+        self.assertEqual(self.pull.streams, 0)
+
+    def test_head(self) -> None:
+        """HEAD begins no stream."""
+        self.wire.connect()
+        self.wire.channel.dataReceived(request("HEAD", STREAM, b"", basic(A)))
+        self.turn()
+        self.assertIn(b"text/event-stream", self.wire.transport.value())
+        self.assertEqual(self.pull.streams, 0)
+
+    def test_token_removed(self) -> None:
+        """A stream ends within 15 s after its client's token was removed."""
+        self.expect(201, "POST", "/api_tokens", {"name": "made", "token": MADE}, ROOT_KEY)
+        self.expect(204, "POST", "/subscription", {"topics": ["cats"]}, MADE)
+        self.begin("GET", STREAM, None, MADE)
+        streaming = self.wire.channel, self.wire.transport
+        self.clock.advance(15)
+        self.assertEqual(self.pull.streams, 1)
+        self.expect(204, "DELETE", f"/api_tokens/{MADE}", user=ROOT_KEY)
+        self.clock.advance(15)
+        self.wire.channel, self.wire.transport = streaming
+        self.turn()
+        self.assertEqual(self.pull.streams, 0)
+        self.assertTrue(self.wire.transport.value().endswith(b"\r\n0\r\n\r\n"))
+
+    def test_stop(self) -> None:
+        """A stop ends the stream with a comment."""
+        self.open()
+        self.done(self.pull.stop())
+        self.turn()
+        self.assertTrue(self.text().endswith(b": the bus stops\n\n"))
+
+    def test_disconnected(self) -> None:
+        """When its client disconnects, nothing of it is left."""
+        self.open()
+        self.assertEqual(self.pull.streams, 1)
+        self.wire.transport.lose()
+        self.assertEqual(self.pull.subscribers, 0)
+
+
+class NamedTests(StreamCase):
+    """Root does the same under the subscriber's name; a monitor only looks."""
+
+    def test_root(self) -> None:
+        """Root pulls and acknowledges for a client."""
+        self.add(2)
+        answer = self.read("/subscriptions/alice/events?max=1", ROOT_KEY)
+        self.assertEqual(answer, self.pulled("?max=1"))
+        self.expect(204, "POST", "/subscriptions/alice/ack", {"cursor": answer["cursor"]}, ROOT_KEY)
+        self.assertEqual(self.read(f"/subscriptions/alice/events?ack={answer['cursor']}", ROOT_KEY)["queued"], 1)
+
+    def test_monitor(self) -> None:
+        """A monitor reads events, and is refused with 401 where that would acknowledge any."""
+        self.add()
+        cursor = self.read("/subscriptions/alice/events", MONITOR_KEY)["cursor"]
+        self.expect(401, "GET", f"/subscriptions/alice/events?ack={cursor}", user=MONITOR_KEY)
+        self.expect(401, "POST", "/subscriptions/alice/ack", {"cursor": cursor}, MONITOR_KEY)
+        self.expect(401, "GET", "/subscriptions/alice/stream?ack=sent", user=MONITOR_KEY)
+        refused = self.call("GET", "/subscriptions/alice/stream", None, MONITOR_KEY, f"Last-Event-ID: {cursor}")
+        self.assertEqual((refused.status, self.pulled()["queued"]), (401, 1))
+
+    def test_streams_beside(self) -> None:
+        """A stream of root or of a monitor does not end the client's own."""
+        self.open()
+        for user in (ROOT_KEY, MONITOR_KEY, ROOT_KEY):
+            self.begin("GET", "/subscriptions/alice/stream", None, user)
+            self.turn()
+        self.assertEqual(self.pull.streams, 3)
+        self.add()
+        self.assertEqual(len(self.events()), 1)
+
+    def test_credentials_first(self) -> None:
+        """Who may not ask is told so, whatever is wrong with the request."""
+        for path in (f"{EVENTS}?max=0", f"{STREAM}?x", "/subscriptions/alice/events?max=0"):
+            for user in (None, "unknown--u1"):
+                self.expect(401, "GET", path, user=user)
+        self.expect(401, "POST", ACK, b"{", user=MONITOR_KEY)
+        self.expect(401, "GET", "/subscriptions/alice/events", user=A)

@@ -8,6 +8,10 @@ A part is made when it is written; until then an answer costs a reference to its
 `source`, which answers share. If clients read so slowly that more than `HELD`
 bytes of sources are kept for them, besides the two newest sources, the answers
 from the oldest source are aborted.
+
+An *open* answer has no length, and its parts come over time: it is written in the same turns, in chunks
+(to HTTP/1.0, until the connection closes), and its body is asked for a part only when the client has read
+most of what was written. It may last for hours, as long as its client reads at all.
 """
 
 # mypy: allow-untyped-calls
@@ -22,9 +26,12 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.logger import Logger
 from zope.interface.declarations import implementer
 
+from routemaster.web.http_server.unsent import unsent
+
 PART = 32 * 1024         #: bytes written to one connection at once
 TURN = 4 * PART          #: bytes written in one turn
 HELD = 64 * 1024 * 1024  #: bytes of sources
+READ_CHECK = 5.0         #: seconds between two looks whether the client of an open answer still reads
 
 
 class Source(Protocol):
@@ -48,6 +55,33 @@ class Body(Protocol):
         """The parts, of about `PART` bytes."""
 
 
+class Outlet(Protocol):
+    """Where the parts of an open answer go."""
+
+    def more(self) -> None:
+        """There is another part, or the body is complete."""
+
+    @property
+    def unsent(self) -> int:
+        """Bytes written that the client's TCP has not taken; see `unsent.unsent`."""
+
+
+class OpenBody(Protocol):
+    """The body of an open answer."""
+
+    length: None
+    source: None
+
+    def begin(self, outlet: Outlet) -> None:
+        """The answer begins."""
+
+    def next_part(self) -> bytes | None:
+        """A part to be written now; empty: there is none before `Outlet.more`; None: the body is complete."""
+
+    def lost(self) -> None:
+        """The answer is over: it was complete, or the client has disconnected."""
+
+
 class Whole:
     """A body from bytes that several answers may share."""
 
@@ -64,22 +98,25 @@ class Whole:
 class _Answer:
     """One answer under way."""
 
-    def __init__(self, request: Any, head: bytes, body: Body, writer: BodyWriter) -> None:
-        self.request, self.source, self._writer = request, body.source, writer
-        self._part, self._rest = head, iter(body)
-        self.paused = False
+    def __init__(self, request: Any, head: bytes, writer: BodyWriter) -> None:
+        self.request, self._part, self._writer = request, head, writer
+        self.source: Source | None = None
+        self.paused = False  #: whether the client does not read
+        self.idle = False    #: whether there is no part to write
 
     def write_part(self) -> int:
         """Write a part, the last time finish the request; the bytes written."""
-        written = len(self._part)
-        self.request.write_part(self._part)
-        part = next(self._rest, None)
-        if part is None:
-            self.request.unregisterProducer()
-            self.request.finish()
-        else:
-            self._part = part
-        return written
+        raise NotImplementedError
+
+    def _finish(self) -> None:
+        channel = self.request.channel
+        self.request.unregisterProducer()
+        self.request.finish()
+        if channel.site.draining:  # the stop may have begun after the head was written
+            channel.retire()
+
+    def over(self) -> None:
+        """The request is finished, or the connection is lost."""
 
     def pauseProducing(self) -> None:
         """The client does not read."""
@@ -94,6 +131,82 @@ class _Answer:
     def stopProducing(self) -> None:
         """The connection is lost; `notifyFinish` tells."""
         self.paused = True
+
+
+class _SizedAnswer(_Answer):
+    """An answer from a body with a length."""
+
+    def __init__(self, request: Any, head: bytes, body: Body, writer: BodyWriter) -> None:
+        super().__init__(request, head, writer)
+        self.source, self._rest = body.source, iter(body)
+
+    def write_part(self) -> int:
+        written = len(self._part)
+        self.request.write_part(self._part)
+        part = next(self._rest, None)
+        if part is None:
+            self._finish()
+        else:
+            self._part = part
+        return written
+
+
+class _OpenAnswer(_Answer):
+    """An answer from a body without a length; an `Outlet`."""
+
+    def __init__(self, request: Any, head: bytes, body: OpenBody, writer: BodyWriter, reactor: Any) -> None:
+        super().__init__(request, head, writer)
+        self._body, self._transport, self._reactor = body, request.channel.transport, reactor
+        self._chunked = request.clientproto == b"HTTP/1.1"
+        self._read_check: Any = None
+        self._unsent = 0         # at the last such check
+
+    def write_part(self) -> int:
+        head, self._part = self._part, b""
+        part = self._body.next_part()
+        self.idle = part == b""
+        text = head + self._framed(part)
+        if text:
+            self.request.write_part(text)
+        if part is None:
+            self._finish()
+        return len(text)
+
+    def _framed(self, part: bytes | None) -> bytes:
+        if not self._chunked or part == b"":
+            return part or b""
+        return b"0\r\n\r\n" if part is None else b"%x\r\n%b\r\n" % (len(part), part)
+
+    def more(self) -> None:
+        if self.idle:
+            self.idle = False
+            if not self.paused:
+                self._writer.proceed(self)
+
+    @property
+    def unsent(self) -> int:
+        return unsent(self._transport)
+
+    def over(self) -> None:
+        if self._read_check is not None:
+            self._read_check.cancel()
+            self._read_check = None
+        self._body.lost()
+
+    def pauseProducing(self) -> None:
+        super().pauseProducing()
+        if self._read_check is None:
+            self._unsent = self.unsent
+            self._read_check = self._reactor.callLater(READ_CHECK, self._check_reading)
+
+    def _check_reading(self) -> None:
+        """A client that reads slowly keeps its connection: its time limit starts again with what it reads."""
+        self._read_check, before = None, self._unsent
+        if self.paused:
+            self._unsent = self.unsent
+            if self._unsent != before:
+                self.request.extend(READ_CHECK)
+            self._read_check = self._reactor.callLater(READ_CHECK, self._check_reading)
 
 
 class BodyWriter:
@@ -112,16 +225,25 @@ class BodyWriter:
         """The number of answers under way."""
         return len(self._answers)
 
-    def begin(self, request: Any, head: bytes, body: Body) -> None:
+    def begin(self, request: Any, head: bytes, body: Body | OpenBody) -> None:
         """Write an answer, and finish its request."""
-        answer = _Answer(request, head, body, self)
+        answer: _Answer
+        if body.length is None:
+            answer = opened = _OpenAnswer(request, head, body, self, self._reactor)
+            body.begin(opened)
+        else:
+            answer = _SizedAnswer(request, head, body, self)
         self._answers[answer] = None
-        request.notifyFinish().addBoth(lambda _: self._answers.pop(answer, None))
+        request.notifyFinish().addBoth(self._over, answer)
         request.registerProducer(answer, True)
         answer.paused = request.channel.blocked
         if not answer.paused:
             self.proceed(answer)
         self._limit()
+
+    def _over(self, _: object, answer: _Answer) -> None:
+        self._answers.pop(answer, None)
+        answer.over()
 
     def proceed(self, answer: _Answer) -> None:
         """The answer's next part can be written."""
@@ -136,7 +258,7 @@ class BodyWriter:
             answer = self._ready.popleft()
             if answer in self._answers and not answer.paused:
                 left -= answer.write_part()
-                if answer in self._answers and not answer.paused:
+                if answer in self._answers and not answer.paused and not answer.idle:
                     self._ready.append(answer)
         self._scheduled = bool(self._ready)
         if self._ready:
@@ -145,7 +267,8 @@ class BodyWriter:
 
     def _limit(self) -> None:
         """Abort the answers from the oldest sources while these are too large together."""
-        sources = {id(answer.source): answer.source for answer in self._answers}  # the oldest first
+        found = (answer.source for answer in self._answers)
+        sources = {id(source): source for source in found if source is not None}  # the oldest first
         total = sum(source.size for source in sources.values())
         while total > HELD and len(sources) > 2:
             oldest = sources.pop(next(iter(sources)))

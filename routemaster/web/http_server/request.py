@@ -17,7 +17,7 @@ from twisted.web.http import NO_BODY_CODES, parse_qs
 from twisted.web.http_headers import Headers
 from twisted.web.server import NOT_DONE_YET, Request
 
-from routemaster.web.http_server.body_writer import PART, Body, Whole
+from routemaster.web.http_server.body_writer import PART, Body, OpenBody, Whole
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.http_server.request_head import Head
 
@@ -74,7 +74,7 @@ class BusRequest(Request):
         """The handler may take so many seconds more to answer."""
         self.channel.deadline += seconds
 
-    def send(self, body: bytes | Body) -> None:
+    def send(self, body: bytes | Body | OpenBody) -> None:
         """Answer with this body, and with the status and headers set so far; a long one is written in parts."""
         if self.over:
             return
@@ -84,13 +84,16 @@ class BusRequest(Request):
             return
         self.startedWriting = 1
         length = len(body) if isinstance(body, bytes) else body.length
-        if self.code not in NO_BODY_CODES:
+        if length is None:
+            if self.clientproto == b"HTTP/1.1":
+                self.responseHeaders.setRawHeaders(b"Transfer-Encoding", [b"chunked"])
+        elif self.code not in NO_BODY_CODES:
             self.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % length])
         if self.code in NO_BODY_CODES or self.method == b"HEAD":
             body = b""
-        elif length > PART and isinstance(body, bytes):
-            body = Whole(body)
-        elif length <= PART and not isinstance(body, bytes):
+        elif isinstance(body, bytes):
+            body = Whole(body) if len(body) > PART else body
+        elif body.length is not None and body.length <= PART:
             body = b"".join(body)
         head = self.channel.answer_head(self.code, self.responseHeaders)
         if isinstance(body, bytes):
