@@ -58,7 +58,7 @@ class Due:
         timeout = 0 if self._backlog.holds_any(self._refusals.ends) else self.subscription.timeout
         oldest, most = self._backlog.oldest, self._backlog.filling.most(self.most)
         if oldest is None:
-            if 0 < waiting < most and timeout and now >= retry_at and not self.paused:
+            if 0 < waiting < most and timeout and now >= retry_at:
                 return None
             oldest = now
         return Facts(waiting, oldest, most, timeout / 1000, retry_at, self.paused)

@@ -69,17 +69,13 @@ class Settlement:
     async def _acknowledge(self, attempt: Attempt, batch: Batch, told: bytes) -> bool:
         """Move the cursors over a delivered batch."""
         positions = await self._success(attempt, told)
-        moved_back = any(
-            (cursor := positions[ack.topic].cursor) is not None and cursor.rewinds != ack.rewinds
-            for ack in attempt.acks
-        )
         is_behind = any(positions[topic].is_before(last) for topic, last in batch.ends.items())
-        if is_behind and not moved_back:  # the store lost its last writes
+        if is_behind:  # the cursor was moved back, or the store lost its last writes
             self._backlog.forget_events(batch)
         if not self._backlog.acknowledged(positions):
             await self._store.repair(self._subscriber)
             return True
-        return is_behind or moved_back
+        return is_behind
 
     async def _success(self, attempt: Attempt, told: bytes) -> Mapping[str, Position]:
         return await self._store.acknowledge(

@@ -162,6 +162,8 @@ class ParkTests(ParkingCase):
         self.worker(retry_delay=60.0)
         self.publish("cats")
         self.assertEqual((self.batches, self.parked()), ([[1]], [1]))
+        stored = self.memory._subscribers["sub"]
+        self.assertEqual((stored.refusals, stored.health.failures), (0, 0))
         self.publish("cats")
         self.assertEqual(self.batches, [[1], [2]])
         self.assertEqual([attempt.number for attempt in self.sender.attempts], [1, 1])
@@ -386,6 +388,27 @@ class ParkTests(ParkingCase):
         self.assertEqual((self.batches, self.parked()), ([[1], [2], [1], [2]], [2]))
         self.assertEqual((self.facts().sent, self.facts().parked, self.queued()), (2, 1, 0))
 
+    def test_comes_again(self) -> None:
+        """An event that was accepted or parked, and comes again, has to be refused `park_after` times anew."""
+        for refusals, tries in ((1, 2), (2, 2)):
+            self.setUp()
+            self.create("cats")
+            self.do(self.memory.configure_topic("cats", "pub", TopicSettings(history=3_600_000)))
+            self.subscribe("cats", create=False, max=1, park_after=2)
+            self.worker(retry_delay=60.0)
+            self.bad = {1}
+            self.publish("cats")
+            if refusals == 1:
+                self.bad = set()
+            self.do(self.memory.retry("sub"))
+            self.assertEqual((len(self.batches), self.queued()), (tries, 0))
+            self.do(self.memory.drop_parked("sub"))
+            self.bad = {1}
+            self.do(self.memory.rewind("sub", OLDEST))
+            self.assertEqual((self.batches, self.parked()), ([[1]] * (tries + 1), []))
+            self.do(self.memory.retry("sub"))
+            self.assertEqual(self.parked(), [1])
+
     def test_logged(self) -> None:
         """A line says what was parked; further lines of a minute are counted."""
         self.bad = set(range(1, 101))
@@ -426,6 +449,15 @@ class RetriedTests(ParkingCase):
     def check_books_after_retry(self, retried: int) -> None:
         """A parked event that is tried again was added again."""
         self.assertEqual(self.facts().added, len(self.accepted) + retried)
+
+    def test_latency(self) -> None:
+        """How long they were parked is in no figure of how long deliveries take."""
+        self.bad = set()
+        self.pass_time(3600, step=1)
+        self.meter.take()
+        self.retry()
+        latency = {name: by for name, by in self.meter.take().items() if name.startswith("latency.batches.")}
+        self.assertEqual(set(latency.values()), {0, 2})  # milliseconds, and how many batches
 
     def test_chosen(self) -> None:
         """Only the chosen ones."""
@@ -476,6 +508,18 @@ class RetriedTests(ParkingCase):
         self.pass_time(1.2)
         self.assertEqual((self.batches, self.parked()), ([[1], [1], [3], [5]], []))
         self.assertEqual([attempt.number for attempt in self.sender.attempts], [1, 2, 1, 1])
+
+    def test_failure_after_a_success(self) -> None:
+        """Its failure stores no refusals of an event that was delivered since."""
+        self.subscribe("cats", create=False, max=1, park_after=9)
+        self.bad = {5}
+        self.publish("cats")
+        self.assertEqual(self.memory._subscribers["sub"].refusals, 1)
+        self.bad = set()
+        self.pass_time(1)
+        self.bad, self.status = {1}, 503
+        self.retry()
+        self.assertEqual((self.batches, self.memory._subscribers["sub"].refusals), ([[5], [5], [1]], 0))
 
     def test_local_fault(self) -> None:
         """A fault of this machine is no failure of it."""

@@ -27,14 +27,17 @@ class PauseTests(DeliveryTestCase):
 
     def test_costs_nothing(self) -> None:
         """A paused courier calls the store for nothing but its lease, however many events are accepted."""
-        self.subscribe("cats")
-        self.worker()
-        self.do(self.memory.pause("sub"))
-        self.store.calls.clear()
-        for _ in range(50):
+        for timeout in (0, 500):
+            self.setUp()
+            self.subscribe("cats", timeout=timeout)
+            self.worker()
             self.publish("cats")
-        self.pass_time(RECONCILE - 1)
-        self.assertEqual(set(self.store.calls) & {"read", "positions", "acquire", "expire"}, set())
+            self.do(self.memory.pause("sub"))
+            self.store.calls.clear()
+            for _ in range(50):
+                self.publish("cats")
+            self.pass_time(RECONCILE - 1)
+            self.assertEqual(set(self.store.calls) & {"read", "positions", "acquire", "expire"}, set())
 
     def test_in_flight(self) -> None:
         """An attempt that is under way when deliveries are paused ends as any other, and no other follows."""
@@ -181,6 +184,22 @@ class RewindTests(DeliveryTestCase):
         self.sender.otherwise = ACKNOWLEDGED
         self.end()
         self.assertEqual(self.batches, [[1, 2], [3], [1, 2], [3, 4]])
+
+    def test_topic_that_is_not_in_the_batch(self) -> None:
+        """When the reply says that a cursor moved back, those of all other topics are read again, too."""
+        self.subscribe("dogs")
+        self.do(self.memory.configure_topic("dogs", "pub", TopicSettings(history=3_600_000)))
+        self.subscribe("cats", "dogs", create=False, max=2)
+        self.worker()
+        self.publish("dogs")
+        self.publish("cats")
+        self.sender.otherwise = None
+        self.publish("cats")
+        self.lose_hints = True
+        self.do(self.memory.rewind("sub", OLDEST))
+        self.sender.otherwise = ACKNOWLEDGED
+        self.end()
+        self.assertEqual(self.batches, [[1], [2], [3], [1, 2], [3]])
 
     def test_idle(self) -> None:
         """With nothing under way the events come again at once."""
