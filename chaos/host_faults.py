@@ -25,7 +25,7 @@ from twisted.internet.defer import Deferred
 from chaos.cluster import ClusterWithFaults
 from chaos.embedded import AppendOnlyFile, EmbeddedUnderTest
 from chaos.faults import Scene, fault
-from chaos.fleet import Member
+from chaos.fleet import Member, until
 from chaos.redis import RedisWithFaults
 
 NODE = frozenset({"node-cut"})  #: of a cluster only
@@ -42,6 +42,7 @@ IMPOSSIBLE = {
 LATEST = 50  #: events, one of which is the first that a damaged file loses
 STEPS = ("+1h", "-1h")
 STANDARD = 3  #: descriptors of input, output and errors, which are open; with fewer, poll would fail
+LACKING = 10.0  #: seconds for a delivery to fail for want of them; another fault may be under way
 NO_DESCRIPTORS = os.strerror(errno.EMFILE)
 
 
@@ -134,17 +135,22 @@ async def no_descriptors(scene: Scene, chance: random.Random, seconds: str) -> N
 async def no_connects(scene: Scene, chance: random.Random, seconds: str) -> None:
     """Processes that deliver have no descriptors for connections, and receivers close theirs after each answer."""
     workers = scene.fleet.of("worker")
+
+    def lacking() -> bool:
+        return any(NO_DESCRIPTORS in member.log for member in workers)
+
     for member in workers:
         await member.lock.acquire()
     try:
         scene.receivers.close_connections(True)
         with _limited(resource.RLIMIT_NOFILE, {each: STANDARD for member in workers for each in member.pids()}):
             await scene.rest(float(seconds) / 2)
+            await until(scene.reactor, lacking, f"a delivery fails with {NO_DESCRIPTORS!r}", LACKING)
             before = len(scene.receivers.arrivals)
             await scene.rest(float(seconds) / 2)
             health, came = await scene.health(), len(scene.receivers.arrivals) - before
-        if came or not any(NO_DESCRIPTORS in member.log for member in workers):
-            raise RuntimeError(f"{came} deliveries without descriptors; no log says {NO_DESCRIPTORS!r}")
+        if came:
+            raise RuntimeError(f"{came} deliveries without descriptors")
         if health["failures"]:
             raise RuntimeError(f"a lack of descriptors counts against a subscriber: {health}")
     finally:

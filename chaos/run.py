@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -207,10 +208,19 @@ class Run:
         await self.receivers.synced()
 
     async def _health(self) -> Mapping[str, Any]:
-        self._clients[0].daemon = self._choose()
-        answer = await self._clients[0].ask("GET", "/subscriptions")
-        found: Mapping[str, Any] = next(each["health"] for each in answer.json if each["subscriber"] == HEALTHY)
-        return found
+        found: list[Mapping[str, Any]] = []
+
+        async def ask() -> None:
+            self._clients[0].daemon = self._choose()
+            answer = await self._clients[0].ask("GET", "/subscriptions")
+            if answer.status == 200:
+                found.extend(each["health"] for each in answer.json if each["subscriber"] == HEALTHY)
+
+        while not found:  # another fault may be under way
+            with suppress(Exception):
+                await ask()
+            await deferLater(self._reactor, POLL)
+        return found[0]
 
     async def _ask_bus(self) -> bool:
         """Query what is stored and queued; whether all backlogs are empty."""
