@@ -48,6 +48,10 @@ class NotSubscribed(RoutemasterError):
     """The client has no subscription, or none to this topic (404)."""
 
 
+class HasNoCallback(RoutemasterError):
+    """The subscriber pulls its events, so that nothing can be posted (409)."""
+
+
 class HasCallback(RoutemasterError):
     """The subscription has a callback: its events are not pulled (409)."""
 

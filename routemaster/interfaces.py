@@ -73,6 +73,16 @@ class Outcome:
     answer: str = ""                  #: the beginning of the answer's body as text; no secret
 
 
+@frozen
+class Trial:
+    """What came of one POST that was made to try a callback."""
+
+    outcome: Outcome
+    duration: float  #: seconds
+    address: str     #: IP address and port that were connected to; empty: none
+    tls: str         #: version of TLS; empty: the server gave no answer
+
+
 class LastAttempt(Enum):
     """How a subscriber's last attempt ended; those with another answer than `SUCCEEDED` share places."""
 
@@ -107,6 +117,9 @@ class Sender(Protocol):
 
         Subscribers whose `last` attempt failed have a part of the places.
         """
+
+    async def try_out(self, callback: str, uuid: str | None, body: bytes) -> Trial:
+        """Make one POST at once, beside all turns, over a new connection, marked as a test."""
 
     async def close(self) -> None:
         """Abort the attempts under way and close every connection."""

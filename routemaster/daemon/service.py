@@ -91,7 +91,7 @@ class Bus(DaemonService):
         self._tls = None if config.role == "worker" else ReloadableTLS(certificate, key)
         self._certificate_watch = None if self._tls is None else CertificateWatch(self._tls, time)
         self._listeners = None if self._tls is None else Listeners(config, self._tls, reactor)
-        self._sender = None if config.role == "web" else assembly.sender(config, reactor, certificate)
+        self._sender = assembly.sender(config, reactor, certificate)
         self._process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._meter, self._metrics_service = Meter(), assembly.metrics_service(config, reactor)
         self._own_metrics = OwnMetrics(reactor, self._meter, config.role, dropped)
@@ -161,9 +161,8 @@ class Bus(DaemonService):
             self._settings_poll = Periodic("topic settings", self._data_limits.poll, SETTINGS_POLL, reactor)
             for tasks in (self._periodic, self._hastened):
                 tasks.append(self._settings_poll)
-        if self._certificate_watch is not None:
-            check = self._certificate_watch.check
-            self._periodic.append(Periodic("certificate check", check, CHECK_INTERVAL, reactor))
+        if (watch := self._certificate_watch) is not None:
+            self._periodic.append(Periodic("certificate check", watch.check, CHECK_INTERVAL, reactor))
         ordered_hints = not isinstance(address, ClusterAddress)
         if self._tls is not None:
             self._pull = pull = PullService(self._store, reactor, config.max_batch_body, ordered_hints)
@@ -171,7 +170,7 @@ class Bus(DaemonService):
             sweep = Periodic("reconciliation of polls", pull.sweep, config.sweep_interval, reactor)
             self._hastened.append(sweep)
             self._periodic.append(sweep)
-        if self._sender is not None:
+        if config.role != "web":
             self._worker = worker = assembly.worker(
                 config, reactor, self._process, self._store, self._sender, self._meter, ordered_hints
             )
@@ -195,7 +194,7 @@ class Bus(DaemonService):
             Part(self._own_metrics.start, self._close_metrics),
             *(Part(task.start, task.stop) for task in self._periodic),
             Part(stop=self._monitor.stop),
-            *([Part(stop=self._sender.close)] if self._sender is not None else []),
+            Part(stop=self._sender.close),
             Part(self._open_ports, self._finish_work),
         ]
 
@@ -215,20 +214,18 @@ class Bus(DaemonService):
             if self._connection.connected:
                 with suppress(StoreUnavailable, WrongType):
                     await self._authenticator.poll()  # else the first requests would be answered 503
-            limits, data_limits = assembly.api_limits(self._config), self._data_limits
             api = Api(
-                self._store, self._authenticator, self._reactor, limits, self._meter, self._exposition,
-                self._is_ready, wall=time, exposed=self._listeners.exposed, pull=self._pull,
-                data_limits=data_limits,
+                self._store, self._authenticator, self._reactor, assembly.api_limits(self._config), self._meter,
+                self._exposition, self._is_ready, wall=time, exposed=self._listeners.exposed, pull=self._pull,
+                data_limits=self._data_limits, sender=self._sender,
             )  # fmt: skip
-            await self._listeners.open(api.app.resource(), data_limits.is_large)
+            await self._listeners.open(api.app.resource(), self._data_limits.is_large)
             if self._listeners.exposed():
                 for token in self._config.clients:
                     warn_without_secret(token)
 
     def _count_process(self, status: str) -> None:
-        kinds = ("web", "worker") if self._config.role == "all" else (self._config.role,)
-        for kind in kinds:
+        for kind in ("web", "worker") if self._config.role == "all" else (self._config.role,):
             self._meter.count("process", status=status, type=kind)
 
     # -- events and requests

@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.python.failure import Failure
 
-from routemaster.interfaces import LastAttempt, Outcome, Verdict
+from routemaster.interfaces import LastAttempt, Outcome, Trial, Verdict
 from routemaster.sender.dns_cache import DNSCache, Threads, look_up
 from routemaster.sender.exchange import Acknowledging, Exchange
 from routemaster.sender.failure_reasons import one_line
@@ -20,6 +20,7 @@ from routemaster.sender.pool import Pool
 from routemaster.sender.target import BadCallback, Target
 from routemaster.sender.tls import TLSTrust
 from routemaster.sender.treq_agent import http_client
+from routemaster.sender.trial import TrialExchange
 
 PACE = 0.01  #: seconds between attempts to subscribers whose last attempt failed
 LONG = 0.5   #: seconds after which an attempt leaves its place to others that wait
@@ -85,6 +86,21 @@ class TreqSender:
             return await exchange.done
         finally:
             self._exchanges.discard(exchange)
+
+    async def try_out(self, callback: str, uuid: str | None, body: bytes) -> Trial:
+        """`interfaces.Sender.try_out`."""
+        if self.queue.closed:
+            return Trial(STOPPING, 0.0, "", "")
+        try:
+            target = self.target(callback, uuid)
+        except BadCallback as fault:
+            return Trial(Outcome(Verdict.FAILED, error=one_line(str(fault))), 0.0, "", "")
+        trial = TrialExchange(self._client, self._reactor, self._timeout, self._acknowledging, target, body, 1)
+        self._exchanges.add(trial)
+        try:
+            return await trial.run()
+        finally:
+            self._exchanges.discard(trial)
 
     async def close(self) -> None:
         """Abort the exchanges under way (outcome: LOCAL, the bus is stopping) and close every connection."""

@@ -21,7 +21,7 @@ from twisted.web.http_headers import Headers
 from routemaster import strict_json
 from routemaster.delivery.forecast import batches_due
 from routemaster.errors import RoutemasterError, StoreUnavailable, TooLarge
-from routemaster.interfaces import Clock, Meter, Store
+from routemaster.interfaces import Clock, Meter, Sender, Store
 from routemaster.metrics.prometheus import CONTENT_TYPE
 from routemaster.model import Published
 from routemaster.pull.service import PullService
@@ -73,6 +73,7 @@ class Api:
         exposed: Callable[[], bool] = lambda: False,
         pull: PullService | None = None,
         data_limits: DataLimits | None = None,
+        sender: Sender | None = None,
     ) -> None:
         """
         Args:
@@ -83,6 +84,7 @@ class Api:
             exposed: returns whether other hosts can reach the bus.
             pull: answers polls; by default one that gets no hints, so that nothing wakes a waiting poll.
             data_limits: those that the HTTP server uses too.
+            sender: tries callbacks.
         """
         self._store, self._clock, self._limits, self._meter = store, clock, limits, meter
         self._access = Access(authenticator)
@@ -91,7 +93,7 @@ class Api:
         self._data_limits = data_limits or DataLimits(store, clock, limits.max_event_data)
         self._topic = TopicsApi(store, self._access, self._wall, limits.max_event_data, self._data_limits)
         subscribers = Subscribers(store, authenticator, self._access)
-        self._subscription = SubscriptionApi(store, subscribers, self._wall)
+        self._subscription = SubscriptionApi(store, subscribers, self._wall, sender)
         self._pulled = PullApi(pull or PullService(store, clock), self._access, subscribers)
         self._exposition, self._ready = exposition, ready
         self._commit = GroupCommit(store, meter)

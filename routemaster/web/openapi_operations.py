@@ -40,6 +40,7 @@ _NO_TOPIC: Final = "There is no such topic."
 _NOT_YOURS: Final = "Another client publishes this topic."
 _NOT_SUBSCRIBED: Final = "The client has no subscription."
 _PUSHED: Final = "The subscription has a callback: its events are not pulled."
+_PULLED: Final = "The subscription has no callback."
 _BAD_QUERY: Final = "A parameter is unknown, invalid or given more than once."
 _CONFIGURED: Final = "The token is configured in the option `clients`."
 _LISTED: Final = number("max", "The most events, by default 100; an answer may have fewer.")
@@ -49,13 +50,16 @@ _PARKED_MARK: Final = {
 }  # fmt: skip
 
 #: what else a request can be answered that names a subscriber
-NAMED_ERRORS: Final = {404: "No subscriber has this name, or it has no subscription.",
+NAMED_ERRORS: Final = {404: "No subscriber has this name.",
                        409: "Several subscribers have this name; use the token."}  # fmt: skip
 
 
 def _own_and_named(method: str, path: str, operation: Operation) -> dict[str, Operation]:
     """A request about the client's own subscription, and the same of root about another's."""
-    named = evolve(operation, errors={**operation.errors, **NAMED_ERRORS})
+    errors = dict(operation.errors)
+    for status, why in NAMED_ERRORS.items():
+        errors[status] = f"{why} {errors[status]}" if status in errors else why
+    named = evolve(operation, errors=errors)
     return {f"{method} /subscription{path}": operation, f"{method} /subscriptions/<name>{path}": named}
 
 
@@ -164,6 +168,9 @@ _OPERATIONS: Final = {
     **_own_and_named("POST", "/resume", Operation(
         "End a pause, and the one after failures.", errors={404: _NOT_SUBSCRIBED})),
     **_own_and_named("POST", "/retry", Operation("End the pause after failures.", errors={404: _NOT_SUBSCRIBED})),
+    **_own_and_named("POST", "/test", Operation(
+        "Post one event to the callback at once, beside all queues, and show what came of it.",
+        answers={200: Answer("What came of it.", "Trial")}, errors={404: _NOT_SUBSCRIBED, 409: _PULLED})),
     **_own_and_named("POST", "/rewind", Operation(
         "Have events delivered again, as far as the topics' history reaches.", "Rewind",
         {200: Answer("How many events come again.", "Moved")},

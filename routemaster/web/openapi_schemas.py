@@ -205,6 +205,9 @@ def _administration() -> dict[str, Schema]:
         "SubscriptionDetails": {"allOf": [reference("SubscriptionState"), answer({
             **limits, "start": {"type": ["string", "integer"]}, "missing_topics": {"enum": [*MISSING_TOPICS]},
             "events": answer({**counts, "oldest": _SECONDS})})]},
+        "Trial": answer({
+            "acknowledged": {"type": "boolean"}, "status": {"type": ["integer", "null"]}, "duration": number,
+            "answer": _TEXT, **dict.fromkeys(("address", "tls", "reason"), optional(_TEXT))}),
         "Attempts": answer({
             "failed": array(attempt), "success": {"oneOf": [attempt, {"type": "null"}]}}),
         "ParkedPage": answer({

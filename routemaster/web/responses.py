@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 from routemaster import strict_json
 from routemaster.errors import (
     HasCallback,
+    HasNoCallback,
     Invalid,
     NotSubscribed,
     NotYourTopic,
@@ -46,6 +47,7 @@ _STATUSES: dict[type[RoutemasterError], int] = {
     TokenTaken: 409,
     NotSubscribed: 404,
     HasCallback: 409,
+    HasNoCallback: 409,
     StoreUnavailable: 503,
     WrongType: 503,
 }

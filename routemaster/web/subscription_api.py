@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from routemaster import strict_json
-from routemaster.errors import Invalid
-from routemaster.interfaces import Store
+from routemaster.errors import HasNoCallback, Invalid, StoreUnavailable
+from routemaster.interfaces import Sender, Store, Trial, Verdict
 from routemaster.model import OLDEST, ParkedEvent, SubscriptionInfo
 from routemaster.validation import check_event_id, check_reach, check_retry, shown
 from routemaster.web.access import CLIENTS, MONITORS, ROOTS, Who
@@ -21,6 +21,9 @@ from routemaster.web.query import integer, parameters
 from routemaster.web.responses import json_answer, no_content, ready_json
 from routemaster.web.subscribers import Subscribers
 
+MAX_TESTS = 16  #: under way in one process
+#: the event that a test posts: about no resource, with the number that no event has
+_TEST = '[{"t":%d,"topic":"%s","type":"noop","url":"https://routemaster.invalid/test","id":"0-0"}]'
 LISTED, MAX_LISTED = 100, 256  #: parked events in one answer: unless asked for others, and at most
 
 Route = tuple[str, str, Callable[..., Any], Who]
@@ -29,9 +32,12 @@ Route = tuple[str, str, Callable[..., Any], Who]
 class SubscriptionApi:
     """The handlers."""
 
-    def __init__(self, store: Store, subscribers: Subscribers, wall: Callable[[], float]) -> None:
-        """`wall` returns the time of day in seconds since the epoch."""
-        self._store, self._subscribers, self._wall = store, subscribers, wall
+    def __init__(
+        self, store: Store, subscribers: Subscribers, wall: Callable[[], float], sender: Sender | None
+    ) -> None:
+        """`wall` returns the time of day in seconds since the epoch; `sender` makes tests."""
+        self._store, self._subscribers, self._wall, self._sender = store, subscribers, wall, sender
+        self._tests = 0  #: under way
 
     def table(self) -> list[Route]:
         """Path, method, handler, and who may call it."""
@@ -48,6 +54,7 @@ class SubscriptionApi:
                 ("/parked", "GET", self.parked),
                 ("/parked/retry", "POST", self.retry_parked),
                 ("/parked", "DELETE", self.drop_parked),
+                ("/test", "POST", self.test),
             )
             for route in own_and_named(path, method, handler)
         ] + [("/subscriptions/<name>", "DELETE", self.unsubscribe, ROOTS)]
@@ -127,6 +134,37 @@ class SubscriptionApi:
         """DELETE /subscription/parked"""
         await complete(self._store.drop_parked(await self._subscribers.token(request, name)))
         return no_content(request)
+
+
+    async def test(self, request: Any, name: str | None = None) -> bytes:
+        """POST /subscription/test"""
+        subscriber = await self._subscribers.token(request, name)
+        subscription = (await self._store.state(subscriber)).subscription
+        if subscription.callback is None:
+            raise HasNoCallback("this subscription has no callback: its events are pulled")
+        if self._sender is None or self._tests >= MAX_TESTS:
+            raise StoreUnavailable(f"{self._tests} tests are under way: expected at most {MAX_TESTS}")
+        event = _TEST % (int(self._wall() * 1000), "".join(subscription.topics[:1]) or "test")
+        self._tests += 1
+        try:
+            trial = await self._sender.try_out(subscription.callback, subscription.uuid, event.encode())
+        finally:
+            self._tests -= 1
+        return json_answer(request, _tried(trial))
+
+
+def _tried(trial: Trial) -> dict[str, object]:
+    """What a test answers."""
+    outcome = trial.outcome
+    return {
+        "acknowledged": outcome.verdict is Verdict.ACKNOWLEDGED,
+        "address": trial.address or None,
+        "tls": trial.tls or None,
+        "status": outcome.status,
+        "reason": outcome.error or None,
+        "duration": round(trial.duration, 3),
+        "answer": outcome.answer,
+    }
 
 
 def own_and_named(path: str, method: str, handler: Callable[..., Any]) -> list[Route]:

@@ -18,6 +18,35 @@ from routemaster.testing.zoo import Answer, ScriptedServer
 from tests.sender.case import SERVER, UUID, PostingSender, SenderCase
 
 
+class TryOutTests(SenderCase):
+    """A test of a callback."""
+
+    async def test_what_it_says(self) -> None:
+        """It goes over a new connection, marked as a test, and says address, TLS version, status and answer."""
+        sink, sender = self.sink(), self.sender()
+        self.assertAcknowledged(await sender.post(sink.url, UUID, b"[]"))
+        trial = await sender.try_out(sink.url, UUID, b"[1]")
+        self.assertAcknowledged(trial.outcome)
+        self.assertFalse(trial.outcome.reused)
+        self.assertEqual((trial.address, trial.tls), (f"127.0.0.1:{sink.port}", "TLSv1.3"))
+        self.assertEqual([each.headers.get(b"routemaster-test") for each in sink.received], [None, b"1"])
+
+    async def test_beside_all_queues(self) -> None:
+        """It waits for no place, though receivers that hang have all of them."""
+        hanging, sink = self.server("silent"), self.sink()
+        sender = self.sender(max_open=1, max_per_server=1)
+        stuck = ensureDeferred(sender.post(hanging.url, UUID, b"[]"))
+        stuck.addErrback(lambda failure: failure.trap(CancelledError))
+        self.assertAcknowledged((await sender.try_out(sink.url, UUID, b"[]")).outcome)
+        stuck.cancel()
+
+    async def test_no_connection(self) -> None:
+        """Without a connection there is no address, and the reason says why."""
+        trial = await self.sender().try_out("https://127.0.0.1:1/", UUID, b"[]")
+        self.assertEqual((trial.outcome.verdict, trial.address, trial.tls), (Verdict.FAILED, "", ""))
+        self.assertIn("refused", trial.outcome.error)
+
+
 class SharingTests(SenderCase):
     """Attempts share the sender fairly."""
 

@@ -6,7 +6,10 @@ import json
 from typing import Any
 
 from routemaster.administration import Ack
+from routemaster.interfaces import Outcome, Verdict
 from routemaster.model import EventID, ParkedEvent, Subscription, TopicSettings
+from routemaster.testing.script_sender import ScriptedSender
+from routemaster.web.api import Api
 from tests.web.test_api import EVENT, ROOT_KEY, A, B, Case
 
 URL = "https://localhost/events"
@@ -15,7 +18,11 @@ URL = "https://localhost/events"
 class SubscriptionCase(Case):
     """Client A publishes to `cats`, which keeps an hour; client B is subscribed to it."""
 
+    def make_api(self, **options: Any) -> Api:
+        return super().make_api(sender=self.sender, **options)
+
     def setUp(self) -> None:
+        self.sender = ScriptedSender()
         super().setUp()
         self.done(self.store.configure_topic("cats", A, TopicSettings(history=3_600_000)))
         self.expect(204, "POST", "/subscription", {"topics": ["cats"], "callback": URL, "uuid": "secret"}, B)
@@ -132,6 +139,29 @@ class ControlTests(SubscriptionCase):
             [name] = field
             answer = self.expect(400, "POST", "/subscription", {"topics": ["cats"], **field}, B)
             self.assertTrue(answer.error.startswith(name), answer.error)
+
+
+class TryOutTests(SubscriptionCase):
+    """POST /subscription/test"""
+
+    def test_answer(self) -> None:
+        """One event is posted beside all queues, and the answer says what came of it."""
+        self.sender.then(Outcome(Verdict.FAILED, status=422, error="answered 422: no", answer="no"))
+        answer = json.loads(self.expect(200, "POST", "/subscription/test", user=B).body)
+        expected = {"acknowledged": False, "status": 422, "reason": "answered 422: no", "answer": "no"}
+        expected |= {"duration": 0.0, "address": None, "tls": None}
+        self.assertEqual(answer, expected)
+        [(callback, uuid, body)] = self.sender.tried
+        [event] = json.loads(body)
+        self.assertEqual((callback, uuid, event["type"], event["topic"]), (URL, "secret", "noop", "cats"))
+        self.assertEqual(self.counts(), {"queued": 3, "added": 3})
+        answer = json.loads(self.expect(200, "POST", "/subscriptions/bob/test", user=ROOT_KEY).body)
+        self.assertTrue(answer["acknowledged"])
+
+    def test_pulled(self) -> None:
+        """Without a callback there is nothing to try."""
+        self.expect(204, "POST", "/subscription", {"topics": ["cats"]}, B)
+        self.assertIn("callback", self.expect(409, "POST", "/subscription/test", user=B).error)
 
 
 class ParkedTests(SubscriptionCase):
