@@ -91,7 +91,8 @@ class MemoryStore(MemoryTopics, MemoryAdministration):
 
     def _join(self, log: Topic, subscriber: str, membership: Membership, start: int | None) -> None:
         """See `join.lua`."""
-        cursor = log.cursors.setdefault(subscriber, Cursor(membership.id, membership.version, 0, ()))
+        known = log.cursors.get(subscriber)
+        cursor = known or Cursor(membership.id, membership.version, 0, ())
         if cursor.open:
             return
         place = log.tail if start is None else log.place_before(start, self._now())
@@ -103,7 +104,7 @@ class MemoryStore(MemoryTopics, MemoryAdministration):
             first = last.until.n + 1 if last and last.until else 1
             if place.n >= first:
                 log.forget_cuts(subscriber, place.n)
-                log.note(subscriber, "n" if last or not cursor.sent else "u", first, place.n)
+                log.note(subscriber, "n" if last or not known else "u", first, place.n)
         log.cursors[subscriber] = evolve(cursor, spans=spans)
 
     async def unsubscribe(self, subscriber: str) -> None:

@@ -1,7 +1,7 @@
 """A history of the store: random calls, whose results and effects are compared with `history_model`.
 
-The rules (`history_clients`, `history_workers`, `history_faults`) make the calls
-of clients, workers and operators, and faults: batches acknowledged late or
+The rules (`history_clients`, `history_workers`, `history_faults`, `history_decisions`)
+make the calls of clients, workers and operators, and faults: batches acknowledged late or
 twice, leases that end, interrupted calls, races. After each rule all keys are
 compared with the model; at the end every backlog must be delivered in order,
 and no key may be left.
@@ -14,11 +14,12 @@ import sys
 from hypothesis.stateful import invariant
 
 from tests.store.history_calls import PUBLISHERS, ROOT
-from tests.store.history_faults import Faults
-from tests.store.history_model import Snapshot, difference, require
+from tests.store.history_decisions import Decisions
+from tests.store.history_model import require
+from tests.store.history_snapshot import Snapshot, difference
 
 
-class History(Faults):
+class History(Decisions):
     """One history of the store."""
 
     @invariant()
@@ -33,8 +34,15 @@ class History(Faults):
                 version = snapshot.subscribers[name].version
                 require(version >= self.versions[name], "versions grow", name, version, self.versions)
         for topic in snapshot.topics.values():
-            numbers = [entry_id.n for entry_id, _ in topic.log]
-            require(numbers == sorted(set(numbers)), "a log is in order", numbers)
+            ids = [entry_id for entry_id, _ in topic.log]
+            numbers = [entry_id.n for entry_id in ids]
+            require(numbers == [*range(numbers[0], numbers[-1] + 1)] if ids else True, "a log is dense", numbers)
+            require(ids == sorted(ids), "a log is in order of time", ids)
+            require(not ids or ids[-1] == topic.tail, "a log ends with the last event", ids, topic.tail)
+        self.model.forget_history(self.driver.now())
+        for name, known in self.model.topics.items():
+            kept, log = {(event.id, event.fragment) for event in known.kept}, snapshot.topics[name].log
+            require(kept <= set(log), "the history is kept", name, kept, log)
 
     def check_cursor(self, name: str, topic: str, snapshot: Snapshot) -> None:
         cursor = snapshot.cursor(name, topic, snapshot.subscribers[name].memberships)
@@ -43,7 +51,7 @@ class History(Faults):
             return
         tail = snapshot.topics[topic].tail
         require(cursor.spans[-1].after.n <= tail.n, "a cursor is never ahead of the log", cursor, tail)
-        if before is not None and before.membership == cursor.membership:
+        if before is not None and (before.membership, before.rewinds) == (cursor.membership, cursor.rewinds):
             require(cursor.spans[0].after >= before.spans[0].after, "a cursor moves forward", before, cursor)
         self.cursors[name, topic] = cursor
 

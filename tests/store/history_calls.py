@@ -55,6 +55,7 @@ class Flight:
     epoch: int
     acks: tuple[Ack, ...]
     events: tuple[tuple[Event, Event], ...]  #: the first and the last of each topic
+    moved: tuple[int, ...]  #: of each topic `Subscriber.moved` when it was read
 
 
 def agree(_op: Op, expected: Any, result: Any) -> bool:
@@ -124,15 +125,20 @@ class Calls(RuleBasedStateMachine):
             text=f"publish {count} to {topic} as {publisher}",
         )
 
-    def subscribe_op(self, subscriber: str, wanted: Sequence[str], other_callback: bool = False) -> Op:
+    def subscribe_op(
+        self, subscriber: str, wanted: Sequence[str], other_callback: bool = False, **options: int | None
+    ) -> Op:
         self.made += 1
         host = "elsewhere" if other_callback else "here"
         subscription = Subscription(
-            subscriber, tuple(wanted), f"https://{host}/", uuid="x" if other_callback else None, timeout=self.made
+            subscriber, tuple(wanted), f"https://{host}/", uuid="x" if other_callback else None, timeout=self.made,
+            **options,  # type: ignore[arg-type]
         )
+        heads = self.driver.snapshot().heads() if subscription.start is not None else {}
         return Op(
-            lambda store: store.subscribe(subscription), lambda model, _: model.subscribe(subscription),
-            subject=subscriber, takes_memory=True, text=f"subscribe {subscriber} to {wanted} {host}",
+            lambda store: store.subscribe(subscription),
+            lambda model, _: model.subscribe(subscription, heads, self.driver.now()),
+            subject=subscriber, takes_memory=True, text=f"subscribe {subscriber} to {wanted} {host} {options}",
         )
 
     def leave_op(self, subscriber: str, topic: str) -> Op:
@@ -155,11 +161,15 @@ class Calls(RuleBasedStateMachine):
 
     def upkeep_op(self, subscriber: str | None) -> Op:
         if subscriber is None:
-            return Op(lambda store: store.clean_up(), lambda model, _: model.count_dropped(), text="clean up")
+            return Op(lambda store: store.clean_up(), lambda model, _: self.cleaned_up(model), text="clean up")
         return Op(
             lambda store: store.repair(subscriber), lambda model, _: model.count_dropped(subscriber),
             text=f"repair {subscriber}",
         )
+
+    def cleaned_up(self, model: Model) -> None:
+        model.count_dropped()
+        model.expire_idle(self.driver.now())
 
     def op(self, kind: str, topic: str, subscriber: str, wanted: Sequence[str], who: int) -> Op:
         """An operation by its kind, which may need only some of the arguments."""

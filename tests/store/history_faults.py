@@ -27,16 +27,8 @@ from tests.store.history_calls import (
     topics,
 )  # fmt: skip
 from tests.store.history_clients import Clients
-from tests.store.history_model import (
-    SUBSCRIBERS,
-    TOPICS,
-    Model,
-    Snapshot,
-    Subscriber,
-    difference,
-    outcome,
-    require,
-)
+from tests.store.history_model import KINDS, SUBSCRIBERS, TOPICS, Model, Subscriber, outcome, require
+from tests.store.history_snapshot import Snapshot, difference
 
 
 class Faults(Clients):
@@ -48,11 +40,17 @@ class Faults(Clients):
 
     @rule(which=processes, most=st.integers(1, 6))
     def drop_oldest(self, which: int, most: int) -> None:
-        logs = {topic: snapshot.log for topic, snapshot in self.driver.snapshot().topics.items() if snapshot.log}
-        moment = min((log[:most][-1][0].us for log in logs.values()), default=0)
-        gone = [
-            (topic, entry_id) for topic, log in logs.items() for entry_id, _ in log[:most] if entry_id.us <= moment
-        ]
+        topics = self.driver.snapshot().topics
+        logs = {name: [entry_id for entry_id, _ in topic.log][:most] for name, topic in topics.items()}
+        kept = {name: [] for name in topics} | {
+            name: [entry_id for entry_id in logs[name] if entry_id.n <= topics[name].lowest()]
+            for name, topic in self.model.topics.items()
+            if topic.settings.history
+        }
+        # what only a history keeps goes first
+        chosen = kept if any(kept.values()) else logs
+        moment = min((ids[-1].us for ids in chosen.values() if ids), default=0)
+        gone = [(name, entry_id) for name, ids in chosen.items() for entry_id in ids if entry_id.us <= moment]
         result = self.run_on(which, lambda store: store.drop_oldest(most))
         require(not isinstance(result, Exception), "dropping works, on a full Redis too", result)
         require(result == len(gone), "the number of dropped events is right", result, gone)
@@ -78,14 +76,19 @@ class Faults(Clients):
             waiting, fact = sub.waiting(), facts[name]
             stored = model.stored(waiting)
             expected = (
-                evolve(sub.options, topics=tuple(sorted(sub.on))), sub.sent, sub.dropped, len(waiting),
+                evolve(sub.options, topics=tuple(sorted(sub.on))), sub.counts, len(waiting) + len(sub.retried),
                 min(e.id.us for e in stored) / 1e6 if stored else None, sub.failures, sub.error,
             )
             figures = (
-                fact.subscription, fact.sent, fact.dropped, fact.queued, fact.oldest,
+                fact.subscription, {kind: getattr(fact, kind) for kind in KINDS}, fact.queued, fact.oldest,
                 fact.health.failures, fact.health.last_error,
             )
             require(figures == expected, "figures are exact", figures, expected)
+            require(fact.added == sub.added, "the books balance", fact, sub)
+            require(fact.paused == sub.paused, "a pause is listed", fact, sub)
+            require((fact.health.retry_at is not None) == sub.in_backoff, "so is one after failures", fact, sub)
+            single = self.run_on(which, lambda store, name=name: store.subscription(name))
+            require(single == fact, "one is as in the list", single, fact)
             self.read(which, name, dict.fromkeys(TOPICS), 1000, MAX_BYTES)
         self.check_tokens(which)
 
@@ -215,7 +218,9 @@ class Faults(Clients):
             for position in range(len(events) + 1):
                 guess = backlog + (events[position:] if topic in wanted_now else events[:position])
                 if [event.id for event in guess] == found:
-                    model.subscribers[name].backlog[topic] = guess
+                    guessed = model.subscribers[name]
+                    guessed.added += len(guess) - len(guessed.backlog[topic])
+                    guessed.backlog[topic] = guess
 
     @precondition(lambda self: self.driver.durable and not self.full)
     @rule(
@@ -239,6 +244,9 @@ class Faults(Clients):
 
     def set_state(self, which: int, topic: str, subscriber: str, state: str) -> None:
         """Bring a topic and a subscriber into a state in which a late step could do damage."""
+        for name, sub in list(self.model.subscribers.items()):
+            if sub.options.retention or sub.options.max_queued:
+                self.do(self.subscribe_op(name, sorted(sub.on)), which)  # no event expires in the upkeep
         for name in list(self.model.subscribers):
             self.do(self.upkeep_op(name), which)  # no dropped event is uncounted
         if state == "unchanged":

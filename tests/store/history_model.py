@@ -1,8 +1,8 @@
-"""The store as dicts and lists, and a snapshot of the keys.
+"""The store as dicts and lists.
 
 `Model` has the rules without the keys: a subscriber is a set of topics and, for
-each topic, the list of events in its backlog. `Snapshot` has the content of all
-keys, read without the store's own code; `difference` compares the two.
+each topic, the list of events in its backlog. What only the logs know, where
+each of them begins, it is told (`heads`).
 """
 
 from __future__ import annotations
@@ -10,13 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field
 
 from routemaster.errors import NotSubscribed, NotYourTopic, StoreUnavailable, UnknownTopic
-from routemaster.model import Cursor, EventID, Published, Subscription
+from routemaster.model import EventID, Published, Subscription, TopicSettings
 
 TOPICS = ("cats", "dogs", "birds")
 SUBSCRIBERS = ("sub_a", "sub_b", "sub_c")
+
+
+KINDS = ("sent", "expired", "skipped", "parked", "dropped")  #: the ways past an event
+Parked = tuple[int, str, int]  #: microseconds, topic, number
 
 
 class Event(NamedTuple):
@@ -38,6 +42,28 @@ class Topic:
     publisher: str | None = None
     events: int = 0
     tail: EventID | None = None  #: the last ID given under this name, in this life or an earlier one
+    settings: TopicSettings = field(factory=TopicSettings)
+    accepted: list[Event] = field(factory=list)  #: all with numbers since these began at one
+    kept: list[Event] = field(factory=list)      #: those that the history must have
+
+    def history_start(self, now: int) -> int:
+        """The number after which the history begins."""
+        if not self.settings.history:
+            return self.tail.n if self.tail else 0
+        old = [event.id.n for event in self.accepted if event.id.us < now - self.settings.history * 1000]
+        most = self.settings.history_events
+        too_many = 0 if most is None or self.tail is None else self.tail.n - most
+        return max([0, too_many, *old])
+
+    def after(self, number: int) -> list[Event]:
+        return [event for event in self.accepted if event.id.n > number]
+
+    def place_before(self, us: int, head: int | None, now: int) -> int:
+        """The number before a time in the history, as far as that and the log (which begins at `head`) reach."""
+        assert self.tail is not None
+        gone = self.tail.n if head is None else head - 1
+        before = [event.id.n for event in self.accepted if event.id.us < us and event.id.n > gone]
+        return max(gone, self.history_start(now), *before)
 
 
 @define
@@ -47,10 +73,32 @@ class Subscriber:
     options: Subscription  #: its `topics` mean nothing here, `on` does
     on: set[str]
     backlog: dict[str, list[Event]] = field(factory=lambda: {topic: [] for topic in TOPICS})
-    sent: int = 0
-    dropped: int = 0
+    counts: dict[str, int] = field(factory=lambda: dict.fromkeys(KINDS, 0))
+    added: int = 0  #: events that were to be delivered, each as often as it was
     failures: int = 0
     error: str | None = None
+    paused: bool = False
+    in_backoff: bool = False
+    parked: dict[Parked, Event] = field(factory=dict)
+    retried: set[Parked] = field(factory=set)
+    moved: dict[str, int] = field(factory=dict)   #: by topic: the last time it moved back, an older batch is void
+    joined: dict[str, int] = field(factory=dict)  #: by topic: the number after which the last membership began
+    fates: dict[tuple[str, EventID], str] = field(factory=dict)  #: how events were passed
+
+    def add(self, topic: str, events: Iterable[Event]) -> None:
+        """Put events behind the backlog of a topic."""
+        before = len(self.backlog[topic])
+        self.backlog[topic] += events
+        self.added += len(self.backlog[topic]) - before
+
+    def pass_events(self, events: Iterable[Event], kind: str) -> int:
+        """Take events from the backlog, and count them; how many."""
+        passed = list(events)
+        for event in passed:
+            self.backlog[event.topic].remove(event)
+            self.fates[event.topic, event.id] = kind
+        self.counts[kind] += len(passed)
+        return len(passed)
 
     def waiting(self) -> list[Event]:
         """The whole backlog, in the order of acceptance."""
@@ -68,14 +116,22 @@ class Model:
     gone: set[tuple[str, EventID]] = field(factory=set)  #: dropped from the logs
     seq: int = 0
     last_us: int = 0
+    moves: int = 0  #: of cursors, back
 
     def copy(self) -> Model:
         """A copy."""
         return evolve(
             self,
-            topics={name: evolve(topic) for name, topic in self.topics.items()},
+            topics={
+                name: evolve(topic, accepted=[*topic.accepted], kept=[*topic.kept])
+                for name, topic in self.topics.items()
+            },
             subscribers={
-                name: evolve(sub, on=set(sub.on), backlog={topic: [*each] for topic, each in sub.backlog.items()})
+                name: evolve(
+                    sub, on=set(sub.on), backlog={topic: [*each] for topic, each in sub.backlog.items()},
+                    counts=dict(sub.counts), parked=dict(sub.parked), retried=set(sub.retried),
+                    moved=dict(sub.moved), joined=dict(sub.joined), fates=dict(sub.fates),
+                )
                 for name, sub in self.subscribers.items()
             },
             tokens=dict(self.tokens),
@@ -114,29 +170,53 @@ class Model:
             known.publisher, known.events = publisher, 0
         known.events += len(events)
         known.tail, self.last_us = last, last.us
+        known.accepted = [*(known.accepted if first.n > 1 else ()), *events]
+        if known.settings.history:
+            known.kept += events
         for sub in self.subscribers.values():
             if topic in sub.on:
-                sub.backlog[topic] += events
+                sub.add(topic, events)
         return events
 
     def delete_topic(self, topic: str, publisher: str | None) -> None:
         known = self._known(topic)
         if publisher is not None and publisher != known.publisher:
             raise NotYourTopic
-        known.publisher = None
+        known.publisher, known.settings, known.kept = None, TopicSettings(), []
         for sub in self.subscribers.values():
             sub.on.discard(topic)
         self.count_dropped(topics=[topic])
 
-    def subscribe(self, subscription: Subscription) -> None:
+    def subscribe(self, subscription: Subscription, heads: Mapping[str, int] | None = None, now: int = 0) -> None:
+        """`heads` and `now` are needed with a `start` only."""
         for topic in subscription.topics:
             self._known(topic)
         sub = self.subscribers.get(subscription.subscriber)
         if sub is None:
             sub = self.subscribers[subscription.subscriber] = Subscriber(subscription, set())
+            sub.moved = {topic: self.next_move() for topic in TOPICS}
         if (sub.options.callback, sub.options.uuid) != (subscription.callback, subscription.uuid):
             sub.failures = 0
+        sub.in_backoff = False
+        for topic in set(subscription.topics) - sub.on:
+            self._join(sub, topic, subscription.start, heads or {}, now)
         sub.options, sub.on = subscription, set(subscription.topics)
+
+    def _join(self, sub: Subscriber, topic: str, start: int | None, heads: Mapping[str, int], now: int) -> None:
+        known, backlog = self.topics[topic], sub.backlog[topic]
+        assert known.tail is not None
+        place = known.tail.n if start is None else known.place_before(start, heads.get(topic), now)
+        if backlog and backlog[-1].id.n >= place:
+            place = backlog[-1].id.n
+        else:
+            sub.joined[topic] = place
+        if not backlog and start is not None:
+            sub.moved[topic] = self.next_move()
+        sub.add(topic, known.after(place))
+
+    def next_move(self) -> int:
+        self.moves += 1
+        return self.moves
 
     def unsubscribe(self, subscriber: str) -> None:
         if self.subscribers.pop(subscriber, None) is None:
@@ -155,10 +235,9 @@ class Model:
         sub = self.subscribers.get(subscriber)
         if sub is not None:
             passed = [event for event in sub.backlog[last.topic] if event.seq <= last.seq]
-            lost = sum(event.seq < first.seq and self.is_gone(event) for event in passed)
-            sub.dropped += lost
-            sub.sent += len(passed) - lost
-            del sub.backlog[last.topic][: len(passed)]
+            lost = [event for event in passed if event.seq < first.seq and self.is_gone(event)]
+            sub.pass_events(lost, "dropped")
+            sub.pass_events([event for event in passed if event not in lost], "sent")
 
     def is_gone(self, event: Event) -> bool:
         return (event.topic, event.id) in self.gone
@@ -172,9 +251,7 @@ class Model:
         for name, sub in self.subscribers.items():
             if name == subscriber or (subscriber is None and name not in self.leases):
                 for topic in topics:
-                    events = sub.backlog[topic]
-                    sub.backlog[topic] = self.stored(events)
-                    sub.dropped += len(events) - len(sub.backlog[topic])
+                    sub.pass_events(list(filter(self.is_gone, sub.backlog[topic])), "dropped")
 
     def reading(
         self, subscriber: str, after: Mapping[str, EventID | None], most: int, most_bytes: int
@@ -194,6 +271,130 @@ class Model:
         return batch
 
 
+    # what subscribers and root decide
+
+    def _subscribed(self, subscriber: str) -> Subscriber:
+        if subscriber not in self.subscribers:
+            raise NotSubscribed
+        return self.subscribers[subscriber]
+
+    def configure(self, topic: str, publisher: str | None, settings: TopicSettings, tail: EventID | None) -> None:
+        """`tail`: where the log of a topic ends that was claimed."""
+        known = self.topics[topic]
+        if publisher is None:
+            self._known(topic)
+        else:
+            self.may_publish(topic, publisher)
+        if known.publisher is None:
+            require(tail is not None, "a claimed topic has a tail", topic)
+            unused = not any(sub.backlog[topic] for sub in self.subscribers.values())
+            require(tail == known.tail or (tail.n == 0 and unused), "numbers continue", tail, known)  # type: ignore[union-attr]
+            if tail != known.tail:
+                known.accepted = []
+            known.publisher, known.events, known.tail = publisher, 0, tail
+        known.settings = settings
+
+    def rewind(
+        self, subscriber: str, us: int, topics: Sequence[str] | None, heads: Mapping[str, int], now: int
+    ) -> int:
+        """How many events come again."""
+        sub, events = self._subscribed(subscriber), 0
+        for topic in sub.on if topics is None else topics:
+            known, backlog = self.topics[topic], sub.backlog[topic]
+            assert known.tail is not None
+            place = known.place_before(us, heads.get(topic), now)
+            if place < (backlog[0].id.n - 1 if backlog else known.tail.n):
+                again = known.after(place)
+                events += len(again) - len(backlog)
+                sub.backlog[topic], sub.moved[topic] = again, self.next_move()
+                sub.joined[topic] = min(place, sub.joined.get(topic, 0))
+        sub.added += events
+        return events
+
+    def skip(self, subscriber: str, us: int | None, topics: Sequence[str] | None) -> int:
+        """How many events are passed."""
+        sub, passed = self._subscribed(subscriber), 0
+        for topic in TOPICS if topics is None else topics:
+            self.count_dropped(subscriber, [topic])
+            events = [event for event in sub.backlog[topic] if us is None or event.id.us < us]
+            passed += sub.pass_events(events, "skipped")
+        return passed
+
+    def expire(self, subscriber: str, now: int) -> int:
+        """How many events are passed."""
+        sub, expired = self.subscribers.get(subscriber), 0
+        if sub is None:
+            return 0
+        if sub.options.retention is not None:
+            self.count_dropped(subscriber)
+            old = now - sub.options.retention * 1000
+            expired += sub.pass_events([event for event in sub.waiting() if event.id.us < old], "expired")
+        if sub.options.max_queued is not None:
+            excess = len(sub.waiting()) - sub.options.max_queued
+            if excess > 0:
+                gone = sum(map(self.is_gone, sub.waiting()))
+                self.count_dropped(subscriber)
+                order = sorted(sub.waiting(), key=lambda event: (event.id.us, event.topic, event.id.n))
+                expired += sub.pass_events(order[: max(0, excess - gone)], "expired")
+        return expired
+
+    def expire_idle(self, now: int) -> None:
+        """What the clean-up does for those without a lease."""
+        for name in self.subscribers.keys() - self.leases.keys():
+            self.expire(name, now)
+
+    def park(self, subscriber: str, event: Event) -> None:
+        """The event is kept aside; it is passed if it is the next."""
+        sub = self.subscribers[subscriber]
+        sub.parked.setdefault(_key(event), event)
+        self.count_dropped(subscriber, [event.topic])
+        sub.pass_events([each for each in sub.backlog[event.topic][:1] if each == event], "parked")
+
+    def retry_parked(self, subscriber: str, ids: Iterable[EventID] | None) -> int:
+        """How many events are to be retried."""
+        sub = self._subscribed(subscriber)
+        chosen = {key for key, event in sub.parked.items() if ids is None or event.id in ids} - sub.retried
+        sub.retried |= chosen
+        sub.added += len(chosen)
+        return len(chosen)
+
+    def drop_parked(self, subscriber: str) -> int:
+        """How many events are removed."""
+        sub = self._subscribed(subscriber)
+        gone = sub.parked.keys() - sub.retried
+        for key in gone:
+            del sub.parked[key]
+        return len(gone)
+
+    def settle(self, subscriber: str, key: Parked, refused: bool) -> None:
+        """A retried event was delivered or refused."""
+        sub = self.subscribers[subscriber]
+        if key in sub.retried:
+            sub.retried.remove(key)
+            sub.counts["parked" if refused else "sent"] += 1
+            if not refused:
+                del sub.parked[key]
+
+    def forget_history(self, now: int) -> None:
+        """Forget what no history has to have any more."""
+        for topic in self.topics.values():
+            start = topic.history_start(now)
+            topic.kept = [event for event in topic.kept if event.id.n > start and not self.is_gone(event)]
+
+    def places(self, subscriber: str, event: Event) -> set[tuple[str, int]]:
+        """The possible answers to where an event is, with the number of those before it in the backlog."""
+        sub = self.subscribers[subscriber]
+        if event in sub.backlog[event.topic]:
+            return {("queued", sub.backlog[event.topic].index(event))}
+        fate = sub.fates.get((event.topic, event.id), "not subscribed").replace("sent", "acknowledged")
+        earlier = {"not subscribed"} if event.id.n <= sub.joined.get(event.topic, 0) else set()
+        return {(state, 0) for state in {fate, "unknown"} | earlier}
+
+
+def _key(event: Event) -> Parked:
+    return event.id.us, event.topic, event.id.n
+
+
 def outcome(call: Callable[[], Any]) -> Any:
     """The result of a call, or the bus error that it raises."""
     try:
@@ -206,111 +407,3 @@ def require(holds: bool, promise: str, *evidence: object) -> None:
     """Fail with the rule that is violated, and the evidence."""
     if not holds:
         raise AssertionError(f"{promise}: " + "; ".join(repr(part) for part in evidence))
-
-
-# -- what is so
-
-
-@frozen
-class TopicSnapshot:
-    """A topic's keys."""
-
-    publisher: str | None
-    tail: EventID | None
-    base: int
-    log: list[tuple[EventID, bytes]]
-    cursors: dict[str, Cursor]
-
-
-@frozen
-class SubscriberSnapshot:
-    """A subscriber's keys; `options` None: unsubscribed, but some keys are left."""
-
-    version: int
-    options: tuple[str, str | None, int, int] | None
-    sent: int
-    dropped: int
-    failures: int
-    error: str | None
-    memberships: dict[str, int]
-    lease: tuple[str, int] | None
-
-
-@frozen
-class Snapshot:
-    """All keys at one time."""
-
-    topics: dict[str, TopicSnapshot]
-    subscribers: dict[str, SubscriberSnapshot]
-    named: tuple[set[str], set[str]]  #: topics and subscribers in the indexes
-
-    def on(self, subscriber: str) -> set[str]:
-        """The topics that the subscriber is subscribed to."""
-        memberships = self.subscribers[subscriber].memberships
-        return {
-            topic
-            for topic, snapshot in self.topics.items()
-            if snapshot.publisher and (cursor := self.cursor(subscriber, topic, memberships)) and cursor.open
-        }
-
-    def cursor(self, subscriber: str, topic: str, memberships: Mapping[str, int]) -> Cursor | None:
-        cursor = self.topics[topic].cursors.get(subscriber)
-        return cursor if cursor and cursor.membership == memberships.get(topic) else None
-
-    def backlog(self, subscriber: str, topic: str) -> list[tuple[EventID, bytes]]:
-        cursor = self.cursor(subscriber, topic, self.subscribers[subscriber].memberships)
-        return [
-            entry
-            for entry in (self.topics[topic].log if cursor else [])
-            if any(s.after.n < entry[0].n and (s.until is None or entry[0].n <= s.until.n) for s in cursor.spans)
-        ]
-
-
-def difference(model: Model, snapshot: Snapshot) -> str:
-    """The first difference between model and keys, or ''."""
-    for name, topic in model.topics.items():
-        real = snapshot.topics[name]
-        if real.publisher != topic.publisher:
-            return f"{name} belongs to {real.publisher}, not {topic.publisher}"
-        if topic.publisher and (real.tail != topic.tail or real.tail.n - real.base != topic.events):
-            return f"{name} runs from {real.base} to {real.tail}, not over {topic.events} events to {topic.tail}"
-        if topic.publisher and name not in snapshot.named[0]:
-            return f"{name} is not in the index"
-    for name in snapshot.subscribers:
-        if name not in model.subscribers:
-            return f"{name} has keys and no subscription"
-    for name, sub in model.subscribers.items():
-        found = snapshot.subscribers.get(name)
-        if found is None or found.options is None:
-            return f"{name} has lost its subscription"
-        if name not in snapshot.named[1]:
-            return f"{name} is not in the index"
-        if snapshot.on(name) != sub.on:
-            return f"{name} is subscribed to {snapshot.on(name)}, not to {sub.on}"
-        if found_difference := _difference_of(name, model, found, snapshot):
-            return found_difference
-        if found.lease != model.leases.get(name):
-            return f"the lease of {name} is {found.lease}, not {model.leases.get(name)}"
-    return ""
-
-
-def _difference_of(name: str, model: Model, found: SubscriberSnapshot, snapshot: Snapshot) -> str:
-    sub = model.subscribers[name]
-    options = sub.options
-    if found.options != (options.callback, options.uuid, options.timeout, options.max):
-        return f"{name} has options {found.options}, not {options}"
-    cursors = {topic: snapshot.cursor(name, topic, found.memberships) for topic in TOPICS}
-    for topic, cursor in cursors.items():
-        backlog = [(event.id, event.fragment) for event in model.stored(sub.backlog[topic])]
-        if snapshot.backlog(name, topic) != backlog:
-            return f"{name} has the backlog {snapshot.backlog(name, topic)} of {topic}, not {backlog}"
-        counted = cursor.backlog(snapshot.topics[topic].tail) if cursor else 0
-        if counted != len(sub.backlog[topic]):
-            return f"{name} counts {counted} events of {topic}, not {len(sub.backlog[topic])}"
-    sent = found.sent + sum(cursor.sent for cursor in cursors.values() if cursor)
-    dropped = found.dropped + sum(cursor.dropped for cursor in cursors.values() if cursor)
-    if (sent, dropped) != (sub.sent, sub.dropped):
-        return f"{name} counts {sent} sent and {dropped} dropped, not {sub.sent} and {sub.dropped}"
-    if (found.failures, found.error) != (sub.failures, sub.error):
-        return f"{name} counts {found.failures} failures ({found.error}), not {sub.failures} ({sub.error})"
-    return ""

@@ -9,10 +9,12 @@ paused at each command.
 from __future__ import annotations
 
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 
@@ -25,18 +27,13 @@ from routemaster.store.keys import Keys
 from routemaster.store.memory_store import MemoryStore
 from routemaster.store.redis_store import RedisStore
 from routemaster.testing.redis_server import PrivateRedis
-from tests.store.history_model import (
-    SUBSCRIBERS,
-    TOPICS,
-    Snapshot,
-    SubscriberSnapshot,
-    TopicSnapshot,
-    outcome,
-    require,
-)
+from tests.store.history_model import KINDS, SUBSCRIBERS, TOPICS, Parked, outcome, require
+from tests.store.history_snapshot import Snapshot, SubscriberSnapshot, TopicSnapshot
 
 TTL = 1000.0  #: seconds: no lease ends unless a history says so
+HOUR = 3600
 NAMESPACE = "rm"
+TOPIC_FIELDS = {"publisher", "tail", "base", "history", "history_events", "max_data", "cuts", "awaits"}
 
 
 class OneNode:
@@ -59,6 +56,7 @@ class BlockingConnection(OneNode):
     """`Connection` on a blocking socket: commands are sent when a reply is waited for."""
 
     disconnecting = False
+    ahead = 0  #: seconds by which the clock that the scripts see is ahead
 
     def __init__(self, path: str, modern: bool, apart: bool) -> None:
         self.apart = apart
@@ -67,6 +65,7 @@ class BlockingConnection(OneNode):
         self._socket.connect(path)
         self._modern = modern
         self._out: list[bytes] = []
+        self._shifted: dict[tuple[str, int], Script] = {}
         self._protocol = RedisProtocol("Redis", 30, Clock())
         self._protocol.makeConnection(self)
 
@@ -84,10 +83,18 @@ class BlockingConnection(OneNode):
         return self._protocol.execute_command(*args)
 
     def script(self, script: Script, keys: Sequence[bytes], args: Sequence[bytes]) -> Deferred[Any]:
+        if self.ahead:
+            script = self._at_another_time(script)
         number = b"%d" % len(keys)
         return self._protocol.execute_command(
             b"EVALSHA", script.shas[self._modern], number, *keys, *args, script=script.texts[self._modern]
         )
+
+    def _at_another_time(self, script: Script) -> Script:
+        if (script.name, self.ahead) not in self._shifted:
+            body = script.body.replace(b"now[1] * 1000000", b"(now[1] + %d) * 1000000" % self.ahead)
+            self._shifted[script.name, self.ahead] = evolve(script, body=body)
+        return self._shifted[script.name, self.ahead]
 
     # what a history calls
 
@@ -183,6 +190,7 @@ class RedisDriver:
 
     def fresh(self) -> None:
         """Begin a history."""
+        self._line.ahead = 0
         self._line.ask((b"CONFIG", b"SET", b"maxmemory", b"0"), (b"FLUSHALL",))
         self.stores = [self.store(self._line), self.store(self._line)]
 
@@ -229,6 +237,16 @@ class RedisDriver:
     def set_full(self, full: bool) -> None:
         self._line.ask((b"CONFIG", b"SET", b"maxmemory", b"1" if full else b"0"))
 
+    def now(self) -> int:
+        """The store's time, in microseconds, to the second."""
+        return round((time.time() + self._line.ahead) * 1e6)
+
+    def advance(self, hours: int) -> set[str]:
+        """Let hours pass; the subscribers whose leases ended: all."""
+        self._line.ahead += hours * HOUR
+        self._line.ask(*((b"DEL", self._keys.lease(name)) for name in SUBSCRIBERS))
+        return set(SUBSCRIBERS)
+
     def expire(self, subscriber: str) -> set[str]:
         """Let time pass until this lease ends; the subscribers whose leases ended."""
         self._line.ask((b"DEL", self._keys.lease(subscriber)))
@@ -249,17 +267,23 @@ class RedisDriver:
             commands += [(b"HGETALL", meta), (b"XRANGE", log, b"-", b"+"), (b"HGETALL", cursors)]
         for subscriber in SUBSCRIBERS:
             meta, memberships = keys.subscriber(subscriber)
-            commands += [(b"HGETALL", meta), (b"HGETALL", memberships), (b"GET", keys.lease(subscriber))]
-        *parts, topics, subscribers = self._line.ask(
+            parked, order, retried = keys.parked(subscriber)
+            commands += [
+                (b"HGETALL", meta), (b"HGETALL", memberships), (b"GET", keys.lease(subscriber)),
+                (b"HGETALL", parked), (b"ZRANGE", order, b"0", b"-1"), (b"ZRANGE", retried, b"0", b"-1"),
+            ]  # fmt: skip
+        replies = iter(self._line.ask(
             *commands, (b"SMEMBERS", keys.topics), (b"SMEMBERS", keys.subscribers)
-        )
-        triples = list(zip(parts[::3], parts[1::3], parts[2::3], strict=True))
+        ))  # fmt: skip
+        of_topics = [[next(replies) for _ in range(3)] for _ in TOPICS]
+        of_subscribers = [[next(replies) for _ in range(6)] for _ in SUBSCRIBERS]
+        topics, subscribers = replies
         return Snapshot(
-            {name: _topic_snapshot(*triple) for name, triple in zip(TOPICS, triples, strict=False)},
+            {name: _topic_snapshot(*parts) for name, parts in zip(TOPICS, of_topics, strict=True)},
             {
-                name: _subscriber_snapshot(*triple)
-                for name, triple in zip(SUBSCRIBERS, triples[len(TOPICS) :], strict=True)
-                if any(triple)
+                name: _subscriber_snapshot(*parts)
+                for name, parts in zip(SUBSCRIBERS, of_subscribers, strict=True)
+                if any(parts)
             },
             ({name.decode() for name in topics}, {name.decode() for name in subscribers}),
         )
@@ -271,7 +295,8 @@ def _pairs(flat: Sequence[bytes]) -> dict[str, bytes]:
 
 def _topic_snapshot(meta: list[bytes], log: list[Any], cursors: list[bytes]) -> TopicSnapshot:
     known = _pairs(meta)
-    require(known.keys() <= {"publisher", "tail", "base"}, "a topic's fields are documented", known)
+    fields = {name.partition(":")[0] for name in known}
+    require(fields <= TOPIC_FIELDS, "a topic's fields are documented", known)
     return TopicSnapshot(
         publisher=known["publisher"].decode() if "publisher" in known else None,
         tail=EventID.parse(known["tail"]) if "tail" in known else None,
@@ -281,8 +306,24 @@ def _topic_snapshot(meta: list[bytes], log: list[Any], cursors: list[bytes]) -> 
     )
 
 
-def _subscriber_snapshot(meta: list[bytes], memberships: list[bytes], lease: bytes | None) -> SubscriberSnapshot:
-    known = _pairs(meta)
+def _parked(member: bytes) -> Parked:
+    topic, event = member.decode().split(" ")
+    us, n = event.split("-")
+    return int(us), topic, int(n)
+
+
+def _subscriber_snapshot(
+    meta: list[bytes], memberships: list[bytes], lease: bytes | None, parked: list[bytes], order: list[bytes],
+    retried: list[bytes],
+) -> SubscriberSnapshot:  # fmt: skip
+    known, contents = _pairs(meta), dict(zip(parked[::2], parked[1::2], strict=True))
+    size = sum(map(len, contents.values()))
+    require(int(known.get("parked_bytes", 0)) == size, "the bytes of parked events are counted", known, size)
+    require(int(known.get("retried", 0)) == len(retried), "the events to be retried are counted", known, retried)
+    once = sorted([*order, *retried]) == sorted(contents)
+    require(once, "a parked event has one place", order, retried, contents)
+    for each in (order, retried):
+        require([*map(_parked, each)] == sorted(map(_parked, each)), "parked events are in order", each)
     holder, _, epoch = (lease or b"").decode().partition(" ")
     options = None
     if "callback" in known:
@@ -291,8 +332,10 @@ def _subscriber_snapshot(meta: list[bytes], memberships: list[bytes], lease: byt
     return SubscriberSnapshot(
         version=int(known.get("version", -1)),
         options=options,
-        sent=int(known.get("sent", 0)),
-        dropped=int(known.get("dropped", 0)),
+        counts={kind: int(known.get(kind, 0)) for kind in KINDS},
+        paused="paused" in known,
+        parked={_parked(member): content.split(b"\n", 2)[2] for member, content in contents.items()},
+        retried=set(map(_parked, retried)),
         failures=int(known.get("failures", 0)),
         error=known["last_error"].decode() if "last_error" in known else None,
         memberships={topic: int(text.split()[0]) for topic, text in _pairs(memberships).items()},
@@ -316,6 +359,13 @@ class MemoryDriver:
 
     def run(self, call: Coroutine[Any, Any, Any]) -> Any:
         return result_of(Deferred.fromCoroutine(call))
+
+    def now(self) -> int:
+        return round(self._clock.seconds() * 1e6)
+
+    def advance(self, hours: int) -> set[str]:
+        self._clock.advance(hours * HOUR)
+        return set(SUBSCRIBERS)
 
     def expire(self, subscriber: str) -> set[str]:
         self._clock.advance(TTL + 1)
@@ -346,8 +396,10 @@ class MemoryDriver:
         return SubscriberSnapshot(
             version=known.version,
             options=(options.callback, options.uuid, options.timeout, options.max),
-            sent=known.counts["sent"],
-            dropped=known.counts["dropped"],
+            counts={kind: known.counts[kind] for kind in KINDS},
+            paused=known.paused,
+            parked={key: event.fragment for key, event in known.parked.items()},
+            retried=set(known.retried),
             failures=known.health.failures,
             error=known.health.last_error,
             memberships={topic: membership.id for topic, membership in known.topics.items()},

@@ -11,7 +11,7 @@ from hypothesis.stateful import precondition, rule
 from routemaster.interfaces import Ack, LeaseGrant, LeaseHeld
 from routemaster.model import EventID
 from tests.store.history_calls import MAX_BYTES, WORKERS, Calls, Flight, processes, subscribers
-from tests.store.history_model import require
+from tests.store.history_model import TOPICS, require
 from tests.store.history_stores import TTL
 from tests.store.reading import read
 
@@ -40,6 +40,8 @@ class Workers(Calls):
         options = evolve(grant.subscription, topics=sub.options.topics)
         require(options == sub.options and grant.failures == sub.failures, "a grant is complete", grant, sub)
         wanted = {topic for topic, membership in grant.memberships.items() if membership.state == "on"}
+        flags = grant.paused, grant.retry_at > 0, grant.retried
+        require(flags == (sub.paused, sub.in_backoff, len(sub.retried)), "a grant has the pauses", flags, sub)
         require(sub.on <= wanted, "a grant names the topics subscribed to", grant, sub.on)
         backlog = {topic for topic, events in sub.backlog.items() if events}
         require(backlog <= grant.memberships.keys(), "a grant names the topics with a backlog", grant, backlog)
@@ -59,6 +61,8 @@ class Workers(Calls):
         return expected
 
     def flight(self, grant: LeaseGrant, which: int, subscriber: str, entries: Any) -> Flight:
+        positions = self.run_on(which, lambda store: store.positions(subscriber, TOPICS)).by_topic
+        rewinds = {topic: place.cursor.rewinds for topic, place in positions.items() if place.cursor}
         first = {topic: entry_id for topic, entry_id, _ in reversed(entries)}
         last = {topic: entry_id for topic, entry_id, _ in entries}
         backlog = {(event.topic, event.id): event for event in self.model.subscribers[subscriber].waiting()}
@@ -66,20 +70,32 @@ class Workers(Calls):
             WORKERS[which],
             subscriber,
             grant.epoch,
-            tuple(Ack(topic, grant.memberships[topic].id, at, first[topic]) for topic, at in last.items()),
+            tuple(
+                Ack(topic, grant.memberships[topic].id, at, first[topic], rewinds[topic])
+                for topic, at in last.items()
+            ),
             tuple((backlog[topic, first[topic]], backlog[topic, at]) for topic, at in last.items()),
+            tuple(self.model.subscribers[subscriber].moved[topic] for topic in last),
         )
 
-    def acknowledge(self, flight: Flight, which: int) -> None:
+    def acknowledge(self, flight: Flight, which: int, pulled: bool = False) -> None:
+        """Acknowledge a batch as a worker does, or as who has pulled it."""
         name = flight.subscriber
-        positions = self.run_on(
-            which, lambda store: store.acknowledge(name, flight.worker, flight.epoch, flight.acks)
-        )
-        for first, last in flight.events:
-            self.model.acknowledge(name, first, last)
         sub = self.model.subscribers.get(name)
-        if sub is not None and self.model.leases.get(name) == (flight.worker, flight.epoch):
-            sub.failures = 0
+        if pulled:
+            result = self.run_on(which, lambda store: store.acknowledge_pulled(name, flight.acks))
+            require(isinstance(result, Exception) == (sub is None), "who is not subscribed is told", result, sub)
+            positions = self.run_on(which, lambda store: store.positions(name, TOPICS)).by_topic
+        else:
+            positions = self.run_on(
+                which, lambda store: store.acknowledge(name, flight.worker, flight.epoch, flight.acks)
+            )
+        for (first, last), moved in zip(flight.events, flight.moved, strict=True):
+            if sub is not None and sub.moved[first.topic] == moved:
+                self.model.acknowledge(name, first, last)
+        lease = self.model.leases.get(name)
+        if sub is not None and not pulled and lease == (flight.worker, flight.epoch):
+            sub.failures, sub.in_backoff = 0, False
         for ack in flight.acks:
             position = positions[ack.topic]
             if position.cursor is not None and position.cursor.membership == ack.membership and sub is not None:
@@ -95,14 +111,14 @@ class Workers(Calls):
         if sub is None or self.model.leases.get(subscriber) != (worker, epoch):
             require(not result, "without the lease no failure is recorded", result)
             return
-        sub.failures, sub.error = failures, error
+        sub.failures, sub.error, sub.in_backoff = failures, error, True
         require(result, "a failure is recorded", result, sub)
 
     @rule(
         which=processes, subscriber=subscribers, most=st.integers(1, 12),
         max_bytes=st.sampled_from((1, 150, MAX_BYTES)),
-        end=st.sampled_from(("acknowledged", "acknowledged", "later", "crash", "failed")), ahead=st.booleans(),
-        repair_after=st.booleans(),
+        end=st.sampled_from(("acknowledged", "acknowledged", "pulled", "later", "crash", "failed")),
+        ahead=st.booleans(), repair_after=st.booleans(),
     )
     def deliver(
         self, which: int, subscriber: str, most: int, max_bytes: int, end: str, ahead: bool, repair_after: bool
@@ -120,8 +136,8 @@ class Workers(Calls):
             following = self.read(which, subscriber, after, most, max_bytes)
             ahead = bool(following)
             behind = self.flight(grant, which, subscriber, following)
-        if end == "acknowledged":
-            self.acknowledge(batch, which)
+        if end in ("acknowledged", "pulled"):
+            self.acknowledge(batch, which, end == "pulled")
             if ahead:
                 self.flights.append(behind)
             if repair_after:
@@ -132,11 +148,11 @@ class Workers(Calls):
             self.fail(which, WORKERS[which], subscriber, grant.epoch)
 
     @precondition(lambda self: self.flights)
-    @rule(which=processes, number=st.integers(0, 20), keep=st.booleans())
-    def acknowledge_late(self, which: int, number: int, keep: bool) -> None:
+    @rule(which=processes, number=st.integers(0, 20), keep=st.booleans(), pulled=st.booleans())
+    def acknowledge_late(self, which: int, number: int, keep: bool, pulled: bool) -> None:
         """An acknowledgement arrives after other calls, perhaps twice."""
         number %= len(self.flights)
-        self.acknowledge(self.flights[number], which)
+        self.acknowledge(self.flights[number], which, pulled)
         if not keep:
             del self.flights[number]
 

@@ -22,7 +22,7 @@ class PauseTests(StoreTests):
         await self.create("cats")
         await self.store.subscribe(subscription("cats"))
 
-    async def fail(self, pause: float = 1000.0) -> None:
+    async def fail_once(self, pause: float = 1000.0) -> None:
         self.assertTrue(await self.store.fail("sub", "w1", (await self.grant()).epoch, pause, "gone", 3))
 
     async def seen(self) -> tuple[bool, bool, bool, bool]:
@@ -34,7 +34,7 @@ class PauseTests(StoreTests):
         """A pause lasts until it is resumed, which ends the pause after failures, too; failures stay counted."""
         await self.begin()
         self.assertEqual(await self.seen(), (False, False, False, False))
-        await self.fail()
+        await self.fail_once()
         await self.store.pause("sub")
         await self.store.pause("sub")
         self.assertEqual(await self.seen(), (True, True, True, True))
@@ -49,7 +49,7 @@ class PauseTests(StoreTests):
     async def test_retry(self) -> None:
         """A retry ends the pause after failures only."""
         await self.begin()
-        await self.fail()
+        await self.fail_once()
         await self.store.pause("sub")
         await self.store.retry("sub")
         self.assertEqual(await self.seen(), (True, False, True, False))
@@ -57,7 +57,7 @@ class PauseTests(StoreTests):
     async def test_subscribing_again(self) -> None:
         """Subscribing again keeps a pause, and ends the pause after failures; unsubscribing ends both."""
         await self.begin()
-        await self.fail()
+        await self.fail_once()
         await self.store.pause("sub")
         await self.store.subscribe(subscription("cats", max=3))
         self.assertEqual(await self.seen(), (True, False, True, False))
@@ -183,7 +183,7 @@ class SettingsTests(StoreTests):
 class AttemptTests(StoreTests):
     """The list of attempts."""
 
-    async def fail(self, report: bytes, worker: str = "w1", **options: Any) -> bool:
+    async def fail_once(self, report: bytes, worker: str = "w1", **options: Any) -> bool:
         epoch = (await self.grant()).epoch
         return bool(await self.store.fail("sub", worker, epoch, 0.5, "gone", report=report, **options))
 
@@ -194,8 +194,8 @@ class AttemptTests(StoreTests):
         self.assertEqual(await self.store.attempts("sub"), Attempts([], None))
         reports = [b'{"n":%d}' % n for n in range(MOST_REPORTS + 5)]
         for report in reports:
-            self.assertTrue(await self.fail(report))
-            self.assertTrue(await self.fail(report))
+            self.assertTrue(await self.fail_once(report))
+            self.assertTrue(await self.fail_once(report))
         self.assertEqual((await self.store.attempts("sub")).failed, reports[:4:-1])
         self.assertEqual(len(reports[:4:-1]), MOST_REPORTS)
         await self.acknowledge(b'{"ok":1}')
@@ -213,9 +213,9 @@ class AttemptTests(StoreTests):
         """A failure that is not recorded is not listed; nor is one without a report."""
         await self.create("cats")
         await self.store.subscribe(subscription("cats"))
-        self.assertFalse(await self.fail(b"x", worker="w2"))
-        self.assertFalse(await self.fail(b"x", tried=("https://elsewhere/", None)))
-        self.assertTrue(await self.fail(b""))
+        self.assertFalse(await self.fail_once(b"x", worker="w2"))
+        self.assertFalse(await self.fail_once(b"x", tried=("https://elsewhere/", None)))
+        self.assertTrue(await self.fail_once(b""))
         await self.store.acknowledge("sub", "w2", 1, [], report=b"x")
         self.assertEqual(await self.store.attempts("sub"), Attempts([], None))
 
@@ -223,12 +223,12 @@ class AttemptTests(StoreTests):
         """How often the oldest event was refused alone is kept for the next worker, until a success."""
         await self.create("cats")
         await self.store.subscribe(subscription("cats"))
-        await self.fail(b"", refusals=2, batch_limit=1)
+        await self.fail_once(b"", refusals=2, batch_limit=1)
         grant = await self.grant()
         self.assertEqual((grant.refusals, grant.batch_limit), (2, 1))
-        await self.fail(b"")
+        await self.fail_once(b"")
         self.assertEqual((await self.grant()).refusals, 0)
-        await self.fail(b"", refusals=3)
+        await self.fail_once(b"", refusals=3)
         await self.acknowledge(b"")
         self.assertEqual((await self.grant()).refusals, 0)
 

@@ -15,7 +15,8 @@ local membership, version = tonumber(ARGV[2]), tonumber(ARGV[3])
 local text = redis.call('HGET', KEYS[3], ARGV[1])
 local cursor = text and parse(text)
 if cursor and cursor.version >= version then return 0 end
-if not cursor or cursor.membership < membership then
+local fresh = not cursor or cursor.membership < membership
+if fresh then
   cursor = new_cursor(membership)
   redis.call('HDEL', KEYS[1], 'cuts:' .. ARGV[1])
 end
@@ -33,7 +34,7 @@ if not open_span(cursor) then
     local gap = last and n_of(last.till) + 1 or 1
     if n_of(start) >= gap then
       forget_cuts(KEYS[1], ARGV[1], n_of(start))
-      cursor.cuts = {{(last or cursor.sent == 0) and 'n' or 'u', gap, n_of(start)}}
+      cursor.cuts = {{(last or fresh) and 'n' or 'u', gap, n_of(start)}}
     end
   end
 end
