@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 
 from routemaster.errors import StoreUnavailable, WrongType
@@ -121,6 +121,8 @@ class Upkeep:
         for publisher, topics in owned.items():
             with self._skip_unavailable(), suppress(WrongType):  # it is logged
                 await self._correct_owned(publisher, topics)
+        with self._skip_unavailable():
+            await self._correct_large_topics()
         for some in chunks(await self._redis.names(self._keys.subscribers), AT_ONCE):
             with self._skip_unavailable():
                 known = await gather_available(
@@ -139,6 +141,20 @@ class Upkeep:
         if publisher is None:
             self._indexed.discard(topic)
         return publisher
+
+    async def _correct_large_topics(self) -> None:
+        """Remove the names of topics that have no `max_data`: deleted ones."""
+        large = await self._redis.names(self._keys.large_topics)
+        if stale := await self._without_limit(large):
+            await self._redis.command(b"SREM", self._keys.large_topics, *(topic.encode() for topic in stale))
+            # a topic may have been set since it was read
+            if again := set(stale) - set(await self._without_limit(stale)):
+                await self._redis.command(b"SADD", self._keys.large_topics, *(topic.encode() for topic in again))
+
+    async def _without_limit(self, topics: Iterable[str]) -> list[str]:
+        bundles = self._redis.bundles(topics, self._meta, AT_ONCE)
+        replies = await self._redis.run_bundles("topics", bundles, lambda topic: (self._meta(topic),), b"max_data")
+        return [topic for some, limits in replies for topic, limit in zip(some, limits, strict=True) if not limit]
 
     async def _correct_owned(self, publisher: str, topics: set[str]) -> None:
         """Count a client's topics anew: another version may have made some, or a call may have ended half way."""

@@ -218,7 +218,7 @@ class RedisTests(StoreTests):
         await self.books(1, "pull", sent=1)
         await self.store.skip("sub", None)
         await self.store.configure_topic("cats", "pub", TopicSettings())
-        await self.store.configure_topic("cats", None, TopicSettings(max_data=1))
+        await self.store.configure_topic("cats", None, TopicSettings())
         await self.store.clean_up()
         self.assertIsNone((await self.store.topic("cats")).first)
 

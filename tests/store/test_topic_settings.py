@@ -86,6 +86,16 @@ class ConfigureTests(StoreTests):
         self.assertEqual(await self.leftovers(), [])  # type: ignore[attr-defined]
 
 
+    async def test_large_topics(self) -> None:
+        """Topics with a `max_data` are known; the clean-up takes out those that were deleted, and no other."""
+        for topic in ("cats", "dogs", "birds"):
+            await self.store.configure_topic(topic, "pub", SETTINGS)
+        await self.store.configure_topic("birds", "pub", TopicSettings())
+        await self.store.delete_topic("cats", "pub")
+        await self.store.clean_up()
+        self.assertEqual(await self.store.large_topics(), {"dogs"})
+
+
 class DetailTests(StoreTests):
     """One topic."""
 
