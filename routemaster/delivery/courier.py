@@ -9,8 +9,7 @@ An attempt reads, unless the events are in the worker's cache, and then
 acknowledges, or records the failure (`settlement`). The batch is put
 together when the sender gives the turn, so that only attempts under way hold
 one. The next starts only when the last is settled: a crash repeats one batch.
-What the subscription adds to these rules has rooms of its own: `pacing`, `filling`,
-`expiry`, `parking`.
+What a subscription adds is in `pacing`, `filling`, `expiry` and `parking`.
 
 Each step of the loop waits for one thing at most, so that a stop, a changed
 subscription or a lost lease takes effect before another attempt. If the store is
@@ -227,6 +226,7 @@ class Courier:
         ended, batch = self._clock.seconds(), attempt.batch
         oldest = attempt.began if attempt.retried else self._offset.local(batch.first.us)
         self._attempts.ended(batch, outcome, self._retries.failures + 1, oldest, attempt.began, ended)
+        self._due.pace.ended(outcome.reused, ended)
         if outcome.verdict is Verdict.LOCAL:
             self._retries.failed_here(ended)
         else:
