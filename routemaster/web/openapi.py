@@ -111,9 +111,8 @@ def _operation(path: str, method: str, who: Who) -> dict[str, Any]:
     if names or query:
         made["parameters"] = [*names, *query]
     if described.body:
-        made["requestBody"] = {
-            "required": True, "content": {"application/json": {"schema": reference(described.body)}},
-        }  # fmt: skip
+        content = {"application/json": {"schema": reference(described.body)}}
+        made["requestBody"] = {"required": described.body_required, "content": content}
     return made
 
 

@@ -34,6 +34,7 @@ class Operation:
     answers: Mapping[int, Answer] = field(factory=DONE.copy)
     errors: Mapping[int, str] = field(factory=dict)  #: status -> when
     query: Mapping[str, Any] = field(factory=dict)   #: parameter -> schema
+    body_required: bool = True
 
 
 _NO_TOPIC: Final = "There is no such topic."
@@ -214,7 +215,7 @@ _OPERATIONS: Final = {
     **_own_and_named("DELETE", "/parked", Operation("Remove all parked events.", errors={404: _NOT_SUBSCRIBED})),
     **_own_and_named("POST", "/parked/retry", Operation(
         "Have parked events delivered next, each alone.", "ParkedRetry",
-        errors={400: "The body is invalid.", 404: _NOT_SUBSCRIBED})),
+        errors={400: "The body is invalid.", 404: _NOT_SUBSCRIBED}, body_required=False)),
 }  # fmt: skip
 
 OPERATIONS: Final[Mapping[str, Operation]] = {

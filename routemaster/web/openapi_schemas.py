@@ -189,7 +189,14 @@ def _administration() -> dict[str, Schema]:
     )
     counts = dict.fromkeys(("sent", "queued", "added", "expired", "skipped", "parked", "dropped"), _COUNT)
     limits = dict.fromkeys(("max_bytes", "retention", "max_queued", "rate", "park_after"), number_or_null)
-    attempt = answer({"at": number, "duration": number, "events": _COUNT, "first": EVENT_ID, "last": EVENT_ID})
+    attempt = answer({
+        "at": number | {"description": "Seconds since the epoch."},
+        "duration": number | {"description": "In seconds."},
+        "events": _COUNT, "first": EVENT_ID, "last": EVENT_ID,
+        "topics": array(text("topic"), description="Of the events; some, if there are many."),
+        "status": number_or_null, "reason": optional(_TEXT),
+        "answer": _TEXT | {"description": "The beginning of the answer's body."},
+    })  # fmt: skip
     parked = answer({"reason": _TEXT, "parked_at": number})
     return {
         "Moved": answer({"events": _COUNT}),

@@ -6,6 +6,7 @@ import json
 from base64 import b64encode
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any
+from unittest.mock import Mock
 
 from attrs import evolve, frozen
 from hypothesis import given, settings
@@ -22,18 +23,27 @@ from routemaster.metrics.prometheus import CONTENT_TYPE
 from routemaster.model import ApiToken, EventID
 from routemaster.store.memory_store import MemoryStore
 from routemaster.web import api as api_module
+from routemaster.web import openapi
 from routemaster.web.api import Api
 from routemaster.web.auth import Authenticator
 from routemaster.web.limits import Limits
 from routemaster.web.listing import PAUSE
 from tests.store.reading import read
 from tests.test_strict_json import JSON, REFUSED, same
+from tests.web.described import Description
 from tests.web.test_auth import MALFORMED, ROOT_KEY
 from tests.web.wire import Answer, Wire, request
 
 NOW = 1_700_000_000
 A, B, MADE, MONITOR_KEY = "alice--a1", "bob--b1", "made--m1", "eve--e1"
 CALLBACK = "https://localhost/events"
+INTERNAL_ERROR = b'{"error":"internal error"}'  #: which no description promises
+DESCRIPTION = Description(
+    openapi.document(
+        [(path, method, who) for path, method, _, who in Api(*[Mock()] * 7)._table()],
+        max_event_data=64, max_body=65536, missing_topics="refuse",
+    )
+)  # fmt: skip
 EVENT = {"type": "update", "url": "https://example.com/cats/1"}
 
 UNAVAILABLE = StoreUnavailable("Redis at test is unavailable")
@@ -148,6 +158,9 @@ class Case(SynchronousTestCase):
         answer = self.call(method, path, body, user)
         self.assertEqual(answer.status, status, f"{method} {path} {body!r} {user}: {answer}")
         self.well_formed(answer)
+        if answer.body != INTERNAL_ERROR:
+            wrong = DESCRIPTION.wrong_with(method, path, answer.status, answer.headers, answer.body)
+            self.assertEqual(wrong, [], f"{method} {path}: {answer}")
         return answer
 
     def well_formed(self, answer: Answer) -> None:

@@ -13,6 +13,7 @@ from tests.web.test_api import CALLBACK, MADE, MONITOR_KEY, ROOT_KEY, UNAVAILABL
 from tests.web.wire import request
 
 EVENTS, ACK, STREAM = "/subscription/events", "/subscription/ack", "/subscription/stream"
+FRAGMENT = b'{"topic":"cats","type":"noop","url":"https://example.com/","t":1}'
 
 
 class PullCase(Case):
@@ -161,7 +162,7 @@ class WaitingTests(PullCase):
 
     def store_event(self) -> None:
         """Publish beside the connection of the poll."""
-        self.done(self.store.store.publish("cats", A, [b'{"topic":"cats"}']))
+        self.done(self.store.store.publish("cats", A, [FRAGMENT]))
         self.clock.advance(0)
 
     def test_event(self) -> None:
@@ -262,7 +263,7 @@ class StreamCase(PullCase):
     def add(self, count: int = 1) -> None:
         """Publish beside the connection of the stream."""
         for _ in range(count):
-            self.done(self.store.store.publish("cats", A, [b'{"topic":"cats"}']))
+            self.done(self.store.store.publish("cats", A, [FRAGMENT]))
         self.turn()
 
 

@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 from routemaster.administration import Ack
+from routemaster.delivery.attempt_report import report
+from routemaster.delivery.batch import Batch
 from routemaster.interfaces import Outcome, Verdict
 from routemaster.model import EventID, ParkedEvent, Subscription, TopicSettings
 from routemaster.testing.script_sender import ScriptedSender
@@ -209,10 +211,13 @@ class ParkedTests(SubscriptionCase):
     def test_attempts(self) -> None:
         """The last failed attempts and the last success are shown as they were recorded."""
         self.assertEqual(self.shown("/subscription/attempts"), {"failed": [], "success": None})
+        batch = Batch.of([("cats", EventID(1, 1), b"{}")])
+        failed = report(batch, Outcome(Verdict.FAILED, 500, "answered 500", answer="no"), 5.0, 0.25)
+        success = report(batch, Outcome(Verdict.ACKNOWLEDGED, 204), 6.0, 0.25)
         grant = self.done(self.store.acquire(B, "w"))
-        self.done(self.store.fail(B, "w", grant.epoch, 0.0, "x", report=b'{"status":500}'))
+        self.done(self.store.fail(B, "w", grant.epoch, 0.0, "x", report=failed))
         [(event, _)] = self.done(self.store.read({"cats": EventID(0, 0)}, 1))["cats"]
         acks = [Ack("cats", grant.memberships["cats"].id, event)]
-        self.done(self.store.acknowledge(B, "w", grant.epoch, acks, report=b'{"status":204}'))
-        expected = {"failed": [{"status": 500}], "success": {"status": 204}}
+        self.done(self.store.acknowledge(B, "w", grant.epoch, acks, report=success))
+        expected = {"failed": [json.loads(failed)], "success": json.loads(success)}
         self.assertEqual(self.shown("/subscription/attempts"), expected)
