@@ -28,8 +28,11 @@ def facts_of(info: SubscriptionInfo) -> Facts:
 
 
 def step_of(info: SubscriptionInfo, now: float) -> Step:
-    """What its courier does at `now`, in seconds since the epoch."""
-    return decide(facts_of(info), now)
+    """What its courier does at `now`, in seconds since the epoch; without a courier events wait to be pulled."""
+    step = decide(facts_of(info), now)
+    if info.subscription.callback is None and step.state is State.DELIVERING:
+        return Step(State.WAITING)
+    return step
 
 
 def batches(info: SubscriptionInfo) -> int:
@@ -38,7 +41,9 @@ def batches(info: SubscriptionInfo) -> int:
 
 
 def batches_due(info: SubscriptionInfo, horizon: float) -> int:
-    """How many of them are due by `horizon`, in seconds since the epoch."""
+    """How many of them are due by `horizon`, in seconds since the epoch; none if the subscriber pulls them."""
+    if info.subscription.callback is None:
+        return 0
     full, rest = divmod(info.queued, _most(info))
 
     def due(backlog: int) -> bool:
