@@ -32,7 +32,7 @@ from routemaster.testing.daemon import LOOPBACK, Daemon
 from tests.web.described import Description
 from tests.web.test_openapi import integers
 
-EXAMPLES = 8  #: requests for each operation, kind of credentials and kind of data
+EXAMPLES = 6  #: requests for each operation, kind of credentials and kind of data
 CREDENTIALS = {"client": "alice--a1", "root": "root--r1", "monitor": "eve--e1", "nobody": None}
 CHECKS = [
     not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance,
@@ -72,7 +72,7 @@ class DescriptionTests(TestCase):
         await deferToThread(self.try_all)
 
     def try_all(self) -> None:
-        self.cursor = ""
+        self.cursor, self.events = "", dict.fromkeys(TOPICS, "1-1")
         self.session = self.new_session()
         self.base = f"https://{LOOPBACK}:{self.bus.port}"
         self.seen: dict[tuple[str, str], set[int]] = defaultdict(set)
@@ -99,7 +99,6 @@ class DescriptionTests(TestCase):
         """Topics, two subscriptions to them, and events, whatever was deleted before; `pulled`: alice's, too."""
         event = {"type": "noop", "url": "https://example.com/"}
         events = [("alice--a1", f"topics/{topic}", event) for topic in TOPICS]
-        self.events: dict[str, str] = {}
         for token, path, body in (
             *events,
             ("alice--a1", "subscription", {"topics": TOPICS, "callback": None if pulled else CALLBACKS[0]}),
@@ -127,7 +126,8 @@ class DescriptionTests(TestCase):
                     use_names(case, topic, self.events[topic])
             self.try_case(role, case, admitted)
 
-        self.make_state(operation.path in PULLED)
+        if admitted:
+            self.make_state(operation.path in PULLED)
         check()  # fmt: skip
 
     def try_case(self, role: str, case: Any, admitted: bool) -> None:
