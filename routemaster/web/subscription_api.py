@@ -13,7 +13,7 @@ from routemaster import strict_json
 from routemaster.errors import HasNoCallback, Invalid, StoreUnavailable
 from routemaster.interfaces import Sender, Store, Trial, Verdict
 from routemaster.model import OLDEST, ParkedEvent, SubscriptionInfo
-from routemaster.validation import check_event_id, check_reach, check_retry, shown
+from routemaster.validation import check_event_id, check_reach, check_retry, check_topic, shown
 from routemaster.web.access import CLIENTS, MONITORS, ROOTS, Who
 from routemaster.web.completion import complete
 from routemaster.web.listing import subscription_json
@@ -117,7 +117,7 @@ class SubscriptionApi:
         subscriber = await self._subscribers.token(request, name, reads=True)
         values = parameters(request, "after", "max")
         most = min(integer(values, "max") or LISTED, MAX_LISTED)
-        after = _after_parked(values.get("after", ""))
+        after = _after_parked(values["after"]) if "after" in values else ""
         events, following = await self._store.parked(subscriber, after, most)
         marks = strict_json.encode(following.replace(" ", "/") or None)
         return ready_json(request, b'{"events":[%b],"next":%b}' % (b",".join(map(_parked, events)), marks))
@@ -205,10 +205,8 @@ def _parked(event: ParkedEvent) -> bytes:
 
 def _after_parked(text: str) -> str:
     """The store's mark, from the `next` of an earlier answer: `TOPIC/ID`; raises Invalid."""
-    if not text:
-        return ""
     topic, _, event = text.partition("/")
     try:
-        return f"{topic} {check_event_id(event)}"
+        return f"{check_topic(topic)} {check_event_id(event)}"
     except Invalid:
         raise Invalid(f"after is invalid: got {shown(text)}, expected `next` of an earlier answer") from None

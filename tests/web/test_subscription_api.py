@@ -189,7 +189,9 @@ class ParkedTests(SubscriptionCase):
         rest = self.shown(f"/subscription/parked?after={first['next']}")
         self.assertEqual([event["id"] for event in rest["events"]], ids[2:])
         self.assertEqual(self.counts(), {"parked": 3, "added": 3})
-        self.expect(400, "GET", "/subscription/parked?after=x", user=B)
+        for mark in ("", "x", "cats", "cats/", "Cats/1-1", "cats/1-1/", "/1-1", "cats%201-1"):
+            answer = self.expect(400, "GET", f"/subscription/parked?after={mark}", user=B)
+            self.assertTrue(answer.error.startswith("after is invalid"), answer.error)
 
     def test_retry(self) -> None:
         """Parked events named by ID, or all, are to be delivered again: they wait, and count as added again."""
