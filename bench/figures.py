@@ -1,6 +1,6 @@
 """The figures of the bus, each against a bare server or against itself in the same run.
 
-    python bench/figures.py [--quick] ingest fanout bulk latency drain memory idle
+    python bench/figures.py [--quick] ingest fanout history bulk latency drain memory idle
 
 Every figure starts a bus of its own, as an operator would: `twistd routemaster`
 with its embedded Redis (append-only file on), TLS, publishers and subscribers
@@ -58,6 +58,31 @@ def fanout(quick: bool) -> None:
         ratios.append(rates[100] / rates[1])
         print(f"  1 subscriber {rates[1]:.0f}/s, 100 subscribers {rates[100]:.0f}/s")
     print(f"fanout ratio {median(ratios):.2f} (goal 0.9)")
+
+
+def history(quick: bool) -> None:
+    """Single events to a topic that keeps an hour, against one that keeps nothing; one live subscriber of both.
+
+    On one bus, in short turns: so what disturbs one turn disturbs the next as well.
+    """
+    with Bus() as bus:
+        port, used = bus.sink(), {}
+        for topic in ("things", "kept"):
+            assert bus.call("POST", f"/topics/{topic}", {"type": "noop", "url": URL % 1}) == 204
+        assert bus.call("PUT", "/topics/kept", {"history": 3_600_000}) == 204
+        bus.subscribe(port, topics=("things", "kept"), timeout=0)
+        pids, turns = bus.pids(), 4 if quick else 20
+        for topic in ("things", "kept") * turns:
+            before = sum(map(cpu_seconds, pids))
+            result = bus.load([bus.request(topic=topic)], 0.5 if quick else 2.0)
+            time.sleep(0.2)  # the rest is delivered
+            cost = 1e6 * (sum(map(cpu_seconds, pids)) - before) / sum(result.statuses.values())
+            used.setdefault(topic, []).append((result.rate, cost))
+    without, kept = (tuple(map(median, zip(*used[topic], strict=True))) for topic in ("things", "kept"))
+    print(
+        f"history: {kept[0]:.0f}/s against {without[0]:.0f}/s, ratio {kept[0] / without[0]:.2f} (goal 0.95); "
+        f"processor time {kept[1]:.0f} against {without[1]:.0f} µs for an event"
+    )
 
 
 def bulk(quick: bool) -> None:
@@ -188,4 +213,4 @@ def replicated(quick: bool) -> None:
 
 
 if __name__ == "__main__":
-    play(__doc__, (ingest, fanout, bulk, latency, drain, memory, idle, replicated))
+    play(__doc__, (ingest, fanout, history, bulk, latency, drain, memory, idle, replicated))

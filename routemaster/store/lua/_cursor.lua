@@ -154,10 +154,12 @@ local function last_gone(log, tail)
   return head and digits(us_of(head[1])) .. '-' .. digits(n_of(head[1]) - 1) or tail
 end
 
--- The last entry that was accepted before a time: its ID, or nil.
+-- The last entry that was accepted before a time: its ID, or nil. The first entry is looked at
+-- before, because XREVRANGE reads the whole log if it ends before that.
 local function last_before(log, us)
-  local entry = us > 0 and redis.call('XREVRANGE', log, digits(us - 1), '-', 'COUNT', 1)[1]
-  return entry and entry[1] or nil
+  local head = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+  if not head or us_of(head[1]) >= us then return nil end
+  return redis.call('XREVRANGE', log, digits(us - 1), '-', 'COUNT', 1)[1][1]
 end
 
 -- The entry with a number, or the nearest that the log holds: its ID, or nil if the log is empty.
