@@ -15,7 +15,7 @@ import routemaster
 HOME = Path(routemaster.__file__).parent
 
 #: the rooms that hold values and rules alone
-VALUES = ("", "model", "errors", "hints", "interfaces", "administration", "callback_url", "validation",
+VALUES = ("", "model", "errors", "hints", "interfaces", "administration", "callback_url", "limits", "validation",
           "strict_json", "config", "config_sources", "config_tokens", "config_types", "redis.address")  # fmt: skip
 #: what each wing may import besides itself, by the closest name: "x" is the module x, "x." all of the package x
 LAWS: dict[str, tuple[str, ...]] = {

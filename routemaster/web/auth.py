@@ -27,8 +27,9 @@ from twisted.internet.defer import Deferred, DeferredLock
 
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import Store
+from routemaster.limits import MAX_TOKEN
 from routemaster.model import TokenChange
-from routemaster.validation import MAX_TOKEN, is_token
+from routemaster.validation import is_token
 
 _USER_NAME = re.compile(rb"([a-z0-9:_-]{1,%d}):" % MAX_TOKEN)
 

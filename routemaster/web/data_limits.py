@@ -12,7 +12,7 @@ import re
 from collections.abc import Set
 
 from routemaster.interfaces import Clock, Store
-from routemaster.validation import MAX_DATA
+from routemaster.limits import MAX_DATA
 
 LIFE = 5.0  #: seconds
 KEPT = 10_000  #: topics

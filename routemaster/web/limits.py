@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from attrs import frozen
 
-from routemaster.validation import MAX_DATA
+from routemaster.limits import MAX_DATA
 
 
 @frozen

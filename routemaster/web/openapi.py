@@ -3,7 +3,7 @@
 To describe a new route, add an `Operation` to `openapi_operations.OPERATIONS`, by method and
 path as in the table: one sentence, the name of the body's schema, the answers besides errors,
 and a sentence for each error of its own. A body that no schema fits yet gets one in
-`openapi_schemas.schemas`, with limits that come from `validation` (`PATTERNS`, `RANGES`)
+`openapi_schemas.schemas`, with limits that come from `validation.PATTERNS`, `limits.RANGES`
 or from the options, never with numbers of its own; a parameter of a new kind gets a line in
 `openapi_schemas.parameters`. Everything else (credentials, 401, 503, the errors of every
 request, headers) is added here. `tests/web/test_openapi.py` fails for a route without a

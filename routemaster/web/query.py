@@ -7,7 +7,8 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from routemaster.errors import Invalid
-from routemaster.validation import RANGES, shown
+from routemaster.limits import RANGES
+from routemaster.validation import shown
 
 _INTEGER = re.compile(r"[0-9]{1,15}")
 

@@ -16,13 +16,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from routemaster import strict_json
 from routemaster.callback_url import MAX_URL
 from routemaster.errors import Invalid
+from routemaster.limits import MAX_BULK, MAX_PLACE, MAX_TIMESTAMP, MAX_TOKEN, RANGES
 from routemaster.validation import (
-    MAX_BULK,
-    MAX_PLACE,
-    MAX_TIMESTAMP,
-    MAX_TOKEN,
     PUSHED_ONLY,
-    RANGES,
     check_api_token,
     check_cursor,
     check_reach,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from routemaster.limits import MAX_DATA
 from routemaster.model import TopicSettings
-from routemaster.validation import MAX_DATA
 from tests.web.test_api import EVENT, ROOT_KEY, A, B, Case
 
 
