@@ -76,7 +76,13 @@ class Decisions(Faults):
             self.hours_pass(hours)
             self.prepare(which, topic, subscriber, pick % 3, None)
         if then == "rewind":
+            grant, flights = self.acquire(which, subscriber), []
+            if grant is not None:
+                entries = self.read(which, subscriber, dict.fromkeys(grant.memberships), 2, MAX_BYTES)
+                flights.append(self.flight(grant, which, subscriber, entries))
             self.rewind(which, subscriber, pick, pick < 10, wanted)
+            for flight in flights:
+                self.acknowledge(flight, which, pick % 2 > 0)
             self.where(which, pick)
         elif then == "skip":
             self.skip_events(which, subscriber, pick, pick < 10, wanted)
@@ -94,6 +100,8 @@ class Decisions(Faults):
             for refused in (pick % 2 > 0, pick % 3 > 0):
                 self.settle(which, refused, pick % 5 == 0, pick % 7 == 0)
         else:
+            if pick % 2:
+                self.skip_events(which, subscriber, pick, True, ())
             self.do(self.leave_op(subscriber, topic), which)
             self.subscribe_with_limits(which, subscriber, [topic, *wanted], "time", pick, None, None)
 
