@@ -47,6 +47,9 @@ class _Poll:
 class Poller:
     """See above. It ends when no poll is left."""
 
+    # thousands may wait
+    __slots__ = ("_clock", "_on_end", "_polls", "_running", "_turns", "_wait", "reading")
+
     def __init__(self, state: SubscriberState, shared: Shared, on_end: Callable[[Poller], None]) -> None:
         """`state`: as just read, of a pulled subscription; `on_end` is called when no poll is left."""
         self.reading = Reading(state, shared, self)

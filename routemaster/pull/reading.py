@@ -103,6 +103,11 @@ def behind(cursor: Cursor, last: EventID) -> Cursor:
 class Reading:
     """See above; the owner is woken by the index when enough events were accepted."""
 
+    __slots__ = (
+        "_followed", "_missing_until", "_moved", "_outdated", "_repaired", "_shared", "_waiter", "backlog",
+        "state", "subscriber",
+    )  # fmt: skip
+
     def __init__(self, state: SubscriberState, shared: Shared, waiter: Waiter) -> None:
         """`state`: as just read."""
         self.subscriber = state.subscription.subscriber

@@ -101,7 +101,7 @@ class FastKleinResource(KleinResource):
         if not isinstance(result, Deferred):
             self._answer(result, request)
             return NOT_DONE_YET
-        if not result.called:
+        if not result.called or result.paused:  # paused: its callback has returned another Deferred
             request.notifyFinish().addErrback(lambda _: result.cancel())
         result.addErrback(self._failed, request, self._app._error_handlers)
         result.addCallback(self._answer, request)

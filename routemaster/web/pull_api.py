@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.web.http_headers import Headers
 
 from routemaster import strict_json
 from routemaster.administration import SubscriberState
 from routemaster.errors import HasCallback, Invalid, RoutemasterError, StoreUnavailable
+from routemaster.pull.poller import Answer
 from routemaster.pull.service import PullService
 from routemaster.pull.stream import Stream
 from routemaster.validation import check_cursor, shown
@@ -44,8 +46,13 @@ class PullApi:
             *own_and_named("/stream", "GET", self.stream),
         ]
 
-    async def events(self, request: Any, name: str | None = None) -> bytes:
+    def events(self, request: Any, name: str | None = None) -> Deferred[bytes]:
         """GET /subscription/events"""
+        # no coroutine of this handler waits with the poll: that would take a kilobyte for each
+        return Deferred.fromCoroutine(self._begin(request, name)).addCallback(self._wait, request)
+
+    async def _begin(self, request: Any, name: str | None) -> tuple[SubscriberState, int | None, float]:
+        """Acknowledge; returns what `PullService.poll` needs."""
         subscriber = await self._subscribers.token(request, name, reads=b"ack" not in request.args)
         asked = parameters(request, "max", "wait", "ack")
         most, wait = integer(asked, "max"), (integer(asked, "wait") or 0) / 1000
@@ -53,9 +60,10 @@ class PullApi:
         if "ack" in asked:
             await complete(self._pull.acknowledge(state, asked["ack"]))
         request.extend(wait)
-        answer = await self._pull.poll(state, most, wait)
-        body = b'{"events":%b,"cursor":"%b","queued":%d}'
-        return ready_json(request, body % (answer.events, answer.cursor.encode(), answer.queued))
+        return state, most, wait
+
+    def _wait(self, poll: tuple[SubscriberState, int | None, float], request: Any) -> Deferred[bytes]:
+        return self._pull.poll(*poll).addCallback(_answer, request)
 
     async def acknowledge(self, request: Any, name: str | None = None) -> bytes:
         """POST /subscription/ack"""
@@ -103,3 +111,8 @@ class PullApi:
             if not names:
                 raise
             raise HasCallback(f"{error}; {names} cannot be given") from None
+
+
+def _answer(answer: Answer, request: Any) -> bytes:
+    body = b'{"events":%b,"cursor":"%b","queued":%d}'
+    return ready_json(request, body % (answer.events, answer.cursor.encode(), answer.queued))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from attrs import evolve
@@ -15,6 +16,7 @@ from routemaster.hints import decode
 from routemaster.model import TopicSettings
 from routemaster.pull.poller import Answer
 from routemaster.pull.service import PullService
+from tests.pull.test_stream import Connection
 from tests.store.case import StoreTests, on_redis, subscription
 
 
@@ -72,6 +74,41 @@ class PullTests(StoreTests):
         facts = await self.facts()
         self.assertEqual((facts.sent, facts.queued, facts.health.failures), (1, 2, 0))
         self.assertIsNotNone(facts.health.last_success)
+
+    async def stream(self, service: PullService, sent: bool = False) -> Connection:
+        """A stream, whose client reads everything at once."""
+        stream = service.stream(await service.state("sub"), sent, lambda: True)
+        connection = Connection(reactor, stream)
+        self.addCleanup(connection.disconnect)
+        return connection
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await deferLater(reactor, 0.005)
+
+    async def test_stream(self) -> None:
+        """A stream in one process goes on when its client acknowledges through another."""
+        one, two = await self.start("cats", "dogs", max=3)
+        await self.add("cats", 1, 2)
+        connection = await self.stream(one)
+        await self.until(lambda: connection.numbers == [1, 2])
+        await self.add("dogs", 3, 4, 5)
+        await self.until(lambda: connection.numbers == [1, 2, 3])
+        await two.acknowledge(await two.state("sub"), connection.events[1].cursor)
+        await self.until(lambda: connection.numbers == [1, 2, 3, 4, 5])
+        described = await self.facts()
+        self.assertEqual((described.sent, described.queued, described.added), (2, 3, 5))
+
+    async def test_stream_that_acknowledges(self) -> None:
+        """With `ack=sent` a stream acknowledges what is sent, a window after another."""
+        one, _ = await self.start("cats", max=3)
+        await self.add("cats", *range(10))
+        connection = await self.stream(one, sent=True)
+        await self.until(lambda: len(connection.numbers) == 10)
+        self.assertEqual(connection.numbers, list(range(10)))
+        while (await self.facts()).queued:
+            await deferLater(reactor, 0.005)
+        self.assertEqual((await self.facts()).sent, 10)
 
     async def test_limits(self) -> None:
         """What is beyond `max_queued` or older than `retention` is not pulled, and is counted."""
