@@ -4,6 +4,7 @@
     python -m chaos --fault worker-kill --events 20000 --kills 20
     python -m chaos --fault web-kill+worker-kill+redis-kill --events 100000 --kills 50
     python -m chaos --fault mixed --at-once 2    # all faults in one run, two at a time
+    python -m chaos --operations --fault web-kill+worker-kill+redis-kill+all-kill
     python -m chaos --mutant cursor-too-far      # a known bug in the bus: the checker must detect it
 
 A line for each run goes to the table, and as JSON to a file. The status is
@@ -24,7 +25,7 @@ from twisted.internet.task import react
 
 from chaos.faults import FAULTS, named
 from chaos.host_faults import CLOCK, IMPOSSIBLE
-from chaos.mutants import MUTANTS
+from chaos.mutants import MUTANTS, NEED_OPERATIONS
 from chaos.plan import REDISES, Plan, Report
 from chaos.redis import has_faketime
 from chaos.run import run
@@ -55,6 +56,7 @@ def plans(given: Any) -> list[Plan]:
             roles=roles, subscribers=given.subscribers, topics=given.topics,
             at_once=given.at_once, lease_ttl=given.lease_ttl, patience=given.patience, fsync=given.fsync,
             shared=given.shared, redis=given.redis, mutant=given.mutant,
+            operations=given.operations or given.mutant in NEED_OPERATIONS,
             timeouts=tuple(map(int, given.timeouts.split(","))),
         )
         for group in groups
@@ -114,6 +116,9 @@ def arguments() -> argparse.Namespace:
     add("--redis", choices=REDISES, default=default.redis,
         help="one server, a cluster of three nodes, or that of the one daemon (default %(default)s)")  # fmt: skip
     add("--shared", action="store_true", help="publishers' processes share one listening socket")
+    add("--operations", action="store_true",
+        help="besides, nine subscribers pause, rewind, skip, expire, park, leave and pull events at random, "
+        "and their books must balance")  # fmt: skip
     add("--mutant", choices=("", *MUTANTS), default="", help="a known bug to put into the bus")
     add("--results", type=Path, help="file to which a line of JSON is added for each run")
     add("--keep", type=Path, help="folder for the logs and records of a failed run")

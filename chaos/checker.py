@@ -9,6 +9,7 @@
     reordered   delivered to a subscriber after an event that follows it in the topic
     repeated    delivered again after it was acknowledged, more often than the faults allow
     overlapped  delivered while the previous delivery was under way, more often than the faults allow
+    unbalanced  found by `books` only
 
 Order: a lane's accepted events are in the order of their numbers, for each was
 published after the answer to the last. That says nothing about events whose
@@ -43,6 +44,7 @@ class Verdict:
     reordered: list[Whose] = field(factory=list)
     repeated: list[Whose] = field(factory=list)
     overlapped: list[Whose] = field(factory=list)
+    unbalanced: list[str] = field(factory=list)
     repeats: int = 0   #: repeated deliveries, excused or not
     overlaps: int = 0  #: overlapping ones, likewise
 
@@ -54,6 +56,11 @@ class Verdict:
         """The first of each kind."""
         return "; ".join(f"{kind}: {getattr(self, kind)[:3]}" for kind in self.wrong())
 
+    def joined(self, other: Verdict) -> Verdict:
+        """Both together."""
+        names = [each.name for each in fields(Verdict)]
+        return Verdict(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
 
 KINDS = tuple(each.name for each in fields(Verdict) if each.name not in ("repeats", "overlaps"))
 
@@ -62,7 +69,7 @@ def judge(evidence: Evidence, allowed: Allowed) -> Verdict:
     """Compare the records, one subscriber after another: a run may hold millions of deliveries."""
     published = {mark: sent for sent in evidence.sent for mark in sent.marks()}
     arrivals = _by_subscriber(evidence.arrivals)
-    place = _places(arrivals)
+    place = places(arrivals)
     arrived: set[Mark] = set()
     found = Verdict()
     repeats = overlaps = 0
@@ -227,7 +234,7 @@ def _out_of_lane(seen: _Seen, published: Mapping[Mark, Sent]) -> list[Whose]:
     return found
 
 
-def _places(arrivals: Mapping[str, list[Arrival]]) -> dict[Mark, int]:
+def places(arrivals: Mapping[str, list[Arrival]]) -> dict[Mark, int]:
     """The place of each event in its topic, as the subscriber that got most events of the topic saw them."""
     longest: dict[str, list[Mark]] = {}
     for each in arrivals.values():

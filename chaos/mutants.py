@@ -165,8 +165,36 @@ def false_refusal() -> None:
     wrap(f"{STORE}.publish", refuse)
 
 
+def _rewrite(script, before, after):
+    """Replace a piece of a Lua script; it must be there."""
+    from routemaster.store.scripts import SCRIPTS
+
+    known = SCRIPTS[script]
+    if before not in known.body:
+        raise RuntimeError(f"{script}.lua has no {before!r}")
+    SCRIPTS[script] = evolve(known, body=known.body.replace(before, after))
+
+
+def expired_twice() -> None:
+    """An event that expires is counted twice."""
+    _rewrite(
+        "cut", b"if dropped + passed > 0 then",
+        b"if kind == 'expired' then cursor.expired = cursor.expired + passed end if dropped + passed > 0 then",
+    )  # fmt: skip
+
+
+def rewind_off_by_one() -> None:
+    """A rewind begins one event after the first that it counts."""
+    _rewrite(
+        "rewind", b"cursor.spans, cursor.rewinds = {{after = start}}",
+        b"cursor.spans, cursor.rewinds = {{after = digits(us_of(start)) .. '-' .. digits(n_of(start) + 1)}}",
+    )  # fmt: skip
+
+
 #: mutants that act only after a failed attempt: in their runs all receivers but one fail until the end
 NEED_FAILURES = {"lost-retry", "endless-pause"}
+#: mutants of what only subscribers who decide for themselves do
+NEED_OPERATIONS = {"expired-twice", "rewind-off-by-one"}
 #: by name, with the kinds of which at least one must be found
 MUTANTS = {
     "early-acknowledgement": (early_acknowledgement, {"lost"}),
@@ -178,4 +206,6 @@ MUTANTS = {
     "early-answer": (early_answer, {"lost"}),
     "double-append": (double_append, {"doubled", "repeated"}),
     "false-refusal": (false_refusal, {"refused"}),
+    "expired-twice": (expired_twice, {"unbalanced"}),
+    "rewind-off-by-one": (rewind_off_by_one, {"unbalanced"}),
 }

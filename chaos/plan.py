@@ -35,6 +35,7 @@ class Plan:
     timeouts: tuple[int, ...] = (0, 50)  #: of subscriptions, milliseconds
     shared: bool = False    #: whether publishers' processes share a listening socket
     redis: str = "single"   #: one of REDISES
+    operations: bool = False  #: whether further subscribers decide for themselves, see `operations`
     mutant: str = ""
     well_behaved: bool = False  #: whether receivers acknowledge everything
 

@@ -31,7 +31,7 @@ from twisted.internet.task import react
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
-from chaos.records import mark_of
+from chaos.records import Mark, mark_of, poisonous
 from routemaster.testing.zoo import LOOPBACK, Answer, ScriptedServer, Wire
 
 CLOSED = 0.3  #: seconds for which `refuse` accepts no connection
@@ -49,6 +49,7 @@ class Receiver(ScriptedServer):
         self._options, self._behaviours, self._report = options, dict(behaviours) or {"take": 1.0}, report
         self._requests = 0
         self.closing = False  #: whether each answer ends its connection
+        self.marks: list[Mark] = []  #: what the last request brought
         super().__init__(reactor, options, self._serve)
 
     def calm(self) -> None:
@@ -64,7 +65,8 @@ class Receiver(ScriptedServer):
             self.received.clear()
             self._requests += 1
             number, status = f"{self.name}/{self._requests}", None
-            self._report(["+", number, self.name, time.monotonic(), *_read(request.line, request.body)])
+            self.marks, strange = _read(request.line, request.body)
+            self._report(["+", number, self.name, time.monotonic(), self.marks, strange])
             (behaviour,) = self.chance.choices(list(self._behaviours), list(self._behaviours.values()))
             try:
                 status = await BEHAVIOURS[behaviour](self, wire)
@@ -81,7 +83,7 @@ class Receiver(ScriptedServer):
         self._port = self.reactor.listenSSL(port, self, self._options, interface=LOOPBACK)
 
 
-def _read(line: bytes, body: bytes) -> tuple[list[Any], list[str]]:
+def _read(line: bytes, body: bytes) -> tuple[list[Mark], list[str]]:
     """The marks in a request, and what does not match any publication."""
     strange = [] if line == b"POST /callback HTTP/1.1" else [repr(line)]
     marks = []
@@ -117,6 +119,13 @@ def _say(receiver: Receiver, wire: Wire, answer: Answer) -> int:
 async def take(receiver: Receiver, wire: Wire) -> int:
     """Acknowledges."""
     return _say(receiver, wire, Answer(204))
+
+
+@behaviour
+async def choosy(receiver: Receiver, wire: Wire) -> int:
+    """Refuses what holds a poisonous event, and acknowledges all else."""
+    poison = any(map(poisonous, receiver.marks))
+    return _say(receiver, wire, Answer(422, b"poison") if poison else Answer(204))
 
 
 @behaviour

@@ -19,12 +19,14 @@ from twisted.internet.task import deferLater
 
 from chaos.checker import judge
 from chaos.cluster import ClusterWithFaults
+from chaos.deciders import Deciders
 from chaos.embedded import EmbeddedUnderTest
 from chaos.faults import SERVES, Scene, named
 from chaos.figures import Injection, figures
 from chaos.fleet import Fleet, RedisUnderTest, stretched, until
 from chaos.host_faults import LINK
 from chaos.mutants import NEED_FAILURES
+from chaos.operations import HABITS, ROOT
 from chaos.plan import Plan, Report
 from chaos.publishers import Churner, Publishers
 from chaos.receivers import Receivers
@@ -69,12 +71,16 @@ class Run:
             reactor, place, plan.roles, self._options(pem, key), shared=plan.shared, mutant=plan.mutant,
             clock=plan.named({"bus-clock"}),
         )
+        self._deciders = Deciders(reactor, self._chance, self._topics) if plan.operations else None
         behaviours = {name: self._behaviours(name) for name in (*self._names, CHURNER)}
+        if self._deciders is not None:
+            behaviours |= self._deciders.behaviours
         self.receivers = Receivers(reactor, pem, str(plan.seed), behaviours)
 
     def _options(self, pem: Path, key: Path) -> list[str]:
-        tokens = ["publisher", *self._names, CHURNER]
+        tokens = ["publisher", *self._names, CHURNER, *HABITS]
         return [
+            "--root-key", ROOT,
             *(["--redis-url", self._redis.url] if self._redis.url else []), "--clients", ",".join(tokens),
             "--certificate", str(pem), "--private-key", str(key), "--ca-file", str(self._roots),
             "--lease-ttl", f"{self._plan.lease_ttl:g}",
@@ -114,7 +120,11 @@ class Run:
             finally:
                 await publishers.stop()
                 await churner.finish()
+                if self._deciders is not None:
+                    await self._deciders.finish()
             await self._drain()
+            if self._deciders is not None:
+                await self._deciders.close_books()
             try:
                 await self.fleet.stop()
             except RuntimeError as error:
@@ -131,6 +141,8 @@ class Run:
     async def _prime(self) -> None:
         """Create the topics by their first events, and subscribe to them."""
         client = self._client("publisher")
+        if self._deciders is not None:
+            await self._deciders.configure(client)
         for topic in self._topics:
             began = time.monotonic()
             await self._ok(client, "POST", f"/topics/{topic}", event((topic, 0, 1)))
@@ -145,6 +157,8 @@ class Run:
             asked = time.monotonic()
             await self._ok(self._client(name), "POST", "/subscription", body)
             self._windows += [Window(name, topic, asked, time.monotonic()) for topic in topics]
+        if self._deciders is not None:
+            await self._deciders.start(self._client, self._choose, self.receivers.urls)
 
     async def _ok(self, client: Client, method: str, path: str, body: Any) -> None:
         answer = await client.ask(method, path, body)
@@ -251,8 +265,11 @@ class Run:
         sent = [*self._primed, *publishers.sent]
         windows = [*self._windows, *churner.windows]
         arrivals, rollbacks = self.receivers.arrivals, self._rollbacks
-        evidence = Evidence(sent, arrivals, windows, self._queued, self._stored, rollbacks)
-        lost = max((self.fleet.leases_lost(name) for name in (*self._names, CHURNER)), default=0)
+        evidence = Evidence(
+            sent, [each for each in arrivals if each.subscriber not in HABITS], windows, self._queued,
+            self._stored, rollbacks,
+        )  # fmt: skip
+        lost = max((self.fleet.leases_lost(name) for name in (*self._names, CHURNER, *HABITS)), default=0)
         excused = [named(injection.name).excuses(1) for injection in self._injections]
         # a lease that is lost because the machine is busy counts as a fault
         allowed = Allowed(
@@ -264,7 +281,12 @@ class Run:
             "dropped": sum(len(each.dropped) for each in rollbacks),
         }  # fmt: skip
         problems = [*self._problems, *publishers.strange, *churner.problems, *self.fleet.log_errors()]
-        return Report(self._plan, judge(evidence, allowed), allowed, shown, problems)
+        verdict = judge(evidence, allowed)
+        if self._deciders is not None:
+            witness = [each for each in arrivals if each.subscriber == HEALTHY]
+            books, shown["books"] = self._deciders.judged(sent, arrivals, witness, allowed)
+            verdict, problems = verdict.joined(books), [*problems, *self._deciders.problems]
+        return Report(self._plan, verdict, allowed, shown, problems)
 
 
 def _redis(plan: Plan, place: Path) -> RedisUnderTest:

@@ -297,6 +297,12 @@ class Client:
         """Any request to the HTTPS port; raises what the connection raises, TimeoutError after `patience`."""
         return await self.ask_url(method, f"https://{LOOPBACK}:{self.daemon.port}{path}", body, patience)
 
+    async def open(self, path: str, headers: Mapping[str, str]) -> Any:
+        """The response to a GET, whose body is still to come: treq's, with `original.deliverBody`."""
+        given = {name: [value] for name, value in headers.items()}
+        url = f"https://{LOOPBACK}:{self.daemon.port}{path}"
+        return await self._http.request("GET", url, auth=(self._token, ""), headers=Headers(given), unbuffered=True)
+
     async def ask_url(self, method: str, url: str, body: Any = None, patience: float = PATIENCE) -> Answer:
         """Any request at all; redirects are not followed."""
         began = self.reactor.seconds()

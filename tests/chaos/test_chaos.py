@@ -27,7 +27,8 @@ from chaos.failpoints import LOCATIONS, Failpoint
 from chaos.faults import FAULTS, named
 from chaos.figures import Injection, figures
 from chaos.host_faults import EMBEDDED
-from chaos.mutants import MUTANTS
+from chaos.mutants import MUTANTS, NEED_OPERATIONS
+from chaos.operations import HABITS
 from chaos.plan import Plan, Report
 from chaos.records import Allowed, Arrival, Evidence, Mark, Outcome, Rollback, Sent, Window
 from chaos.run import run
@@ -38,6 +39,7 @@ SMALL = Plan(seed=0, events=300, rate=500, roles=("web", "web", "worker", "worke
 SHORT = [name for name, fault in FAULTS.items() if not fault.seconds and name not in {"failpoint", *EMBEDDED}]
 STRICT = [name for name in SHORT if not FAULTS[name].repeats]  #: these excuse no repeated delivery
 LENIENT = [name for name in SHORT if FAULTS[name].repeats]
+KILLS = ("web-kill", "worker-kill", "redis-kill", "all-kill")
 #: for long enough that calls to Redis time out; those of clocks need libfaketime
 HOST = ("black-hole:2", "half-open:2", "slow-link:2", "link-reset:0.5", "disk-full:1", "no-descriptors:1",
         "no-connects:2")  # fmt: skip
@@ -323,6 +325,25 @@ class FaultTests(RunCase):
         await self.survive(faults=places, kills=len(places), at_once=3, subscribers=8)
 
 
+class OperationsTests(RunCase):
+    """While subscribers decide for themselves, their books balance under kills, and nothing is lost."""
+
+    async def operate(self, **changes: Any) -> None:
+        report = await self.survive(operations=True, subscribers=2, rate=200, **changes)
+        books = report.figures["books"]
+        for decision in ("rewind", "skip", "pause", "readings"):
+            self.assertGreater(books[decision], 0, books)
+        self.assertEqual(books["lasting"], len(HABITS))
+
+    async def test_kills(self) -> None:
+        """SIGKILL to a web process, a worker, Redis, and all together."""
+        await self.operate(faults=KILLS, kills=4, events=800)
+
+    async def test_cluster(self) -> None:
+        """SIGKILL to a node of a cluster, and to a worker."""
+        await self.operate(redis="cluster", faults=("redis-kill", "worker-kill"), kills=2, events=500)
+
+
 class MutantTests(RunCase):
     """The checker detects a known bug in the bus."""
 
@@ -334,7 +355,8 @@ class MutantTests(RunCase):
             # an answer that comes too early is only wrong if the store then fails
             faults, kills = (("redis-kill",), 1) if name == "early-answer" else ((), 0)
             plan = evolve(SMALL, events=200, roles=("all", "all"), faults=faults, kills=kills, patience=3.0)
-            return (await self.play(evolve(plan, mutant=name))).verdict.wrong()
+            plan = evolve(plan, mutant=name, operations=name in NEED_OPERATIONS)
+            return (await self.play(plan)).verdict.wrong()
 
         found = await gatherResults(
             [turns.run(lambda name=name: Deferred.fromCoroutine(wrong_with(name))) for name in MUTANTS]

@@ -1,0 +1,331 @@
+"""Judges subscribers who decide for themselves: their deliveries, and their books.
+
+A *life* is one subscription of a client, from subscribing to unsubscribing. Its
+*books* are the counts that `GET /subscription` shows. What they must be follows
+from the records: a life is given the events that were accepted in its windows,
+and those which a rewind or a retry of parked events answered. Of an operation
+whose outcome is unknown both are possible, so each count has a least and a most
+value. A life that lasts to the end is *determined* if both are the same then.
+
+    lost        owed, and never taken; and neither skipped, expired nor parked, or more are missing than
+                the books say
+    refused     came although the publisher was answered that it was not stored
+    reordered   came after an event that follows it in the topic, and no rewind was between
+    repeated    came again after it was acknowledged, though nothing brought it back, more often than allowed
+    unbalanced  a count of the books is not what it must be, or has gone back
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import inf
+
+from attrs import frozen
+
+from chaos.checker import Verdict, Whose, places
+from chaos.records import Allowed, Arrival, Mark, Outcome, Sent, poisonous
+
+#: those that never shrink; with `queued` they are `added`
+COUNTS = ("sent", "expired", "skipped", "parked", "dropped")
+CLOCKS = 0.05  #: seconds by which the times of day of processes and Redis may differ
+
+
+@frozen
+class Begin:
+    """Where a life begins in one topic."""
+
+    possible: float  #: what was accepted before this moment is not given
+    certain: float   #: what is published after this moment is
+
+
+@frozen
+class Life:
+    """One subscription; moments as in `records.Window`."""
+
+    subscriber: str
+    begins: Mapping[str, Begin]  #: by topic
+    asked: float
+    granted: float
+    leaving: float = inf
+    expires: bool = False  #: whether it has `retention` or `max_queued`
+    parks: bool = False    #: whether it has `park_after`
+
+
+@frozen
+class Operation:
+    """A request that moves or counts events, and its answer."""
+
+    subscriber: str
+    kind: str           #: the last part of its path: rewind, skip, parked/retry; others move no event
+    asked: float
+    answered: float
+    outcome: Outcome
+    events: int = 0     #: answered; of `parked/retry`: how many it named
+    until: float = inf  #: of `skip`: the moment before which events are passed
+
+
+@frozen
+class Reading:
+    """One look at the books; `counts` are `events` of the answer."""
+
+    subscriber: str
+    asked: float
+    answered: float
+    counts: Mapping[str, int]
+    final: bool = False  #: after the last event was delivered
+
+
+@frozen
+class Decisions:
+    """The records of all subscribers who decide, in the order in which they were made."""
+
+    lives: Sequence[Life]
+    operations: Sequence[Operation]
+    readings: Sequence[Reading]
+    arrivals: Sequence[Arrival]
+
+
+@frozen
+class Bounds:
+    """The least and the most that a count can be."""
+
+    least: int = 0
+    most: int = 0
+
+    def holds(self, count: int) -> bool:
+        """Whether the count is possible."""
+        return self.least <= count <= self.most
+
+    def __str__(self) -> str:
+        return str(self.least) if self.least == self.most else f"{self.least} to {self.most}"
+
+
+class _Topic:
+    """The events that a topic holds for certain, and when they were published."""
+
+    def __init__(self) -> None:
+        self.marks: list[tuple[Mark, float, float]] = []  #: with the moments between which they were accepted
+        self.begins: list[float] = []
+        self.ends: list[float] = []
+
+    def sort(self) -> None:
+        self.begins = sorted(began for _, began, _ in self.marks)
+        self.ends = sorted(ended for *_, ended in self.marks)
+
+    def between(self, begin: Begin, asked: float, answered: float) -> Bounds:
+        """How many were accepted since, as a question between these moments counts them."""
+        least = bisect_right(self.ends, asked) - bisect_left(self.begins, begin.certain)
+        return Bounds(max(0, least), bisect_right(self.begins, answered) - bisect_left(self.ends, begin.possible))
+
+
+def stored(sent: Iterable[Sent], witness: Iterable[Arrival]) -> dict[str, _Topic]:
+    """The events of each topic. Of unknown outcome are those that the witness got, who gets all."""
+    seen: dict[Mark, float] = {}
+    for arrival in witness:
+        for mark in arrival.marks:
+            seen.setdefault(mark, arrival.began)
+    topics: dict[str, _Topic] = defaultdict(_Topic)
+    for each in sent:
+        for mark in each.marks():
+            if each.outcome is Outcome.OK:
+                topics[each.topic].marks.append((mark, each.began, each.ended))
+            elif mark in seen:
+                topics[each.topic].marks.append((mark, each.began, max(each.ended, seen[mark])))
+    for topic in topics.values():
+        topic.sort()
+    return dict(topics)
+
+
+def judge(
+    decisions: Decisions, sent: Sequence[Sent], witness: Sequence[Arrival], allowed: Allowed
+) -> tuple[Verdict, dict[str, int]]:
+    """The violations, and figures: readings, operations by kind, lives, those that last, and determined ones.
+
+    `witness`: deliveries to a subscriber that gets every event of all topics and decides nothing.
+    """
+    topics, place = stored(sent, witness), places({"": list(witness)})
+    refused = {mark for each in sent if each.outcome is Outcome.REFUSED for mark in each.marks()}
+    found, figures, repeats = Verdict(), Counter[str](), 0
+    for name in sorted({life.subscriber for life in decisions.lives}):
+        arrivals = [each for each in decisions.arrivals if each.subscriber == name]
+        operations = [each for each in decisions.operations if each.subscriber == name]
+        readings = [each for each in decisions.readings if each.subscriber == name]
+        lives = [each for each in decisions.lives if each.subscriber == name]
+        again = list[Whose]()
+        rewinds = [each for each in operations if each.kind == "rewind" and each.outcome is not Outcome.REFUSED]
+        returns = sorted([*(each.asked for each in rewinds), *(life.asked for life in lives[1:])])
+        for topic in topics:
+            walk = _Walk(name, place, again, found.reordered, any(life.parks for life in lives))
+            walk.topic(topic, arrivals, returns)
+        repeats += len(again)
+        found.repeated.extend(again[allowed.repeats :])
+        came = {mark for each in arrivals for mark in each.marks}
+        found.refused.extend((name, mark) for mark in came & refused)
+        found.invented.extend(f"{name} got {what}" for each in arrivals for what in each.strange)
+        for life in lives:
+            books = _Books(life, topics, operations, readings)
+            found.unbalanced.extend(books.faults(arrivals))
+            found.lost.extend((name, mark) for mark in books.lost(arrivals))
+            figures["lasting"] += books.final is not None
+            figures["determined"] += books.determined
+        figures["lives"] += len(lives)
+        figures["readings"] += len(readings)
+        figures.update(each.kind for each in operations)
+        figures["unknown"] += sum(each.outcome is Outcome.UNKNOWN for each in operations)
+        for reading in readings:
+            if reading.final:
+                figures.update({kind: reading.counts[kind] for kind in COUNTS})
+    return Verdict(
+        lost=found.lost, refused=found.refused, invented=found.invented, reordered=found.reordered,
+        repeated=found.repeated, unbalanced=found.unbalanced, repeats=repeats,
+    ), dict(figures)  # fmt: skip
+
+
+class _Walk:
+    """Follows one subscriber's deliveries of a topic; each rewind and each new life allows to go back once."""
+
+    def __init__(
+        self, name: str, place: Mapping[Mark, int], repeated: list[Whose], reordered: list[Whose], parks: bool
+    ) -> None:  # fmt: skip
+        self._name, self._place, self._parks = name, place, parks
+        self._repeated, self._reordered = repeated, reordered
+        self._begin()
+
+    def _begin(self) -> None:
+        self._furthest = -1
+        self._seen: set[Mark] = set()
+        self._acknowledged: dict[Mark, float] = {}
+
+    def topic(self, topic: str, arrivals: Iterable[Arrival], returns: Sequence[float]) -> None:
+        """Follow one topic; `returns`: since when the subscriber may have gone back."""
+        used = 0
+        for arrival in arrivals:
+            marks = [mark for mark in arrival.marks if mark[0] == topic and self._has_place(mark)]
+            if not marks:
+                continue
+            at = [self._place[mark] for mark in marks]
+            if at != sorted(set(at)):
+                self._reordered.append((self._name, marks[0]))
+            again = any(self._acknowledged.get(mark, inf) <= arrival.began for mark in marks)
+            passed = any(mark not in self._seen and self._place[mark] < self._furthest for mark in marks)
+            if again or passed:
+                if used < len(returns) and returns[used] <= arrival.began:
+                    used += 1
+                    self._begin()
+                else:
+                    (self._reordered if passed else self._repeated).append((self._name, marks[0]))
+            self._furthest = max(self._furthest, *at)
+            self._seen.update(marks)
+            if arrival.acknowledged:
+                for mark in marks:
+                    self._acknowledged.setdefault(mark, arrival.ended)
+
+    def _has_place(self, mark: Mark) -> bool:
+        """Whether it comes in its turn: what was parked may come again by itself."""
+        return mark in self._place and not (self._parks and poisonous(mark))
+
+
+class _Books:
+    """What the books of one life must be."""
+
+    def __init__(
+        self, life: Life, topics: Mapping[str, _Topic], operations: Iterable[Operation],
+        readings: Iterable[Reading],
+    ) -> None:  # fmt: skip
+        self._life, self._topics = life, {name: topics[name] for name in life.begins if name in topics}
+        self._operations = [each for each in operations if life.granted <= each.asked < life.leaving]
+        self._readings = [
+            each for each in readings if life.granted <= each.asked and each.answered <= life.leaving
+        ]
+
+    @property
+    def final(self) -> Reading | None:
+        """The look at the books after everything had come, if the life lasted so long."""
+        return next((each for each in self._readings if each.final), None)
+
+    @property
+    def determined(self) -> bool:
+        """Whether the last look at the books leaves only one number of added events possible."""
+        return self.final is not None and (bounds := self._added(self.final)).least == bounds.most
+
+    def _added(self, reading: Reading) -> Bounds:
+        least = most = 0
+        for topic, begin in self._life.begins.items():
+            if topic in self._topics:
+                accepted = self._topics[topic].between(begin, reading.asked, reading.answered)
+                least, most = least + accepted.least, most + accepted.most
+        for kind in ("rewind", "parked/retry"):
+            moved = self._moved(kind, reading)
+            least, most = least + moved.least, most + moved.most
+        return Bounds(least, most)
+
+    def _moved(self, kind: str, reading: Reading) -> Bounds:
+        """How many events the operations of a kind have moved by then."""
+        least = most = 0
+        unknown = False
+        for each in self._operations:
+            if each.kind != kind or each.outcome is Outcome.REFUSED:
+                continue
+            if each.outcome is Outcome.OK:
+                repeats = unknown and kind == "parked/retry"  # an earlier one may have moved those events
+                least += each.events * (each.answered <= reading.asked and not repeats)
+                most += each.events * (each.asked <= reading.answered)
+            elif each.asked <= reading.answered:
+                unknown = True
+                most += each.events if kind == "parked/retry" else self._all(reading.answered)
+        return Bounds(least, most)
+
+    def _all(self, until: float) -> int:
+        return sum(bisect_right(topic.begins, until) for topic in self._topics.values())
+
+    def faults(self, arrivals: Iterable[Arrival]) -> Iterator[str]:
+        """What is wrong in the books."""
+        name, before = self._life.subscriber, dict.fromkeys((*COUNTS, "added"), 0)
+        for reading in self._readings:
+            counts = reading.counts
+            if counts["added"] != counts["queued"] + sum(counts[kind] for kind in COUNTS):
+                yield f"{name}: {counts} do not add up"
+            for kind in before:
+                if counts[kind] < before[kind]:
+                    yield f"{name}: {kind} has gone back from {before[kind]} to {counts[kind]}"
+                before[kind] = counts[kind]
+            for kind, bounds in (
+                ("added", self._added(reading)), ("skipped", self._moved("skip", reading)),
+                ("expired", Bounds(0, counts["added"] * self._life.expires)),
+                ("parked", Bounds(0, counts["added"] * self._life.parks)), ("dropped", Bounds()),
+            ):  # fmt: skip
+                if not bounds.holds(counts[kind]):
+                    yield f"{name}: {kind} is {counts[kind]} at {reading.answered:.3f}, not {bounds}"
+        if (final := self.final) is not None:
+            taken = sum(len(each.marks) for each in self._taken(arrivals))
+            if final.counts["sent"] > taken:
+                yield f"{name}: sent is {final.counts['sent']}, but {taken} were taken"
+
+    def _taken(self, arrivals: Iterable[Arrival]) -> Iterator[Arrival]:
+        return (each for each in arrivals if each.acknowledged and each.began >= self._life.asked)
+
+    def lost(self, arrivals: Iterable[Arrival]) -> list[Mark]:
+        """What was owed and never taken, though nothing explains it; for a life that lasts to the end."""
+        final = self.final
+        if final is None:
+            return []
+        taken = {mark for each in self._taken(arrivals) for mark in each.marks}
+        missing = [
+            (mark, began)
+            for name, topic in self._topics.items()
+            for mark, began, _ in topic.marks
+            if began >= self._life.begins[name].certain and mark not in taken
+        ]
+        unexplained = [mark for mark, began in missing if not self._explained(mark, began)]
+        passed = sum(final.counts[kind] for kind in ("expired", "skipped", "parked"))
+        return unexplained or [mark for mark, _ in missing[passed:]]
+
+    def _explained(self, mark: Mark, began: float) -> bool:
+        """Whether a decision of the subscriber may be why an event did not come."""
+        return self._life.expires or (self._life.parks and poisonous(mark)) or any(
+            each.kind == "skip" and each.outcome is not Outcome.REFUSED
+            and began <= min(each.until, inf if each.outcome is Outcome.UNKNOWN else each.answered)
+            for each in self._operations
+        )  # fmt: skip
