@@ -12,6 +12,7 @@ microseconds, another one, and the fragment.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from routemaster.administration import MAX_PARKED, MAX_PARKED_BYTES
 from routemaster.hints import SubscriptionChanged
@@ -79,7 +80,8 @@ class Parking(SubscriberControl):
         chosen = [member for member in members if ids is None or _split(member)[1] in ids]
         count = 0
         for first in range(0, len(chosen), BUNDLE):
-            count += await self._redis.run("retry_parked", keys, what, *chosen[first : first + BUNDLE])
+            with refusals.after_a_write() if first else nullcontext():
+                count += await self._redis.run("retry_parked", keys, what, *chosen[first : first + BUNDLE])
         return count
 
     async def next_retried(self, subscriber: str) -> ParkedEvent | None:

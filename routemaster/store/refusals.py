@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from twisted.internet.defer import Deferred
 
 from routemaster.errors import (
     NotSubscribed,
@@ -16,6 +19,7 @@ from routemaster.errors import (
     UnknownTopic,
     WrongType,
 )
+from routemaster.util.gather import gather_outcomes
 
 
 def not_yours(topic: str) -> NotYourTopic:
@@ -76,3 +80,18 @@ def after_a_write() -> Iterator[None]:
         raise WrongType(str(error), outcome_unknown=True) from error
     except StoreUnavailable as error:
         raise StoreUnavailable(str(error), outcome_unknown=True) from error
+
+
+async def gather_writes(steps: Iterable[Deferred[Any]]) -> list[Any]:
+    """As `gather`, for steps that write: an error says that the outcome is unknown unless no step was executed.
+
+    Of a cluster one node may be lost, and the others execute their steps.
+    """
+    outcomes = await gather_outcomes(steps)
+    errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+    if not errors:
+        return outcomes
+    if len(errors) < len(outcomes) or any(getattr(error, "outcome_unknown", False) for error in errors):
+        with after_a_write():
+            raise errors[0]
+    raise errors[0]

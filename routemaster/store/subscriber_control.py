@@ -89,7 +89,8 @@ class SubscriberControl(Upkeep):
 
     async def acknowledge_pulled(self, subscriber: str, acks: Sequence[Ack]) -> None:
         """See `Administration.acknowledge_pulled`."""
-        replies = await gather([self._acknowledgements.move(subscriber, ack) for ack in acks])
+        moves = [self._acknowledgements.move(subscriber, ack) for ack in acks]
+        replies = await refusals.gather_writes(moves)
         log_losses({subscriber: sum(lost for *_, lost in replies)})
         with refusals.after_a_write():
             await self._record(subscriber, "pulled", self._keys.wakeups, subscriber.encode())
@@ -123,9 +124,11 @@ class SubscriberControl(Upkeep):
         return every if topics is None else list(topics)
 
     async def _each_topic(self, topics: Sequence[str], script: str, *arguments: bytes) -> dict[str, Any]:
-        """The reply of a script for each topic."""
+        """The reply of a script, which writes, for each topic."""
         calls = ([topic] for topic in topics)
-        replies = await self._redis.run_bundles(script, calls, self._keys.topic, *arguments)
+        replies = await self._redis.run_bundles(
+            script, calls, self._keys.topic, *arguments, gather=refusals.gather_writes
+        )
         return {topic: reply for (topic,), reply in replies}
 
     async def _cut(self, subscriber: str, topics: Sequence[str], kind: bytes, limit: bytes) -> int:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from routemaster.errors import NotSubscribed
+from twisted.internet.defer import fail
+
+from routemaster.errors import NotSubscribed, StoreUnavailable
 from routemaster.interfaces import Ack
 from routemaster.model import OLDEST, TopicSettings
-from tests.store.case import StoreTests, on_every_store, subscription
+from tests.store.case import StoreTests, on_every_store, on_redis, subscription
 
 HOUR = 3600
 HOUR_MS = HOUR * 1000
@@ -407,5 +409,50 @@ class SkipTests(PositionTests):
         self.assertEqual([await self.kept(topic) for topic in ("cats", "dogs")], [None, None])
 
 
+class PartlyLostTests(PositionTests):
+    """A call for several topics while a node of the cluster, which holds some of them, is lost."""
+
+    async def begin_two(self) -> None:
+        await self.begin(KEPT, "cats", "dogs")
+        await self.store.subscribe(subscription("cats", "dogs"))
+        await self.publish("cats", b"1")
+        await self.publish("dogs", b"2")
+
+    def lose(self, *topics: str) -> None:
+        """Let the calls for these topics fail, as those to a node that cannot be reached do."""
+        lost = {self.store._keys.topic(topic)[0] for topic in topics}
+        script = self.store._redis._connection.script
+
+        def call(what: Any, keys: Sequence[bytes], *arguments: Any) -> Any:
+            if lost & {*keys}:
+                return fail(StoreUnavailable("the node is lost"))
+            return script(what, keys, *arguments)
+
+        self.patch(self.store._redis._connection, "script", call)  # type: ignore[attr-defined]
+
+    async def outcomes_unknown(self) -> list[bool]:
+        """Whether each of the calls says that its outcome is unknown, while some of its topics are lost."""
+        memberships = (await self.store.state("sub")).memberships
+        acks = [Ack(topic, each.id, (await self.store.topic(topic)).last) for topic, each in memberships.items()]
+        self.lose(*self.away)
+        store = self.store
+        calls = store.skip("sub", None), store.rewind("sub", OLDEST), store.acknowledge_pulled("sub", acks)
+        errors: list[Any] = [await self.refused(StoreUnavailable, call) for call in calls]
+        return [error.outcome_unknown for error in errors]
+
+    async def test_some(self) -> None:
+        """What was done for one topic, but not for another, has an unknown outcome."""
+        await self.begin_two()
+        self.away = ["dogs"]
+        self.assertEqual(await self.outcomes_unknown(), [True, True, True])
+
+    async def test_all(self) -> None:
+        """What was done for no topic is refused for certain."""
+        await self.begin_two()
+        self.away = ["cats", "dogs"]
+        self.assertEqual(await self.outcomes_unknown(), [False, False, False])
+
+
+globals().update(on_redis(PartlyLostTests))
 for _tests in (HistoryTests, StartTests, RewindTests, SkipTests):
     globals().update(on_every_store(_tests))
