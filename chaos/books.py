@@ -153,14 +153,14 @@ def judge(
         operations = [each for each in decisions.operations if each.subscriber == name]
         readings = [each for each in decisions.readings if each.subscriber == name]
         lives = [each for each in decisions.lives if each.subscriber == name]
-        again = list[Whose]()
+        again = dict[float, Whose]()
         rewinds = [each for each in operations if each.kind == "rewind" and each.outcome is not Outcome.REFUSED]
         returns = sorted([*(each.asked for each in rewinds), *(life.asked for life in lives[1:])])
         for topic in topics:
             walk = _Walk(name, place, again, found.reordered, any(life.parks for life in lives))
             walk.topic(topic, arrivals, returns)
         repeats += len(again)
-        found.repeated.extend(again[allowed.repeats :])
+        found.repeated.extend([*again.values()][allowed.repeats :])
         came = {mark for each in arrivals for mark in each.marks}
         found.refused.extend((name, mark) for mark in came & refused)
         found.invented.extend(f"{name} got {what}" for each in arrivals for what in each.strange)
@@ -187,8 +187,10 @@ class _Walk:
     """Follows one subscriber's deliveries of a topic; each rewind and each new life allows to go back once."""
 
     def __init__(
-        self, name: str, place: Mapping[Mark, int], repeated: list[Whose], reordered: list[Whose], parks: bool
+        self, name: str, place: Mapping[Mark, int], repeated: dict[float, Whose], reordered: list[Whose],
+        parks: bool,
     ) -> None:  # fmt: skip
+        """`repeated`: by delivery, which may repeat events of several topics."""
         self._name, self._place, self._parks = name, place, parks
         self._repeated, self._reordered = repeated, reordered
         self._begin()
@@ -214,8 +216,12 @@ class _Walk:
                 if used < len(returns) and returns[used] <= arrival.began:
                     used += 1
                     self._begin()
+                elif passed:
+                    self._reordered.append((self._name, marks[0]))
                 else:
-                    (self._reordered if passed else self._repeated).append((self._name, marks[0]))
+                    self._repeated.setdefault(arrival.began, (self._name, marks[0]))
+                    for mark in marks:  # until it is acknowledged anew, further attempts are no further repeats
+                        self._acknowledged.pop(mark, None)
             self._furthest = max(self._furthest, *at)
             self._seen.update(marks)
             if arrival.acknowledged:

@@ -301,7 +301,8 @@ class Client:
         """The response to a GET, whose body is still to come: treq's, with `original.deliverBody`."""
         given = {name: [value] for name, value in headers.items()}
         url = f"https://{LOOPBACK}:{self.daemon.port}{path}"
-        return await self._http.request("GET", url, auth=(self._token, ""), headers=Headers(given), unbuffered=True)
+        auth = (self._token, "")
+        return await self._http.request("GET", url, auth=auth, headers=Headers(given), unbuffered=True)
 
     async def ask_url(self, method: str, url: str, body: Any = None, patience: float = PATIENCE) -> Answer:
         """Any request at all; redirects are not followed."""

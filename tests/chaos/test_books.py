@@ -161,7 +161,12 @@ class BooksTests(SynchronousTestCase):
                                             {"reordered": 1}),
             "an acknowledgement of unknown outcome": (decided([came(4, 1, ended=inf), came(5, 1, 2, 3)]), {}),
         })  # fmt: skip
-        self.table({"repeated by a fault": (decided([*TAKEN, came(6, 3)]), {})}, repeats=1)
+        self.table({
+            "repeated by a fault": (decided([*TAKEN, came(6, 3)]), {}),
+            "and again until it is acknowledged": (
+                decided([*TAKEN, came(6, 2, 3, status=422), came(7, 2, status=500), came(8, 2, 3)]), {}),
+            "by two faults": (decided([*TAKEN, came(6, 3), came(7, 3)]), {"repeated": 1}),
+        }, repeats=1)  # fmt: skip
 
     def test_refused(self) -> None:
         """What the bus refused, or nobody published, may not come."""
