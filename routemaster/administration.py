@@ -109,7 +109,10 @@ class Administration(Protocol):
         """
 
     async def parked(self, subscriber: str, after: str, most: int) -> tuple[Sequence[ParkedEvent], str]:
-        """Parked events, in the order of acceptance, and the mark after them for the next call; empty: no more."""
+        """Parked events, in the order of acceptance, and the mark after them for the next call; empty: no more.
+
+        The mark is the topic and the ID of the last of them, `TOPIC ID`.
+        """
 
     async def retry_parked(self, subscriber: str, ids: Sequence[EventID] | None) -> int:
         """Have parked events delivered next, each alone; None: all; how many."""

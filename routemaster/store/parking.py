@@ -34,7 +34,7 @@ class Parking(SubscriberControl):
         hashed, order, _retried = self._keys.parked(subscriber)
         keys = (self._keys.lease(subscriber), self._keys.subscriber(subscriber)[0], hashed, order)
         parked = await self._redis.run(
-            "park", keys, _holder(worker, epoch), _member(event), b"%d" % event.id.us, content(event),
+            "park", keys, _holder(worker, epoch), _member(event.topic, event.id), b"%d" % event.id.us, content(event),
             b"%d" % MAX_PARKED, b"%d" % MAX_PARKED_BYTES,
         )  # fmt: skip
         if parked != 1:
@@ -51,14 +51,15 @@ class Parking(SubscriberControl):
         """See `Administration.parked`."""
         await self._read(subscriber)
         hashed, order, _retried = self._keys.parked(subscriber)
-        found = await self._parked((hashed, order), after, min(most, BUNDLE))
-        return found, _member(found[-1]).decode() if found else ""
+        place = _split(after.encode()) if after else None
+        found = await self._parked((hashed, order), place, min(most, BUNDLE))
+        return found, f"{found[-1].topic} {found[-1].id}" if found else ""
 
-    async def _parked(self, keys: tuple[bytes, bytes], after: str, most: int) -> list[ParkedEvent]:
-        us = _split(after.encode())[1].us if after else 0
-        flat = await self._redis.run(
-            "parked", keys, after.encode(), b"%d" % us, b"%d" % most, b"%d" % CALL_BYTES
-        )
+    async def _parked(
+        self, keys: tuple[bytes, bytes], after: tuple[str, EventID] | None, most: int
+    ) -> list[ParkedEvent]:
+        member, us = (_member(*after), after[1].us) if after else (b"", 0)
+        flat = await self._redis.run("parked", keys, member, b"%d" % us, b"%d" % most, b"%d" % CALL_BYTES)
         return [_event(member, content) for member, content in zip(flat[::2], flat[1::2], strict=True)]
 
     async def retry_parked(self, subscriber: str, ids: Sequence[EventID] | None) -> int:
@@ -87,7 +88,7 @@ class Parking(SubscriberControl):
     async def next_retried(self, subscriber: str) -> ParkedEvent | None:
         """See `Administration.next_retried`."""
         hashed, _order, retried = self._keys.parked(subscriber)
-        return next(iter(await self._parked((hashed, retried), "", 1)), None)
+        return next(iter(await self._parked((hashed, retried), None, 1)), None)
 
     async def settle_retried(
         self, subscriber: str, worker: str, epoch: int, event: ParkedEvent, refused: str = ""
@@ -97,7 +98,7 @@ class Parking(SubscriberControl):
             self._keys.lease(subscriber), self._keys.subscriber(subscriber)[0], *self._keys.parked(subscriber)
         )  # fmt: skip
         kept = content(event, refused) if refused else b""
-        await self._redis.run("settle_retried", keys, _holder(worker, epoch), _member(event), kept)
+        await self._redis.run("settle_retried", keys, _holder(worker, epoch), _member(event.topic, event.id), kept)
         await self._redis.hint(SubscriptionChanged(subscriber))
 
 
@@ -105,8 +106,8 @@ def _holder(worker: str, epoch: int) -> bytes:
     return b"%b %d" % (worker.encode(), epoch)
 
 
-def _member(event: ParkedEvent) -> bytes:
-    return b"%b %d-%016d" % (event.topic.encode(), *event.id)
+def _member(topic: str, event: EventID) -> bytes:
+    return b"%b %d-%016d" % (topic.encode(), *event)
 
 
 def _split(member: bytes) -> tuple[str, EventID]:

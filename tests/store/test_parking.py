@@ -183,6 +183,7 @@ class ListTests(ParkingCase):
             if not some:
                 break
             self.assertEqual(len(some), min(5, 14 - len(found)))
+            self.assertEqual(mark, f"{some[-1].topic} {some[-1].id}")
             found += some
         self.assertEqual((found, mark), (events, ""))
 
