@@ -216,7 +216,8 @@ class TopicBacklog:
 
 #: why an event was passed without a delivery, by the letter that the store keeps
 CUT_KINDS: Final = {
-    "d": "dropped", "e": "expired", "s": "skipped", "p": "parked", "n": "not subscribed", "u": "unknown"
+    "d": "dropped", "e": "expired", "s": "skipped", "p": "parked", "n": "not subscribed", "u": "unknown",
+    "a": "acknowledged",
 }  # fmt: skip
 
 
@@ -225,7 +226,7 @@ class Whereabouts:
     """Where one event is, for one subscriber."""
 
     subscriber: str
-    state: str      #: `acknowledged`, `queued`, or one of `CUT_KINDS`
+    state: str      #: `queued`, or one of `CUT_KINDS`
     ahead: int = 0  #: of a queued event: how many wait before it in the same topic
 
 

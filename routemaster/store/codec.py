@@ -35,6 +35,14 @@ def settings(subscription: Subscription) -> list[bytes]:
     return [*numbers, b"awaits", b"await" if subscription.awaits else b""]
 
 
+def parked_member(topic: str, event: EventID) -> bytes:
+    """A parked event in the sorted sets, where those of one microsecond stand in the order of their names.
+
+    So their numbers are of one length.
+    """
+    return b"%b %d-%016d" % (topic.encode(), *event)
+
+
 def _number(value: int | None) -> bytes:
     return b"" if value is None else b"%d" % value
 

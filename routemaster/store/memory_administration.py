@@ -237,6 +237,9 @@ class MemoryAdministration(MemoryData):
                 known.parked[key] = evolve(event, reason=refused)
             else:
                 del known.parked[key]
+                topic = self._topics.get(event.topic)
+                if topic and subscriber in topic.cursors:
+                    topic.note(subscriber, "a", event.id.n, event.id.n)
         self._hint(SubscriptionChanged(subscriber).encode())
 
 

@@ -112,7 +112,14 @@ class MemoryTopics(MemoryData):
         found = []
         for name, cursor in sorted(known.cursors.items()):
             cuts = " ".join(f"{kind}{first}-{last}" for kind, first, last in known.cuts.get(name, ()))
-            found.append(whereabouts(name, cursor, cuts, event))
+            place = whereabouts(name, cursor, cuts, event)
+            if place.state == "parked":
+                subscriber, key = self._subscribers[name], (event.us, topic, event.n)
+                if key in subscriber.retried:
+                    place = Whereabouts(name, "queued")
+                elif key not in subscriber.parked:
+                    place = Whereabouts(name, "unknown")
+            found.append(place)
         return found
 
     # -- dropping events

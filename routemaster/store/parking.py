@@ -4,8 +4,7 @@ The copy is in the subscriber's slot, the cursor that passes the event in the
 topic's. The copy is made first: if the second step is lost, the event is refused
 again, parked again without effect, and passed.
 
-In the sorted sets events of one microsecond stand in the order of their names,
-so their numbers are of one length. The content of a parked event is its reason, a line feed, when it was parked in
+The content of a parked event is its reason, a line feed, when it was parked in
 microseconds, another one, and the fragment.
 """
 
@@ -18,6 +17,7 @@ from routemaster.administration import MAX_PARKED, MAX_PARKED_BYTES
 from routemaster.hints import SubscriptionChanged
 from routemaster.model import EventID, ParkedEvent
 from routemaster.store import refusals
+from routemaster.store.codec import parked_member
 from routemaster.store.commands import BUNDLE
 from routemaster.store.log_read import CALL_BYTES
 from routemaster.store.losses import log_losses
@@ -34,8 +34,8 @@ class Parking(SubscriberControl):
         hashed, order, _retried = self._keys.parked(subscriber)
         keys = (self._keys.lease(subscriber), self._keys.subscriber(subscriber)[0], hashed, order)
         parked = await self._redis.run(
-            "park", keys, _holder(worker, epoch), _member(event.topic, event.id), b"%d" % event.id.us, content(event),
-            b"%d" % MAX_PARKED, b"%d" % MAX_PARKED_BYTES,
+            "park", keys, _holder(worker, epoch), parked_member(event.topic, event.id), b"%d" % event.id.us,
+            content(event), b"%d" % MAX_PARKED, b"%d" % MAX_PARKED_BYTES,
         )  # fmt: skip
         if parked != 1:
             return False
@@ -58,7 +58,7 @@ class Parking(SubscriberControl):
     async def _parked(
         self, keys: tuple[bytes, bytes], after: tuple[str, EventID] | None, most: int
     ) -> list[ParkedEvent]:
-        member, us = (_member(*after), after[1].us) if after else (b"", 0)
+        member, us = (parked_member(*after), after[1].us) if after else (b"", 0)
         flat = await self._redis.run("parked", keys, member, b"%d" % us, b"%d" % most, b"%d" % CALL_BYTES)
         return [_event(member, content) for member, content in zip(flat[::2], flat[1::2], strict=True)]
 
@@ -98,16 +98,17 @@ class Parking(SubscriberControl):
             self._keys.lease(subscriber), self._keys.subscriber(subscriber)[0], *self._keys.parked(subscriber)
         )  # fmt: skip
         kept = content(event, refused) if refused else b""
-        await self._redis.run("settle_retried", keys, _holder(worker, epoch), _member(event.topic, event.id), kept)
+        member = parked_member(event.topic, event.id)
+        settled = await self._redis.run("settle_retried", keys, _holder(worker, epoch), member, kept)
+        if settled and not refused:
+            with refusals.after_a_write():
+                number = b"%d" % event.id.n
+                await self._redis.run("arrived", self._keys.topic(event.topic), subscriber.encode(), number)
         await self._redis.hint(SubscriptionChanged(subscriber))
 
 
 def _holder(worker: str, epoch: int) -> bytes:
     return b"%b %d" % (worker.encode(), epoch)
-
-
-def _member(topic: str, event: EventID) -> bytes:
-    return b"%b %d-%016d" % (topic.encode(), *event)
 
 
 def _split(member: bytes) -> tuple[str, EventID]:

@@ -11,10 +11,10 @@ from routemaster.redis.permissions import Rights
 from routemaster.store.keys import Keys
 
 _WRITES_WITHOUT_MEMORY: Final = frozenset({
-    "acknowledge", "acquire", "announce", "control", "count", "count_drops", "cut", "delete_topic", "drop",
-    "elect", "fail", "forget", "join", "leave", "prune", "pulled", "release", "remove_token", "remove_topic",
-    "renew", "report", "retry_parked", "rewind", "set_topic", "settle_retried", "succeed", "trim", "unsubscribe",
-    "withdraw",
+    "acknowledge", "acquire", "announce", "arrived", "control", "count", "count_drops", "cut", "delete_topic",
+    "drop", "elect", "fail", "forget", "join", "leave", "prune", "pulled", "release", "remove_token",
+    "remove_topic", "renew", "report", "retry_parked", "rewind", "set_topic", "settle_retried", "succeed",
+    "trim", "unsubscribe", "withdraw",
 })
 _READS: Final = frozenset({
     "backlog", "free", "heads", "idle", "parked", "positions", "read", "sizes", "subscribers", "topics", "waiting",
@@ -34,7 +34,7 @@ SCRIPTS: Final = {name: _load(name) for name in sorted(_WRITES_WITHOUT_MEMORY | 
 # commands that the store calls outside of scripts
 _PLAIN: Final = (
     "EXISTS", "GET", "HDEL", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HMGET", "HSCAN", "HSET", "INCR", "LRANGE",
-    "SADD", "SREM", "SSCAN", "XREVRANGE", "ZRANGE",
+    "SADD", "SREM", "SSCAN", "XREVRANGE", "ZRANGE", "ZSCORE",
 )  # fmt: skip
 _CALL: Final = re.compile(rb"redis\.call\('([A-Z]+)'(?:, '([A-Z]+)')?")
 

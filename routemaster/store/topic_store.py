@@ -24,6 +24,7 @@ from routemaster.model import (
 from routemaster.redis.errors import ScriptRefusal
 from routemaster.redis.wait_replicas import Replication
 from routemaster.store import codec, refusals
+from routemaster.store.codec import parked_member
 from routemaster.store.commands import BUNDLE, Commands
 from routemaster.store.upkeep import Upkeep
 from routemaster.store.whereabouts import whereabouts
@@ -174,8 +175,16 @@ class TopicStore(Upkeep):
         known = sorted((await self._redis.fields(cursors)).items())
         for some in chunks(known, BUNDLE):
             cuts: list[Any] = await self._redis.command(b"HMGET", meta, *(b"cuts:" + name for name, _ in some))
-            found += [
-                whereabouts(name.decode(), Cursor.parse(text), (cut or b"").decode(), event)
-                for (name, text), cut in zip(some, cuts, strict=True)
-            ]
+            for (name, text), cut in zip(some, cuts, strict=True):
+                place = whereabouts(name.decode(), Cursor.parse(text), (cut or b"").decode(), event)
+                found.append(await self._parked_place(topic, event, place) if place.state == "parked" else place)
         return found
+
+    async def _parked_place(self, topic: str, event: EventID, place: Whereabouts) -> Whereabouts:
+        """Where an event is that was parked: it may be tried again, or gone."""
+        member = parked_member(topic, event)
+        _hashed, order, retried = self._keys.parked(place.subscriber)
+        if await self._redis.command(b"ZSCORE", retried, member):
+            return Whereabouts(place.subscriber, "queued")
+        is_parked = await self._redis.command(b"ZSCORE", order, member)
+        return place if is_parked else Whereabouts(place.subscriber, "unknown")

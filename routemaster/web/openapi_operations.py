@@ -215,7 +215,7 @@ _OPERATIONS: Final = {
     **_own_and_named("DELETE", "/parked", Operation("Remove all parked events.", errors={404: _NOT_SUBSCRIBED})),
     **_own_and_named("POST", "/parked/retry", Operation(
         "Have parked events delivered next, each alone.", "ParkedRetry",
-        errors={400: "The body is invalid.", 404: _NOT_SUBSCRIBED}, body_required=False)),
+        errors={400: "The body is invalid.", 404: _NOT_SUBSCRIBED, 409: _PULLED}, body_required=False)),
 }  # fmt: skip
 
 OPERATIONS: Final[Mapping[str, Operation]] = {

@@ -176,7 +176,7 @@ def _administration() -> dict[str, Schema]:
     settings = dict.fromkeys(("history", "history_events", "max_data"), number_or_null)
     backlog = answer({"subscriber": _CLIENT, "queued": _COUNT, "oldest": _SECONDS})
     place_of = answer(
-        {"subscriber": _CLIENT, "state": {"enum": [*CUT_KINDS.values(), "acknowledged", "queued", "delivering"]}},
+        {"subscriber": _CLIENT, "state": {"enum": [*CUT_KINDS.values(), "queued", "delivering"]}},
         ahead=_COUNT | {"description": "Events that wait before it."},
     )
     counts = dict.fromkeys(("sent", "queued", "added", "expired", "skipped", "parked", "dropped"), _COUNT)

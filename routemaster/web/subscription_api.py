@@ -12,7 +12,7 @@ from typing import Any
 from routemaster import strict_json
 from routemaster.errors import HasNoCallback, Invalid, StoreUnavailable
 from routemaster.interfaces import Sender, Store, Trial, Verdict
-from routemaster.model import OLDEST, ParkedEvent, SubscriptionInfo
+from routemaster.model import OLDEST, ParkedEvent, Subscription, SubscriptionInfo
 from routemaster.validation import check_event_id, check_reach, check_retry, check_topic, shown
 from routemaster.web.access import CLIENTS, MONITORS, ROOTS, Who
 from routemaster.web.completion import complete
@@ -127,6 +127,7 @@ class SubscriptionApi:
         body = request.content.getvalue()
         subscriber = await self._subscribers.token(request, name)
         ids = check_retry(strict_json.decode(body)) if body else None
+        await self._pushed(subscriber)
         await complete(self._store.retry_parked(subscriber, ids))
         return no_content(request)
 
@@ -139,18 +140,23 @@ class SubscriptionApi:
     async def test(self, request: Any, name: str | None = None) -> bytes:
         """POST /subscription/test"""
         subscriber = await self._subscribers.token(request, name)
-        subscription = (await self._store.state(subscriber)).subscription
-        if subscription.callback is None:
-            raise HasNoCallback("this subscription has no callback: its events are pulled")
+        subscription, callback = await self._pushed(subscriber)
         if self._sender is None or self._tests >= MAX_TESTS:
             raise StoreUnavailable(f"{self._tests} tests are under way: expected at most {MAX_TESTS}")
         event = _TEST % (int(self._wall() * 1000), "".join(subscription.topics[:1]) or "test")
         self._tests += 1
         try:
-            trial = await self._sender.try_out(subscription.callback, subscription.uuid, event.encode())
+            trial = await self._sender.try_out(callback, subscription.uuid, event.encode())
         finally:
             self._tests -= 1
         return json_answer(request, _tried(trial))
+
+    async def _pushed(self, subscriber: str) -> tuple[Subscription, str]:
+        """The subscription and its callback; raises HasNoCallback if it is pulled."""
+        subscription = (await self._store.state(subscriber)).subscription
+        if subscription.callback is None:
+            raise HasNoCallback("this subscription has no callback: its events are pulled")
+        return subscription, subscription.callback
 
 
 def _tried(trial: Trial) -> dict[str, object]:

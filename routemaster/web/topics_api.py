@@ -14,7 +14,7 @@ from routemaster.delivery.forecast import step_of
 from routemaster.errors import Invalid, NotSubscribed, NotYourTopic, StoreUnavailable, UnknownTopic
 from routemaster.interfaces import Store
 from routemaster.model import EventID, TopicDetails, Whereabouts, public_name
-from routemaster.validation import check_event_id, check_topic, check_topic_settings, shown
+from routemaster.validation import EVENT_TYPES, check_event_id, check_topic, check_topic_settings, shown
 from routemaster.web.access import OWNERS, READERS, Access
 from routemaster.web.auth import Principal, Role
 from routemaster.web.completion import complete
@@ -83,7 +83,7 @@ class TopicsApi:
         after = check_event_id(values["after"], "after") if "after" in values else EventID(0, 0)
         if len(values.get("url", "")) > MAX_URL:
             raise Invalid(f"url is invalid: expected at most {MAX_URL:,} characters")
-        wanted = b'"url":%b,"t":' % encode_basestring(values["url"]).encode() if "url" in values else b""
+        heads = _heads(topic, values["url"]) if "url" in values else (b"",)
         found, scanned, size = list[bytes](), 0, 0
         while len(found) < most and scanned < MAX_SCANNED and size < MAX_LISTED_BYTES:
             entries = (await self._store.read({topic: after}, min(most, MAX_SCANNED - scanned))).get(topic, ())
@@ -91,7 +91,7 @@ class TopicsApi:
                 return _listed(request, found, None)
             for at, fragment in entries:
                 scanned, after = scanned + 1, at
-                if wanted in fragment:
+                if fragment.startswith(heads):
                     found.append(_with_id(fragment, at))
                     size += len(fragment)
                 if len(found) == most or size >= MAX_LISTED_BYTES:
@@ -173,6 +173,12 @@ def _described(details: TopicDetails, principal: Principal) -> dict[str, object]
             for each in details.backlogs
         ]
     return answer
+
+
+def _heads(topic: str, url: str) -> tuple[bytes, ...]:
+    """How the fragments of a URL's events begin, see `validation.event_fragment`."""
+    text = encode_basestring(url)
+    return tuple(f'{{"topic":"{topic}","type":"{kind}","url":{text},'.encode() for kind in EVENT_TYPES)
 
 
 def _with_id(fragment: bytes, event: EventID) -> bytes:

@@ -373,7 +373,8 @@ class Model:
             sub.retried.remove(key)
             sub.counts["parked" if refused else "sent"] += 1
             if not refused:
-                del sub.parked[key]
+                event = sub.parked.pop(key)
+                sub.fates[event.topic, event.id] = "sent"
 
     def forget_history(self, now: int) -> None:
         """Forget what no history has to have any more."""
@@ -387,6 +388,10 @@ class Model:
         if event in sub.backlog[event.topic]:
             return {("queued", sub.backlog[event.topic].index(event))}
         fate = sub.fates.get((event.topic, event.id), "not subscribed").replace("sent", "acknowledged")
+        if fate == "parked" and _key(event) in sub.retried:
+            return {("queued", 0)}
+        if fate == "parked" and _key(event) not in sub.parked:
+            fate = "unknown"
         earlier = {"not subscribed"} if event.id.n <= sub.joined.get(event.topic, 0) else set()
         return {(state, 0) for state in {fate, "unknown"} | earlier}
 

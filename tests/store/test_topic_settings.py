@@ -183,6 +183,24 @@ class WhereaboutsTests(StoreTests):
         )
         await self.books(7, expired=1, sent=1, parked=1, skipped=2, dropped=1, queued=1)
 
+    async def test_parked(self) -> None:
+        """A parked event that is tried again waits, then is acknowledged or parked; a removed one is unknown."""
+        await self.begin()
+        events = await self.events(b"1", b"2", b"3", b"4")
+        grant = await self.grant()
+        parked = [ParkedEvent("cats", event, b"%d" % n, "refused", 1.0) for n, event in enumerate(events, 1)]
+        for event in parked[:3]:
+            await self.store.park("sub", "w1", grant.epoch, grant.memberships["cats"].id, event)
+        await self.store.retry_parked("sub", events[:2])
+        self.assertEqual(await self.states(*events), ["queued 0", "queued 0", "parked", "queued 0"])
+        await self.store.settle_retried("sub", "w1", grant.epoch, parked[0])
+        await self.store.settle_retried("sub", "w1", grant.epoch, parked[1], "refused again")
+        self.assertEqual(await self.states(*events), ["acknowledged", "parked", "parked", "queued 0"])
+        await self.store.drop_parked("sub")
+        self.assertEqual(await self.states(*events), ["acknowledged", "unknown", "unknown", "queued 0"])
+        await self.store.rewind("sub", OLDEST)
+        self.assertEqual(await self.states(*events), ["queued 0", "queued 1", "queued 2", "queued 3"])
+
     async def test_not_subscribed(self) -> None:
         """Events from before the subscription, between two, and after it are none of the subscriber's."""
         await self.store.configure_topic("cats", "pub", SETTINGS)

@@ -203,6 +203,13 @@ class ParkedTests(SubscriptionCase):
         for body in ({"ids": 5}, {"ids": ["x"]}, {"ids": [5]}, [], {"x": []}):
             self.expect(400, "POST", "/subscription/parked/retry", body, B)
 
+    def test_retry_pulled(self) -> None:
+        """Without a callback parked events cannot be delivered again; they stay listed."""
+        ids = self.park(1)
+        self.expect(204, "POST", "/subscription", {"topics": ["cats"]}, B)
+        self.assertIn("callback", self.expect(409, "POST", "/subscription/parked/retry", user=B).error)
+        self.assertEqual([event["id"] for event in self.shown("/subscription/parked")["events"]], ids)
+
     def test_remove(self) -> None:
         """Removed events are gone, and stay counted as parked."""
         self.park(2)

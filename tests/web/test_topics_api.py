@@ -112,6 +112,7 @@ class EventTests(TopicCase):
         self.assertEqual([event["id"] for event in first["events"]], ids[:3])
         rest = self.get(f"/topics/cats/events?max=3&after={first['next']}")
         self.assertEqual(([event["id"] for event in rest["events"]], rest["next"]), (ids[3:], None))
+        self.publish("https://localhost/2", data={"url": "https://localhost/1", "t": 1})
         some = self.get("/topics/cats/events?url=https://localhost/1", ROOT_KEY)
         self.assertEqual([event["id"] for event in some["events"]], ids[1::2])
 

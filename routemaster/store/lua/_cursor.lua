@@ -5,7 +5,8 @@
 --   cursor  "<membership> <version> <sent> <dropped> <after>/<until> <after>/"; the fourth word is
 --           "<dropped>,<expired>,<skipped>,<parked>,<rewinds>" if one of the others is not 0
 --   cuts    "<kind><first>-<last> ..." by number, oldest first, later ones prevail: what a cursor passed
---           and was not delivered (d, e, s, p for dropped to parked), n not subscribed, u not known any more
+--           and was not delivered (d, e, s, p for dropped to parked), n not subscribed, u not known any more, a acknowledged:
+--           it was parked, and delivered when it was tried again
 --
 -- Refusals are error replies "RM:<CODE> ..." (routemaster.store.redis_store maps them to errors).
 
