@@ -100,7 +100,6 @@ class _Answer:
 
     def __init__(self, request: Any, head: bytes, writer: BodyWriter) -> None:
         self.request, self._part, self._writer = request, head, writer
-        self.source: Source | None = None
         self.paused = False  #: whether the client does not read
         self.idle = False    #: whether there is no part to write
 
@@ -216,7 +215,8 @@ class BodyWriter:
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._answers: dict[_Answer, None] = {}  # in the order in which they began
+        self._answers: set[_Answer] = set()
+        self._sized: dict[_SizedAnswer, None] = {}  # those with a source, in the order in which they began
         self._ready: deque[_Answer] = deque()
         self._scheduled = False
 
@@ -232,8 +232,9 @@ class BodyWriter:
             answer = opened = _OpenAnswer(request, head, body, self, self._reactor)
             body.begin(opened)
         else:
-            answer = _SizedAnswer(request, head, body, self)
-        self._answers[answer] = None
+            answer = sized = _SizedAnswer(request, head, body, self)
+            self._sized[sized] = None
+        self._answers.add(answer)
         request.notifyFinish().addBoth(self._over, answer)
         request.registerProducer(answer, True)
         answer.paused = request.channel.blocked
@@ -242,7 +243,9 @@ class BodyWriter:
         self._limit()
 
     def _over(self, _: object, answer: _Answer) -> None:
-        self._answers.pop(answer, None)
+        self._answers.discard(answer)
+        if isinstance(answer, _SizedAnswer):
+            self._sized.pop(answer, None)
         answer.over()
 
     def proceed(self, answer: _Answer) -> None:
@@ -267,13 +270,12 @@ class BodyWriter:
 
     def _limit(self) -> None:
         """Abort the answers from the oldest sources while these are too large together."""
-        found = (answer.source for answer in self._answers)
-        sources = {id(source): source for source in found if source is not None}  # the oldest first
+        sources = {id(answer.source): answer.source for answer in self._sized}  # the oldest first
         total = sum(source.size for source in sources.values())
         while total > HELD and len(sources) > 2:
             oldest = sources.pop(next(iter(sources)))
             total -= oldest.size
-            slow = [answer for answer in self._answers if answer.source is oldest]
+            slow = [answer for answer in self._sized if answer.source is oldest]
             self._log.warn("aborting {count} answers: their clients read too slowly", count=len(slow))
             for answer in slow:
                 answer.request.channel.transport.abortConnection()
