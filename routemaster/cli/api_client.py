@@ -40,6 +40,7 @@ class Answer:
     status: int
     body: Any
     now: float
+    text: bytes = b""  #: the body as it came
 
 
 class Bus:
@@ -67,7 +68,7 @@ class Bus:
                 content = response.read()
             except (OSError, http.client.HTTPException) as error:
                 raise BusError(self._why(error)) from None
-            return Answer(response.status, self._parsed(response.status, content), _date(response))
+            return Answer(response.status, self._parsed(response.status, content), _date(response), content)
 
     def want(
         self, method: str, path: str, who: str | None = None, body: object = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
 from math import log10
 from typing import Any
 
@@ -31,6 +32,11 @@ def span(seconds: float) -> str:
     if whole < 86400:
         return f"{whole // 3600}h{whole % 3600 // 60:02}m"
     return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
+
+
+def moment(seconds: float) -> str:
+    """A time, in seconds since the epoch, in the local zone."""
+    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
 def size(count: float) -> str:
@@ -71,12 +77,14 @@ def topics(listed: Sequence[dict[str, Any]]) -> list[str]:
     """The topics with publisher and number of events."""
     if not listed:
         return ["no topics"]
-    rows = [[clean(each["name"]), _name(each["publisher"]), f"{each['events']:,}"] for each in listed]
+    rows = [[clean(each["name"]), name(each["publisher"]), f"{each['events']:,}"] for each in listed]
     return table(["TOPIC", "PUBLISHER", "EVENTS"], rows, right={2})
 
 
 def verdict(subscription: dict[str, Any], now: float) -> str:
     """The state of a subscription in a word; capitals demand action."""
+    if subscription["health"]["state"] == "paused":
+        return "paused"  # by intention, however many events gather
     failures, oldest = subscription["health"]["failures"], subscription["events"]["oldest"]
     if failures:
         return f"FAILING x{failures}"
@@ -94,12 +102,12 @@ def subscriptions(listed: Sequence[dict[str, Any]], now: float, width: int) -> l
     head = ["SUBSCRIBER", "QUEUED", "OLDEST", "HEALTH", "NEXT", "CALLBACK"]
     rows = [
         [
-            _name(each["subscriber"]),
+            name(each["subscriber"]),
             f"{each['events']['queued']:,}",
             _age(each["events"]["oldest"], now),
             word,
-            _next(each["health"]["next_attempt"], now),
-            clean(each["callback"].removeprefix("https://")),
+            coming(each["health"]["next_attempt"], now),
+            clean(each["callback"].removeprefix("https://")) if each["callback"] else "(pulled)",
         ]
         for word, each in ranked
     ]
@@ -128,16 +136,17 @@ def _reason(health: dict[str, Any], now: float) -> str:
     return f"{clean(health['last_error'] or 'no reason given')} ({when})"
 
 
-def _name(token: str) -> str:
+def name(token: str) -> str:
     """A client's public name; `--json` has the whole token."""
     return clip(clean(token.partition("--")[0] or token), LONGEST_NAME)
 
 
-def _age(moment: float | None, now: float) -> str:
-    return "-" if moment is None else span(now - moment)
+def _age(at: float | None, now: float) -> str:
+    return "-" if at is None else span(now - at)
 
 
-def _next(moment: float | None, now: float) -> str:
-    if moment is None:
+def coming(at: float | None, now: float) -> str:
+    """How soon something is due."""
+    if at is None:
         return "-"
-    return "now" if moment < now + 1 else f"in {span(moment - now)}"
+    return "now" if at < now + 1 else f"in {span(at - now)}"

@@ -513,8 +513,8 @@ class Tampered:
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.store, name)
 
-        async def call(*args: Any) -> Any:
-            result = await method(*args)
+        async def call(*args: Any, **options: Any) -> Any:
+            result = await method(*args, **options)
             if name in self.errors:
                 raise self.errors.pop(name)
             return result

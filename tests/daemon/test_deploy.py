@@ -126,9 +126,9 @@ class OperationsTests(SynchronousTestCase):
 
     def test_commands(self) -> None:
         """Every documented subcommand of routemaster-admin exists."""
-        from routemaster.cli import _parser
+        from routemaster.cli.command_line import parser
 
-        help_text = _parser().format_help()
+        help_text = parser().format_help()
         for command in set(re.findall(r"routemaster-admin ([a-z]+)", self.text)):
             self.assertIn(command, help_text)
 
