@@ -7,7 +7,7 @@
     events TOPIC [--after ID | 1h] [--event-url URL] [--max N]
     where TOPIC ID
     subscriptions
-    show | pause | resume | retry | attempts NAME
+    show | pause | resume | retry | attempts | test NAME
     rewind NAME --to oldest | 1h | 2026-11-27T08:00 [--topic TOPIC] [--wait]
     skip NAME --to next | 1h | 2026-11-27T08:00 [--topic TOPIC] [--wait]
     parked NAME [retry [ID ...] | drop]
@@ -19,7 +19,8 @@ calls the daemon's API over HTTPS. NAME and TOPIC may be the beginning of a name
 if no other begins so, but with `--yes` must be complete. Results go to standard output; questions, progress bars
 and errors go to standard error.
 
-Exit status: 0 done; 1 failed or refused, an error is one line; 2 the command line
+Exit status: 0 done; 1 failed or refused, and of `test` and `doctor` that something
+is wrong, an error is one line; 2 the command line
 is invalid, or events would be discarded without a terminal to ask and without
 `--yes`; 130 interrupted.
 """

@@ -118,6 +118,7 @@ def _subscriptions(command: Callable[..., argparse.ArgumentParser]) -> None:
         made.add_argument("--wait", action="store_true", help="return when all that waits then is delivered")
     _yes(skip)
     about("attempts", commands.attempts, "List the last failed attempts to deliver, and the last success.")
+    about("test", commands.test, "Post one event to the callback now, beside all queues, and say what happened.")
     parked = about("parked", commands.parked, "List the events that were put aside, retry or drop them.")
     actions = parked.add_subparsers(metavar="ACTION")
     again = command("retry", commands.retry_parked, "Deliver parked events next, each alone.", actions)

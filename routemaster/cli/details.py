@@ -67,6 +67,19 @@ def attempts(answer: dict[str, Any]) -> list[str]:
     return [*lines, last]
 
 
+def test(answer: dict[str, Any]) -> list[str]:
+    """What became of the event that was posted to try a callback."""
+    return fields([
+        ("RESULT", "acknowledged" if answer["acknowledged"] else "not acknowledged"),
+        ("REASON", clean(answer["reason"] or "")),
+        ("STATUS", str(answer["status"] or "")),
+        ("ADDRESS", clean(answer["address"] or "")),
+        ("TLS", clean(answer["tls"] or "")),
+        ("TOOK", _took(answer)),
+        ("ANSWER", clean(answer["answer"])),
+    ])  # fmt: skip
+
+
 def parked(listed: Sequence[dict[str, Any]]) -> list[str]:
     """Parked events, each with the reason."""
     rows = [

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from attrs import evolve, field, frozen
 
-from routemaster.cli.api_client import Bus, trusting
+from routemaster.cli.api_client import TIMEOUT, Bus, trusting
 from routemaster.config import Config, load
 from routemaster.config_types import ORIGIN, ROOT_KEY
 from routemaster.errors import ConfigError, RoutemasterError
@@ -43,14 +43,14 @@ def configured(arguments: argparse.Namespace) -> Config:
         raise ConfigError(f"--root-key-file {file} is invalid: expected {ROOT_KEY.expected}") from None
 
 
-def bus_of(arguments: argparse.Namespace, config: Config) -> Bus:
-    """The bus at `--url`, or the configured one. Raises ConfigError."""
+def bus_of(arguments: argparse.Namespace, config: Config, patience: float = TIMEOUT) -> Bus:
+    """The bus at `--url`, or the configured one, with seconds for each answer. Raises ConfigError."""
     url = getattr(arguments, "url", config.public_url)
     try:
         url = ORIGIN.parse(url)
     except ValueError:
         raise ConfigError(f"--url is invalid: got {shown(url)}, expected {ORIGIN.expected}") from None
-    return Bus(url, trusting(getattr(arguments, "ca_file", None), config.state_dir))
+    return Bus(url, trusting(getattr(arguments, "ca_file", None), config.state_dir), patience)
 
 
 def as_root(arguments: argparse.Namespace) -> tuple[Bus, str]:

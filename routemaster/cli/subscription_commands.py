@@ -10,7 +10,7 @@ from typing import Any
 from attrs import frozen
 
 from routemaster.cli import details, session, tables
-from routemaster.cli.api_client import Answer, Bus, BusError
+from routemaster.cli.api_client import TIMEOUT, Answer, Bus, BusError
 from routemaster.cli.pages import Page, pages, print_pages
 from routemaster.cli.session import AdminError, Progress, confirm, confirmed
 from routemaster.cli.values import chosen, id_at, running_number
@@ -18,6 +18,7 @@ from routemaster.model import public_name
 from routemaster.validation import is_token
 
 POLL = 0.5        #: seconds between two looks at a subscription that is waited for
+TEST_TIMEOUT = 90.0  #: seconds for the answer of a test, which may take as long as a delivery
 PARKED_PAGE = 256  #: parked events in one answer
 
 
@@ -42,10 +43,10 @@ class Subscriber:
         return self.bus.want(method, self.path + tail, self.who, body)
 
 
-def found(arguments: argparse.Namespace) -> Subscriber:
+def found(arguments: argparse.Namespace, patience: float = TIMEOUT) -> Subscriber:
     """The subscriber that NAME is, or is the beginning of: any for root, else one of the configured clients."""
     config, name = session.configured(arguments), arguments.name
-    bus = session.bus_of(arguments, config)
+    bus = session.bus_of(arguments, config, patience)
     if config.root_key is None:
         if not config.clients:
             raise AdminError("neither a root key nor a client is configured: give --root-key-file or --config")
@@ -112,6 +113,14 @@ def attempts(arguments: argparse.Namespace) -> int:
     """List the last failed attempts, and the last success."""
     answer = found(arguments).ask("GET", "/attempts").body
     return session.show(arguments, answer, details.attempts(answer))
+
+
+def test(arguments: argparse.Namespace) -> int:
+    """Have one event posted to the callback; 1 if it was not acknowledged."""
+    it = found(arguments, TEST_TIMEOUT)
+    answer = it.ask("POST", "/test").body
+    session.show(arguments, answer, details.test(answer))
+    return 0 if answer["acknowledged"] else 1
 
 
 def parked(arguments: argparse.Namespace) -> int:

@@ -531,6 +531,8 @@ class Tampered:
 class ApiCase(CommandCase):
     """The real API over TLS in this process, on a memory store, without a worker."""
 
+    sender: Any = None  #: what tries callbacks
+
     async def setUp(self) -> None:
         super().setUp()
         self.store = MemoryStore(reactor, 10)  # type: ignore[arg-type]
@@ -540,7 +542,7 @@ class ApiCase(CommandCase):
         self.door = Authenticator([CLIENT], ROOT_KEY, store)
         await self.door.poll()
         limits = Limits(max_event_data=64, scaling_threshold=2, scaling_deadline=1.0)
-        api = Api(store, self.door, clock, limits, Meter(), no_exposition, lambda: True)
+        api = Api(store, self.door, clock, limits, Meter(), no_exposition, lambda: True, sender=self.sender)
         certificate, key, _ = ensure_self_signed(self.state, time.time())
         self.site = BusSite(api.app.resource(), reactor=reactor)
         factory = ReloadableTLS(certificate, key).wrap(self.site)

@@ -8,7 +8,7 @@ import time
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 
-from routemaster.interfaces import LeaseGrant
+from routemaster.interfaces import LeaseGrant, Outcome, Trial, Verdict
 from routemaster.model import EventID, ParkedEvent, TopicSettings
 from tests.cli.test_cli import CLIENT, ApiCase, Run
 
@@ -188,6 +188,37 @@ class SubscriptionCommandTests(BusCase):
         run = await self.done("parked", "bob", "drop", "--yes")
         self.assertEqual(run.out, "3 parked events of bob removed\n")
         self.assertEqual((await self.store.parked(BOB, "", 10))[0], [])
+
+
+class Callbacks:
+    """A sender to which receivers answer with a status."""
+
+    status = 204
+
+    async def try_out(self, callback: str, uuid: str | None, body: bytes) -> Trial:
+        verdict = Verdict.ACKNOWLEDGED if self.status == 204 else Verdict.FAILED
+        return Trial(Outcome(verdict, status=self.status, error="" if self.status == 204 else "answered \x1b"),
+                     0.25, "127.0.0.1", "TLSv1.3")  # fmt: skip
+
+
+class TestCommandTests(BusCase):
+    """Trying a callback."""
+
+    async def setUp(self) -> None:
+        self.sender = Callbacks()
+        await super().setUp()
+
+    async def test_acknowledged(self) -> None:
+        """What the test says is shown; it is a success only if the event was acknowledged."""
+        text = (await self.done("test", "bob")).out
+        for line in ("RESULT   acknowledged\n", "ADDRESS  127.0.0.1\n", "STATUS   204\n", "TOOK     250 ms\n"):
+            self.assertIn(line, text)
+        self.sender.status = 500
+        run = await self.run_command("test", "bob")
+        self.assertEqual((run.status, run.err), (1, ""))
+        self.assertTrue(run.out.startswith("RESULT   not acknowledged\nREASON   answered \\x1b\n"), run)
+        run = await self.run_command("test", "bob", "--json")
+        self.assertEqual((run.status, run.json["status"], run.json["acknowledged"]), (1, 500, False))
 
 
 class TopicCommandTests(BusCase):
