@@ -18,7 +18,7 @@ from routemaster.config_types import ORIGIN, ROOT_KEY
 from routemaster.errors import ConfigError, RoutemasterError
 from routemaster.validation import shown
 
-BAR = 30  #: characters of a full progress bar
+BAR = 20  #: characters of a full progress bar
 
 
 class AdminError(RoutemasterError):

@@ -187,16 +187,19 @@ def _move(arguments: argparse.Namespace, it: Subscriber, action: str, to: str | 
 def _wait(it: Subscriber) -> None:
     """Return when what waits now is delivered, expired or the like. Raises AdminError if it is paused."""
     progress = Progress(f"deliveries to {it.name}")
-    info = it.ask("GET", "").body
+    answer = it.ask("GET", "")
+    info = answer.body
     goal, began = info["events"]["added"], info["events"]["added"] - info["events"]["queued"]
     try:
         while (passed := info["events"]["added"] - info["events"]["queued"]) < goal:
             waiting = tables.counted(info["events"]["queued"], "event")
             if info["health"]["state"] == "paused":
                 raise AdminError(f"{it.name} is paused while {waiting} wait: see resume")
-            progress.draw(passed - began, goal - began, f"{waiting} queued, {tables.verdict(info, it.now)}")
+            note = f"{info['events']['queued']:,} queued, {tables.verdict(info, answer.now)}"
+            progress.draw(passed - began, goal - began, note)
             time.sleep(POLL)
-            info = it.ask("GET", "").body
+            answer = it.ask("GET", "")
+            info = answer.body
     finally:
         progress.clear()
 

@@ -116,7 +116,7 @@ def _lost(it: Topic, history: int, most: int | None) -> int:
     first, last = running_number(info["first"]), running_number(info["last"])
     end = first
     if history < info["history"]:
-        since = id_at(max(0, round(it.now * 1000) - history))
+        since = id_at(max(0, round((it.now + 1) * 1000) - history))  # the bus tells its time in whole seconds
         [(young, _)] = pages(it.bus, it.who, f"{it.path}/events", 1, 1, {"after": since})
         end = running_number(young[0]["id"]) if young else last + 1
     if most is not None and (info["history_events"] is None or most < info["history_events"]):

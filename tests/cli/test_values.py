@@ -155,7 +155,7 @@ class TerminalTests(SynchronousTestCase):
         self.assertEqual(pipe.getvalue(), "")
         lines = terminal.getvalue().split("\r\x1b[K")
         self.assertEqual(lines[-1], "")
-        self.assertEqual([line[48:52] for line in lines[1:-1]], ["  0%", "  0%", " 50%", "100%", "100%", "100%"])
+        self.assertEqual([line[38:42] for line in lines[1:-1]], ["  0%", "  0%", " 50%", "100%", "100%", "100%"])
         self.assertLess(max(map(len, lines)), 80)
 
 
