@@ -35,6 +35,7 @@ class MemoryAdministration(MemoryData):
         ages = [
             entry_id.us for topic, log in logs.items() for entry_id, _ in log.log if owes(cursors[topic], entry_id)
         ]
+        ages += [us for us, _topic, _n in known.retried]
         current = sorted(topic for topic, cursor in cursors.items() if cursor.open)
         awaited = tuple(topic for topic in current if logs[topic].publisher is None)
         counts = {

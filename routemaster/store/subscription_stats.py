@@ -112,7 +112,8 @@ def _info(
     """The sum of the subscriber's own keys and its entries in the topics."""
     counts = Counter({kind: int(meta.get(kind.encode(), 0)) for kind in ("sent", *KINDS)})
     queued = int(meta.get(b"retried", 0))
-    oldest, subscribed, awaited = [], {}, []
+    oldest = [int(meta[b"retried_oldest"])] if meta.get(b"retried_oldest") else []
+    subscribed, awaited = {}, []
     for topic, exists, tail, text, first in entries:
         membership, cursor = memberships.get(topic), Cursor.parse(text)
         if membership is None or membership.id != cursor.membership:

@@ -167,6 +167,9 @@ class ListTests(ParkingCase):
             self.assertTrue(await self.park(event))
         return events
 
+    async def waits_since(self, event: ParkedEvent) -> None:
+        self.assertEqual((await self.store.subscription("sub")).oldest, event.id.us / 1e6)
+
     async def test_list(self) -> None:
         """The list is in the order of acceptance, over several topics and numbers, in parts on request."""
         events = await self.parked_events(12)
@@ -208,6 +211,21 @@ class ListTests(ParkingCase):
         await self.settle(events[1])
         self.assertEqual(await self.store.next_retried("sub"), events[2])
         await self.books(6, parked=4, queued=1, sent=1)
+
+    async def test_oldest(self) -> None:
+        """The oldest of the events that are to be retried counts as waiting since it was received."""
+        events = await self.parked_events(2)
+        events += await self.more(b"2")
+        await self.waits_since(events[2])
+        for retried in reversed(events[:2]):
+            await self.store.retry_parked("sub", [retried.id])
+            await self.waits_since(retried)
+        await self.settle(events[1])
+        await self.waits_since(events[0])
+        await self.settle(events[0], "again")
+        await self.waits_since(events[2])
+        await self.deliver("cats")
+        self.assertIsNone((await self.store.subscription("sub")).oldest)
 
     async def test_retry_all(self) -> None:
         """Without IDs all parked events are retried, hundreds of them."""

@@ -17,7 +17,8 @@ if #events == 0 then return 0 end
 redis.call('ZREM', KEYS[3], unpack(events))
 if ARGV[1] == 'retry' then
   redis.call('ZADD', KEYS[4], unpack(scores))
-  redis.call('HSET', KEYS[1], 'retried', redis.call('ZCARD', KEYS[4]))
+  local oldest = redis.call('ZRANGE', KEYS[4], 0, 0, 'WITHSCORES')[2]
+  redis.call('HSET', KEYS[1], 'retried', redis.call('ZCARD', KEYS[4]), 'retried_oldest', oldest)
 else
   redis.call('HDEL', KEYS[2], unpack(events))
   redis.call('HSET', KEYS[1], 'parked_bytes', digits(bytes))

@@ -8,6 +8,8 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 local score = redis.call('ZSCORE', KEYS[5], ARGV[2])
 if not score then return 1 end
 local before, left = #(redis.call('HGET', KEYS[3], ARGV[2]) or ''), redis.call('ZCARD', KEYS[5]) - 1
+local first = redis.call('ZRANGE', KEYS[5], 0, 1, 'WITHSCORES')
+local oldest = first[1] ~= ARGV[2] and first[2] or first[4] or ''
 redis.call('ZREM', KEYS[5], ARGV[2]) -- as the last use of this key, see store()
 if ARGV[3] == '' then
   redis.call('HDEL', KEYS[3], ARGV[2])
@@ -18,5 +20,5 @@ else
   redis.call('HINCRBY', KEYS[2], 'parked', 1)
 end
 redis.call('HINCRBY', KEYS[2], 'parked_bytes', #ARGV[3] - before)
-redis.call('HSET', KEYS[2], 'retried', left)
+redis.call('HSET', KEYS[2], 'retried', left, 'retried_oldest', oldest)
 return 1
