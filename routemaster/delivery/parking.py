@@ -19,6 +19,7 @@ from routemaster.interfaces import LeaseGrant, Outcome
 from routemaster.model import EventID, ParkedEvent
 
 #: how `last_error` begins while an event cannot be parked
+NO_MEMORY = "Redis has no memory to park the event"
 FULL = f"{MAX_PARKED} events or {MAX_PARKED_BYTES >> 20} MiB are parked, the most"
 
 

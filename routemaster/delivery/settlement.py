@@ -17,9 +17,9 @@ from routemaster.delivery.batch import Batch
 from routemaster.delivery.clock_offset import ClockOffset
 from routemaster.delivery.courier_state import Attempt
 from routemaster.delivery.lease import Lease
-from routemaster.delivery.parking import FULL, Refusals, parked_event
+from routemaster.delivery.parking import FULL, NO_MEMORY, Refusals, parked_event
 from routemaster.delivery.retries import REFUSED, Retries
-from routemaster.errors import NotSubscribed
+from routemaster.errors import NotSubscribed, StoreFull
 from routemaster.interfaces import Clock, Outcome, Position, Store, Verdict
 from routemaster.model import ParkedEvent, Subscription
 
@@ -93,9 +93,15 @@ class Settlement:
 
     async def _park(self, attempt: Attempt, event: ParkedEvent, times: int, told: bytes) -> bool:
         """Park the one event, so that those behind it go on; without room for it the failure is as any other."""
-        membership = attempt.acks[0].membership
-        if not await self._store.park(self._subscriber, self._lease.worker, attempt.epoch, membership, event):
-            return await self._fail(attempt, f"{FULL}; {event.reason}", told)
+        membership, why_not = attempt.acks[0].membership, FULL
+        try:
+            is_parked = await self._store.park(
+                self._subscriber, self._lease.worker, attempt.epoch, membership, event
+            )
+        except StoreFull:  # a failure takes no memory, and what the receiver accepts by then frees some
+            is_parked, why_not = False, NO_MEMORY
+        if not is_parked:
+            return await self._fail(attempt, f"{why_not}; {event.reason}", told)
         self._retries.parked()
         self._refusals.ended()
         await self._fail(attempt, event.reason, told)

@@ -15,6 +15,7 @@ from routemaster.delivery.batch import Batch
 from routemaster.delivery.log_cache import WITH_ID
 from routemaster.delivery.parking import Refusals, parked_event, retried_batch
 from routemaster.delivery.worker import Worker
+from routemaster.errors import StoreFull
 from routemaster.interfaces import LeaseGrant
 from routemaster.model import OLDEST, EventID, ParkedEvent, TopicSettings
 from routemaster.testing.script_sender import ACKNOWLEDGED, LOCAL, Attempt, refused
@@ -348,6 +349,20 @@ class ParkTests(ParkingCase):
             self.do(self.memory.drop_parked("sub"))
             self.pass_time(8)
         self.assertEqual((self.parked(), self.received(), self.queued()), ([2], [3], 0))
+
+    def test_out_of_memory(self) -> None:
+        """While Redis has no memory to park an event it is tried again: a receiver that accepts it gets all."""
+        self.bad = {1}
+        self.subscribe("cats", max=1, park_after=1)
+        self.worker(retry_delay=1.0, max_backoff=4.0)
+        self.store.fail_next("park", times=100, error=StoreFull("out of memory"))
+        self.publish("cats", 3)
+        self.pass_time(10)
+        self.assertEqual((self.parked(), self.received(), self.queued()), ([], [], 3))
+        self.assertIn("no memory to park the event; answered 400", self.facts().health.last_error)
+        self.bad = set()
+        self.pass_time(8)
+        self.assertEqual((self.parked(), self.received(), self.queued()), ([], [1, 2, 3], 0))
 
     def test_full_and_other_failures(self) -> None:
         """While it blocks, only a refusal tries to park it."""
