@@ -183,8 +183,12 @@ class Reading:
             self._repaired, self._outdated = state.version, True
         most = state.subscription.max_queued
         if most is not None and self.backlog.count() + self.backlog.unacknowledged > most:
-            await store.expire(self.subscriber)
-            await self._refresh()
+            await self._expire()
+
+    async def _expire(self) -> None:
+        """Have the store pass over what is beyond the subscription's limits."""
+        await self._shared.store.expire(self.subscriber)
+        await self._refresh()
 
     async def step(self, most: int) -> Step:
         """What to do for a client that takes at most so many events. Raises StoreUnavailable."""
@@ -194,8 +198,12 @@ class Reading:
             return Step(State.IDLE)
         if backlog.is_missing_events() and now < self._missing_until:
             return Step(State.IDLE, self._missing_until)
-        if subscription.timeout and waiting < most and backlog.oldest is None:
-            await backlog.find_oldest()
+        if subscription.timeout and (waiting < most or subscription.retention is not None):
+            if backlog.oldest is None:
+                await backlog.find_oldest()
+            if backlog.oldest_event is not None and self._is_expired(backlog.oldest_event):
+                await self._expire()  # first: an event that has expired makes no others due
+                await backlog.find_oldest()
             if backlog.is_missing_events():
                 return Step(State.DELIVERING)  # `next_events` has them counted
         oldest = now if backlog.oldest is None else backlog.oldest
@@ -211,8 +219,7 @@ class Reading:
         """The oldest events, up to these limits and of at most `MOST_TOPICS` topics; none if they are missing."""
         entries = await self.backlog.oldest_events(most, most_bytes)
         if entries and self._is_expired(entries[0][1]):
-            await self._shared.store.expire(self.subscriber)
-            await self._refresh()
+            await self._expire()
             entries = await self.backlog.oldest_events(most, most_bytes)
         elif not entries and self.backlog.is_missing_events():
             await self._shared.store.repair(self.subscriber)

@@ -139,6 +139,21 @@ class LimitTests(PullCase):
         self.pulled()
         self.assertEqual(self.store.calls["expire"], 1)
 
+    def test_retention_and_timeout(self) -> None:
+        """Events that have expired make no others due: these wait for a full batch, or for their own `timeout`."""
+        self.subscribe("cats", retention=1000, timeout=3000, max=4)
+        for expired in (2, 3):  # with the next two, fewer than `max`, and more
+            self.publish("cats", expired)
+            self.turn(4)
+            fresh = self.publish("cats", 2)
+            self.assertEqual(numbers(self.pulled()), [])
+            self.assertEqual(self.facts().queued, 2)
+            answer = self.poll(wait=9)
+            self.publish("cats", 2)
+            self.turn()
+            self.assertEqual(numbers(self.successResultOf(answer))[:2], fresh)
+            self.acknowledge(self.pulled())
+
     def test_max_queued(self) -> None:
         """Only the newest `max_queued` events are pulled."""
         self.subscribe("cats", max_queued=2)
