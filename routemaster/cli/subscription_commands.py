@@ -87,10 +87,12 @@ def control(arguments: argparse.Namespace) -> int:
     it = found(arguments)
     it.ask("POST", f"/{arguments.action}")
     done = {"pause": "paused", "resume": "resumed", "retry": "retried"}[arguments.action]
+    pulls = it.info["callback"] is None
     text = {
         "paused": f"{it.name} is paused: events gather until it is resumed",
         "resumed": f"{it.name} is resumed",
-        "retried": f"{it.name} is tried again at once, unless it is paused",
+        "retried": f"{it.name} pulls its events: there is nothing to try again"
+        if pulls else f"{it.name} is tried again at once, unless it is paused",
     }[done]
     return session.show(arguments, {done: it.token}, [text])
 
@@ -145,7 +147,10 @@ def retry_parked(arguments: argparse.Namespace) -> int:
 def drop_parked(arguments: argparse.Namespace) -> int:
     """Remove the parked events."""
     it = found(arguments)
-    what = f"{tables.counted(_count_parked(it), 'parked event')} of {it.name}"
+    count = _count_parked(it)
+    if not count:  # nothing is asked, and nothing sent: an event that is parked meanwhile stays
+        return session.show(arguments, {"dropped": it.token}, [f"no parked events of {it.name}"])
+    what = f"{tables.counted(count, 'parked event')} of {it.name}"
     confirm(arguments, f"{what} will be removed")
     it.ask("DELETE", "/parked")
     return session.show(arguments, {"dropped": it.token}, [f"{what} removed"])

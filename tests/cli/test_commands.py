@@ -100,8 +100,14 @@ class SubscriptionCommandTests(BusCase):
         assert isinstance(grant, LeaseGrant)
         await self.store.fail(BOB, "w", grant.epoch, 60.0, "connection refused")
         self.assertIn("FAILING x1", (await self.done("show", "bob")).out)
-        await self.done("retry", "bob")
+        self.assertIn("bob is tried again at once", (await self.done("retry", "bob")).out)
         self.assertLessEqual((await self.store.subscription(BOB)).health.retry_at or 0, time.time())
+
+    async def test_retry_of_pulled_events(self) -> None:
+        """`retry` does not claim an attempt where the client fetches its events."""
+        await self.subscribed(BOB, callback=None, uuid=None)
+        run = await self.done("retry", "bob")
+        self.assertEqual(run.out, "bob pulls its events: there is nothing to try again\n")
 
     async def test_skip(self) -> None:
         """A skip names how many events it is about, by place and topic, and needs --yes without a terminal."""
@@ -183,7 +189,8 @@ class SubscriptionCommandTests(BusCase):
         self.assertEqual(await self.counts(), {"parked": 3, "queued": 3})
 
     async def test_drop_parked(self) -> None:
-        """Parked events are removed after confirmation only."""
+        """Parked events are removed after confirmation only; where there are none, nothing is asked."""
+        self.assertEqual((await self.done("parked", "bob", "drop")).out, "no parked events of bob\n")
         await self.park()
         said = await self.fails(2, "parked", "bob", "drop")
         self.assertIn("3 parked events of bob will be removed", said)
