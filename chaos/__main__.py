@@ -117,7 +117,7 @@ def arguments() -> argparse.Namespace:
         help="one server, a cluster of three nodes, or that of the one daemon (default %(default)s)")  # fmt: skip
     add("--shared", action="store_true", help="publishers' processes share one listening socket")
     add("--operations", action="store_true",
-        help="besides, nine subscribers pause, rewind, skip, expire, park, leave and pull events at random, "
+        help="besides, ten subscribers pause, rewind, skip, expire, park, leave and pull events at random, "
         "and their books must balance")  # fmt: skip
     add("--mutant", choices=("", *MUTANTS), default="", help="a known bug to put into the bus")
     add("--results", type=Path, help="file to which a line of JSON is added for each run")

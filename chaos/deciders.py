@@ -13,11 +13,9 @@ from twisted.internet.defer import Deferred, gatherResults
 from chaos import books
 from chaos.checker import Verdict
 from chaos.operations import ALL, HABITS, HISTORY, NONE, ROOT, SOME, Monitor, Subscriber
-from chaos.pulling import Poller, Puller, Streamer
+from chaos.pulling import Puller
 from chaos.records import Allowed, Arrival, Sent
 from routemaster.testing.daemon import Client
-
-PULLERS: Mapping[str, type[Puller]] = {"poll": Poller, "stream": Streamer}
 
 
 class Deciders:
@@ -54,7 +52,7 @@ class Deciders:
             subscriber.begin()
             if habit.pulls:
                 own = random.Random(chance.random())
-                self._pullers.append(PULLERS[habit.pulls](self._reactor, own, client(name), choose, name))
+                self._pullers.append(Puller(self._reactor, own, client(name), choose, name, habit.pulls))
         self._monitor = Monitor(self._reactor, self._subscribers)
 
     async def finish(self) -> None:

@@ -66,18 +66,31 @@ def cursor_too_far() -> None:
 
     def further(acknowledge):
         async def mutant(self, subscriber, worker, epoch, acks, *rest):
-            acks = [await next_of(self, ack) for ack in acks]
+            acks = [await _next_of(self, ack) for ack in acks]
             return await acknowledge(self, subscriber, worker, epoch, acks, *rest)
-
-        async def next_of(self, ack):
-            # one that the log holds: the store passes no other
-            log, behind = self._keys.topic(ack.topic)[1], b"(" + bytes(ack.last)
-            found = await self._redis.command(b"XRANGE", log, behind, b"+", b"COUNT", b"1")
-            return evolve(ack, last=EventID.parse(found[0][0])) if found else ack
 
         return mutant
 
     wrap(f"{STORE}.acknowledge", further)
+
+
+async def _next_of(store, ack):
+    # one that the log holds: the store passes no other
+    log, behind = store._keys.topic(ack.topic)[1], b"(" + bytes(ack.last)
+    found = await store._redis.command(b"XRANGE", log, behind, b"+", b"COUNT", b"1")
+    return evolve(ack, last=EventID.parse(found[0][0])) if found else ack
+
+
+def pulled_too_far() -> None:
+    """An acknowledgement of pulled events moves the cursor over one event too many."""
+
+    def further(acknowledge):
+        async def mutant(self, subscriber, acks):
+            return await acknowledge(self, subscriber, [await _next_of(self, ack) for ack in acks])
+
+        return mutant
+
+    wrap(f"{STORE}.acknowledge_pulled", further)
 
 
 def unordered_read() -> None:
@@ -194,7 +207,7 @@ def rewind_off_by_one() -> None:
 #: mutants that act only after a failed attempt: in their runs all receivers but one fail until the end
 NEED_FAILURES = {"lost-retry", "endless-pause"}
 #: mutants of what only subscribers who decide for themselves do
-NEED_OPERATIONS = {"expired-twice", "rewind-off-by-one"}
+NEED_OPERATIONS = {"expired-twice", "rewind-off-by-one", "pulled-too-far"}
 #: by name, with the kinds of which at least one must be found
 MUTANTS = {
     "early-acknowledgement": (early_acknowledgement, {"lost"}),
@@ -208,4 +221,5 @@ MUTANTS = {
     "false-refusal": (false_refusal, {"refused"}),
     "expired-twice": (expired_twice, {"unbalanced"}),
     "rewind-off-by-one": (rewind_off_by_one, {"unbalanced"}),
+    "pulled-too-far": (pulled_too_far, {"lost"}),
 }

@@ -46,7 +46,7 @@ class Habit:
     decisions: tuple[str, ...]
     options: Mapping[str, Any] = field(factory=dict)  #: of its subscription, beside the usual
     behaviours: Mapping[str, float] = field(factory=lambda: {"take": 85.0, "slow": 8.0, "fail": 5.0, "cut": 2.0})
-    pulls: str = ""  #: `poll`, `stream`, or '' for a callback
+    pulls: tuple[str, ...] = ()  #: in which ways; none: it has a callback
 
 
 CHOOSY = {"choosy": 92.0, "slow": 5.0, "cut": 3.0}
@@ -58,8 +58,9 @@ HABITS = {
     "expiring": Habit(("pause", "resume"), LIMITS),
     "parking": Habit(("retry", "retry_parked", "drop_parked"), {"park_after": 2}, CHOOSY),
     "leaving": Habit(("leave", "pause", "resume")),
-    "polling": Habit(("rewind", "skip", "pause", "resume"), pulls="poll"),
-    "streaming": Habit(("rewind", "skip", "pause", "resume"), pulls="stream"),
+    "polling": Habit(("pause", "resume"), pulls=("poll",)),
+    "streaming": Habit(("pause", "resume"), pulls=("stream",)),
+    "browsing": Habit(("rewind", "skip", "pause", "resume"), pulls=("poll", "stream")),
     "everything": Habit(
         ("pause", "resume", "retry", "rewind", "skip", "retry_parked", "drop_parked", "leave"),
         {"park_after": 2, "rate": 400, **LIMITS}, CHOOSY,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
 
@@ -34,16 +34,17 @@ TAKEN = 204          #: the status that stands for an acknowledgement
 
 
 class Puller:
-    """What both have in common."""
+    """One subscriber. `ways` are those in which it pulls, by turns at random: poll, stream."""
 
     def __init__(
-        self, reactor: Any, chance: random.Random, client: Client, choose: Callable[[], Any], name: str
-    ) -> None:
+        self, reactor: Any, chance: random.Random, client: Client, choose: Callable[[], Any], name: str,
+        ways: Sequence[str],
+    ) -> None:  # fmt: skip
         self._reactor, self._chance, self._client, self._choose, self._name = reactor, chance, client, choose, name
+        self._ways = [{"poll": self.poll, "stream": self.stream}[way] for way in ways]
         self.arrivals: list[Arrival] = []
         self.problems: list[str] = []
-        self._cursors: list[tuple[str, int]] = []  #: not acknowledged, with how many deliveries each covers
-        self._first = 0  #: the first delivery that no confirmed acknowledgement covers
+        self._cursors: list[tuple[str, range]] = []  #: not acknowledged, with the deliveries that each covers
         self._going = True
         self._running = Deferred.fromCoroutine(self._run())
 
@@ -51,40 +52,40 @@ class Puller:
         while self._going:
             self._client.daemon = self._choose()
             try:
-                await self.pull()
+                await self._chance.choice(self._ways)()
+            except (AttributeError, LookupError, TypeError, ValueError) as error:  # what came makes no sense
+                self.problems.append(f"{self._name}: {error!r}")
+                return
             except Exception:  # a connection that broke
                 await deferLater(self._reactor, AFTER_ERROR)
-
-    async def pull(self) -> None:
-        """Pull once."""
-        raise NotImplementedError
 
     async def stop(self) -> None:
         """Pull no more."""
         self._going = False
         await self._running
 
-    def _came(self, events: list[Any], cursor: str) -> None:
+    def _came(self, events: list[Any], cursor: str, first: int | None = None) -> None:
+        """Record a delivery; its cursor covers those from `first` on, or itself alone."""
         marks = [mark_of(event) for event in events]
         strange = tuple(json.dumps(event)[:200] for event, mark in zip(events, marks, strict=True) if mark is None)
         known = tuple(mark for mark in marks if mark is not None)
         self.arrivals.append(Arrival(self._name, known, time.monotonic(), strange=strange))
-        self._cursors.append((cursor, len(self.arrivals)))
+        last = len(self.arrivals)
+        self._cursors.append((cursor, range(last - 1 if first is None else first, last)))
 
-    def _some_cursor(self) -> tuple[str, int]:
+    def _some_cursor(self) -> tuple[str, range]:
         """The last cursor, or by chance an older one."""
         return self._cursors[-1] if self._chance.random() < 0.8 else self._chance.choice(self._cursors)
 
-    def _acknowledged(self, covered: int, outcome: Outcome) -> None:
-        """Note what came of an acknowledgement of so many deliveries."""
+    def _acknowledged(self, covered: range, outcome: Outcome) -> None:
+        """Note what came of an acknowledgement of these deliveries."""
         if outcome is Outcome.REFUSED:
             return
         moment = time.monotonic() if outcome is Outcome.OK else inf
-        for at in range(self._first, covered):
+        for at in covered:
             self.arrivals[at] = evolve(self.arrivals[at], status=TAKEN, ended=min(moment, self.arrivals[at].ended))
         if outcome is Outcome.OK:
-            self._first = max(self._first, covered)
-            self._cursors = [each for each in self._cursors if each[1] > covered]
+            self._cursors = [each for each in self._cursors if each[1].stop > covered.stop]
 
     def _outcome(self, answer: Any) -> Outcome:
         outcome = outcome_of(answer)
@@ -101,16 +102,12 @@ class Puller:
         finally:
             self._acknowledged(covered, outcome)
 
-
-class Poller(Puller):
-    """Polls; some polls repeat the last one, and some are given up before their answer has come."""
-
-    async def pull(self) -> None:
-        """Poll once, with an acknowledgement or without."""
+    async def poll(self) -> None:
+        """Poll once: some polls repeat the last one, and some are given up before their answer has come."""
         if self._cursors and self._chance.random() < 0.2:
             await self._post_ack()
         path = f"/subscription/events?max={self._chance.randint(1, 30)}&wait={self._chance.randint(0, WAIT)}"
-        covered = 0
+        covered = range(0)
         if self._cursors and self._chance.random() < 0.8:
             cursor, covered = self._some_cursor()
             path += f"&ack={cursor}"
@@ -129,6 +126,35 @@ class Poller(Puller):
             await deferLater(self._reactor, AFTER_ERROR)
         elif answer.json["events"]:
             self._came(answer.json["events"], answer.json["cursor"])
+
+    async def stream(self) -> None:
+        """Read one stream for a while, acknowledge meanwhile, and break off."""
+        last, covered = self._some_cursor() if self._cursors and self._chance.random() < 0.7 else ("", range(0))
+        outcome = Outcome.UNKNOWN
+        try:
+            opening = self._client.open("/subscription/stream", {"Last-Event-ID": last} if last else {})
+            response = await Deferred.fromCoroutine(opening).addTimeout(PATIENCE, self._reactor)
+            outcome = Outcome.OK if response.code == 200 else outcome
+        finally:
+            self._acknowledged(covered, outcome)
+        if response.code != 200:
+            if response.code != 503:
+                self.problems.append(f"{self._name}: its stream is answered {response.code}")
+            await treq.content(response)
+            await deferLater(self._reactor, AFTER_ERROR)
+            return
+        first = len(self.arrivals)
+        events = _Events(lambda cursor, event: self._came([event], cursor, first))
+        response.original.deliverBody(events)
+        limit = time.monotonic() + self._chance.uniform(0.1, TURN)
+        try:
+            while time.monotonic() < limit and not events.over.called:
+                await deferLater(self._reactor, self._chance.uniform(0.01, 0.1))
+                if self._cursors:
+                    await self._post_ack()
+        finally:
+            events.transport.loseConnection()
+            await events.over
 
 
 class _Events(Protocol):
@@ -150,35 +176,3 @@ class _Events(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.over.callback(None)
-
-
-class Streamer(Puller):
-    """Reads a stream for a while, acknowledges meanwhile, breaks off and reconnects."""
-
-    async def pull(self) -> None:
-        """Read one stream."""
-        last, covered = self._some_cursor() if self._cursors and self._chance.random() < 0.7 else ("", 0)
-        outcome = Outcome.UNKNOWN
-        try:
-            opening = self._client.open("/subscription/stream", {"Last-Event-ID": last} if last else {})
-            response = await Deferred.fromCoroutine(opening).addTimeout(PATIENCE, self._reactor)
-            outcome = Outcome.OK if response.code == 200 else outcome
-        finally:
-            self._acknowledged(covered, outcome)
-        if response.code != 200:
-            if response.code != 503:
-                self.problems.append(f"{self._name}: its stream is answered {response.code}")
-            await treq.content(response)
-            await deferLater(self._reactor, AFTER_ERROR)
-            return
-        events = _Events(lambda cursor, event: self._came([event], cursor))
-        response.original.deliverBody(events)
-        limit = time.monotonic() + self._chance.uniform(0.1, TURN)
-        try:
-            while time.monotonic() < limit and not events.over.called:
-                await deferLater(self._reactor, self._chance.uniform(0.01, 0.1))
-                if self._cursors:
-                    await self._post_ack()
-        finally:
-            events.transport.loseConnection()
-            await events.over
