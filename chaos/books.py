@@ -5,7 +5,7 @@ A *life* is one subscription of a client, from subscribing to unsubscribing. Its
 from the records: a life is given the events that were accepted in its windows,
 and those which a rewind or a retry of parked events answered. Of an operation
 whose outcome is unknown both are possible, so each count has a least and a most
-value. A life that lasts to the end is *determined* if both are the same then.
+value, which later readings narrow. A life that lasts to the end is *determined* if both are the same then.
 
     lost        owed, and never taken; and neither skipped, expired nor parked, or more are missing than
                 the books say
@@ -17,27 +17,19 @@ value. A life that lasts to the end is *determined* if both are the same then.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import inf
 
 from attrs import frozen
 
+from chaos.accepted import Begin, Bounds, Topic, stored
 from chaos.checker import Verdict, Whose, places
 from chaos.records import Allowed, Arrival, Mark, Outcome, Sent, poisonous
 
 #: those that never shrink; with `queued` they are `added`
 COUNTS = ("sent", "expired", "skipped", "parked", "dropped")
 CLOCKS = 0.05  #: seconds by which the times of day of processes and Redis may differ
-
-
-@frozen
-class Begin:
-    """Where a life begins in one topic."""
-
-    possible: float  #: what was accepted before this moment is not given
-    certain: float   #: what is published after this moment is
 
 
 @frozen
@@ -85,57 +77,6 @@ class Decisions:
     operations: Sequence[Operation]
     readings: Sequence[Reading]
     arrivals: Sequence[Arrival]
-
-
-@frozen
-class Bounds:
-    """The least and the most that a count can be."""
-
-    least: int = 0
-    most: int = 0
-
-    def holds(self, count: int) -> bool:
-        """Whether the count is possible."""
-        return self.least <= count <= self.most
-
-    def __str__(self) -> str:
-        return str(self.least) if self.least == self.most else f"{self.least} to {self.most}"
-
-
-class _Topic:
-    """The events that a topic holds for certain, and when they were published."""
-
-    def __init__(self) -> None:
-        self.marks: list[tuple[Mark, float, float]] = []  #: with the moments between which they were accepted
-        self.begins: list[float] = []
-        self.ends: list[float] = []
-
-    def sort(self) -> None:
-        self.begins = sorted(began for _, began, _ in self.marks)
-        self.ends = sorted(ended for *_, ended in self.marks)
-
-    def between(self, begin: Begin, asked: float, answered: float) -> Bounds:
-        """How many were accepted since, as a question between these moments counts them."""
-        least = bisect_right(self.ends, asked) - bisect_left(self.begins, begin.certain)
-        return Bounds(max(0, least), bisect_right(self.begins, answered) - bisect_left(self.ends, begin.possible))
-
-
-def stored(sent: Iterable[Sent], witness: Iterable[Arrival]) -> dict[str, _Topic]:
-    """The events of each topic. Of unknown outcome are those that the witness got, who gets all."""
-    seen: dict[Mark, float] = {}
-    for arrival in witness:
-        for mark in arrival.marks:
-            seen.setdefault(mark, arrival.began)
-    topics: dict[str, _Topic] = defaultdict(_Topic)
-    for each in sent:
-        for mark in each.marks():
-            if each.outcome is Outcome.OK:
-                topics[each.topic].marks.append((mark, each.began, each.ended))
-            elif mark in seen:
-                topics[each.topic].marks.append((mark, each.began, max(each.ended, seen[mark])))
-    for topic in topics.values():
-        topic.sort()
-    return dict(topics)
 
 
 def judge(
@@ -233,11 +174,20 @@ class _Walk:
         return mark in self._place and not (self._parks and poisonous(mark))
 
 
+@frozen
+class _Doubtful:
+    """An operation that moved some number of events, at some moment between these."""
+
+    asked: float
+    done: float
+    most: int
+
+
 class _Books:
     """What the books of one life must be."""
 
     def __init__(
-        self, life: Life, topics: Mapping[str, _Topic], operations: Iterable[Operation],
+        self, life: Life, topics: Mapping[str, Topic], operations: Iterable[Operation],
         readings: Iterable[Reading],
     ) -> None:  # fmt: skip
         self._life, self._topics = life, {name: topics[name] for name in life.begins if name in topics}
@@ -253,43 +203,70 @@ class _Books:
 
     @property
     def determined(self) -> bool:
-        """Whether the last look at the books leaves only one number of added events possible."""
-        return self.final is not None and (bounds := self._added(self.final)).least == bounds.most
+        """Whether at the last look at the books only one number of added events was possible."""
+        possible = self._possible("added")[-1] if self.final else Bounds(0, 1)
+        return possible.least == possible.most
 
-    def _added(self, reading: Reading) -> Bounds:
-        least = most = 0
-        for topic, begin in self._life.begins.items():
-            if topic in self._topics:
-                accepted = self._topics[topic].between(begin, reading.asked, reading.answered)
-                least, most = least + accepted.least, most + accepted.most
-        for kind in ("rewind", "parked/retry"):
-            moved = self._moved(kind, reading)
-            least, most = least + moved.least, most + moved.most
-        return Bounds(least, most)
+    def _possible(self, count: str) -> list[Bounds]:
+        """What `added` or `skipped` may be at each reading.
 
-    def _moved(self, kind: str, reading: Reading) -> Bounds:
-        """How many events the operations of a kind have moved by then."""
-        least = most = 0
-        unknown = False
-        for each in self._operations:
-            if each.kind != kind or each.outcome is Outcome.REFUSED:
-                continue
-            if each.outcome is Outcome.OK:
-                repeats = unknown and kind == "parked/retry"  # an earlier one may have moved those events
-                least += each.events * (each.answered <= reading.asked and not repeats)
-                most += each.events * (each.asked <= reading.answered)
-            elif each.asked <= reading.answered:
-                unknown = True
-                most += each.events if kind == "parked/retry" else self._all(reading.answered)
-        return Bounds(least, most)
+        What an operation of unknown outcome did is some number, always the same once it is done: the
+        readings after that tell which. So is what a life was given of the events at its very beginning.
+        """
+        sure, pending = self._operations_on(count)
+        learned, found = self._given() if count == "added" else Bounds(), list[Bounds]()
+        for reading in self._readings:
+            learned += Bounds(0, sum(each.most for each in pending if each.done <= reading.asked))
+            pending = [each for each in pending if each.done > reading.asked]
+            begun = [each.most for each in pending if each.asked <= reading.answered]
+            known = self._known(count, sure, reading)
+            found.append(known + learned + Bounds(0, sum(begun)))
+            if not begun and found[-1].holds(now := reading.counts[count]):
+                learned = Bounds(max(learned.least, now - known.most), min(learned.most, now - known.least))
+        return found
 
-    def _all(self, until: float) -> int:
-        return sum(bisect_right(topic.begins, until) for topic in self._topics.values())
+    def _given(self) -> Bounds:
+        return sum((topic.doubtful(self._life.begins[name]) for name, topic in self._topics.items()), Bounds())
+
+    def _known(self, count: str, sure: Iterable[Operation], reading: Reading) -> Bounds:
+        """What the count is without all that is unknown."""
+        known = Bounds(
+            sum(each.events for each in sure if each.answered <= reading.asked),
+            sum(each.events for each in sure if each.asked <= reading.answered),
+        )
+        if count == "added":
+            for name, topic in self._topics.items():
+                known += topic.since(self._life.begins[name], reading.asked, reading.answered)
+        return known
+
+    def _operations_on(self, count: str) -> tuple[list[Operation], list[_Doubtful]]:
+        """Those which have moved a known number of events, and the others."""
+        kinds = ("skip",) if count == "skipped" else ("rewind", "parked/retry")
+        chosen = [each for each in self._operations if each.kind in kinds and each.outcome is not Outcome.REFUSED]
+        sure, doubtful, retried = list[Operation](), list[_Doubtful](), False
+        for each in chosen:
+            if each.outcome is Outcome.OK and not (retried and each.kind == "parked/retry"):
+                sure.append(each)
+            elif each.kind == "parked/retry":  # a later one names perhaps what an earlier one has moved
+                doubtful.append(_Doubtful(each.asked, self._done(each), each.events))
+                retried = True
+            else:
+                most = sum(topic.all() for topic in self._topics.values())
+                doubtful.append(_Doubtful(each.asked, self._done(each), most))
+        return sure, doubtful
+
+    def _done(self, operation: Operation) -> float:
+        """When it is done for certain, if it will be: when the store has served a later one of its kind."""
+        return min(
+            (each.answered for each in self._operations if each.outcome is Outcome.OK
+             and each.kind == operation.kind and each.asked >= operation.asked), default=inf,
+        )  # fmt: skip
 
     def faults(self, arrivals: Iterable[Arrival]) -> Iterator[str]:
         """What is wrong in the books."""
         name, before = self._life.subscriber, dict.fromkeys((*COUNTS, "added"), 0)
-        for reading in self._readings:
+        possible = zip(self._possible("added"), self._possible("skipped"), strict=True)
+        for reading, (added, skipped) in zip(self._readings, possible, strict=True):
             counts = reading.counts
             if counts["added"] != counts["queued"] + sum(counts[kind] for kind in COUNTS):
                 yield f"{name}: {counts} do not add up"
@@ -298,7 +275,7 @@ class _Books:
                     yield f"{name}: {kind} has gone back from {before[kind]} to {counts[kind]}"
                 before[kind] = counts[kind]
             for kind, bounds in (
-                ("added", self._added(reading)), ("skipped", self._moved("skip", reading)),
+                ("added", added), ("skipped", skipped),
                 ("expired", Bounds(0, counts["added"] * self._life.expires)),
                 ("parked", Bounds(0, counts["added"] * self._life.parks)), ("dropped", Bounds()),
             ):  # fmt: skip

@@ -24,7 +24,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError
 from twisted.internet.task import deferLater
 
-from chaos.books import CLOCKS, Begin, Life, Operation, Reading
+from chaos.accepted import Begin
+from chaos.books import CLOCKS, Life, Operation, Reading
 from chaos.publishers import AFTER_ERROR, PATIENCE
 from chaos.records import Outcome
 from routemaster.testing.daemon import Answer, Client

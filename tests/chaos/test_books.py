@@ -8,7 +8,8 @@ from typing import Any
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
-from chaos.books import COUNTS, Begin, Decisions, Life, Operation, Reading, judge
+from chaos.accepted import Begin
+from chaos.books import COUNTS, Decisions, Life, Operation, Reading, judge
 from chaos.records import Allowed, Arrival, Mark, Outcome, Sent, poisonous
 
 FROM_START = {"a": Begin(-2, -1)}
@@ -100,6 +101,25 @@ class BooksTests(SynchronousTestCase):
                 {"unbalanced": 1}),
         })  # fmt: skip
 
+    def test_learned(self) -> None:
+        """What an unknown operation did, and what a life got at its beginning, is the same at all readings."""
+        unknown, later = did("rewind", 10, outcome=UNKNOWN), did("rewind", 12, 0)
+        doubtful = Life("s", {"a": Begin(1.2, 1.3)}, 1.2, 1.3)
+        self.table({
+            "nothing": (decided(TAKEN, unknown, later, read(13, sent=3), read(19, sent=3)), {}),
+            "two events": (decided(AGAIN, unknown, later, read(13, sent=5), read(19, sent=5)), {}),
+            "two, and then three": (
+                decided(AGAIN, unknown, later, read(13, sent=5), read(19, sent=6)), {"unbalanced": 1}),
+            "not done yet": (decided(AGAIN, unknown, read(13, sent=5), read(19, sent=6)), {}),
+            "two, but three were skipped": (
+                decided(TAKEN, did("skip", 10, outcome=UNKNOWN), did("skip", 12, 0), read(13, queued=1, skipped=2),
+                        read(19, skipped=3)), {"unbalanced": 1}),
+            "the first is given": (decided(TAKEN, read(13, sent=3), read(19, sent=3), life=doubtful), {}),
+            "or not": (decided(TAKEN, read(13, sent=2), read(19, sent=2), life=doubtful), {}),
+            "first not, and then": (
+                decided(TAKEN, read(13, sent=2), read(19, sent=3), life=doubtful), {"unbalanced": 1}),
+        })  # fmt: skip
+
     def test_unknown_publications(self) -> None:
         """A publication of unknown outcome counts if the witness got it."""
         for got, counted in ((3, True), (4, False)):
@@ -174,9 +194,10 @@ class BooksTests(SynchronousTestCase):
         self.table({"strange": (decided([evolve(TAKEN[0], strange=("{}",))]), {"invented": 1})})
 
     def test_figures(self) -> None:
-        """Lives that last are determined if no outcome is unknown."""
-        for operation, determined in ((did("rewind", 10, 3), 1), (did("rewind", 10, outcome=UNKNOWN), 0)):
-            decisions = decided(AGAIN, operation, read(20, True, sent=6))
+        """Lives that last are determined if no outcome is unknown, or readings have told it."""
+        known, unknown, later = did("rewind", 10, 3), did("rewind", 10, outcome=UNKNOWN), did("rewind", 12)
+        for operations, determined in (([known], 1), ([unknown], 0), ([unknown, later], 1)):
+            decisions = decided(AGAIN, *operations, read(15, sent=6), read(20, True, sent=6))
             _, figures = judge(decisions, ALL, [came(4, 1, 2, 3)], Allowed())
-            expected = {"lives": 1, "lasting": 1, "determined": determined, "readings": 1, "rewind": 1, "sent": 6}
-            self.assertEqual(figures, figures | expected)
+            expected = {"lives": 1, "lasting": 1, "determined": determined, "readings": 2, "sent": 6}
+            self.assertEqual(figures, figures | expected | {"rewind": len(operations)})
