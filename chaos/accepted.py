@@ -56,9 +56,9 @@ class Topic:
         least, most = (bisect_right(moments, at) for moments, at in ((self.ends, asked), (self.begins, answered)))
         return Bounds(least - before, most - before)
 
-    def doubtful(self, begin: Begin) -> Bounds:
-        """How many of those before it may be given too."""
-        return Bounds(0, bisect_left(self.begins, begin.certain) - bisect_left(self.ends, begin.possible))
+    def doubtful(self, begin: Begin) -> list[float]:
+        """Of those published before it that may be given too, the moments when they were accepted for certain."""
+        return [ended for _, began, ended in self.marks if began < begin.certain and ended >= begin.possible]
 
     def all(self) -> int:
         """How many it holds."""

@@ -176,7 +176,7 @@ class _Walk:
 
 @frozen
 class _Doubtful:
-    """An operation that moved some number of events, at some moment between these."""
+    """What moved, or gave, some number of events, at some moment between these."""
 
     asked: float
     done: float
@@ -214,7 +214,9 @@ class _Books:
         readings after that tell which. So is what a life was given of the events at its very beginning.
         """
         sure, pending = self._operations_on(count)
-        learned, found = self._given() if count == "added" else Bounds(), list[Bounds]()
+        if count == "added":
+            pending.append(self._given())
+        learned, found = Bounds(), list[Bounds]()
         for reading in self._readings:
             learned += Bounds(0, sum(each.most for each in pending if each.done <= reading.asked))
             pending = [each for each in pending if each.done > reading.asked]
@@ -225,8 +227,12 @@ class _Books:
                 learned = Bounds(max(learned.least, now - known.most), min(learned.most, now - known.least))
         return found
 
-    def _given(self) -> Bounds:
-        return sum((topic.doubtful(self._life.begins[name]) for name, topic in self._topics.items()), Bounds())
+    def _given(self) -> _Doubtful:
+        """The events at the very beginning, which it may have been given."""
+        accepted = [
+            moment for name, topic in self._topics.items() for moment in topic.doubtful(self._life.begins[name])
+        ]
+        return _Doubtful(-inf, max(accepted, default=-inf), len(accepted))
 
     def _known(self, count: str, sure: Iterable[Operation], reading: Reading) -> Bounds:
         """What the count is without all that is unknown."""

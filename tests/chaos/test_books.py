@@ -116,6 +116,7 @@ class BooksTests(SynchronousTestCase):
                         read(19, skipped=3)), {"unbalanced": 1}),
             "the first is given": (decided(TAKEN, read(13, sent=3), read(19, sent=3), life=doubtful), {}),
             "or not": (decided(TAKEN, read(13, sent=2), read(19, sent=2), life=doubtful), {}),
+            "it is accepted later": (decided(TAKEN, read(1.35), read(13, sent=3), life=doubtful), {}),
             "first not, and then": (
                 decided(TAKEN, read(13, sent=2), read(19, sent=3), life=doubtful), {"unbalanced": 1}),
         })  # fmt: skip
