@@ -9,6 +9,7 @@ value, which later readings narrow. A life that lasts to the end is *determined*
 
     lost        owed, and never taken; and neither skipped, expired nor parked, or more are missing than
                 the books say
+    stuck       the same, though some event still waits
     refused     came although the publisher was answered that it was not stored
     reordered   came after an event that follows it in the topic, and no rewind was between
     repeated    came again after it was acknowledged, though nothing brought it back, more often than allowed
@@ -21,7 +22,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import inf
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from chaos.accepted import Begin, Bounds, Topic, stored
 from chaos.checker import Verdict, Whose, places
@@ -108,7 +109,8 @@ def judge(
         for life in lives:
             books = _Books(life, topics, operations, readings)
             found.unbalanced.extend(books.faults(arrivals))
-            found.lost.extend((name, mark) for mark in books.lost(arrivals))
+            waits = books.final is not None and books.final.counts["queued"]
+            (found.stuck if waits else found.lost).extend((name, mark) for mark in books.lost(arrivals))
             figures["lasting"] += books.final is not None
             figures["determined"] += books.determined
         figures["lives"] += len(lives)
@@ -118,10 +120,7 @@ def judge(
         for reading in readings:
             if reading.final:
                 figures.update({kind: reading.counts[kind] for kind in COUNTS})
-    return Verdict(
-        lost=found.lost, refused=found.refused, invented=found.invented, reordered=found.reordered,
-        repeated=found.repeated, unbalanced=found.unbalanced, repeats=repeats,
-    ), dict(figures)  # fmt: skip
+    return evolve(found, repeats=repeats), dict(figures)
 
 
 class _Walk:

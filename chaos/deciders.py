@@ -69,6 +69,11 @@ class Deciders:
             await subscriber.close_books()
 
     @property
+    def progress(self) -> int:
+        """Grows as long as those who pull get events."""
+        return sum(each.progress for each in self._pullers)
+
+    @property
     def problems(self) -> list[str]:
         """Answers that the API does not define."""
         said = [*(each.problems for each in self._subscribers), *(each.problems for each in self._pullers)]

@@ -51,6 +51,7 @@ class Habit:
 
 
 CHOOSY = {"choosy": 92.0, "slow": 5.0, "cut": 3.0}
+LARGE = {"max": 100}  #: of those who pull, and acknowledge now and then only
 LIMITS = {"retention": 1000, "max_queued": 30}
 HABITS = {
     "pausing": Habit(("pause", "resume", "retry"), {"max_bytes": 1024}),
@@ -59,9 +60,9 @@ HABITS = {
     "expiring": Habit(("pause", "resume"), LIMITS),
     "parking": Habit(("retry", "retry_parked", "drop_parked"), {"park_after": 2}, CHOOSY),
     "leaving": Habit(("leave", "pause", "resume")),
-    "polling": Habit(("pause", "resume"), pulls=("poll",)),
-    "streaming": Habit(("pause", "resume"), pulls=("stream",)),
-    "browsing": Habit(("rewind", "skip", "pause", "resume"), pulls=("poll", "stream")),
+    "polling": Habit(("pause", "resume"), LARGE, pulls=("poll",)),
+    "streaming": Habit(("pause", "resume"), LARGE, pulls=("stream",)),
+    "browsing": Habit(("rewind", "skip", "pause", "resume"), LARGE, pulls=("poll", "stream")),
     "everything": Habit(
         ("pause", "resume", "retry", "rewind", "skip", "retry_parked", "drop_parked", "leave"),
         {"park_after": 2, "rate": 400, **LIMITS}, CHOOSY,

@@ -44,6 +44,7 @@ class Puller:
         self._ways = [{"poll": self.poll, "stream": self.stream}[way] for way in ways]
         self.arrivals: list[Arrival] = []
         self.problems: list[str] = []
+        self.progress = 0  #: grows with each confirmed acknowledgement
         self._cursors: list[tuple[str, range]] = []  #: not acknowledged, with the deliveries that each covers
         self._going = True
         self._running = Deferred.fromCoroutine(self._run())
@@ -85,6 +86,7 @@ class Puller:
         for at in covered:
             self.arrivals[at] = evolve(self.arrivals[at], status=TAKEN, ended=min(moment, self.arrivals[at].ended))
         if outcome is Outcome.OK:
+            self.progress += len(covered)
             self._cursors = [each for each in self._cursors if each[1].stop > covered.stop]
 
     def _outcome(self, answer: Any) -> Outcome:
@@ -106,7 +108,7 @@ class Puller:
         """Poll once: some polls repeat the last one, and some are given up before their answer has come."""
         if self._cursors and self._chance.random() < 0.2:
             await self._post_ack()
-        path = f"/subscription/events?max={self._chance.randint(1, 30)}&wait={self._chance.randint(0, WAIT)}"
+        path = f"/subscription/events?max={self._chance.randint(1, 100)}&wait={self._chance.randint(0, WAIT)}"
         covered = range(0)
         if self._cursors and self._chance.random() < 0.8:
             cursor, covered = self._some_cursor()

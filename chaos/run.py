@@ -214,8 +214,9 @@ class Run:
         progress, since = -1, time.monotonic()
         while not await self._ask_bus():
             now = time.monotonic()
-            if self.receivers.progress > progress:
-                progress, since = self.receivers.progress, now
+            reached = self.receivers.progress + (self._deciders.progress if self._deciders else 0)
+            if reached > progress:
+                progress, since = reached, now
             if now - since > stretched(self._plan.patience):
                 break
             await deferLater(self._reactor, POLL)

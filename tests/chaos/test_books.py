@@ -157,6 +157,8 @@ class BooksTests(SynchronousTestCase):
         self.assertTrue(poisonous(a(7)))
         self.table({
             "nothing explains it": (decided(TAKEN[:1], read(20, True, sent=2)), {"unbalanced": 1, "lost": 1}),
+            "something waits": (
+                decided(TAKEN[:1], read(20, True, sent=2, queued=1)), {"stuck": 1}),
             "it was not skipped yet": (decided(TAKEN[:1], did("skip", 2, 1), rest), {"lost": 1}),
             "the skip did not reach it": (decided(TAKEN[:1], did("skip", 10, 1, until=2), rest), {"lost": 1}),
             "the books know of one only": (
