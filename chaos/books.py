@@ -136,7 +136,7 @@ class _Walk:
         self._begin()
 
     def _begin(self) -> None:
-        self._furthest = -1
+        self._furthest = self._recent = -1  #: of all, and the first of the last that were acknowledged
         self._seen: set[Mark] = set()
         self._acknowledged: dict[Mark, float] = {}
 
@@ -153,7 +153,10 @@ class _Walk:
             again = any(self._acknowledged.get(mark, inf) <= arrival.began for mark in marks)
             passed = any(mark not in self._seen and self._place[mark] < self._furthest for mark in marks)
             if again or passed:
-                if used < len(returns) and returns[used] <= arrival.began:
+                may_return = used < len(returns) and returns[used] <= arrival.began
+                if may_return and not passed and at[0] >= self._recent:
+                    pass  # by a fault, or by going back so little: that it may go back further is kept
+                elif may_return:
                     used += 1
                     self._begin()
                 elif passed:
@@ -165,6 +168,7 @@ class _Walk:
             self._furthest = max(self._furthest, *at)
             self._seen.update(marks)
             if arrival.acknowledged:
+                self._recent = at[0]
                 for mark in marks:
                     self._acknowledged.setdefault(mark, arrival.ended)
 

@@ -79,6 +79,12 @@ class Deciders:
         said = [*(each.problems for each in self._subscribers), *(each.problems for each in self._pullers)]
         return [problem for problems in said for problem in problems]
 
+    def records(self) -> str:
+        """All their records, a line for each."""
+        lists = [records for each in self._subscribers for records in (each.lives, each.operations, each.readings)]
+        pulled = [each.arrivals for each in self._pullers]
+        return "\n".join(str(record) for records in (*lists, *pulled) for record in records)
+
     def judged(
         self, sent: Sequence[Sent], arrivals: Sequence[Arrival], witness: Sequence[Arrival], allowed: Allowed
     ) -> tuple[Verdict, dict[str, int]]:

@@ -261,6 +261,8 @@ class Run:
         (folder / "injections").write_text("\n".join(map(str, self._injections)))
         (folder / "arrivals").write_text("\n".join(map(str, self.receivers.arrivals)))
         (folder / "receivers.log").write_text(self.receivers.log)
+        if self._deciders is not None:
+            (folder / "decisions").write_text(self._deciders.records())
 
     def _report(self, publishers: Publishers, churner: Churner) -> Report:
         sent = [*self._primed, *publishers.sent]

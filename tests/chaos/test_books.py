@@ -176,6 +176,8 @@ class BooksTests(SynchronousTestCase):
             "back after a rewind": (decided(AGAIN, rewind), {}),
             "before it": (decided(AGAIN, did("rewind", 12, 3)), {"repeated": 1}),
             "twice": (decided([*AGAIN, came(13, 1), came(14, 2, 3)], rewind), {"repeated": 2}),
+            "a fault, before it goes back": (
+                decided([*TAKEN, came(10.5, 3), came(11, 1, 2), came(12, 3)], rewind), {}),
             "in a new life": (decided(AGAIN, lives=(LIFE, evolve(LIFE, asked=9, granted=9.5))), {}),
             "a failed delivery again": (decided([came(4, 1, 2, status=500), came(5, 1, 2, 3)]), {}),
             "the later first": (decided([came(4, 3), came(5, 1, 2)]), {"reordered": 1}),
