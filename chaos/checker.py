@@ -102,7 +102,7 @@ class _Seen:
         return (mark for mark in self.first if mark in published and published[mark].outcome is outcome)
 
     def repeats(self, rollbacks: Sequence[Rollback] = ()) -> list[Whose]:
-        """The first event of each delivery that holds what was acknowledged before it came.
+        """The first event of each delivery, with all its attempts, that holds what was acknowledged before.
 
         What a rollback has lost counts as not acknowledged, and so does the last delivery before
         it, whose acknowledgement may not have been stored.
@@ -117,6 +117,8 @@ class _Seen:
             again = [mark for mark in each.marks if acknowledged.get(mark, inf) <= each.began]
             if again:
                 found.append((self.name, again[0]))
+                for mark in again:  # until it is acknowledged anew, further attempts are no further repeats
+                    del acknowledged[mark]
             if each.acknowledged:
                 acknowledged |= {mark: min(each.ended, acknowledged.get(mark, inf)) for mark in each.marks}
                 last = each.marks

@@ -159,6 +159,9 @@ class CheckerTests(SynchronousTestCase):
             "with what is new": (
                 evolve(GOOD, arrivals=[came(4, a(1), a(2)), came(5, a(2), a(3))]), {"repeated": 1}),
             "twice": (evolve(again, arrivals=[*again.arrivals, came(7, a(3))]), {"repeated": 2}),
+            "once, in three attempts": (
+                evolve(GOOD, arrivals=[*GOOD.arrivals, came(6, a(3), status=500), came(7, a(3), status=None),
+                                       came(8, a(3))]), {"repeated": 1}),
         }  # fmt: skip
         self.table(rows)
         self.table({what: (evidence, {k: n - 1 for k, n in wrong.items() if n > 1})
