@@ -104,9 +104,7 @@ class FastKleinResource(KleinResource):
         if not result.called or result.paused:  # paused: its callback has returned another Deferred
             request.notifyFinish().addErrback(lambda _: result.cancel())
         result.addErrback(self._failed, request, self._app._error_handlers)
-        result.addCallback(self._answer, request)
-        result.addErrback(request.processingFailed)
-        result.addErrback(lambda _: None)
+        result.addBoth(self._end, request)
         return NOT_DONE_YET
 
     def _route(self, method: bytes, path: bytes) -> tuple[str, dict[str, Any]]:
@@ -147,6 +145,16 @@ class FastKleinResource(KleinResource):
         except HTTPException:
             return False
         return True
+
+    def _end(self, result: object, request: BusRequest) -> None:
+        """Answer with what a handler has returned; a failure that no error handler has handled is answered 500."""
+        if not isinstance(result, Failure):
+            try:
+                return self._answer(result, request)
+            except Exception:
+                result = Failure()
+        request.processingFailed(result)
+        return None
 
     def _answer(self, body: object, request: BusRequest) -> None:
         if request.over:
