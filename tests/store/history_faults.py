@@ -74,10 +74,11 @@ class Faults(Clients):
         require(facts.keys() == model.subscribers.keys(), "all subscriptions are listed", facts)
         for name, sub in model.subscribers.items():
             waiting, fact = sub.waiting(), facts[name]
-            stored = model.stored(waiting)
+            # `Parked` begins with the time of acceptance
+            ages = [each.id.us for each in model.stored(waiting)] + [us for us, *_ in sub.retried]
             expected = (
                 evolve(sub.options, topics=tuple(sorted(sub.on))), sub.counts, len(waiting) + len(sub.retried),
-                min(e.id.us for e in stored) / 1e6 if stored else None, sub.failures, sub.error,
+                min(ages) / 1e6 if ages else None, sub.failures, sub.error,
             )
             figures = (
                 fact.subscription, {kind: getattr(fact, kind) for kind in KINDS}, fact.queued, fact.oldest,
