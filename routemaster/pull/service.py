@@ -97,11 +97,12 @@ class PullService:
             stream.end("the bus stops")
 
     def _over(self, reader: str, stream: Stream) -> None:
-        streams = self._streams[stream.reading.subscriber]
+        subscriber = stream.reading.subscriber
+        streams = self._streams.get(subscriber, {})  # none: one that ended this one is over already
         if streams.get(reader) is stream:
             del streams[reader]
-        if not streams:
-            del self._streams[stream.reading.subscriber]
+            if not streams:
+                del self._streams[subscriber]
 
     def _here(self, subscriber: str) -> list[Poller | Stream]:
         """What waits here for a client."""

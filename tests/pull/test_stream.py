@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from typing import Any
 
@@ -9,6 +10,7 @@ from attrs import frozen
 from twisted.internet.defer import Deferred
 
 from routemaster.errors import Invalid
+from routemaster.hints import SubscriptionChanged
 from routemaster.model import TopicSettings
 from routemaster.pull.service import PullService
 from routemaster.pull.stream import COMMENT_INTERVAL, PART_BYTES, SENT_CHECK, STORE_RETRY, Stream
@@ -407,6 +409,22 @@ class EndTests(StreamCase):
         self.assertEqual((third.numbers, self.pull.streams), ([1], 1))
         dead.resume()
         self.assertTrue(dead.complete)
+
+    def test_second_is_over_first(self) -> None:
+        """A stream that was ended while it waits for the store may be over after the one that ended it."""
+        self.subscribe("cats")
+        first, gate = self.stream(), self.store.delay("state")
+        self.pull.on_hint(SubscriptionChanged("sub"))
+        self.turn()
+        second = self.stream()
+        self.assertFalse(gate.called)
+        second.disconnect()
+        self.turn()
+        self.assertEqual(self.pull.streams, 0)
+        gate.callback(None)
+        self.turn()
+        gc.collect()  # which reports unhandled errors
+        self.assertEqual((first.complete, self.pull.streams), (True, 0))
 
     def test_stop(self) -> None:
         """A stop ends streams with a comment; nothing that is not acknowledged is lost."""
