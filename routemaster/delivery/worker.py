@@ -33,7 +33,7 @@ from routemaster.delivery.leases import Leases
 from routemaster.delivery.live_workers import LiveWorkers
 from routemaster.delivery.log_cache import LogCache
 from routemaster.delivery.wakeup_index import WakeupIndex
-from routemaster.errors import StoreBroken, StoreUnavailable
+from routemaster.errors import StoreBroken, StoreUnavailable, WrongType
 from routemaster.hints import EventsDropped, Hint, SubscriptionChanged, TopicGrew, WorkerJoined, WorkerLeft
 from routemaster.interfaces import Clock, LeaseGrant, Meter, Sender, Store
 from routemaster.model import public_name
@@ -217,8 +217,8 @@ class Worker:
                     await self._take_over(lease, grant)
             except StoreUnavailable:
                 pass  # the next reconciliation tries again
-            except Exception:
-                self._failed(subscriber)
+            except Exception as error:
+                self._failed(subscriber, error)
         has_courier = subscriber in self._couriers
         if self._leases.take_hint(subscriber) if has_courier else self._leases.ended(subscriber):
             self._on_subscription_changed(subscriber)
@@ -248,17 +248,19 @@ class Worker:
                 await courier.lease.release()
         except StoreUnavailable:
             pass  # the lease expires
-        except Exception:
-            self._failed(subscriber)
+        except Exception as error:
+            self._failed(subscriber, error)
         finally:
             del self._couriers[subscriber]
             if self._leases.ended(subscriber):
                 self._on_subscription_changed(subscriber)
 
-    def _failed(self, subscriber: str) -> None:
+    def _failed(self, subscriber: str, error: Exception) -> None:
         """Report an unexpected exception, with its traceback only the first time in a row."""
         count, pause = self._leases.failed(subscriber, self._clock.seconds(), self._random())
         name, pause = public_name(subscriber), round(pause, 1)
+        if isinstance(error, WrongType):
+            return  # the store has logged which key it is
         if count == 1:
             self._log.failure("deliveries to '{name}': internal error; retry in {pause} s", name=name, pause=pause)
         else:
