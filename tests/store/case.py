@@ -42,6 +42,13 @@ class StoreTests:
     """Tests of one store, and short forms of its calls."""
 
     store: Any
+    received: list[bytes]  #: hints
+
+    async def hinted(self, hint: bytes, since: int) -> None:
+        """Wait until a hint comes after the first so many; those of other nodes may come between them."""
+        while hint not in self.received[since:]:
+            count = len(self.received)
+            self.assertGreater(len(await self.hints(count + 1)), count, hint)  # type: ignore[attr-defined]
 
     async def publish(self, topic: str, *fragments: bytes, publisher: str = "pub") -> Any:
         return await self.store.publish(topic, publisher, fragments)
