@@ -79,7 +79,7 @@ _COUNTERS: Final = {
     "latency.batches.last_attempt": Metric(
         "Time from accepting the oldest event of each acknowledged batch to its last attempt, added up.",
         "latency_batches_last_attempt_seconds", SECONDS),
-    "process": Metric("Processes that became ready (start) and that stopped in good order (stop)."),
+    "process": Metric("Processes that became ready (start) and that were shut down cleanly (stop)."),
     "metrics.failures": Metric("Times that the metrics service was not reached."),
     "log.dropped": Metric("Lines that could not be written to the log.", "log_dropped_lines"),
 }  # fmt: skip

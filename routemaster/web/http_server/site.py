@@ -49,7 +49,7 @@ class BusSite(Site):
         #: refuses a request by its head and its peer's address, before its body is read; raises Refused
         #: (both may name the endpoint)
         self.admit: Callable[[Head, Any], str] = getattr(resource, "admit", lambda head, peer: "")
-        #: is told of each answer: the endpoint's name, or nothing; the status; the seconds it took
+        #: called with each answer: the endpoint's name, or nothing; the status; the seconds it took
         self.observe: Callable[[str, int, float], None] = getattr(resource, "observe", lambda *answer: None)
         self.draining = False
         self.writer = BodyWriter(reactor)
