@@ -18,6 +18,7 @@ most of what was written. It may last for hours, as long as its client reads at 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -95,7 +96,7 @@ class Whole:
 
 
 @implementer(IPushProducer)
-class _Answer:
+class _Answer(ABC):
     """One answer under way."""
 
     def __init__(self, request: Any, head: bytes, writer: BodyWriter) -> None:
@@ -103,9 +104,9 @@ class _Answer:
         self.paused = False  #: whether the client does not read
         self.idle = False    #: whether there is no part to write
 
+    @abstractmethod
     def write_part(self) -> int:
         """Write a part, the last time finish the request; the bytes written."""
-        raise NotImplementedError
 
     def _finish(self) -> None:
         channel = self.request.channel
@@ -114,7 +115,7 @@ class _Answer:
         if channel.site.draining:  # the stop may have begun after the head was written
             channel.retire()
 
-    def over(self) -> None:
+    def over(self) -> None:  # noqa: B027  # only open answers have something to do
         """The request is finished, or the connection is lost."""
 
     def pauseProducing(self) -> None:
