@@ -5,7 +5,8 @@ A value that exists is valid: `validation` checks what clients send before it ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from attrs import frozen
@@ -51,6 +52,12 @@ class EventID(tuple[int, int]):
         us, _, n = text.partition(b"-")
         return cls(int(us), int(n))
 
+    @classmethod
+    def parse_all(cls, texts: Sequence[bytes]) -> Iterator[EventID]:
+        """As `parse` for each, in less time."""
+        numbers = map(int, b"-".join(texts).split(b"-")) if texts else iter(())
+        return map(partial(tuple.__new__, cls), zip(numbers, numbers, strict=True))
+
     def __bytes__(self) -> bytes:
         return b"%d-%d" % self
 
@@ -58,6 +65,11 @@ class EventID(tuple[int, int]):
         return f"{self[0]}-{self[1]}"
 
     __repr__ = __str__
+
+
+def with_id(fragment: bytes, event: EventID) -> bytes:
+    """The JSON object that is delivered: an event's fragment, and its ID."""
+    return fragment[:-1] + b',"id":"%d-%d"}' % event
 
 
 @frozen

@@ -22,7 +22,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from routemaster.interfaces import LogEntry, Store
-from routemaster.model import EventID
+from routemaster.model import EventID, with_id
 from routemaster.util.gather import gather
 
 CACHE_BYTES = 16 * 1024 * 1024  #: over all topics
@@ -30,7 +30,6 @@ RUN_EVENTS = 256     #: events in one run, which is dropped as a whole
 ENTRY_BYTES = 250    #: what an event takes in memory beside its bytes
 
 Entry = tuple[str, EventID, bytes]  #: topic, ID, JSON object as it is delivered
-WITH_ID = b'%s,"id":"%d-%d"}'       #: a fragment without its last byte, and the event's ID: the JSON object
 
 
 @define(eq=False)
@@ -103,6 +102,8 @@ class LogCache:
             self._reads.update(dict.fromkeys(missing, read))
             reading = Deferred.fromCoroutine(self._read(read, most))
             reading.addBoth(read.end)
+        if not waits:
+            return found
         for read, logs in zip(waits, await gather(list(waits.values())), strict=True):
             for topic, entries in logs.items():
                 if topic not in found and starts.get(topic) == read.starts[topic]:
@@ -148,7 +149,7 @@ class LogCache:
 
     def _add(self, topic: str, after: EventID, log: Sequence[LogEntry]) -> Sequence[Entry]:
         """Keep what was read, unless events are missing in it; returns it in the form for couriers."""
-        entries = [(topic, at, WITH_ID % (fragment[:-1], *at)) for at, fragment in log]
+        entries = [(topic, at, with_id(fragment, at)) for at, fragment in log]
         if entries and entries[-1][1].n - after.n == len(entries):
             self._keep(topic, after, entries)
         return entries
@@ -167,7 +168,7 @@ class LogCache:
             run = _Run(topic, after)
             runs.insert(index, run)
             self._recent[run] = None
-        size = sum(len(entry[2]) for entry in entries) + ENTRY_BYTES * len(entries)
+        size = sum([len(entry[2]) for entry in entries]) + ENTRY_BYTES * len(entries)
         run.entries.extend(entries)
         run.size += size
         self._size += size

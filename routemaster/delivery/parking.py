@@ -13,10 +13,9 @@ from collections.abc import Mapping, Sequence
 from routemaster.administration import MAX_PARKED, MAX_PARKED_BYTES
 from routemaster.delivery.attempt_report import oldest_event
 from routemaster.delivery.batch import Batch
-from routemaster.delivery.log_cache import WITH_ID
 from routemaster.delivery.retries import REFUSED
 from routemaster.interfaces import LeaseGrant, Outcome
-from routemaster.model import EventID, ParkedEvent
+from routemaster.model import EventID, ParkedEvent, with_id
 
 #: how `last_error` begins while an event cannot be parked
 NO_MEMORY = "Redis has no memory to park the event"
@@ -66,10 +65,10 @@ class Refusals:
 def parked_event(batch: Batch, reason: str, at: float) -> ParkedEvent:
     """The one event of a batch, to be parked for that reason at a time in seconds since the epoch."""
     ((topic, event),) = batch.ends.items()
-    fragment = batch.body[1:-1].removesuffix(WITH_ID % (b"", *event)) + b"}"
+    fragment = batch.body[1:-1].removesuffix(with_id(b"}", event)) + b"}"
     return ParkedEvent(topic, event, fragment, reason, at)
 
 
 def retried_batch(event: ParkedEvent) -> Batch:
     """A parked event, as it is delivered."""
-    return Batch.of([(event.topic, event.id, WITH_ID % (event.fragment[:-1], *event.id))])
+    return Batch.of([(event.topic, event.id, with_id(event.fragment, event.id))])

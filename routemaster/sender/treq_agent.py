@@ -26,6 +26,9 @@ from routemaster.sender.target import Target
 class NoCookies(IndexableCookieJar):
     """A cookie jar that stays empty: subscribers share nothing."""
 
+    def add_cookie_header(self, request: object) -> None:
+        """Send no cookie, and do not parse the URL for it."""
+
     def extract_cookies(self, response: object, request: object) -> None:
         """Keep no cookie, and do not parse Set-Cookie."""
 

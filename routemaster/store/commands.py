@@ -70,6 +70,9 @@ class Commands:
             own = map(each, names) if each else ()
             return self.run(script, [key for name in names for key in keys(name)], *arguments, *own)
 
+        bundles = list(bundles)
+        if len(bundles) == 1:
+            return await self.tolerant(bundles[0], run)
         replies = await gather(Deferred.fromCoroutine(self.tolerant(bundle, run)) for bundle in bundles)
         return [pair for pairs in replies for pair in pairs or ()]
 

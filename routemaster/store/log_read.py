@@ -52,7 +52,7 @@ class LogReader:
         read: dict[str, Sequence[LogEntry]] = dict.fromkeys(broken, ())
         for bundle, reply in replies:
             for topic, flat in zip(bundle, reply, strict=False):
-                read[topic] = list(zip(map(EventID.parse, flat[::2]), flat[1::2], strict=True))
+                read[topic] = list(zip(EventID.parse_all(flat[::2]), flat[1::2], strict=True))
         return read
 
     def _log(self, topic: str) -> bytes:

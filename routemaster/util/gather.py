@@ -38,16 +38,25 @@ def _rounds(steps: Iterable[Deferred[Any]]) -> Iterator[list[Deferred[Any]]]:
 
 def gather(steps: Iterable[Deferred[Any]]) -> Deferred[list[Any]]:
     """Wait for all steps; their results, or the first error among them."""
+    if isinstance(steps, list):
+        # without a coroutine, because the way of a batch comes by here
+        return DeferredList(steps, consumeErrors=True).addCallback(_results)
     return Deferred.fromCoroutine(_gather(steps))
 
 
 async def _gather(steps: Iterable[Deferred[Any]]) -> list[Any]:
     results = []
     for some in _rounds(steps):
-        for ok, value in await DeferredList(some, consumeErrors=True):
-            if not ok:
-                value.raiseException()
-            results.append(value)
+        results += _results(await DeferredList(some, consumeErrors=True))
+    return results
+
+
+def _results(outcomes: Iterable[tuple[bool, Any]]) -> list[Any]:
+    results = []
+    for ok, value in outcomes:
+        if not ok:
+            value.raiseException()
+        results.append(value)
     return results
 
 

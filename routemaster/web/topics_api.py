@@ -13,7 +13,7 @@ from routemaster.delivery.decision import State
 from routemaster.delivery.forecast import step_of
 from routemaster.errors import Invalid, NotSubscribed, NotYourTopic, StoreUnavailable, UnknownTopic
 from routemaster.interfaces import Store
-from routemaster.model import EventID, TopicDetails, Whereabouts, public_name
+from routemaster.model import EventID, TopicDetails, Whereabouts, public_name, with_id
 from routemaster.validation import EVENT_TYPES, check_event_id, check_topic, check_topic_settings, shown
 from routemaster.web.access import OWNERS, READERS, Access
 from routemaster.web.auth import Principal, Role
@@ -92,7 +92,7 @@ class TopicsApi:
             for at, fragment in entries:
                 scanned, after = scanned + 1, at
                 if fragment.startswith(heads):
-                    found.append(_with_id(fragment, at))
+                    found.append(with_id(fragment, at))
                     size += len(fragment)
                 if len(found) == most or size >= MAX_LISTED_BYTES:
                     break
@@ -112,7 +112,7 @@ class TopicsApi:
             raise UnknownTopic(f"event {shown(str(wanted))} does not exist in topic {topic}")
         subscribers = [await self._where(each) for each in await self._store.whereabouts(topic, wanted)]
         text = b'{"id":"%b","topic":"%b","event":%b,"subscribers":%b}' % (
-            bytes(wanted), topic.encode(), _with_id(kept, wanted) if kept else b"null",
+            bytes(wanted), topic.encode(), with_id(kept, wanted) if kept else b"null",
             strict_json.encode(subscribers),
         )  # fmt: skip
         return ready_json(request, text)
@@ -179,10 +179,6 @@ def _heads(topic: str, url: str) -> tuple[bytes, ...]:
     """How the fragments of a URL's events begin, see `validation.event_fragment`."""
     text = encode_basestring(url)
     return tuple(f'{{"topic":"{topic}","type":"{kind}","url":{text},'.encode() for kind in EVENT_TYPES)
-
-
-def _with_id(fragment: bytes, event: EventID) -> bytes:
-    return b'%b,"id":"%b"}' % (fragment[:-1], bytes(event))
 
 
 def _listed(request: Any, events: list[bytes], following: EventID | None) -> bytes:

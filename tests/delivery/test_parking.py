@@ -12,19 +12,18 @@ from twisted.trial.unittest import SynchronousTestCase
 from routemaster import administration
 from routemaster.delivery.attempt_report import report
 from routemaster.delivery.batch import Batch
-from routemaster.delivery.log_cache import WITH_ID
 from routemaster.delivery.parking import Refusals, parked_event, retried_batch
 from routemaster.delivery.worker import Worker
 from routemaster.errors import StoreFull
 from routemaster.interfaces import LeaseGrant
-from routemaster.model import OLDEST, EventID, ParkedEvent, TopicSettings
+from routemaster.model import OLDEST, EventID, ParkedEvent, TopicSettings, with_id
 from routemaster.testing.script_sender import ACKNOWLEDGED, LOCAL, Attempt, refused
 from tests.delivery.deliveries import RECONCILE, DeliveryTestCase
 
 
 def batch(*numbers: int, topic: str = "cats") -> Batch:
     """The events with these numbers, in one batch."""
-    return Batch.of([(topic, EventID(n, n), WITH_ID % (b'{"n":%d' % n, n, n)) for n in numbers])
+    return Batch.of([(topic, EventID(n, n), with_id(b'{"n":%d}' % n, EventID(n, n))) for n in numbers])
 
 
 #: attempts that failed (batch, status), then how many refusals of the oldest event in a row there were
