@@ -11,11 +11,22 @@
 -- Reply for each subscriber in turn {events sent, cursor or false, tail, events found dropped}
 local reply, place = {}, 0
 
+-- Subscribers of one topic mostly acknowledge the same batches: each ID is read once.
+local numbers = {}
+local function n_of_known(id)
+  local n = numbers[id]
+  if not n then
+    n = n_of(id)
+    numbers[id] = n
+  end
+  return n
+end
+
 local function acknowledge(log, tail, text, membership, last, first, rewinds, known)
   -- most cursors have one open span, no count but `sent`, and begin where the batch does
   local id, version, sent, dropped, after = string.match(text or '', '^(%d+) (%d+) (%d+) (%d+) ([%d%-]+)/$')
-  if id == membership and rewinds == '0' and known and (first == '' or n_of(first) - 1 <= n_of(after)) then
-    local passed = n_of(last) - n_of(after)
+  if id == membership and rewinds == '0' and known and (first == '' or n_of_known(first) - 1 <= n_of_known(after)) then
+    local passed = n_of_known(last) - n_of_known(after)
     if passed <= 0 then return {0, text, tail, 0} end
     return {passed, id .. ' ' .. version .. ' ' .. digits(sent + passed) .. ' ' .. dropped .. ' ' .. last .. '/', tail, 0}
   end

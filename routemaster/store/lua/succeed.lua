@@ -9,10 +9,11 @@ for index = 1, #KEYS / 2 do
   local lease, meta = KEYS[2 * index - 1], KEYS[2 * index]
   local holder, limit, report = unpack(ARGV, 3 * index - 2, 3 * index)
   if redis.call('GET', lease) == holder and redis.call('HEXISTS', meta, 'version') == 1 then
-    redis.call('HDEL', meta, 'failures', 'retry_at', 'last_attempt', 'batch_limit', 'refusals') -- see store() for why first
-    redis.call('HSET', meta, 'failures', '0', 'last_attempt', now, 'last_success', now)
-    if report ~= '' then redis.call('HSET', meta, 'success', report) end
-    if limit ~= '0' then redis.call('HSET', meta, 'batch_limit', limit) end
+    redis.call('HDEL', meta, 'retry_at', 'batch_limit', 'refusals') -- see store() for why first
+    local fields = {'failures', '0', 'last_attempt', now, 'last_success', now}
+    if report ~= '' then fields[7], fields[8] = 'success', report end
+    if limit ~= '0' then fields[#fields + 1], fields[#fields + 2] = 'batch_limit', limit end
+    redis.call('HSET', meta, unpack(fields))
   end
 end
 return 1
