@@ -16,6 +16,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from copy import copy
+from operator import attrgetter
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -38,14 +39,21 @@ class _Run:
 
     topic: str
     after: EventID                              #: the ID before the first
+    number: int = field(init=False)             #: of that ID
     entries: list[Entry] = field(factory=list)
     size: int = 0                               #: bytes in memory
+
+    def __attrs_post_init__(self) -> None:
+        self.number = self.after.n
 
     def place_after(self, event: EventID) -> int | None:
         """The index of the event that follows an ID; None if the ID is not at its place here."""
         place = event.n - self.after.n
         known = self.entries[place - 1][1] if place else self.after
         return place if known == event else None
+
+
+_NUMBER = attrgetter("number")
 
 
 class _Read:
@@ -136,7 +144,7 @@ class LogCache:
         runs = self._runs.get(topic)
         if runs is None:
             return ()
-        index = bisect_right(runs, after.n, key=lambda run: run.after.n) - 1
+        index = bisect_right(runs, after.n, key=_NUMBER) - 1
         if index < 0 or after.n - runs[index].after.n >= len(runs[index].entries):
             return ()
         run = runs[index]
@@ -156,7 +164,7 @@ class LogCache:
 
     def _keep(self, topic: str, after: EventID, entries: Sequence[Entry]) -> None:
         runs = self._runs.setdefault(topic, [])
-        index = bisect_right(runs, after.n, key=lambda run: run.after.n)
+        index = bisect_right(runs, after.n, key=_NUMBER)
         last = entries[-1][1].n
         if index < len(runs) and runs[index].after.n < last:
             entries = entries[: runs[index].after.n - after.n]  # the rest is in the next run
