@@ -78,6 +78,7 @@ setup(
             "jsonschema>=4.26,<5",
             "mypy>=1.8",
             "openapi-spec-validator>=0.9,<0.10",
+            "packaging>=24",
             "pyyaml>=6",
             "ruff>=0.6",
             "schemathesis>=4.32,<5",

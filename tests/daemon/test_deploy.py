@@ -21,12 +21,10 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 import routemaster
 from routemaster.config import OPTIONS, load
-from routemaster.config_sources import REDIS_ENV_KEY
 from routemaster.metrics.catalogue import METRICS
 from routemaster.tap import Options
 
@@ -34,7 +32,6 @@ ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 OPERATIONS = ROOT / "docs" / "operations.rst"
 UNITS = [DEPLOY / "routemaster.service", DEPLOY / "routemaster-worker@.service"]
-CONTAINERS = [ROOT / "Dockerfile", ROOT / "compose.yaml"]
 METRIC_PREFIXES = (
     "events|redis|jobs|subscriber|delivery|latency|metrics|publications|connections|certificate|http|reactor|log"
 )
@@ -179,11 +176,6 @@ class UnitTests(SynchronousTestCase):
         )
         self.assertEqual(one, other)
 
-    def test_callbacks_need_executable_memory(self) -> None:
-        """pyOpenSSL's callbacks fail where memory may not be written and then executed."""
-        for unit in UNITS:
-            self.assertNotIn("MemoryDenyWriteExecute", dict(directives(unit, "Service")))
-
     def test_exposure(self) -> None:
         """systemd-analyze security rates the exposure at most 2.0 of 10."""
         program = shutil.which("systemd-analyze")
@@ -196,77 +188,6 @@ class UnitTests(SynchronousTestCase):
             if found is None:
                 raise SkipTest(f"this systemd-analyze cannot: {done.stderr[:200]}")
             self.assertLessEqual(float(found[1]), 2.0)
-
-
-class ContainerTests(SynchronousTestCase):
-    """Dockerfile, compose.yaml and Procfile."""
-
-    def test_options(self) -> None:
-        """Every variable in them belongs to an option."""
-        known = {variable for option in OPTIONS for variable in option.environment} | {REDIS_ENV_KEY}
-        for file in [*CONTAINERS, ROOT / "Procfile"]:
-            self.assertEqual(set(VARIABLE.findall(file.read_text("utf-8"))) - known, set(), file.name)
-
-    def test_dockerfile(self) -> None:
-        """It knows its instructions, ends as somebody who is not root, and asks an endpoint that exists."""
-        text = re.sub(r"^ *#.*\n", "", (ROOT / "Dockerfile").read_text("utf-8"), flags=re.MULTILINE)
-        lines = text.replace("\\\n", " ").splitlines()
-        steps = [tuple(line.split(None, 1)) for line in lines if line.strip()]
-        known = {"FROM", "ARG", "WORKDIR", "RUN", "COPY", "ENV", "VOLUME", "USER", "EXPOSE", "HEALTHCHECK",
-                 "ENTRYPOINT", "CMD"}  # fmt: skip
-        self.assertEqual({step[0] for step in steps} - known, set())
-        last = dict(steps)
-        self.assertTrue(last["USER"].split(":")[0].isdecimal())
-        self.assertNotEqual(last["USER"].split(":")[0], "0")
-        check = json.loads(last["HEALTHCHECK"].partition("CMD ")[2])
-        compile(check[2], "HEALTHCHECK", "exec")
-        self.assertIn(f":{last['EXPOSE']}/health'", check[2])
-        command = [*json.loads(last["ENTRYPOINT"]), *json.loads(last["CMD"])]
-        self.assertEqual(command[:3], ["twistd", "-n", "routemaster"])
-        Options().parseOptions(command[3:])
-
-    def test_dockerignore(self) -> None:
-        """What the build needs is let through, and everything let through exists."""
-        lines = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
-        through = {line[1:] for line in lines if line.startswith("!")}
-        self.assertEqual({name for name in through if not (ROOT / name).exists()}, set())
-        needed = {"setup.py", "pyproject.toml", "README.rst", "LICENSE", "etc", "routemaster", "twisted"}
-        self.assertEqual(needed - through, set())
-
-    def test_compose(self) -> None:
-        """Two roles and a Redis that refuses rather than evicts, and keeps what it has."""
-        text = (ROOT / "compose.yaml").read_text("utf-8")
-        self.assertNotIn("\t", text)
-        odd = [line for line in text.splitlines() if (len(line) - len(line.lstrip(" "))) % 2]
-        self.assertEqual(odd, [])
-        services = text.partition("\nservices:\n")[2].partition("\nvolumes:\n")[0]
-        self.assertEqual(re.findall(r"^  (\w+):$", services, re.MULTILINE), ["web", "worker", "redis"])
-        for role in ("web", "worker"):
-            self.assertIn(f'command: ["--role", "{role}"]', services)
-        flat = re.sub(r'[\s"-]+', " ", services)
-        for setting in ("appendonly yes", "appendfsync everysec", "maxmemory policy noeviction"):
-            self.assertIn(setting, flat)
-        self.assertGreater(int(re.findall(r"stop_grace_period: (\d+)s", text)[0]), load({}, {}, None).grace)
-
-    def test_compose_as_yaml(self) -> None:
-        """It is YAML in which every anchor is used and every volume declared."""
-        made = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))
-        mounted = {mount.split(":")[0] for each in made["services"].values() for mount in each["volumes"]}
-        self.assertEqual(mounted, set(made["volumes"]))
-        for role in ("web", "worker"):
-            self.assertIn("ROUTEMASTER_REDIS_URL", made["services"][role]["environment"])
-            self.assertEqual(made["services"][role]["depends_on"], {"redis": {"condition": "service_healthy"}})
-
-    def test_procfile(self) -> None:
-        """There is a line for each role, with existing options."""
-        processes = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text("utf-8").splitlines())
-        self.assertEqual(list(processes), ["web", "worker"])
-        for role, command in processes.items():
-            words = command.replace('"', "").replace("${PORT:-17880}", "17880").split()
-            self.assertEqual(words[:4], ["exec", "twistd", "-n", "routemaster"])
-            options = Options()
-            options.parseOptions([*words[4:], "--redis-url", "redis://h"])
-            self.assertEqual(options.config.role, role)
 
     def test_socket(self) -> None:
         """The socket unit is well-formed, and of the family that the endpoint names."""
