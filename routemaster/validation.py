@@ -8,7 +8,7 @@ secret), and what is expected.
 from __future__ import annotations
 
 import re
-from collections.abc import KeysView, Mapping
+from collections.abc import Iterable, Iterator, KeysView, Mapping
 from json.encoder import encode_basestring
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote
@@ -137,19 +137,24 @@ def event_fragment(
     return b'%s,"data":%s}' % (encoded, payload)
 
 
-def event_fragments(topic: str, body: object, now_ms: int, max_data: int) -> list[bytes]:
-    """The fragments of one event or of an array of events; raises Invalid if any event is invalid."""
-    if not isinstance(body, list):
-        return [event_fragment(topic, body, now_ms, max_data)]
-    if not 1 <= len(body) <= MAX_BULK:
-        raise Invalid(f"body is invalid: got {len(body)} events, expected 1 to {MAX_BULK:,}")
-    fragments, received = [], dict[object, int]()
-    for index, event in enumerate(body):
+def event_fragments(topic: str, events: Iterable[object], now_ms: int, max_data: int) -> Iterator[bytes]:
+    """The fragments of an array of events, each made when it is asked for; raises Invalid at the first bad one."""
+    received, count = dict[object, int](), 0
+    for event in events:
+        if count == MAX_BULK:
+            raise Invalid(f"body is invalid: got more than {MAX_BULK:,} events, expected 1 to {MAX_BULK:,}")
         try:
-            fragments.append(event_fragment(topic, event, now_ms, max_data, received))
+            yield event_fragment(topic, event, now_ms, max_data, received)
         except Invalid as error:
-            raise Invalid(f"event {index}: {error}") from None
-    return fragments
+            raise Invalid(f"event {count}: {error}") from None
+        count += 1
+    if not count:
+        raise Invalid(f"body is invalid: got 0 events, expected 1 to {MAX_BULK:,}")
+
+
+def most_structure(max_data: int) -> int:
+    """The most brackets and commas of an event with so many bytes of data: more cannot be valid."""
+    return max_data + MAX_URL + len(_EVENT_FIELDS)
 
 
 def check_subscription(subscriber: str, body: object, missing_topics: str = "refuse") -> Subscription:

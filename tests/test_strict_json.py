@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster import strict_json
 from routemaster.errors import Invalid
-from routemaster.strict_json import Number
+from routemaster.strict_json import SHORT, SPARE, Number
 
 #: name of a case -> an invalid body
 REFUSED: dict[str, bytes] = {
@@ -178,6 +178,80 @@ class DecodeTests(SynchronousTestCase):
         except Invalid:
             return
         self.assertTrue(same(strict_json.decode(body), value))
+
+
+class CountTests(SynchronousTestCase):
+    """Brackets and commas are counted before a text is decoded."""
+
+    def test_more(self) -> None:
+        """A text may have as many brackets and commas as the caller allows; with one more it is rejected."""
+        for body in (b"[1,2,3]", b'{"a":[],"b":1}', b'"[{,,"'):
+            allowed = sum(body.count(each) for each in (b"[", b"{", b","))
+            strict_json.decode(body, allowed)
+            error = self.assertRaises(Invalid, strict_json.decode, body, allowed - 1)
+            self.assertIn("brackets and commas", str(error))
+
+    def test_fields(self) -> None:
+        """A body of fields has as many texts as fit, but few other values."""
+        names = b",".join([b'"a"'] * 16_000)
+        self.assertEqual(len(strict_json.decode_fields(b'{"topics":[%s]}' % names)["topics"]), 16_000)
+        callback = b"https://a/" + b"[{,}]," * 169
+        strict_json.decode_fields(b'{"topics":[%s],"callback":"%s"}' % (names, callback))
+        for value in (b"[]", b"{}", b"1", b"-0", b"1.5", b"null"):
+            body = b"[" + b",".join([value] * (SPARE + 1)) + b"]"
+            self.assertRaises(Invalid, strict_json.decode_fields, body)
+
+
+def elements(body: bytes, most: int = 100) -> list[Any]:
+    return list(strict_json.decode_array(body, most))
+
+
+class ArrayTests(SynchronousTestCase):
+    """`decode_array`."""
+
+    def test_like_decode(self) -> None:
+        """An array is accepted or rejected, and its elements are the same, as if it was decoded at once."""
+        shallow = [body for body, _ in TAKEN if body.count(b"[") + body.count(b"{") != 32]
+        within = [b"[%s , %s]" % (body, body) for body in shallow]
+        for body in (*within, b"[" * 32 + b"]" * 32, b"\t[\n]\r ", b"[1 ,\n2]", b"[[],{}]"):
+            self.assertTrue(same(elements(body, 1 << 20), strict_json.decode(body)), body[:40])
+        for name, body in REFUSED.items():
+            inside = b"[" + (body if body.strip() else b",") + b"]"
+            with self.subTest(name):
+                self.assertRaises(Invalid, elements, inside)
+        for text in ("[", "[1", "[1,", "[1,]", "[,1]", "[1 2]", "[1}", "[1]]", "[1]x", "[1],", "1", "{}"):
+            self.assertRaises(Invalid, elements, text.encode())
+
+    @given(st.lists(JSON, max_size=5), st.integers(0, 3))
+    def test_any_array(self, values: list[Any], indent: int) -> None:
+        """Any array is decoded to the same elements as at once."""
+        body = json.dumps(values, indent=indent or None).encode()
+        self.assertTrue(same(elements(body), strict_json.decode(body)))
+
+    def test_long_elements(self) -> None:
+        """An element may be longer than what is decoded at first, wherever it begins and whatever is around it."""
+        for length in (*range(SHORT - 12, SHORT + 3), 3 * SHORT, 100_000):
+            for element in (b'"%s"' % (b"x" * length), b"1" + b" " * length, b"[" + b" " * length + b"1]",
+                            b"1." + b"1" * length, b'{"a":"%s"}' % ("\u20ac".encode() * length)):  # fmt: skip
+                for body in (b"[%s]" % element, b"[1,%s , %s,2]" % (element, element)):
+                    self.assertTrue(same(elements(body), strict_json.decode(body)), (length, element[:3]))
+        self.assertRaises(Invalid, elements, b'["%s]' % (b"x" * 100_000))
+        self.assertRaises(Invalid, elements, b"[" + b"1" * 100_000 + b"]")
+
+    def test_too_many_brackets(self) -> None:
+        """A long element with more brackets and commas than allowed is rejected, one with as many is accepted."""
+        for value in (b"[]", b"{}", b"1", b"1.5", b'"["', b"[[[]]]"):
+            element = b"[" + b",".join([value] * 10_000) + b"]"
+            count = sum(element.count(each) for each in (b"[", b"{", b","))
+            body = b"[1,%s,%s]" % (element, element)
+            self.assertTrue(same(elements(body, count), strict_json.decode(body)))
+            self.assertRaises(Invalid, elements, body, count // 2)
+
+    def test_lazy(self) -> None:
+        """Of an array of many values, what follows an element is not decoded before the next one is asked for."""
+        for rest in (b"," + b"[" * 1_000_000, b",{}" * 300_000):
+            values = strict_json.decode_array(b"[{}" + rest, 5000)
+            self.assertEqual(next(values), {})
 
 
 class EncodeTests(SynchronousTestCase):

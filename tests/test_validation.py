@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from hypothesis import given
@@ -30,6 +31,10 @@ URL = "https://example.com/cats/1"
 
 def event(**changes: Any) -> dict[str, Any]:
     return {"type": "update", "url": URL, **changes}
+
+
+def bulk(events: Iterable[Any]) -> list[bytes]:
+    return list(event_fragments("cats", events, NOW, 4096))
 
 
 def delivered(**changes: Any) -> Any:
@@ -228,7 +233,7 @@ class EventTests(Case):
     def test_any_data(self, value: Any) -> None:
         """A subscriber receives data with the same value and type."""
         text = json.dumps({"type": "noop", "url": URL, "data": value}).encode()
-        [fragment] = event_fragments("cats", strict_json.decode(text), NOW, 1 << 20)
+        fragment = event_fragment("cats", strict_json.decode(text), NOW, 1 << 20)
         self.assertNotIn(b"\n", fragment)
         self.assertTrue(same(json.loads(fragment).get("data"), value))
 
@@ -251,23 +256,23 @@ class EventTests(Case):
         """Events of one URL without a timestamp get times that grow by 1 ms; other URLs the time of reception."""
         bodies = [event(url=url) for url in ("https://a/1", "https://a/2", "https://a/1", "https://a/1")]
         bodies.insert(3, event(url="https://a/1", timestamp=5))
-        times = [json.loads(fragment)["t"] for fragment in event_fragments("cats", bodies, NOW, 4096)]
+        times = [json.loads(fragment)["t"] for fragment in bulk(bodies)]
         self.assertEqual(times, [NOW, NOW, NOW + 1, 5, NOW + 2])
 
     def test_bulk(self) -> None:
         """An array holds 1 to 1,000 events, in order; the message names the index of the first invalid one."""
         for count in (1, 2, 1000):
-            fragments = event_fragments("cats", [event(timestamp=n) for n in range(count)], NOW, 4096)
+            fragments = bulk([event(timestamp=n) for n in range(count)])
             self.assertEqual([json.loads(each)["t"] for each in fragments], list(range(count)))
         for count in (0, 1001):
             body = [event()] * count
-            self.refused(f"{count} events", of=lambda b=body: event_fragments("cats", b, NOW, 4096))
+            self.refused("events, expected 1 to 1,000", of=lambda b=body: bulk(b))
         for index in (0, 1, 998, 999):
             body = [event()] * 1000
             body[index:] = [event(type="x")] * (1000 - index)
-            self.refused(f"event {index}:", "type", of=lambda b=body: event_fragments("cats", b, NOW, 4096))
+            self.refused(f"event {index}:", "type", of=lambda b=body: bulk(b))
         for value in ([None], [[event()]], [[]], ["x"]):
-            self.refused("event 0:", of=lambda v=value: event_fragments("cats", v, NOW, 4096))
+            self.refused("event 0:", of=lambda v=value: bulk(v))
 
 
 def subscription(**changes: Any) -> dict[str, Any]:

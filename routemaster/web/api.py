@@ -22,15 +22,19 @@ from routemaster import strict_json
 from routemaster.delivery.forecast import batches_due
 from routemaster.errors import RoutemasterError, StoreUnavailable, TooLarge
 from routemaster.interfaces import Clock, Meter, Sender, Store
+from routemaster.limits import MAX_DATA
 from routemaster.metrics.prometheus import CONTENT_TYPE
 from routemaster.model import Published
 from routemaster.pull.service import PullService
 from routemaster.store.group_commit import GroupCommit
 from routemaster.util.single_flight import SingleFlight
+from routemaster.util.turns import Turns
 from routemaster.validation import (
     check_subscription,
     check_topic,
+    event_fragment,
     event_fragments,
+    most_structure,
 )
 from routemaster.web import openapi
 from routemaster.web.access import CLIENTS, MONITORS, NOBODY, OWNERS, READERS, ROOTS, Access
@@ -97,6 +101,7 @@ class Api:
         self._pulled = PullApi(pull or PullService(store, clock), self._access, subscribers)
         self._exposition, self._ready = exposition, ready
         self._commit = GroupCommit(store, meter)
+        self._turns = Turns(clock)
         self._refused = RefusedPublications(meter, clock)
         self._due: tuple[float, int] | None = None
         self._topics = SingleFlight(lambda: list_topics(store, clock), clock)
@@ -184,27 +189,42 @@ class Api:
         publisher = self._client(request)
         topic = check_topic(name)
         text = request.content.getvalue()
-        bulk = _ARRAY.match(text) is not None
-        if len(text) <= (self._limits.max_bulk_body if bulk else self._limits.max_body):
-            body = strict_json.decode(text)  # refused without a call to the store
-        elif bulk or not self._data_limits.is_large(topic):
-            raise _too_large(bulk, self._limits)
+        if _ARRAY.match(text) is not None:
+            return Deferred.fromCoroutine(self._publish_bulk(topic, publisher, text)), True
+        large = self._data_limits.is_large(topic)
+        if len(text) <= self._limits.max_body:
+            # refused without a call to the store
+            body = strict_json.decode(text, most_structure(MAX_DATA if large else self._limits.max_event_data))
+        elif not large:
+            raise _too_large("one event", self._limits.max_body)
         else:
             body = None
         limit = self._data_limits.known(topic, text)
         if limit is not None:
-            return self._append(topic, publisher, text, body, limit), bulk
+            return self._append(topic, publisher, text, body, limit), False
         reading = Deferred.fromCoroutine(self._data_limits.read(topic))
-        return reading.addCallback(lambda limit: self._append(topic, publisher, text, body, limit)), bulk
+        return reading.addCallback(lambda limit: self._append(topic, publisher, text, body, limit)), False
 
     def _append(self, topic: str, publisher: str, text: bytes, body: object, max_data: int) -> Deferred[Published]:
-        """Append the events of a body, which is not decoded yet if it is large."""
+        """Append the event of a body, which is not decoded yet if it is large."""
         if body is None:
             if len(text) > self._limits.max_body + max_data:
-                raise _too_large(False, self._limits)
-            body = strict_json.decode(text)
+                raise _too_large("one event", self._limits.max_body)
+            body = strict_json.decode(text, most_structure(max_data))
         now_ms = int(self._wall() * 1000)
-        return self._commit.publish(topic, publisher, event_fragments(topic, body, now_ms, max_data))
+        return self._commit.publish(topic, publisher, [event_fragment(topic, body, now_ms, max_data)])
+
+    async def _publish_bulk(self, topic: str, publisher: str, text: bytes) -> Published:
+        """Append the events of an array, which are checked one after the other, in turn with other requests."""
+        if len(text) > self._limits.max_bulk_body:
+            raise _too_large("a bulk", self._limits.max_bulk_body)
+        now_ms = int(self._wall() * 1000)
+        limit = self._data_limits.known(topic, text)
+        if limit is None:
+            limit = await self._data_limits.read(topic)
+        events = strict_json.decode_array(text, most_structure(limit))
+        fragments = await self._turns.collect(event_fragments(topic, events, now_ms, limit))
+        return await self._commit.publish(topic, publisher, fragments)
 
     async def delete_topic(self, request: Any, name: str) -> bytes:
         """DELETE /topics/:name"""
@@ -223,7 +243,7 @@ class Api:
     async def subscribe(self, request: Any) -> bytes:
         """POST /subscription"""
         subscriber = self._client(request)
-        body = strict_json.decode(request.content.getvalue())
+        body = strict_json.decode_fields(request.content.getvalue())
         subscription = check_subscription(subscriber, body, self._limits.missing_topics)
         await complete(self._store.subscribe(subscription))
         return no_content(request)
@@ -311,8 +331,7 @@ class Api:
         return json_answer(request, {"pong": datetime.fromtimestamp(self._wall(), UTC).isoformat()})
 
 
-def _too_large(bulk: bool, limits: Limits) -> TooLarge:
-    most, what = (limits.max_bulk_body, "a bulk") if bulk else (limits.max_body, "one event")
+def _too_large(what: str, most: int) -> TooLarge:
     return TooLarge(f"body is too large: expected at most {most} bytes for {what}")
 
 

@@ -69,7 +69,7 @@ class PullApi:
         """POST /subscription/ack"""
         body = request.content.getvalue()
         subscriber = await self._subscribers.token(request, name)
-        cursor = check_cursor(strict_json.decode(body))
+        cursor = check_cursor(strict_json.decode_fields(body))
         state = await self._state(subscriber)
         await complete(self._pull.acknowledge(state, cursor))
         return no_content(request)

@@ -92,7 +92,7 @@ class SubscriptionApi:
         """POST /subscription/rewind"""
         body = request.content.getvalue()
         subscriber = await self._subscribers.token(request, name)
-        to, topics = check_reach(strict_json.decode(body), "oldest")
+        to, topics = check_reach(strict_json.decode_fields(body), "oldest")
         events = await complete(self._store.rewind(subscriber, to or OLDEST, topics))
         return json_answer(request, {"events": events})
 
@@ -100,7 +100,7 @@ class SubscriptionApi:
         """POST /subscription/skip"""
         body = request.content.getvalue()
         subscriber = await self._subscribers.token(request, name)
-        to, topics = check_reach(strict_json.decode(body), "next")
+        to, topics = check_reach(strict_json.decode_fields(body), "next")
         return json_answer(request, {"events": await complete(self._store.skip(subscriber, to, topics))})
 
     async def attempts(self, request: Any, name: str | None = None) -> bytes:
@@ -126,7 +126,7 @@ class SubscriptionApi:
         """POST /subscription/parked/retry"""
         body = request.content.getvalue()
         subscriber = await self._subscribers.token(request, name)
-        ids = check_retry(strict_json.decode(body)) if body else None
+        ids = check_retry(strict_json.decode_fields(body)) if body else None
         await self._pushed(subscriber)
         await complete(self._store.retry_parked(subscriber, ids))
         return no_content(request)

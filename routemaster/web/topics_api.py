@@ -52,7 +52,7 @@ class TopicsApi:
         """PUT /topics/:name"""
         body = request.content.getvalue()
         principal = self._access.principal(request.requestHeaders, OWNERS)
-        topic, settings = check_topic(name), check_topic_settings(strict_json.decode(body))
+        topic, settings = check_topic(name), check_topic_settings(strict_json.decode_fields(body))
         publisher = None if principal.role is Role.ROOT else principal.token
         if publisher is not None and settings.max_data is not None and settings.max_data > self._max_event_data:
             known = await self._store.topic_settings(topic)

@@ -664,7 +664,8 @@ class PublishTests(Case):
     def test_bulk_refused_whole(self) -> None:
         """An array with an invalid event is rejected as a whole; the message has the index of the first."""
         for count in (0, 1001):
-            self.assertIn(f"{count} events", self.expect(400, "POST", "/topics/cats", [EVENT] * count).error)
+            error = self.expect(400, "POST", "/topics/cats", [EVENT] * count).error
+            self.assertIn("events, expected 1 to 1,000", error)
         for index in (0, 1, 999):
             body: list[Any] = [EVENT] * 1000
             body[index] = EVENT | {"url": "http://example.com"}
@@ -673,6 +674,17 @@ class PublishTests(Case):
         self.expect(400, "POST", "/topics/cats", [EVENT, EVENT | {"data": "x" * 63}])
         self.assertEqual(self.queue(), [])
         self.assertEqual(self.read("/topics")[0]["events"], 1)
+
+    def test_bulk_of_many_values(self) -> None:
+        """A bulk whose events are lists of many values is accepted while they may be data, else rejected."""
+        values = b",".join([b"[]"] * 21)  # as many as 64 bytes hold
+        one = b'{"type":"noop","url":"https://a/","data":[%s]}'
+        self.expect(204, "POST", "/topics/cats", b"[%s]" % b",".join([one % values] * 500))
+        for event in (b"{}", b"[]", b"1.5", one % (values + b",1"), one % b"1," * 100_000):
+            count = 600_000 // len(event)
+            answer = self.call("POST", "/topics/cats", b"[%s]" % b",".join([event] * count))
+            self.assertEqual(answer.status, 400)
+            self.assertIn("event 0:" if count > 1 else "body is invalid", answer.error)
 
     def test_busy_topic(self) -> None:
         """Events that arrive during a call are stored in one next call; each client gets its own answer."""

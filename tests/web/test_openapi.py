@@ -43,7 +43,7 @@ URL = "https://example.com/"
 #: for each body: the rule, a body with every field, and values of fields to try, valid and invalid
 RULES: dict[str, tuple[Callable[[Any], object], dict[str, Any], dict[str, list[Any]]]] = {
     "Publication": (
-        lambda body: event_fragments("cats", body, 0, 4096),
+        lambda body: list(event_fragments("cats", body if isinstance(body, list) else [body], 0, 4096)),
         {"type": "noop", "url": URL, "timestamp": 0, "data": {"a": [1, None]}},
         {
             "type": ["create", "update", "delete", "noop", "Noop", "noop\n"],

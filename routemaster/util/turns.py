@@ -1,0 +1,57 @@
+"""Long computations in short steps, between which the reactor does everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+from twisted.internet.defer import CancelledError
+from twisted.internet.task import Cooperator
+
+from routemaster.interfaces import Clock
+
+STEP = 0.004  #: seconds of computation in one turn of the reactor
+
+_T = TypeVar("_T")
+
+
+class Turns:
+    """Computations that share the time of the reactor.
+
+    One of at most `STEP` seconds is done at once, unless others are waiting. Those that take longer have one step
+    in each turn of the reactor, all together, and take turns at it.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._waiting = 0
+        self._cooperator = Cooperator(lambda: lambda: True, lambda step: clock.callLater(0, step))  # type: ignore
+
+    async def collect(self, values: Iterator[_T]) -> list[_T]:
+        """All values; to compute one must take a few milliseconds at most. What this raises is raised here."""
+        collected: list[_T] = []
+        steps = self._steps(values, collected)
+        if not self._waiting:
+            for _ in steps:
+                break
+            else:
+                return collected
+        self._waiting += 1
+        task = self._cooperator.cooperate(steps)
+        try:
+            await task.whenDone()
+        except CancelledError:
+            task.stop()
+            raise
+        finally:
+            self._waiting -= 1
+        return collected
+
+    def _steps(self, values: Iterator[_T], collected: list[_T]) -> Iterator[None]:
+        seconds = self._clock.seconds
+        ends = seconds() + STEP
+        for value in values:
+            collected.append(value)
+            if seconds() >= ends:
+                yield
+                ends = seconds() + STEP
