@@ -24,6 +24,15 @@ REFUSED: dict[str, tuple[bytes, set[int]]] = {
     "a length of 10^18": (post(b"Content-Length: 1000000000000000000"), {413}),
     "a length of 5,000 digits": (post(b"Content-Length: " + b"9" * 5000), {413}),
     "a length in superscript digits": (post("Content-Length: \u00b2".encode(), body=b"ab"), {400}),
+    "a length with an exponent": (post(b"Content-Length: 1e1", body=b"a" * 10), {400}),
+    "a length with a fraction": (post(b"Content-Length: 2.0", body=b"ab"), {400}),
+    "a length in two parts": (post(b"Content-Length: 1 0", body=b"a" * 10), {400}),
+    "a length with a parameter": (post(b"Content-Length: 2;x", body=b"ab"), {400}),
+    "a quoted length": (post(b'Content-Length: "2"', body=b"ab"), {400}),
+    "a vertical tab behind a length": (post(b"Content-Length: 2\x0b", body=b"ab"), {400}),
+    "a no-break space before a length": (post(b"Content-Length: \xa02", body=b"ab"), {400}),
+    "a length and an empty one": (post(b"Content-Length: 2", b"Content-Length:", body=b"ab"), {400}),
+    "a folded length": (post(b"Content-Length:", b" 2", body=b"ab"), {400}),
     "a space before the colon": (post(b"Content-Length : 2", body=b"ab"), {400}),
     "xchunked": (post(b"Transfer-Encoding: xchunked", body=b"0\r\n\r\n"), {400}),
     "chunked, identity": (post(b"Transfer-Encoding: chunked, identity", body=b"0\r\n\r\n"), {400}),
@@ -33,6 +42,16 @@ REFUSED: dict[str, tuple[bytes, set[int]]] = {
     "chunked twice": (post(CHUNKED, CHUNKED, body=b"0\r\n\r\n"), {400}),
     "a vertical tab before chunked": (post(b"Transfer-Encoding: \x0bchunked", body=b"0\r\n\r\n"), {400}),
     "a comma before chunked": (post(b"Transfer-Encoding: ,chunked", body=b"0\r\n\r\n"), {400}),
+    "chunked twice in one line": (post(b"Transfer-Encoding: chunked, chunked", body=b"0\r\n\r\n"), {400}),
+    "chunked with a parameter": (post(b"Transfer-Encoding: chunked;q=1", body=b"0\r\n\r\n"), {400}),
+    "chunked in quotes": (post(b'Transfer-Encoding: "chunked"', body=b"0\r\n\r\n"), {400}),
+    "chunked and an empty coding": (post(CHUNKED, b"Transfer-Encoding:", body=b"0\r\n\r\n"), {400}),
+    "a comma behind chunked": (post(b"Transfer-Encoding: chunked,", body=b"0\r\n\r\n"), {400}),
+    "a no-break space before chunked": (post(b"Transfer-Encoding: \xa0chunked", body=b"0\r\n\r\n"), {400}),
+    "a next line before chunked": (post(b"Transfer-Encoding: \x85chunked", body=b"0\r\n\r\n"), {400}),
+    "a NUL behind chunked": (post(b"Transfer-Encoding: chunked\0", body=b"0\r\n\r\n"), {400}),
+    "a space between name and colon": (post(b"Transfer-Encoding : chunked", body=b"0\r\n\r\n"), {400}),
+    "a space before the name": (post(b" Transfer-Encoding: chunked", body=b"0\r\n\r\n"), {400}),
     "an empty coding": (post(b"Transfer-Encoding:"), {400}),
     "chunks in HTTP/1.0": (head(b"POST /topics/cats HTTP/1.0", CHUNKED) + b"0\r\n\r\n", {400}),
     "a folded header": (post(b"Transfer-Encoding:", b" chunked", body=b"0\r\n\r\n"), {400}),
@@ -45,6 +64,19 @@ REFUSED: dict[str, tuple[bytes, set[int]]] = {
     "a name with a bracket": (post(b"X(y): z"), {400}),
     "a hexadecimal prefix in a chunk": (post(CHUNKED, body=b"0x2\r\nab\r\n0\r\n\r\n"), {400}),
     "a negative chunk": (post(CHUNKED, body=b"-2\r\nab\r\n0\r\n\r\n"), {400}),
+    "a signed chunk": (post(CHUNKED, body=b"+2\r\nab\r\n0\r\n\r\n"), {400}),
+    "a chunk size with an underscore": (post(CHUNKED, body=b"0_2\r\nab\r\n0\r\n\r\n"), {400}),
+    "no chunk size": (post(CHUNKED, body=b"\r\nab\r\n0\r\n\r\n"), {400}),
+    "an extension without a size": (post(CHUNKED, body=b";x\r\nab\r\n0\r\n\r\n"), {400}),
+    "a chunk size of letters": (post(CHUNKED, body=b"xyz\r\n"), {400}),
+    "chunk lines that end in a line feed": (post(CHUNKED, body=b"2\nab\n0\n\n" + b"x" * 2000), {400}),
+    "a chunk that ends in a line feed": (post(CHUNKED, body=b"2\r\nab\n0\r\n\r\n"), {400}),
+    "a chunk without a line end": (post(CHUNKED, body=b"2\r\nab0\r\n\r\n"), {400}),
+    "a space before a chunk's size": (post(CHUNKED, body=b" 2\r\nab\r\n0\r\n\r\n"), {400}),
+    "a tab after a chunk's size": (post(CHUNKED, body=b"2\t\r\nab\r\n0\r\n\r\n"), {400}),
+    "an endless chunk extension": (post(CHUNKED, body=b"2;" + b"x" * 20_000), {400}),
+    "a NUL in a chunk's extension": (post(CHUNKED, body=b"2;\0\r\nab\r\n0\r\n\r\n"), {400}),
+    "a CR in a chunk's extension": (post(CHUNKED, body=b"2;a\rb\r\nab\r\n0\r\n\r\n"), {400}),
     "a space after a chunk's size": (post(CHUNKED, body=b"2 \r\nab\r\n0\r\n\r\n"), {400}),
     "a chunk longer than its size": (post(CHUNKED, body=b"2\r\nabc\r\n0\r\n\r\n"), {400}),
     "a line feed in a chunk's extension": (post(CHUNKED, body=b"2;a\nb\r\nab\r\n0\r\n\r\n"), {400}),
@@ -113,6 +145,27 @@ REFUSED: dict[str, tuple[bytes, set[int]]] = {
     "a PROXY line": (b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + get(b"/hello"), {400}),
 }  # fmt: skip
 
+#: name of a case -> the header lines of a POST and its body as it is sent, and as its handler gets it
+FRAMED: dict[str, tuple[list[bytes], bytes, bytes]] = {
+    "no length": ([], b"", b""),
+    "a length": ([b"Content-Length: 2"], b"ab", b"ab"),
+    "a length of zero": ([b"Content-Length: 0"], b"", b""),
+    "a length with zeros before it": ([b"Content-Length: " + b"0" * 999 + b"2"], b"ab", b"ab"),
+    "a length between blanks": ([b"Content-Length: \t 2 \t"], b"ab", b"ab"),
+    "a length without a blank": ([b"Content-Length:2"], b"ab", b"ab"),
+    "a name in capitals": ([b"CONTENT-LENGTH: 2"], b"ab", b"ab"),
+    "chunks": ([CHUNKED], b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n", b"abc"),
+    "a chunk size in small and large digits": ([CHUNKED], b"0aA\r\n%b\r\n0\r\n\r\n" % (b"x" * 170), b"x" * 170),
+    "a chunk size of 16 digits": ([CHUNKED], b"0000000000000002\r\nab\r\n0\r\n\r\n", b"ab"),
+    "line ends in a chunk": ([CHUNKED], b"6\r\n0\r\n\r\n\n\r\n0\r\n\r\n", b"0\r\n\r\n\n"),
+    "chunk extensions": ([CHUNKED], b"2;a\r\nab\r\n1;b=\"c\"\r\nc\r\n0;d\r\n\r\n", b"abc"),
+    "trailers": ([CHUNKED], b"2\r\nab\r\n0\r\nX: y\r\nZ: Content-Length\r\n\r\n", b"ab"),
+    "many trailers": ([CHUNKED], b"0\r\n" + b"X: y\r\n" * 2000 + b"\r\n", b""),
+    "no chunks": ([CHUNKED], b"0\r\n\r\n", b""),
+    "another header's name": ([b"Transfer_Encoding: chunked", b"X-Content-Length: 9"], b"", b""),
+    "TE": ([b"TE: chunked, trailers"], b"", b""),
+}  # fmt: skip
+
 #: name of a case -> bytes and status; the connection stays open
 ROUTED: dict[str, tuple[bytes, int]] = {
     "an unknown path": (get(b"/nowhere"), 404),
@@ -150,6 +203,25 @@ class RefusalTests(Case):
                 self.assertEqual([event["log_level"] for event in events], [LogLevel.debug], name)
                 self.assertEqual(self.api.published, [], name)
                 globalLogPublisher.removeObserver(events.append)
+
+    def test_framed(self) -> None:
+        """A body ends exactly where its framing says: the bytes behind it are the next request."""
+        for name, (lines, sent, body) in FRAMED.items():
+            for segment in (0, 1, 7):
+                self.api.published.clear()
+                wire = self.wire()
+                answers = wire.send((post(*lines, body=sent) + PUBLISH) * 2, segment)
+                self.assertEqual([each.status for each in answers], [204] * 4, name)
+                self.assertEqual([each for _, each in self.api.published], [body, b'{"type":"noop"}'] * 2, name)
+
+    def test_huge_chunks(self) -> None:
+        """A chunk size beyond 64 bits does not wrap around: what follows is part of the chunk, up to the limit."""
+        for size in (b"ffffffffffffffff", b"10000000000000002", b"1" + b"0" * 31 + b"2"):
+            wire = self.wire()
+            answers = wire.send(post(CHUNKED, body=size + b"\r\nab\r\n0\r\n\r\n" + PUBLISH))
+            self.assertLessEqual({each.status for each in answers}, {400, 413}, size)
+            self.assertIn(wire.send(b"x" * (1 << 20))[0].status, {400, 413}, size)
+        self.assertEqual(self.api.published, [])
 
     def test_routed(self) -> None:
         """Unknown paths and methods are answered 404 and 405 in JSON, and the connection stays open."""
