@@ -82,6 +82,7 @@ setup(
             "pyyaml>=6",
             "ruff>=0.6",
             "schemathesis>=4.32,<5",
+            "standardwebhooks>=1.1,<2",
             "trustme>=1.2",
         ],
     },

@@ -21,6 +21,7 @@ from routemaster.model import (
     Cursor,
     EventID,
     Published,
+    Signing,
     StoreStats,
     Subscription,
     SubscriptionInfo,
@@ -100,10 +101,11 @@ class Turn(Protocol):
     async def __aexit__(self, *error: object) -> None:
         """Free the place."""
 
-    async def post(self, body: bytes, number: int = 1) -> Outcome:
+    async def post(self, body: bytes, number: int = 1, signing: Signing | None = None) -> Outcome:
         """Make the one attempt of this turn: POST `body`; returns an Outcome whatever the subscriber does.
 
         `number`: 1 for the first attempt at these events; the request carries it.
+        `signing`: how the request is signed; None: it is not.
 
         Cancelling (`CancelledError`) aborts the connection.
         """
@@ -118,7 +120,9 @@ class Sender(Protocol):
         Subscribers whose `last` attempt failed have a part of the places.
         """
 
-    async def try_out(self, callback: str, uuid: str | None, body: bytes) -> Trial:
+    async def try_out(
+        self, callback: str, uuid: str | None, body: bytes, signing: Signing | None = None
+    ) -> Trial:
         """Make one POST at once, beside all turns, over a new connection, marked as a test."""
 
     async def close(self) -> None:

@@ -13,6 +13,8 @@ from attrs import frozen
 
 DEFAULT_TIMEOUT: Final = 500  #: milliseconds; 0 for a pulled subscription
 DEFAULT_MAX: Final = 100
+OLD_SECRET_LIFE: Final = 86_400  #: seconds for which a secret that was replaced signs, too
+MAX_OLD_SECRETS: Final = 4       #: each costs a hash over every batch
 
 
 def public_name(token: str) -> str:
@@ -72,6 +74,23 @@ def with_id(fragment: bytes, event: EventID) -> bytes:
     return fragment[:-1] + b',"id":"%d-%d"}' % event
 
 
+@frozen(repr=False)
+class OldSecret:
+    """A secret of a subscription that was replaced."""
+
+    secret: str
+    until: int  #: it signs until then, microseconds since the epoch
+
+
+@frozen(repr=False)
+class Signing:
+    """How one delivery is signed."""
+
+    subscriber: str           #: its public name, as a part of the message's ID
+    secrets: tuple[str, ...]  #: the present one first
+    at: int                   #: seconds since the epoch
+
+
 @frozen
 class Subscription:
     """What a client sends when it subscribes."""
@@ -89,6 +108,15 @@ class Subscription:
     rate: int | None = None        #: the most events delivered in a second
     park_after: int | None = None  #: refusals of a single event after which it is parked
     start: int | None = None       #: where new topics begin, microseconds since the epoch; None: the next event
+    secret: str | None = None      #: signs deliveries, `whsec_` and Base64
+    old_secrets: tuple[OldSecret, ...] = ()  #: sign too; the store keeps them, whoever subscribes gives none
+
+    def signing(self, now: float) -> Signing | None:
+        """How a delivery is signed at a time, in seconds since the epoch; None: it is not."""
+        if self.secret is None:
+            return None
+        old = (each.secret for each in self.old_secrets if each.until > now * 1e6)
+        return Signing(public_name(self.subscriber), (self.secret, *old), int(now))
 
     def __repr__(self) -> str:
         return f"<Subscription {public_name(self.subscriber)} to {len(self.topics)} topics>"

@@ -36,6 +36,12 @@ _TOKEN_NAME = re.compile(r"[a-z0-9:_-]{1,30}")
 _NAME_CHARACTERS = "lowercase letters, digits, ':', '_' and '-'"
 _EVENT_ID = re.compile(r"[0-9]{1,16}-[0-9]{1,16}")
 _UUID = re.compile(r"[\x20-\x39\x3b-\x7e]{1,128}")
+_QUAD = "[A-Za-z0-9+/]"  # of Base64; below, the form with padding and nothing in the bits that it leaves over
+_SECRET = re.compile(
+    rf"whsec_(?:(?:{_QUAD}{{4}}){{8,20}}(?:{_QUAD}{{4}}|{_QUAD}{{2}}[AEIMQUYcgkosw048]=|{_QUAD}[AQgw]==)?"
+    rf"|(?:{_QUAD}{{4}}){{21}}{_QUAD}[AQgw]==)"
+)
+_WEBHOOK_SECRET = re.compile("whsec_[A-Za-z0-9+/=_-]+")
 _BLANK = r"\s\x00-\x1f\x7f\x85\ufeff"  # so that Python's and JavaScript's \s differ in nothing
 # The scheme has both cases written out: under IGNORECASE the Kelvin sign matches `k` and the long s matches `s`.
 _USER = re.compile(r"(?P<scheme>[Hh][Tt][Tt][Pp][Ss]://)(?P<name>[^/?#@:]*):?@")
@@ -48,15 +54,16 @@ _CURSOR = re.compile(r"[A-Za-z0-9_-]{1,8192}")
 #: what texts in paths and bodies must match in full
 PATTERNS: Final[Mapping[str, re.Pattern[str]]] = {
     "topic": _TOPIC, "token": _TOKEN, "token name": _TOKEN_NAME, "uuid": _UUID, "event url": _EVENT_URL,
-    "cursor": _CURSOR, "event id": _EVENT_ID,
+    "cursor": _CURSOR, "event id": _EVENT_ID, "secret": _SECRET,
 }  # fmt: skip
 
 _EVENT_FIELDS: Final = dict.fromkeys(("type", "url", "timestamp", "data")).keys()
 _SUBSCRIPTION_FIELDS: Final = dict.fromkeys(
     ("topics", "callback", "uuid", "timeout", "max", "max_bytes", "retention", "max_queued", "rate", "start",
-     "missing_topics", "park_after")
+     "missing_topics", "park_after", "secret")
 ).keys()  # fmt: skip
-PUSHED_ONLY: Final = ("uuid", "rate", "park_after")  #: fields that a subscription without callback cannot have
+#: fields that a subscription without callback cannot have
+PUSHED_ONLY: Final = ("uuid", "rate", "park_after", "secret")
 _TOPIC_FIELDS: Final = dict.fromkeys(("history", "history_events", "max_data")).keys()
 _RETRY_FIELDS: Final = dict.fromkeys(("ids",)).keys()
 _REACH_FIELDS: Final = dict.fromkeys(("to", "topics")).keys()
@@ -65,8 +72,8 @@ _TOKEN_FIELDS: Final = dict.fromkeys(("name", "token", "replaces")).keys()
 
 
 def shown(value: object, limit: int = 60) -> str:
-    """A value as error messages quote it: short, printable, on one line."""
-    text = ascii(value)
+    """A value as error messages quote it: short, printable, on one line, without secrets of webhooks."""
+    text = _WEBHOOK_SECRET.sub("whsec_…", ascii(value))
     return text if len(text) <= limit else f"{text[:limit]}…"
 
 
@@ -157,10 +164,14 @@ def most_structure(max_data: int) -> int:
     return max_data + MAX_URL + len(_EVENT_FIELDS)
 
 
-def check_subscription(subscriber: str, body: object, missing_topics: str = "refuse") -> Subscription:
+def check_subscription(
+    subscriber: str, body: object, missing_topics: str = "refuse", new_secret: str | None = None
+) -> Subscription:
     """The subscription that a request's body describes; raises Invalid.
 
-    `missing_topics`: what applies if the body does not say it, `refuse` or `await`.
+    Args:
+        missing_topics: what applies if the body does not say it, `refuse` or `await`.
+        new_secret: for a body that asks for a secret.
     """
     if not isinstance(body, dict) or not body.keys() <= _SUBSCRIPTION_FIELDS:
         raise _no_object("subscription", body, _SUBSCRIPTION_FIELDS)
@@ -196,7 +207,17 @@ def check_subscription(subscriber: str, body: object, missing_topics: str = "ref
         rate=_integer(body, "rate", None),
         park_after=_integer(body, "park_after", None),
         start=_place(body, "start", "next", "oldest"),
+        secret=_secret(body.get("secret"), new_secret),
     )
+
+
+def _secret(value: object, new_secret: str | None) -> str | None:
+    """A secret by Standard Webhooks, or the new one if the value is true. The error does not repeat it."""
+    if value is None or (isinstance(value, str) and _SECRET.fullmatch(value)):
+        return value
+    if value is True:
+        return new_secret
+    raise Invalid("secret is invalid: expected true, or whsec_ and 24 to 64 bytes in Base64 with padding")
 
 
 def check_reach(body: object, nearest: str) -> tuple[int | None, tuple[str, ...] | None]:

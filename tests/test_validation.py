@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Iterable
 from typing import Any
 
@@ -275,6 +276,20 @@ class EventTests(Case):
             self.refused("event 0:", of=lambda v=value: bulk(v))
 
 
+def secret(size: int) -> str:
+    return f"whsec_{b64encode(bytes(range(255, 255 - size, -1))).decode()}"
+
+
+SECRETS = tuple(map(secret, range(24, 65)))
+NO_SECRETS = (
+    secret(23), secret(65), secret(66), secret(24)[6:], "whsec_", "", secret(24) + "\n", secret(24) + "=",
+    " " + secret(24),
+    secret(24).upper(), secret(25).rstrip("="), secret(25)[:-1], secret(26) + "=", secret(24)[:-1] + "-",
+    secret(24)[:-1] + "\u00e9", "whsec_" + "A" * 33 + "B==", "whsec_" + "A" * 34 + "B=",
+    "whsec_" + "A" * 31 + "\uff21", "whpk_" + secret(24)[6:], "true",
+)  # fmt: skip
+
+
 def subscription(**changes: Any) -> dict[str, Any]:
     return {"topics": ["cats"], "callback": "https://localhost/events", **changes}
 
@@ -340,6 +355,29 @@ class SubscriptionTests(Case):
             self.refused_subscription(subscription(callback=url), "callback")
         for url in ("https://@localhost/", "https://a%3Ab@localhost/", "https://%C3%A9@localhost/"):
             self.refused_subscription(subscription(callback=url), "uuid")
+
+    def test_secrets(self) -> None:
+        """A secret is whsec_ and 24 to 64 bytes in exact Base64, or true: the given one. No error repeats it."""
+        for each in SECRETS:
+            self.assertEqual(check_subscription("sub", subscription(secret=each)).secret, each)
+        self.assertEqual(check_subscription("sub", subscription(secret=True), new_secret="new").secret, "new")
+        self.assertIsNone(check_subscription("sub", subscription(secret=None), new_secret="new").secret)
+        for value in (*NO_SECRETS, False, 0, 1, 1.0, [SECRETS[0]], {"secret": SECRETS[0]}, b"x", "\ud800"):
+            error = self.assertRaises(Invalid, check_subscription, "sub", subscription(secret=value))
+            self.assertEqual(
+                str(error), "secret is invalid: expected true, or whsec_ and 24 to 64 bytes in Base64 with padding"
+            )
+
+    def test_misplaced_secrets(self) -> None:
+        """A secret in a place where none belongs is not repeated either."""
+        for body in (
+            subscription(topics=[SECRETS[0]]), subscription(topics=SECRETS[0]), subscription(start=SECRETS[0]),
+            subscription(callback=SECRETS[0]), subscription(missing_topics=[SECRETS[0]]), [SECRETS[0]], SECRETS[0],
+            subscription(**{SECRETS[0]: 1}), subscription(max={"secret": SECRETS[-1]}),
+        ):  # fmt: skip
+            error = str(self.assertRaises(Invalid, check_subscription, "sub", body))
+            self.assertIn("whsec_…", error)
+            self.assertNotIn(SECRETS[0][6:20], error)
 
     def test_uuids(self) -> None:
         """A uuid is 1 to 128 printable ASCII characters without colon; the message does not contain it."""

@@ -42,6 +42,7 @@ def subscription(info: dict[str, Any], now: float) -> list[str]:
         ("PARK AFTER", "" if info["park_after"] is None else counted(info["park_after"], "attempt")),
         ("START", info["start"] if isinstance(info["start"], str) else moment(info["start"] / 1000)),
         ("MISSING TOPICS", info["missing_topics"]),
+        ("SIGNED", "yes" if info.get("signed") else ""),
     ])  # fmt: skip
 
 

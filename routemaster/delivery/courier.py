@@ -65,9 +65,8 @@ class Courier:
         self._retries, self._budget = Retries(rules, random), budget
         self._refusals, self._expiry = Refusals(), Expiry(offset)
         self._due = Due(rules, backlog, self._retries, self._refusals, self._expiry)
-        self._settlement = Settlement(
-            lease, store, backlog, self._retries, self._refusals, attempts, clock, offset
-        )  # fmt: skip
+        self._settlement = Settlement(lease, store, backlog, self._retries, self._refusals, attempts, clock,
+                                      offset)  # fmt: skip
         self._run, self._wait = Run.RUNNING, Wait(clock)
         self.version = grant.version  #: of the subscription
         self._grant: LeaseGrant | None = grant  #: for the first reload
@@ -267,7 +266,8 @@ class Courier:
                 self._budget.release(held - len(batch.body))
                 held = len(batch.body)
                 self._due.pace.started(batch.events, attempt.began)
-                return await turn.post(batch.body, self._retries.failures + 1)
+                signing = self._due.subscription.signing(self._offset.stored(attempt.began))
+                return await turn.post(batch.body, self._retries.failures + 1, signing)
             finally:
                 self._budget.release(held)
 

@@ -4,7 +4,7 @@ The bus puts no secret into its own messages, but a library may quote what it
 could not parse. So rather too much is masked than too little:
 
 - known secrets, as they are, escaped, percent-encoded, in base64;
-- all of a token after its `--`; UUIDs and long hexadecimal numbers;
+- all of a token after its `--`, and of a webhook's secret after `whsec_`; UUIDs and long hexadecimal numbers;
 - `Basic ...`, `Bearer ...`, what follows `Authorization` or `password=` and its like;
 - of a URL, all but scheme, host and port;
 - JSON and Python literals: objects, and arrays of values;
@@ -32,6 +32,7 @@ DISTINCT = 8         #: characters; a secret of this length is no ordinary word
 # Every pattern takes linear time, whatever the text is.
 _RUN = re.compile(r"(?<![A-Za-z0-9:_-])[A-Za-z0-9:_-]*--[A-Za-z0-9:_-]+")
 _CREDENTIALS = re.compile(r"\b(basic|bearer)(\s+)[A-Za-z0-9+/=_.~-]{4,}", re.IGNORECASE)
+_WEBHOOK_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_\\-]+")
 _SHAPES = (
     (re.compile(r"\b(authorization)\b.*", re.IGNORECASE), rf"\1 {MASK}"),
     (
@@ -76,12 +77,12 @@ class Scrubber:
         return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
     def mask_secrets(self, value: Any) -> Any:
-        """A JSON value without known secrets, credentials and tokens.
+        """A JSON value without known secrets, credentials, tokens and secrets of webhooks.
 
         For the payload of a library, which has many identifiers that must stay.
         """
         if isinstance(value, str):
-            value = self._long.sub(MASK, value)
+            value = _WEBHOOK_SECRET.sub(f"whsec_{MASK}", self._long.sub(MASK, value))
             return _RUN.sub(_public, _CREDENTIALS.sub(rf"\1\2{MASK}", value)) if value else value
         if isinstance(value, dict):
             return {self.mask_secrets(key): self.mask_secrets(each) for key, each in value.items()}

@@ -9,9 +9,11 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
 from routemaster.interfaces import LastAttempt, Outcome, Trial, Verdict
+from routemaster.model import Signing
 from routemaster.sender.dns_cache import DNSCache, Threads, look_up
 from routemaster.sender.exchange import Acknowledging, Exchange
 from routemaster.sender.failure_reasons import one_line
@@ -25,6 +27,7 @@ from routemaster.sender.trial import TrialExchange
 PACE = 0.01  #: seconds between attempts to subscribers whose last attempt failed
 LONG = 0.5   #: seconds after which an attempt leaves its place to others that wait
 MAX_TARGETS = 10_000  #: parsed callbacks that are kept
+HASHED_AT_ONCE = 524_288  #: bytes; hashing takes about a millisecond for each secret and these
 
 STOPPING = Outcome(Verdict.LOCAL, error="the bus is stopping")
 
@@ -73,8 +76,12 @@ class TreqSender:
         """`interfaces.Sender.turn`."""
         return Turn(self, callback, uuid, last)
 
-    async def exchange(self, target: Target, body: bytes, attempt: int) -> Outcome:
+    async def exchange(
+        self, target: Target, body: bytes, attempt: int, signing: Signing | None = None
+    ) -> Outcome:
         """POST `body` to `target` at once; for `Turn`."""
+        if signing is not None:
+            target = await self._signed(target, signing, body)
         if self.queue.closed:
             return STOPPING
         exchange = Exchange(
@@ -87,7 +94,16 @@ class TreqSender:
         finally:
             self._exchanges.discard(exchange)
 
-    async def try_out(self, callback: str, uuid: str | None, body: bytes) -> Trial:
+    async def _signed(self, target: Target, signing: Signing, body: bytes) -> Target:
+        """The target with the signature of a body. Large bodies are hashed in a thread, beside the reactor."""
+        if len(body) <= HASHED_AT_ONCE:
+            return target.signed(signing, body)
+        threads = self._reactor.getThreadPool()
+        return await deferToThreadPool(self._reactor, threads, target.signed, signing, body)
+
+    async def try_out(
+        self, callback: str, uuid: str | None, body: bytes, signing: Signing | None = None
+    ) -> Trial:
         """`interfaces.Sender.try_out`."""
         if self.queue.closed:
             return Trial(STOPPING, 0.0, "", "")
@@ -95,6 +111,8 @@ class TreqSender:
             target = self.target(callback, uuid)
         except BadCallback as fault:
             return Trial(Outcome(Verdict.FAILED, error=one_line(str(fault))), 0.0, "", "")
+        if signing is not None:
+            target = target.signed(signing, body)
         trial = TrialExchange(self._client, self._reactor, self._timeout, self._acknowledging, target, body, 1)
         self._exchanges.add(trial)
         try:
@@ -181,11 +199,11 @@ class Turn:
             if self._sender.queue.demote(self._target.key, self._last):
                 self._last = LastAttempt.FAILED
 
-    async def post(self, body: bytes, number: int = 1) -> Outcome:
+    async def post(self, body: bytes, number: int = 1, signing: Signing | None = None) -> Outcome:
         """`interfaces.Turn.post`."""
         if self._refusal is not None or self._target is None:
             return self._refusal or STOPPING
-        return await self._sender.exchange(self._target, body, number)
+        return await self._sender.exchange(self._target, body, number, signing)
 
     async def __aexit__(self, *error: object) -> None:
         if self._target is not None:

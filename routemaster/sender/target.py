@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from base64 import b64encode
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from hyperlink import EncodedURL
 from twisted.web.http_headers import Headers
 
 from routemaster.callback_url import parse_callback
+from routemaster.model import Signing
+from routemaster.sender.signature import masked_forms, signature_headers
 
 
 class BadCallback(ValueError):
@@ -52,6 +54,13 @@ class Target:
     def key(self) -> tuple[str, int]:
         """Connections with the same key are interchangeable."""
         return self.host, self.port
+
+    def signed(self, signing: Signing, body: bytes) -> Target:
+        """The same for one request, with the signature of its body."""
+        headers = self.headers.copy()
+        for name, value in signature_headers(signing, body):
+            headers.addRawHeader(name, value)
+        return evolve(self, headers=headers, secrets=(*self.secrets, *masked_forms(signing)))
 
     @classmethod
     def parse(cls, callback: str, uuid: str | None, user_agent: str) -> Target:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from routemaster.interfaces import Membership, Position
-from routemaster.model import Cursor, EventID, StoreStats, Subscription, TopicSettings
+from routemaster.model import Cursor, EventID, OldSecret, StoreStats, Subscription, TopicSettings
 from routemaster.redis.server_info import parse_info
 
 OPTIONAL = ("max_bytes", "retention", "max_queued", "rate", "park_after", "start")
@@ -24,15 +24,23 @@ def subscription(
         timeout=int(meta[b"timeout"]),
         max=int(meta[b"max"]),
         awaits=bool(meta.get(b"awaits")),
+        secret=meta.get(b"secret", b"").decode() or None,
+        old_secrets=_old_secrets(meta.get(b"old_secrets", b"")),
         **{name: int(meta[name.encode()]) for name in OPTIONAL if meta.get(name.encode())},
     )
 
 
 def settings(subscription: Subscription) -> list[bytes]:
-    """The fields of a subscription in `meta`, but callback and uuid, as a flat list; empty text: absent."""
+    """The fields of a subscription in `meta` but callback, uuid and secret, flat; empty text: absent."""
     values = {name: getattr(subscription, name) for name in ("timeout", "max", *OPTIONAL)}
     numbers = [part for name, value in values.items() for part in (name.encode(), _number(value))]
     return [*numbers, b"awaits", b"await" if subscription.awaits else b""]
+
+
+def _old_secrets(text: bytes) -> tuple[OldSecret, ...]:
+    """From the form that `configure.lua` writes: `<secret> <until>` for each."""
+    words = text.decode().split()
+    return tuple(OldSecret(secret, int(until)) for secret, until in zip(words[::2], words[1::2], strict=True))
 
 
 def parked_member(topic: str, event: EventID) -> bytes:

@@ -28,9 +28,12 @@ from routemaster.interfaces import (
     Store,
 )
 from routemaster.model import (
+    MAX_OLD_SECRETS,
+    OLD_SECRET_LIFE,
     ApiToken,
     Cursor,
     EventID,
+    OldSecret,
     Span,
     Subscription,
     SubscriptionInfo,
@@ -72,7 +75,8 @@ class MemoryStore(MemoryTopics, MemoryAdministration):
         name, version = subscription.subscriber, self._now()
         known = self._subscribers.setdefault(name, Subscriber(version, version, subscription))
         version = max(version, known.version + 1)
-        old, known.subscription, known.version = known.subscription, subscription, version
+        old, known.version = known.subscription, version
+        known.subscription = evolve(subscription, old_secrets=_old_secrets(subscription.secret, old, version))
         if (old.callback, old.uuid) != (subscription.callback, subscription.uuid):
             known.health = evolve(known.health, failures=0)
         known.health = evolve(known.health, retry_at=None)
@@ -311,6 +315,15 @@ class MemoryStore(MemoryTopics, MemoryAdministration):
             for topic in self._subscribers[subscriber].topics:
                 self._count_dropped(subscriber, topic)
             self._end_memberships(subscriber)
+
+
+def _old_secrets(secret: str | None, old: Subscription, now: int) -> tuple[OldSecret, ...]:
+    """See `configure.lua`."""
+    if secret is None:
+        return ()
+    replaced = [OldSecret(old.secret, now + OLD_SECRET_LIFE * 1_000_000)] if old.secret else []
+    found = [each for each in (*replaced, *old.old_secrets) if each.secret != secret and each.until > now]
+    return tuple(found[:MAX_OLD_SECRETS])
 
 
 if TYPE_CHECKING:

@@ -21,6 +21,8 @@ from routemaster.administration import MOST_REPORTS, PULLED_RECHECK
 from routemaster.hints import SubscriptionChanged
 from routemaster.interfaces import Ack, LeaseGrant, LeaseHeld, LogEntry, Membership, Position, Positions
 from routemaster.model import (
+    MAX_OLD_SECRETS,
+    OLD_SECRET_LIFE,
     Cursor,
     EventID,
     Subscription,
@@ -85,6 +87,9 @@ class RedisStore(TopicStore, Parking, TokenStore):
             self._keys.subscriber(subscriber),
             (subscription.callback or "").encode(),
             (subscription.uuid or "").encode(),
+            (subscription.secret or "").encode(),
+            b"%d" % (OLD_SECRET_LIFE * 1_000_000),
+            b"%d" % MAX_OLD_SECRETS,
             b"%d" % (len(settings) // 2),
             *settings,
             *(topic.encode() for topic in topics),

@@ -16,6 +16,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 
 from routemaster.interfaces import LastAttempt, Outcome, Trial, Verdict
+from routemaster.model import Signing
 
 ACKNOWLEDGED = Outcome(Verdict.ACKNOWLEDGED, status=204)
 LOCAL = Outcome(Verdict.LOCAL, error="too many open files")
@@ -35,6 +36,7 @@ class Attempt:
     body: bytes
     decode: Callable[[bytes], list[Any]]
     number: int = 1  #: 1 for the first attempt at these events
+    signing: Signing | None = None
     outcome: Outcome | None = None  #: None while it is in flight, and if it was aborted
     was_aborted: bool = False
     _ended: Deferred[Outcome] = field(factory=Deferred, init=False)
@@ -76,7 +78,8 @@ class ScriptedSender:
         self.busy = False  #: whether turns have to wait until `give_turns`
         self.waiting: list[Deferred[None]] = []
         self._script = deque(script)
-        self.tried: list[tuple[str, str | None, bytes]] = []  #: arguments of `try_out`
+        self.tried: list[tuple[str, str | None, bytes]] = []  #: arguments of `try_out` ...
+        self.tried_signing: list[Signing | None] = []         #: ... and its last one
 
     @property
     def in_flight(self) -> list[Attempt]:
@@ -112,9 +115,12 @@ class ScriptedSender:
         if outcome is not None and attempt.in_flight:
             attempt.end(outcome)
 
-    async def try_out(self, callback: str, uuid: str | None, body: bytes) -> Trial:
+    async def try_out(
+        self, callback: str, uuid: str | None, body: bytes, signing: Signing | None = None
+    ) -> Trial:
         """The next outcome of the script, at once, without an address."""
         self.tried.append((callback, uuid, body))
+        self.tried_signing.append(signing)
         outcome = self._script.popleft() if self._script else self.otherwise
         return Trial(outcome or LOCAL, 0.0, "", "")
 
@@ -141,8 +147,8 @@ class ScriptedTurn:
     async def __aexit__(self, *error: object) -> None:
         """Nothing is held."""
 
-    async def post(self, body: bytes, number: int = 1) -> Outcome:
-        attempt = Attempt(self._callback, self._uuid, body, self._sender.decode, number)
+    async def post(self, body: bytes, number: int = 1, signing: Signing | None = None) -> Outcome:
+        attempt = Attempt(self._callback, self._uuid, body, self._sender.decode, number, signing)
         self._sender.outcome_of(attempt)
         try:
             return await attempt._ended

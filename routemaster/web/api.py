@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from base64 import b64encode
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from functools import cached_property
@@ -92,6 +93,7 @@ class Api:
         """
         self._store, self._clock, self._limits, self._meter = store, clock, limits, meter
         self._access = Access(authenticator)
+        self._hex_digits = hex_digits
         self._tokens = ApiTokens(store, authenticator, self._access, clock, hex_digits, exposed)
         self._wall = wall or clock.seconds
         self._data_limits = data_limits or DataLimits(store, clock, limits.max_event_data)
@@ -244,9 +246,10 @@ class Api:
         """POST /subscription"""
         subscriber = self._client(request)
         body = strict_json.decode_fields(request.content.getvalue())
-        subscription = check_subscription(subscriber, body, self._limits.missing_topics)
+        secret = "whsec_" + b64encode(bytes.fromhex(self._hex_digits(32))).decode()
+        subscription = check_subscription(subscriber, body, self._limits.missing_topics, secret)
         await complete(self._store.subscribe(subscription))
-        return no_content(request)
+        return json_answer(request, {"secret": secret}) if subscription.secret == secret else no_content(request)
 
     async def unsubscribe(self, request: Any) -> bytes:
         """DELETE /subscriber"""

@@ -81,6 +81,7 @@ _OPERATIONS: Final = {
     "POST /subscription, POST /subscriber": Operation(
         "Create or replace the client's one subscription. A topic that is not listed is unsubscribed.",
         "Subscription",
+        {200: Answer("Done; the bus has made the secret.", "Secret"), **DONE},
         errors={400: "The subscription is invalid.", 404: "A topic does not exist; nothing has changed."},
     ),
     "DELETE /subscription, DELETE /subscriber": Operation(

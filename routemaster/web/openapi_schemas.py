@@ -141,6 +141,9 @@ def _subscription(missing_topics: str) -> Schema:
         max_queued=whole("max_queued", None, "The most events that wait; the oldest go first."),
         rate=whole("rate", None, "The most events that are delivered."),
         park_after=whole("park_after", None, "A single event refused so often is put aside."),
+        secret={
+            "anyOf": [text("secret"), {"enum": [True, None]}], "default": None, "writeOnly": True,
+            "description": "Signs deliveries (Standard Webhooks). True: the bus makes it and answers it, once."},
         start=place("next", "oldest", description="Where newly subscribed topics begin, by default next."),
         missing_topics={
             "enum": [*MISSING_TOPICS, None], "default": missing_topics,
@@ -203,6 +206,7 @@ def _administration() -> dict[str, Schema]:
             "event": {"oneOf": [reference("DeliveredEvent"), {"type": "null"}]}}),
         "SubscriptionDetails": {"allOf": [reference("SubscriptionState"), answer({
             **limits, "start": {"type": ["string", "integer"]}, "missing_topics": {"enum": [*MISSING_TOPICS]},
+            "signed": {"type": "boolean", "description": "Whether deliveries are."},
             "events": answer({**counts, "oldest": _SECONDS})})]},
         "Trial": answer({
             "acknowledged": {"type": "boolean"}, "status": {"type": ["integer", "null"]}, "duration": number,
@@ -225,6 +229,7 @@ def _answers() -> dict[str, Schema]:
         "Ready": answer({"ready": {"const": True}}),
         "Text": _TEXT,
         "Description": answer({"openapi": {"const": "3.1.0"}, "paths": {"type": "object"}}),
+        "Secret": answer({"secret": text("secret", description="It is answered this once.")}),
         "Token": answer({"name": text("token name"), "token": text("token")}),
         "Tokens": array(answer({"name": _TEXT, "token": optional(
             text("token", description="Null for monitors."))})),
@@ -269,17 +274,26 @@ def _deliveries() -> dict[str, Schema]:
     }  # fmt: skip
 
 
+_SIGNATURE: Final = (
+    ("webhook-id", "string", "the same as long as the events are"),
+    ("webhook-timestamp", "integer", "when the attempt was made, seconds since the epoch"),
+    ("webhook-signature", "string", "a signature by each secret, separated by spaces"),
+)
+
+
 def delivery() -> Schema:
     """The operation by which the bus calls a subscriber."""
     return {
         "operationId": "delivery",
         "summary": "Receive the oldest events, in the order in which the bus accepted them.",
         "description": "With HTTP Basic, the subscription's `uuid` as user name and password, if it has one.",
-        "parameters": [{
-            "name": "Routemaster-Attempt", "in": "header", "required": True,
-            "description": "1 for the first attempt at these events.",
-            "schema": {"type": "integer", "minimum": 1},
-        }],
+        "parameters": [
+            {"name": "Routemaster-Attempt", "in": "header", "required": True,
+             "description": "1 for the first attempt at these events.",
+             "schema": {"type": "integer", "minimum": 1}},
+            *({"name": name, "in": "header", "description": f"With a `secret`: {what} (Standard Webhooks).",
+               "schema": {"type": kind}} for name, kind, what in _SIGNATURE),
+        ],
         "requestBody": {"required": True, "content": {"application/json": {"schema": reference("Delivery")}}},
         "responses": {
             "200": {"description": "Acknowledged."},

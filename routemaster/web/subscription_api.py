@@ -146,7 +146,9 @@ class SubscriptionApi:
         event = _TEST % (int(self._wall() * 1000), "".join(subscription.topics[:1]) or "test")
         self._tests += 1
         try:
-            trial = await self._sender.try_out(callback, subscription.uuid, event.encode())
+            trial = await self._sender.try_out(
+                callback, subscription.uuid, event.encode(), subscription.signing(self._wall())
+            )
         finally:
             self._tests -= 1
         return json_answer(request, _tried(trial))
@@ -195,6 +197,7 @@ def _described(info: SubscriptionInfo, now: float, reveals: bool) -> dict[str, o
         "start": start,
         "missing_topics": "await" if subscription.awaits else "refuse",
         "park_after": subscription.park_after,
+        "signed": subscription.secret is not None,
         "events": {
             "sent": info.sent, "queued": info.queued, "oldest": info.oldest, "added": info.added,
             "expired": info.expired, "skipped": info.skipped, "parked": info.parked, "dropped": info.dropped,

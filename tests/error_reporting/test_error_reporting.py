@@ -407,13 +407,20 @@ class ScrubTests(SynchronousTestCase):
         self.assertEqual(SCRUBBER.message("no 'a' in 'x y'", names_only=True), f"no '{MASK}'")
 
     def test_known(self) -> None:
-        """A known secret is masked as it is, escaped, percent-encoded and in base64; a short one as a word."""
+        """A known secret is masked as it is, escaped, percent-encoded and in base64; a short one as a word.
+
+        So is a webhook's secret, which is not known.
+        """
         for form in (ROOT_KEY, quote(ROOT_KEY, safe=""), json.dumps(ROOT_KEY)[1:-1], repr(ROOT_KEY)[1:-1]):
             self.assertEqual(SCRUBBER.message(f"is {form} it"), f"is {MASK} it")
             self.assertEqual(SCRUBBER.message(f"is xx{form}yy it"), f"is xx{MASK}yy it")
         for tail in ("", ":", f":{PASSWORD}"):
             encoded = b64encode(f"{PASSWORD}{tail}".encode()).decode()
             self.assertTrue(SCRUBBER.message(encoded).startswith(MASK))
+        secret = f"whsec_{b64encode(bytes(range(230, 256))).decode()}"
+        for form in (secret, secret.replace("/", r"\/"), quote(secret, safe="/+=")):
+            self.assertEqual(SCRUBBER.message(f"is {form} it"), f"is whsec_{MASK} it")
+            self.assertEqual(SCRUBBER.mask_secrets({"x": [form]}), {"x": [f"whsec_{MASK}"]})
         short = Scrubber(["", "cat"])
         self.assertEqual(short.message("a cat in a category"), f"a {MASK} in a category")
         self.assertNotIn("cat", repr(short))

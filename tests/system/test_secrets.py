@@ -24,6 +24,8 @@ SECRETS = {
     "DATADOG_API_KEY": "canary-api",
     "DATADOG_APP_KEY": "canary-app",
 }
+#: of webhooks: one that was replaced, and the present one
+HOOKS = [f"whsec_canary{'canary' * 4}{number:02}" for number in range(2)]
 
 
 class Datagrams(DatagramProtocol):
@@ -56,9 +58,11 @@ class SecretTests(SystemCase):
         """Publish, subscribe, deliver, fail, cause errors, create and delete a token."""
         publisher, subscriber = self.client(daemon, "pub--canary-one"), self.client(daemon, "sub--canary-two")
         root, sink = self.client(daemon, "canary-root"), self.sink()
-        sink.script.extend([SinkAnswer(500), SinkAnswer(401)])
+        sink.script.extend([SinkAnswer(500, body=HOOKS[0].encode()), SinkAnswer(401, body=HOOKS[1].encode())])
         await self.make_topics(publisher, "cats")
-        await self.ok(subscriber.subscribe(sink.url, "cats", uuid="canary-uuid", timeout=0))
+        for secret in HOOKS:
+            await self.ok(subscriber.subscribe(sink.url, "cats", uuid="canary-uuid", timeout=0, secret=secret))
+        await self.ok(subscriber.subscribe(sink.url, "cats", secret=HOOKS[0] + "="), 400)
         await self.ok(publisher.publish("cats", "canary-data"))
         await until(lambda: len(sink.received) == 3, "the third attempt")
         await self.ok(root.ask("POST", "/api_tokens", {"name": "new", "token": "new--canary-four"}), 201)

@@ -30,6 +30,7 @@ from routemaster.validation import (
 from routemaster.web import openapi
 from routemaster.web.access import CLIENTS
 from routemaster.web.openapi_operations import OPERATIONS
+from tests.test_validation import NO_SECRETS, SECRETS
 from tests.web.described import Description
 from tests.web.test_api import MONITOR_KEY, ROOT_KEY, A, B, Case
 
@@ -55,10 +56,10 @@ RULES: dict[str, tuple[Callable[[Any], object], dict[str, Any], dict[str, list[A
         },
     ),
     "Subscription": (
-        lambda body: check_subscription("svc", body),
+        lambda body: check_subscription("svc", body, new_secret="whsec_new"),
         {"topics": ["cats"], "callback": CALLBACKS[0], "uuid": "x", "timeout": 0, "max": 1,
          "max_bytes": 1024, "retention": 1000, "max_queued": 1, "rate": 1, "park_after": 1, "start": "next",
-         "missing_topics": "await"},
+         "missing_topics": "await", "secret": SECRETS[0]},
         {
             "topics": [["a" * 32, "_"], ["a" * 33], ["cats", "cats"], ["Cats"], ["cats\n"], [1], [None], {"a": 1}],
             "callback": [*CALLBACKS, "https://", "http://h/", "https://h/?q", "https://h/#f", "https://h:0/",
@@ -67,6 +68,7 @@ RULES: dict[str, tuple[Callable[[Any], object], dict[str, Any], dict[str, list[A
             "uuid": ["x" * 128, "x" * 129, "a:b", "~ ~", "\u00e9", "a\n"],
             "start": ["oldest", "Next", 0, -1, MAX_PLACE, MAX_PLACE + 1, 1.5],
             "missing_topics": ["refuse", "await", "Await"],
+            "secret": [*SECRETS, *NO_SECRETS, False, 1, 1.0],
         },
     ),
     "Acknowledgement": (

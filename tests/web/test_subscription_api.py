@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from typing import Any
 
 from routemaster.administration import Ack
@@ -11,8 +12,10 @@ from routemaster.delivery.batch import Batch
 from routemaster.interfaces import Outcome, Verdict
 from routemaster.model import EventID, ParkedEvent, Subscription, TopicSettings
 from routemaster.testing.script_sender import ScriptedSender
+from routemaster.validation import check_subscription
 from routemaster.web.api import Api
-from tests.web.test_api import EVENT, ROOT_KEY, A, B, Case
+from tests.test_validation import NO_SECRETS, SECRETS
+from tests.web.test_api import EVENT, MONITOR_KEY, ROOT_KEY, A, B, Case
 
 URL = "https://localhost/events"
 
@@ -81,6 +84,77 @@ class ShowTests(SubscriptionCase):
         self.assertIn("max", self.expect(400, "GET", "/subscription/parked?max=0", user=B).error)
 
 
+class SecretTests(SubscriptionCase):
+    """The field `secret` of POST /subscription."""
+
+    def subscribe(self, status: int, **fields: object) -> Any:
+        return self.expect(status, "POST", "/subscription", {"topics": ["cats"], "callback": URL, **fields}, B)
+
+    def stored(self) -> Subscription:
+        found: Subscription = self.done(self.store.state(B)).subscription
+        return found
+
+    def test_given(self) -> None:
+        """A secret that the client gives is stored, and shown to nobody: GET says that deliveries are signed."""
+        self.assertFalse(self.shown()["signed"])
+        self.subscribe(204, secret=SECRETS[0])
+        self.assertEqual(self.stored().secret, SECRETS[0])
+        self.subscribe(204, secret=SECRETS[1])
+        self.assertTrue(self.shown()["signed"])
+        for path, user in (
+            ("/subscription", B), ("/subscriptions/bob", ROOT_KEY), ("/subscriptions", B), ("/subscriptions", A),
+            ("/subscriptions", ROOT_KEY), ("/subscriptions/bob", MONITOR_KEY), ("/subscriptions", MONITOR_KEY),
+            ("/subscription/attempts", B), ("/metrics", A), ("/topics/cats", A),
+        ):  # fmt: skip
+            body = self.expect(200, "GET", path, user=user).body
+            self.assertNotIn(b"whsec", body, path)
+            for secret in SECRETS[:2]:
+                self.assertNotIn(secret[6:20].encode(), body, path)
+
+    def test_made(self) -> None:
+        """True: the bus makes a secret of 32 bytes, and answers it this once; each time it is another."""
+        answer = json.loads(self.subscribe(200, secret=True).body)
+        self.assertEqual(answer, {"secret": self.stored().secret})
+        self.assertEqual(len(b64decode(answer["secret"].removeprefix("whsec_"))), 32)
+        self.assertEqual(check_subscription(B, {"topics": [], "callback": URL, **answer}).secret, answer["secret"])
+        again = json.loads(self.subscribe(200, secret=True).body)["secret"]
+        self.assertEqual([each.secret for each in self.stored().old_secrets], [answer["secret"]])
+        self.assertNotEqual(again, answer["secret"])
+        self.subscribe(204, secret=again)
+        self.assertEqual([each.secret for each in self.stored().old_secrets], [answer["secret"]])
+
+    def test_removed(self) -> None:
+        """Without the field, or with null, deliveries are not signed any more."""
+        for fields in ({}, {"secret": None}):
+            self.subscribe(204, secret=SECRETS[0])
+            self.subscribe(204, **fields)
+            self.assertEqual((self.stored().secret, self.stored().old_secrets), (None, ()))
+            self.assertFalse(self.shown()["signed"])
+
+    def test_refused(self) -> None:
+        """A secret of another form is refused, and changes nothing; the answer does not repeat it."""
+        self.subscribe(204, secret=SECRETS[0])
+        for wrong in (*NO_SECRETS, False, 1, [SECRETS[1]]):
+            self.assertIn("secret is invalid: expected true, or whsec_", self.subscribe(400, secret=wrong).error)
+        self.assertEqual(self.stored().secret, SECRETS[0])
+        answer = self.expect(400, "POST", "/subscription", {"topics": ["cats"], "secret": SECRETS[1]}, B)
+        self.assertIn("secret is not allowed without callback", answer.error)
+        self.subscribe(404, topics=["dogs"], secret=True)
+        self.assertEqual(self.stored().secret, SECRETS[0])
+
+    def test_try_out(self) -> None:
+        """The event that tries the callback is signed with all secrets that sign now, or not signed."""
+        self.expect(200, "POST", "/subscription/test", user=B)
+        for secret in SECRETS[:2]:
+            self.subscribe(204, secret=secret)
+        self.expect(200, "POST", "/subscription/test", user=B)
+        plain, signing = self.sender.tried_signing
+        self.assertIsNone(plain)
+        assert signing is not None
+        self.assertEqual(signing.secrets, (SECRETS[1], SECRETS[0]))
+        self.assertEqual((signing.subscriber, signing.at), ("bob", int(self.clock.seconds())))
+
+
 class ControlTests(SubscriptionCase):
     """Pausing, going back and forth, unsubscribing."""
 
@@ -137,7 +211,7 @@ class ControlTests(SubscriptionCase):
 
     def test_contradictions(self) -> None:
         """A field that needs a callback is named if there is none."""
-        for field in ({"uuid": "x"}, {"rate": 1}, {"park_after": 1}):
+        for field in ({"uuid": "x"}, {"rate": 1}, {"park_after": 1}, {"secret": True}):
             [name] = field
             answer = self.expect(400, "POST", "/subscription", {"topics": ["cats"], **field}, B)
             self.assertTrue(answer.error.startswith(name), answer.error)
