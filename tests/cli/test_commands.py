@@ -204,7 +204,7 @@ class Callbacks:
 
     status = 204
 
-    async def try_out(self, callback: str, uuid: str | None, body: bytes) -> Trial:
+    async def try_out(self, callback: str, uuid: str | None, body: bytes, signing: object = None) -> Trial:
         verdict = Verdict.ACKNOWLEDGED if self.status == 204 else Verdict.FAILED
         return Trial(Outcome(verdict, status=self.status, error="" if self.status == 204 else "answered \x1b"),
                      0.25, "127.0.0.1", "TLSv1.3")  # fmt: skip
