@@ -37,7 +37,7 @@ from routemaster.redis.dial import temporary_connection
 from routemaster.redis.protocol import Reply
 from routemaster.redis.server_data import ServerData
 from routemaster.redis.server_info import parse_info
-from routemaster.redis.server_process import ServerProcess, lock_file
+from routemaster.redis.server_process import ServerProcess, environment, lock_file
 from routemaster.redis.server_programs import EmbeddedRedisError, Program, choose, find_programs
 from routemaster.util.backoff import backoff
 
@@ -138,7 +138,7 @@ class EmbeddedRedis:
         """The program for the data in the directory; warns if it leaves no way back."""
         programs = []
         for path in self._programs:
-            output = await getProcessOutput(path, ["--version"], env=os.environ, reactor=self._reactor)
+            output = await getProcessOutput(path, ["--version"], env=environment(), reactor=self._reactor)
             programs.append(Program.identify(path, output) or Program("unknown", (0, 0, 0), path))
         program, warning = choose(programs, self._data.writer(), self._directory)
         if warning:

@@ -19,6 +19,7 @@ from typing import Any
 from attrs import frozen
 from twisted.internet.utils import getProcessOutput
 
+from routemaster.redis.server_process import environment
 from routemaster.redis.server_programs import Program
 
 _MANIFEST = "appendonly.aof.manifest"
@@ -106,7 +107,7 @@ class ServerData:
         """What the program's checker finds."""
         checker, name, file = self._checker(program)
         output = await getProcessOutput(
-            sys.executable, ["-I", "-S", "-c", _CALLED_OTHERWISE, checker, name, str(file)], env=os.environ,
+            sys.executable, ["-I", "-S", "-c", _CALLED_OTHERWISE, checker, name, str(file)], env=environment(),
             reactor=reactor, errortoo=True,
         )  # fmt: skip
         found = _ANALYZED.search(output)

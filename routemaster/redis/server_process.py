@@ -50,8 +50,7 @@ class ServerProcess(ProcessProtocol):
     def spawn(self, reactor: Any, command: Sequence[str], directory: str, lock: int) -> None:
         """Start it with `lock`, a file descriptor that it inherits and holds until it ends."""
         arguments = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command]
-        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        reactor.spawnProcess(self, sys.executable, arguments, env=environment, path=directory,
+        reactor.spawnProcess(self, sys.executable, arguments, env=environment(), path=directory,
                              childFDs={0: "w", 1: "r", 2: "r", 3: lock})  # fmt: skip
 
     def ended(self) -> Deferred[None]:
@@ -85,6 +84,11 @@ class ServerProcess(ProcessProtocol):
         waiting, self._waiting = self._waiting, []
         for each in waiting:
             each.callback(None)
+
+
+def environment() -> dict[str, str]:
+    """The variables that programs of Redis get."""
+    return {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
 
 
 def lock_file(path: Path) -> int | None:

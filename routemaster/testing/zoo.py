@@ -50,6 +50,10 @@ class Authority:
         self._ca.cert_pem.write_to_path(str(path))
         return path
 
+    def certificate(self, *names: str, **options: Any) -> Any:
+        """A certificate with its key, as trustme makes them."""
+        return self._ca.issue_cert(*names, **options)
+
     def issue(
         self,
         *names: str,
@@ -58,9 +62,7 @@ class Authority:
         **options: Any,
     ) -> ssl.CertificateOptions:
         """A server's certificate for `names` (default: loopback), and further `CertificateOptions`."""
-        leaf = self._ca.issue_cert(
-            *(names or (LOOPBACK, "localhost")), not_before=not_before, not_after=not_after
-        )
+        leaf = self.certificate(*(names or (LOOPBACK, "localhost")), not_before=not_before, not_after=not_after)
         chain = [crypto.load_certificate(crypto.FILETYPE_PEM, pem.bytes()) for pem in leaf.cert_chain_pems]
         key = crypto.load_privatekey(crypto.FILETYPE_PEM, leaf.private_key_pem.bytes())
         return ssl.CertificateOptions(

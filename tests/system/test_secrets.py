@@ -38,7 +38,7 @@ class Datagrams(DatagramProtocol):
         self.text += datagram.decode() + "\n"
 
 
-class SecretTests(SystemCase):
+class SecretCase(SystemCase):
     """A bus that does everything that might reveal a secret."""
 
     async def bus(self, *options: str, **environment: str) -> tuple[Daemon, PrivateRedis]:
@@ -103,6 +103,10 @@ class SecretTests(SystemCase):
         for name, (text, proof) in sinks.items():
             self.assertIn(proof, text, name)
             self.assertNotIn("canary", text, name)
+
+
+class SecretTests(SecretCase):
+    """The outputs of a bus at work."""
 
     async def test_text_and_print(self) -> None:
         """The log as text, responses, tables and --print-config have no secret."""
