@@ -19,7 +19,7 @@ from routemaster.web.api import Api
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.rst"
 ARCHITECTURE = ROOT / "docs" / "architecture.rst"
-DOCUMENTS = sorted([*ROOT.glob("*.rst"), *ROOT.glob("docs/**/*.rst")])
+DOCUMENTS = sorted([*ROOT.glob("*.rst"), *ROOT.glob("docs/**/*.rst"), *ROOT.glob("clients/*/*.rst")])
 
 
 def literals(document: Path) -> set[str]:

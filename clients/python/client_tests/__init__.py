@@ -1,0 +1,1 @@
+"""Tests of the client; `trial client_tests` runs them."""

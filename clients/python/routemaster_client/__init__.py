@@ -1,0 +1,30 @@
+"""Publish to a Routemaster event bus, and receive from it.
+
+    from routemaster_client import Client
+
+    with Client("https://bus.example.com", token) as bus:
+        bus.created("orders", "https://shop.example.com/orders/1")
+
+`aio` has the client for asyncio, `tx` the one for Twisted; each needs the extra of its library.
+"""
+
+from routemaster_client.blocking import Client
+from routemaster_client.errors import (
+    BusError,
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    OutcomeUnknown,
+    Refused,
+    Unauthorized,
+    Unavailable,
+    UnexpectedAnswer,
+)
+from routemaster_client.model import Event, EventIDs, NewEvent, Pulled
+from routemaster_client.version import __version__
+
+__all__ = [
+    "BusError", "Client", "Conflict", "Event", "EventIDs", "Forbidden", "Invalid", "NewEvent", "NotFound",
+    "OutcomeUnknown", "Pulled", "Refused", "Unauthorized", "Unavailable", "UnexpectedAnswer", "__version__",
+]  # fmt: skip

@@ -1,0 +1,149 @@
+"""The client for asyncio; needs the extra `asyncio` (aiohttp)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import ssl
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import aiohttp
+from yarl import URL
+
+from routemaster_client import calls
+from routemaster_client.errors import BusError
+from routemaster_client.methods import method_of
+from routemaster_client.protocol import CONNECTING, Call, Repetition, Response, Settings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _method(build: Callable[P, Call[T]]) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
+    return method_of(build, lambda self, call: self.call(call))
+
+
+class AsyncClient:
+    """A client of one bus, for one event loop at a time.
+
+    async with AsyncClient("https://bus.example.com", token) as bus:
+        await bus.created("orders", "https://shop.example.com/orders/1")
+
+    The methods are the functions of `routemaster_client.calls`; they raise `BusError`s. The arguments are those of
+    `Settings`.
+    """
+
+    def __init__(
+        self, url: str, token: str, *, ca_file: str | None = None, timeout: float = 10.0, retries: int = 3,
+        retry_unknown: bool = False, connections: int = 10,
+    ) -> None:  # fmt: skip
+        self.settings = Settings(url, token, ca_file, timeout, retries, retry_unknown, connections)
+        self._headers = self.settings.headers()
+        self._owner: tuple[int, object] = (0, None)  # process and loop to which the session belongs
+        self._session: aiohttp.ClientSession | None = None
+        self._sleep, self._chance = asyncio.sleep, random.random
+
+    def __repr__(self) -> str:
+        return f"<AsyncClient of {self.settings.url}>"
+
+    async def call(self, call: Call[T]) -> T:
+        """Execute a call; what every method does."""
+        repetition = Repetition(self.settings, self._chance)
+        while True:
+            try:
+                return call.result(await self._exchange(call))
+            except BusError as error:
+                await self._sleep(repetition.after(error))
+
+    async def close(self) -> None:
+        """Close the connections that are kept."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _connections(self) -> aiohttp.ClientSession:
+        """The session of this process and loop."""
+        owner = os.getpid(), asyncio.get_running_loop()
+        if self._session is None or self._owner != owner:
+            tls = ssl.create_default_context(cafile=self.settings.ca_file)
+            connector = aiohttp.TCPConnector(limit=self.settings.connections, ssl=tls)
+            self._owner = owner
+            self._session = aiohttp.ClientSession(
+                connector=connector, cookie_jar=aiohttp.DummyCookieJar(), headers=self._headers
+            )
+        return self._session
+
+    async def _exchange(self, call: Call[Any]) -> Response:
+        """One attempt; raises a BusError if there is no answer."""
+        patience = self.settings.timeout + call.wait
+        limit = aiohttp.ClientTimeout(total=patience, sock_connect=CONNECTING * self.settings.timeout)
+        url = self.settings.base + call.path
+        try:
+            async with self._connections().request(
+                call.method, URL(url, encoded=True), data=call.body, allow_redirects=False, timeout=limit
+            ) as answer:
+                body = await answer.read()
+        except aiohttp.ClientConnectorCertificateError as error:
+            found = error.certificate_error
+            raise call.untrusted(getattr(found, "verify_message", "") or str(found)) from None
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            cause = getattr(error, "os_error", None)
+            raise call.not_sent(_reason(cause or error, self.settings.timeout)) from None
+        except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
+            raise call.broken(_reason(error, patience)) from None
+        return Response(answer.status, {name.lower(): value for name, value in answer.headers.items()}, body)
+
+    publish = _method(calls.publish)
+    created = _method(calls.created)
+    updated = _method(calls.updated)
+    deleted = _method(calls.deleted)
+    noop = _method(calls.noop)
+    bulk = _method(calls.bulk)
+    topics = _method(calls.topics)
+    topic = _method(calls.topic)
+    configure_topic = _method(calls.configure_topic)
+    delete_topic = _method(calls.delete_topic)
+    topic_events = _method(calls.topic_events)
+    where = _method(calls.where)
+    subscribe = _method(calls.subscribe)
+    unsubscribe = _method(calls.unsubscribe)
+    unsubscribe_topic = _method(calls.unsubscribe_topic)
+    remove_subscriber = _method(calls.remove_subscriber)
+    subscriptions = _method(calls.subscriptions)
+    subscription = _method(calls.subscription)
+    pull = _method(calls.pull)
+    acknowledge = _method(calls.acknowledge)
+    pause = _method(calls.pause)
+    resume = _method(calls.resume)
+    retry = _method(calls.retry)
+    rewind = _method(calls.rewind)
+    skip = _method(calls.skip)
+    attempts = _method(calls.attempts)
+    send_test = _method(calls.send_test)
+    parked = _method(calls.parked)
+    retry_parked = _method(calls.retry_parked)
+    drop_parked = _method(calls.drop_parked)
+    tokens = _method(calls.tokens)
+    add_token = _method(calls.add_token)
+    delete_token = _method(calls.delete_token)
+    pulse = _method(calls.pulse)
+
+
+def _reason(error: BaseException, patience: float) -> str:
+    """Why there is no answer, in the system's words."""
+    if isinstance(error, (asyncio.TimeoutError, TimeoutError)):
+        return f"nothing within {patience:g} s"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error) or type(error).__name__

@@ -1,0 +1,163 @@
+"""The blocking client, for scripts, Django, Flask and every other thread.
+
+A client keeps its connections open and may be shared by threads. A process that was forked from one with a client
+uses it too: the child makes connections of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import ssl
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import urllib3
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    NewConnectionError,
+    ReadTimeoutError,
+    SSLError,
+)
+
+from routemaster_client import calls
+from routemaster_client.errors import BusError
+from routemaster_client.methods import method_of
+from routemaster_client.protocol import CONNECTING, Call, Repetition, Response, Settings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _method(build: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
+    return method_of(build, lambda self, call: self.call(call))
+
+
+class Client:
+    """A client of one bus.
+
+    with Client("https://bus.example.com", token) as bus:
+        bus.created("orders", "https://shop.example.com/orders/1")
+
+    The methods are the functions of `routemaster_client.calls`; they raise `BusError`s. The arguments are those of
+    `Settings`. `Client` is safe for threads and forks; `close` may be called at any time, and use after it works.
+    """
+
+    def __init__(
+        self, url: str, token: str, *, ca_file: str | None = None, timeout: float = 10.0, retries: int = 3,
+        retry_unknown: bool = False, connections: int = 10,
+    ) -> None:  # fmt: skip
+        self.settings = Settings(url, token, ca_file, timeout, retries, retry_unknown, connections)
+        self._headers = self.settings.headers()
+        base = urllib3.util.parse_url(self.settings.base)
+        self._prefix = base.path or ""
+        self._origin = f"{base.scheme}://{base.netloc}"
+        self._process = 0  # whose connections are in the pool
+        self._pool: Any = None
+        self._sleep, self._chance = time.sleep, random.random
+
+    def __repr__(self) -> str:
+        return f"<Client of {self.settings.url}>"
+
+    def call(self, call: Call[T]) -> T:
+        """Execute a call; what every method does."""
+        repetition = Repetition(self.settings, self._chance)
+        while True:
+            try:
+                return call.result(self._exchange(call))
+            except BusError as error:
+                self._sleep(repetition.after(error))
+
+    def close(self) -> None:
+        """Close the connections that are kept."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _connections(self) -> Any:
+        """The pool of this process; a connection that a child shares with its parent would mix their answers."""
+        if self._pool is None or self._process != os.getpid():
+            options: dict[str, Any] = {"maxsize": self.settings.connections, "block": False}
+            if self._origin.startswith("https"):
+                options["ssl_context"] = ssl.create_default_context(cafile=self.settings.ca_file)
+            self._process, self._pool = os.getpid(), urllib3.connection_from_url(self._origin, **options)
+        return self._pool
+
+    def _exchange(self, call: Call[Any]) -> Response:
+        """One attempt; raises a BusError if there is no answer."""
+        patience = self.settings.timeout + call.wait
+        limit = urllib3.Timeout(total=patience, connect=CONNECTING * self.settings.timeout)
+        try:
+            answer = self._connections().urlopen(
+                call.method, self._prefix + call.path, body=call.body, headers=self._headers, retries=False,
+                redirect=False, assert_same_host=False, timeout=limit,
+            )  # fmt: skip
+        except (NewConnectionError, ConnectTimeoutError) as error:
+            raise call.not_sent(_reason(error, patience)) from None
+        except SSLError as error:
+            cause = error.args[0] if error.args else None
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                raise call.untrusted(cause.verify_message) from None
+            raise call.broken(f"TLS: {cause}") from None
+        except (HTTPError, OSError) as error:
+            raise call.broken(_reason(error, patience)) from None
+        headers = {name.lower(): value for name, value in answer.headers.items()}
+        return Response(answer.status, headers, answer.data)
+
+    publish = _method(calls.publish)
+    created = _method(calls.created)
+    updated = _method(calls.updated)
+    deleted = _method(calls.deleted)
+    noop = _method(calls.noop)
+    bulk = _method(calls.bulk)
+    topics = _method(calls.topics)
+    topic = _method(calls.topic)
+    configure_topic = _method(calls.configure_topic)
+    delete_topic = _method(calls.delete_topic)
+    topic_events = _method(calls.topic_events)
+    where = _method(calls.where)
+    subscribe = _method(calls.subscribe)
+    unsubscribe = _method(calls.unsubscribe)
+    unsubscribe_topic = _method(calls.unsubscribe_topic)
+    remove_subscriber = _method(calls.remove_subscriber)
+    subscriptions = _method(calls.subscriptions)
+    subscription = _method(calls.subscription)
+    pull = _method(calls.pull)
+    acknowledge = _method(calls.acknowledge)
+    pause = _method(calls.pause)
+    resume = _method(calls.resume)
+    retry = _method(calls.retry)
+    rewind = _method(calls.rewind)
+    skip = _method(calls.skip)
+    attempts = _method(calls.attempts)
+    send_test = _method(calls.send_test)
+    parked = _method(calls.parked)
+    retry_parked = _method(calls.retry_parked)
+    drop_parked = _method(calls.drop_parked)
+    tokens = _method(calls.tokens)
+    add_token = _method(calls.add_token)
+    delete_token = _method(calls.delete_token)
+    pulse = _method(calls.pulse)
+
+
+def _reason(error: BaseException, patience: float) -> str:
+    """Why there is no answer, in the system's words."""
+    if isinstance(error, (ReadTimeoutError, ConnectTimeoutError)):
+        return f"nothing within {patience:g} s"
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror.lower()
+    return str(cause.args[0]) if cause.args else type(cause).__name__
