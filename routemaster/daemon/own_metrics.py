@@ -11,6 +11,7 @@ from routemaster.daemon.listeners import Listeners
 from routemaster.delivery.worker import Worker
 from routemaster.interfaces import Meter, Sample
 from routemaster.metrics.reactor_lag import ReactorLag
+from routemaster.pull.service import PullService
 from routemaster.web.certificates import ReloadableTLS
 
 
@@ -40,12 +41,15 @@ class OwnMetrics:
             self._counted = dropped
 
     def gauges(
-        self, listeners: Listeners | None, worker: Worker | None, tls: ReloadableTLS | None
-    ) -> list[Sample]:
+        self, listeners: Listeners | None, pull: PullService | None, worker: Worker | None,
+        tls: ReloadableTLS | None,
+    ) -> list[Sample]:  # fmt: skip
         """What only this process knows."""
         gauges = [Sample("build_info", 1, {"version": __version__, "role": self._role})]
         if listeners is not None:
             gauges.append(Sample("connections.open", listeners.live, {}))
+        if pull is not None:
+            gauges += Sample("polls.waiting", pull.waiting, {}), Sample("streams.open", pull.streams, {})
         if worker is not None:
             gauges.append(Sample("leases", worker.lease_count, {}))
         if tls is not None:

@@ -53,6 +53,8 @@ _GAUGES: Final = {
     "redis.up": Metric("Whether Redis answered; if 0, only what this process knows itself is given."),
     "build_info": Metric("1, with the version and the role of this process."),
     "connections.open": Metric("Connections of clients to this process that are open."),
+    "polls.waiting": Metric("Polls to this process that wait for events."),
+    "streams.open": Metric("Streams of events from this process that are open."),
     "leases": Metric("Subscribers that this process delivers to."),
     "certificate.expires": Metric("Seconds until the served certificate expires.", "certificate_expires_seconds"),
 }  # fmt: skip

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -36,5 +39,11 @@ class OwnMetricsTests(SynchronousTestCase):
 
     def test_gauges(self) -> None:
         """Without ports, deliveries and certificate there is the version with the role."""
-        [sample] = self.metrics.gauges(None, None, None)
+        [sample] = self.metrics.gauges(None, None, None, None)
         self.assertEqual((sample.name, sample.value, sample.tags["role"]), ("build_info", 1, "web"))
+
+    def test_pull_gauges(self) -> None:
+        """Where clients pull, the polls that wait and the streams that are open are gauges."""
+        pull: Any = SimpleNamespace(waiting=3, streams=2)
+        _, *samples = self.metrics.gauges(None, pull, None, None)
+        self.assertEqual({each.name: each.value for each in samples}, {"polls.waiting": 3, "streams.open": 2})
