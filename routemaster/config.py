@@ -93,6 +93,7 @@ class Config:
     max_topics: int = option("server", integer(1, LARGEST))
     missing_topics: str = option("server", one_of("refuse", "await"))
     max_connections: int = option("server", integer(1, 10_000_000))
+    max_connections_per_address: int = option("server", integer(0, 10_000_000))
     keep_alive: float = option("server", seconds(1, HOUR))
     drain_delay: float = option("server", seconds(0, HOUR))
 

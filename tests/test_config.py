@@ -83,6 +83,7 @@ class TableTests(Case):
             "missing_topics": "refuse",
             "monitor_keys": (),
             "max_buffered_bodies": 67108864,
+            "max_connections_per_address": 256,
             "keep_alive": 75.0,
             "drain_delay": 0.0,
             "state_dir": Path("~/.local/state/routemaster").expanduser(),

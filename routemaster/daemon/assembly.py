@@ -33,8 +33,10 @@ from routemaster.sender import TreqSender
 from routemaster.store.autodrop import Autodrop
 from routemaster.store.scripts import SCRIPTS, needed_rights
 from routemaster.web.certificates import ensure_self_signed
+from routemaster.web.http_server.addresses import TrustedProxies
 from routemaster.web.http_server.body_reader import BodyBudget
 from routemaster.web.http_server.limits import Limits as SiteLimits
+from routemaster.web.http_server.places import Places
 from routemaster.web.limits import BodyLimits
 from routemaster.web.limits import Limits as ApiLimits
 
@@ -167,12 +169,17 @@ def reporter(config: Config, reactor: Any) -> RemoteReporter | None:
     )
 
 
-def site_limits(config: Config, is_large: Callable[[str], bool]) -> SiteLimits:
-    """The limits of the HTTP server, the same for all sites of this process; `is_large`: see `BodyLimits`."""
+def site_limits(
+    config: Config,
+    is_large: Callable[[str], bool],
+    proxies: TrustedProxies,
+    rejected: Callable[[str, bytes], None],
+) -> SiteLimits:
+    """The limits of the HTTP server, the same for all sites of this process; see `BodyLimits` and `Places`."""
     return SiteLimits(
         BodyLimits(config.max_body, config.max_bulk_body, is_large=is_large),
         bodies=BodyBudget(config.max_buffered_bodies),
-        connections=config.max_connections,
+        places=Places(config.max_connections, config.max_connections_per_address, proxies, rejected),
         idle=config.keep_alive,
     )
 

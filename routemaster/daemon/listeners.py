@@ -20,9 +20,12 @@ from twisted.web.resource import Resource
 from routemaster.config import Config
 from routemaster.daemon import assembly
 from routemaster.errors import ConfigError
+from routemaster.interfaces import Meter
 from routemaster.web.certificates import ReloadableTLS
+from routemaster.web.http_server.addresses import TrustedProxies
 from routemaster.web.http_server.site import BusSite
 from routemaster.web.redirect import RedirectResource
+from routemaster.web.rejected_connections import RejectedConnections
 
 DRAIN = 10.0    #: seconds for current requests to finish when the bus stops
 BACKLOG = 1024  #: connections that may wait to be accepted, unless the endpoint has `backlog=`
@@ -33,8 +36,9 @@ class Listeners:
 
     _log = Logger()
 
-    def __init__(self, config: Config, tls: ReloadableTLS, reactor: Any) -> None:
-        self._config, self._tls, self._reactor = config, tls, reactor
+    def __init__(self, config: Config, tls: ReloadableTLS, reactor: Any, meter: Meter) -> None:
+        self._config, self._tls, self._reactor, self._meter = config, tls, reactor, meter
+        self.proxies = TrustedProxies(config.trusted_proxies)
         self._ports: list[Any] = []
         self._sites: list[BusSite] = []
         self._closed = False
@@ -42,11 +46,12 @@ class Listeners:
     async def open(self, resource: Resource, is_large: Callable[[str], bool]) -> None:
         """Listen on all ports; raises ConfigError. `is_large`: see `BodyLimits`."""
         config = self._config
-        self._limits = assembly.site_limits(config, is_large)
+        rejected = RejectedConnections(self._meter, self._reactor)
+        self._limits = assembly.site_limits(config, is_large, self.proxies, rejected)
         site = self._site(resource)
         await self._listen(config.https, self._tls.wrap(site), site, "HTTPS")
         if config.http is not None:
-            plain = self._site(RedirectResource(config.public_url, resource, config.trusted_proxies))
+            plain = self._site(RedirectResource(config.public_url, resource, self.proxies))
             await self._listen(config.http, plain, plain, "plain HTTP")
 
     async def close(self) -> None:

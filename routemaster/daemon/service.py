@@ -88,12 +88,12 @@ class Bus(DaemonService):
         Raises ConfigError if a file that the configuration names cannot be used.
         """
         certificate, key = assembly.certificate_files(config, time())
+        self._meter, self._metrics_service = Meter(), assembly.metrics_service(config, reactor)
         self._tls = None if config.role == "worker" else ReloadableTLS(certificate, key)
         self._certificate_watch = None if self._tls is None else CertificateWatch(self._tls, time)
-        self._listeners = None if self._tls is None else Listeners(config, self._tls, reactor)
+        self._listeners = None if self._tls is None else Listeners(config, self._tls, reactor, self._meter)
         self._sender = assembly.sender(config, reactor, certificate)
         self._process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self._meter, self._metrics_service = Meter(), assembly.metrics_service(config, reactor)
         self._own_metrics = OwnMetrics(reactor, self._meter, config.role, dropped)
         self._started: list[Part] = []
         self._hinted: list[Worker | PullService] = []  #: what takes hints
@@ -217,7 +217,7 @@ class Bus(DaemonService):
             api = Api(
                 self._store, self._authenticator, self._reactor, assembly.api_limits(self._config), self._meter,
                 self._exposition, self._is_ready, wall=time, exposed=self._listeners.exposed, pull=self._pull,
-                data_limits=self._data_limits, sender=self._sender,
+                data_limits=self._data_limits, sender=self._sender, proxies=self._listeners.proxies,
             )  # fmt: skip
             await self._listeners.open(api.app.resource(), self._data_limits.is_large)
             if self._listeners.exposed():

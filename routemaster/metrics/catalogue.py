@@ -63,6 +63,8 @@ _COUNTERS: Final = {
     "events.published": Metric("Events accepted."),
     "events.bytes": Metric("Bytes of the accepted events, as they are delivered."),
     "publications.refused": Metric("Requests to publish that were refused, by reason."),
+    "authentication.failures": Metric("Requests with wrong credentials, by the status they were answered with."),
+    "connections.rejected": Metric("Connections closed because too many were open, by reason."),
     "events.added": Metric("Events that came into the subscriber's queue."),
     "events.removed": Metric("Events that left the subscriber's queue: delivered, or in one of the next four."),
     "events.autodropped": Metric("Events that autodrop took from the subscriber's queue: lost."),

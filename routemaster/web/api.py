@@ -43,6 +43,7 @@ from routemaster.web.api_tokens import ApiTokens
 from routemaster.web.auth import Authenticator, Principal, Role
 from routemaster.web.completion import complete
 from routemaster.web.data_limits import DataLimits
+from routemaster.web.http_server.addresses import TrustedProxies
 from routemaster.web.http_server.body_writer import Body, Whole
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.klein_resource import BusApp
@@ -79,6 +80,7 @@ class Api:
         pull: PullService | None = None,
         data_limits: DataLimits | None = None,
         sender: Sender | None = None,
+        proxies: TrustedProxies | None = None,
     ) -> None:
         """
         Args:
@@ -90,9 +92,10 @@ class Api:
             pull: answers polls; by default one that gets no hints, so that nothing wakes a waiting poll.
             data_limits: those that the HTTP server uses too.
             sender: tries callbacks.
+            proxies: tell whose request it is, for limits by address.
         """
         self._store, self._clock, self._limits, self._meter = store, clock, limits, meter
-        self._access = Access(authenticator)
+        self._access = Access(authenticator, clock, meter, proxies)
         self._hex_digits = hex_digits
         self._tokens = ApiTokens(store, authenticator, self._access, clock, hex_digits, exposed)
         self._wall = wall or clock.seconds
@@ -116,10 +119,10 @@ class Api:
         routes = {f"{method} {path}": (path, method, *rest) for path, method, *rest in self._table()}
         who = {endpoint: route[3] for endpoint, route in routes.items()}
 
-        def admit(endpoint: str, headers: Headers) -> None:
+        def admit(endpoint: str, headers: Headers, channel: Any) -> None:
             if who[endpoint] != NOBODY:
                 try:
-                    self._access.principal(headers, who[endpoint])
+                    self._access.check(headers, channel.getPeer(), channel, who[endpoint])
                 except RoutemasterError as error:
                     if endpoint == "POST /topics/<name>":
                         self._refused.refused(error)
@@ -162,10 +165,10 @@ class Api:
         ]
 
     def _client(self, request: Any) -> str:
-        return self._access.principal(request.requestHeaders, CLIENTS).token
+        return self._access.principal(request, CLIENTS).token
 
     def _reader(self, request: Any) -> Principal:
-        return self._access.principal(request.requestHeaders, READERS)
+        return self._access.principal(request, READERS)
 
     # Topics
 
@@ -230,7 +233,7 @@ class Api:
 
     async def delete_topic(self, request: Any, name: str) -> bytes:
         """DELETE /topics/:name"""
-        principal = self._access.principal(request.requestHeaders, OWNERS)
+        principal = self._access.principal(request, OWNERS)
         publisher = principal.token if principal.role is Role.CLIENT else None
         await complete(self._store.delete_topic(named_topic(name), publisher))
         return no_content(request)

@@ -51,7 +51,7 @@ class ApiTokens:
 
     async def list(self, request: Any) -> Body | bytes:
         """GET /api_tokens"""
-        principal = self._access.principal(request.requestHeaders, MONITORS)
+        principal = self._access.principal(request, MONITORS)
         listing = await self._tokens()
         if not listing.size:
             return no_content(request)
@@ -69,7 +69,7 @@ class ApiTokens:
 
     async def add(self, request: Any) -> bytes:
         """POST /api_tokens"""
-        self._access.principal(request.requestHeaders, ROOTS)
+        self._access.principal(request, ROOTS)
         made = check_api_token(strict_json.decode_fields(request.content.getvalue()), self._hex_digits(16))
         if self._authenticator.is_key(made.token):
             raise Invalid("token is invalid: it is the root key or a monitor key")
@@ -80,7 +80,7 @@ class ApiTokens:
 
     async def remove(self, request: Any, token: str) -> bytes:
         """DELETE /api_tokens/:token"""
-        self._access.principal(request.requestHeaders, ROOTS)
+        self._access.principal(request, ROOTS)
         if token in self._authenticator.clients:
             raise Refused(409, "token is configured: remove it from the option clients, and restart the bus")
         if is_token(token):  # otherwise it cannot exist

@@ -46,12 +46,12 @@ class BusApp(Klein):
 
     def __init__(
         self,
-        admit: Callable[[str, Headers], None] = lambda endpoint, headers: None,
+        admit: Callable[[str, Headers, Any], None] = lambda endpoint, headers, channel: None,
         observe: Callable[[str, int, float], None] = lambda endpoint, status, seconds: None,
     ) -> None:
         """
         Args:
-            admit: refuses a request by the endpoint's name and the headers; it raises Refused.
+            admit: refuses a request by the endpoint's name, the headers and the channel; it raises Refused.
             observe: is called with the endpoint's name, which may be empty, status and seconds of each answer.
         """
         super().__init__()
@@ -77,14 +77,14 @@ class FastKleinResource(KleinResource):
         """The number of paths in the cache."""
         return len(self._routes)
 
-    def admit(self, head: Head, peer: Any) -> str:
+    def admit(self, head: Head, channel: Any) -> str:
         """Refuse a request whose body would be read in vain; raises Refused. Returns the endpoint's name."""
         try:
             endpoint, _ = self._route(head.method, head.target.partition(b"?")[0])
         except HTTPException:
             return ""  # the answer does not depend on the body
         try:
-            self._admit(endpoint, head.headers)
+            self._admit(endpoint, head.headers, channel)
         except Refused as refused:
             refused.endpoint = endpoint
             raise

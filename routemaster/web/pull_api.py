@@ -13,12 +13,12 @@ from twisted.web.http_headers import Headers
 
 from routemaster import strict_json
 from routemaster.administration import SubscriberState
-from routemaster.errors import HasCallback, Invalid, RoutemasterError, StoreUnavailable
+from routemaster.errors import HasCallback, Invalid, StoreUnavailable
 from routemaster.pull.poller import Answer
 from routemaster.pull.service import PullService
 from routemaster.pull.stream import Stream
 from routemaster.validation import check_cursor, shown
-from routemaster.web.access import CLIENTS, MONITORS, Access, Who
+from routemaster.web.access import CLIENTS, MONITORS, Access
 from routemaster.web.auth import Principal
 from routemaster.web.completion import complete
 from routemaster.web.query import integer, parameters
@@ -88,19 +88,15 @@ class PullApi:
         for header, value in _STREAM_HEADERS:
             request.setHeader(header, value)
         who = CLIENTS if name is None else MONITORS
-        reader = self._access.principal(headers, who)
-        return self._pull.stream(
-            state, "ack" in asked, lambda: self._is_still(reader, headers, who), reader.role.value
-        )
+        reader = self._access.principal(request, who)
+        return self._pull.stream(state, "ack" in asked, lambda: self._is_still(reader, headers), reader.role.value)
 
-    def _is_still(self, reader: Principal, headers: Headers, who: Who) -> bool:
+    def _is_still(self, reader: Principal, headers: Headers) -> bool:
         """Whether these credentials are still the reader's; while they cannot be checked, they are."""
         try:
-            return self._access.principal(headers, who) == reader
+            return self._access.identify(headers) == reader
         except StoreUnavailable:
             return True
-        except RoutemasterError:
-            return False
 
     async def _state(self, subscriber: str, asked: Iterable[str] = ()) -> SubscriberState:
         """The subscription; HasCallback names the parameters that it contradicts."""

@@ -36,8 +36,17 @@ class Unauthorized(RoutemasterError):
     """The credential is missing, unknown or not sufficient (401)."""
 
 
+class TooManyFailures(RoutemasterError):
+    """Too many authentications from the client's address have failed (429); `seconds`: until it may try again."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(f"too many authentications from your address have failed: try again in {seconds} s")
+        self.seconds = seconds
+
+
 _STATUSES: dict[type[RoutemasterError], int] = {
     Unauthorized: 401,
+    TooManyFailures: 429,
     TooLarge: 413,
     Invalid: 400,
     NotYourTopic: 403,
@@ -89,6 +98,8 @@ def refused(error: Exception) -> Refused | None:
         return None
     if isinstance(error, Unauthorized):
         return Refused(status, str(error), (b"WWW-Authenticate", b'Basic realm="routemaster"'))
+    if isinstance(error, TooManyFailures):
+        return Refused(status, str(error), (b"Retry-After", b"%d" % error.seconds))
     if isinstance(error, StoreUnavailable | WrongType):
         outcome = {"outcome": "unknown"} if error.outcome_unknown else {}
         return Refused(status, str(error), (b"Retry-After", b"%d" % RETRY_AFTER), **outcome)

@@ -21,7 +21,7 @@ class Subscribers:
 
     def is_root(self, request: Any) -> bool:
         """Whether root makes the request."""
-        return self._access.principal(request.requestHeaders, READERS).role is Role.ROOT
+        return self._access.principal(request, READERS).role is Role.ROOT
 
     async def token(self, request: Any, name: str | None, reads: bool = False) -> str:
         """The subscriber's token.
@@ -33,8 +33,8 @@ class Subscribers:
         Raises Unauthorized, NotSubscribed, and Refused (409) if several have the name.
         """
         if name is None:
-            return self._access.principal(request.requestHeaders, CLIENTS).token
-        self._access.principal(request.requestHeaders, MONITORS if reads else ROOTS)
+            return self._access.principal(request, CLIENTS).token
+        self._access.principal(request, MONITORS if reads else ROOTS)
         known = await self._store.subscribers()
         for token in (name, self._authenticator.client_of(name)):
             if token in known:

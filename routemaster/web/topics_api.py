@@ -51,7 +51,7 @@ class TopicsApi:
     async def configure(self, request: Any, name: str) -> bytes:
         """PUT /topics/:name"""
         body = request.content.getvalue()
-        principal = self._access.principal(request.requestHeaders, OWNERS)
+        principal = self._access.principal(request, OWNERS)
         topic, settings = check_topic(name), check_topic_settings(strict_json.decode_fields(body))
         publisher = None if principal.role is Role.ROOT else principal.token
         if publisher is not None and settings.max_data is not None and settings.max_data > self._max_event_data:
@@ -68,7 +68,7 @@ class TopicsApi:
 
     async def show(self, request: Any, name: str) -> bytes:
         """GET /topics/:name"""
-        principal = self._access.principal(request.requestHeaders, READERS)
+        principal = self._access.principal(request, READERS)
         parameters(request)
         details = await self._store.topic(named_topic(name))
         if _sees(principal, details):
@@ -134,7 +134,7 @@ class TopicsApi:
 
     async def _owned(self, request: Any, name: str) -> str:
         """The topic, if the principal publishes it, is root or a monitor."""
-        principal = self._access.principal(request.requestHeaders, READERS)
+        principal = self._access.principal(request, READERS)
         details = await self._store.topic(named_topic(name))
         if not _sees(principal, details):
             raise NotYourTopic(f"topic {name} is owned by another client")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 from time import time
+from unittest.mock import Mock
 
 from twisted.internet import reactor
 from twisted.internet.protocol import Factory
@@ -14,7 +15,9 @@ from twisted.trial.unittest import TestCase
 from routemaster.config import load
 from routemaster.daemon import assembly
 from routemaster.daemon.listeners import BACKLOG, Listeners, backlog_of, bind, set_backlog
+from routemaster.metrics.meter import Meter
 from routemaster.web.certificates import ReloadableTLS
+from routemaster.web.http_server.addresses import TrustedProxies
 from routemaster.web.http_server.site import BusSite
 from routemaster.web.klein_resource import BusApp
 from routemaster.web.redirect import RedirectResource
@@ -52,7 +55,7 @@ class BacklogTests(TestCase):
     def test_keep_alive(self) -> None:
         """The option keep_alive is the time for which the HTTP server keeps an idle connection."""
         for options, seconds in (({}, 75), ({"keep-alive": "300"}, 300)):
-            limits = assembly.site_limits(load(options, {}, None), lambda topic: False)
+            limits = assembly.site_limits(load(options, {}, None), lambda topic: False, TrustedProxies(), Mock())
             self.assertEqual(limits.idle, seconds)
 
 
@@ -71,7 +74,7 @@ class ExposedTests(TestCase):
         ):
             config = load({"https": https, "http": http, "state-dir": self.mktemp()}, {}, None)
             tls = ReloadableTLS(*assembly.certificate_files(config, time()))
-            listeners = Listeners(config, tls, reactor)
+            listeners = Listeners(config, tls, reactor, Meter())
             await listeners.open(BusApp().resource(), lambda topic: False)
             self.assertEqual(listeners.exposed(), exposed, (https, http))
             await listeners.close()
@@ -95,7 +98,8 @@ class UnixTests(TestCase):
                 return client.recv(65536)
 
         for proxies, status in ((["unix"], b"200"), ([], b"308")):
-            site = BusSite(RedirectResource("https://bus.test", app.resource(), proxies), reactor=reactor)
+            resource = RedirectResource("https://bus.test", app.resource(), TrustedProxies(proxies))
+            site = BusSite(resource, reactor=reactor)
             port = await bind(reactor, f"unix:{path}:mode=600", site, "plain HTTP")
             head = b"GET /hello HTTP/1.1\r\nHost: x\r\nX-Forwarded-Proto: https\r\n"
             found = await deferToThread(ask, head + b"Content-Length: 1000\r\n\r\n")

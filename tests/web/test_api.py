@@ -175,7 +175,7 @@ class Case(SynchronousTestCase):
         self.assertEqual("www-authenticate" in answer.headers, answer.status == 401)
         if answer.status == 401:
             self.assertEqual(answer.headers["www-authenticate"], 'Basic realm="routemaster"')
-        self.assertEqual("retry-after" in answer.headers, answer.status == 503)
+        self.assertEqual("retry-after" in answer.headers, answer.status in (429, 503))
         self.assertNotIn("location", answer.headers)
 
     def read(self, path: str, user: str = A) -> Any:
@@ -290,6 +290,7 @@ class AuthorisationTests(Case):
         headers = [f"Authorization: {header.decode('latin-1')}" for header in MALFORMED.values()
                    if b"\n" not in header]  # fmt: skip
         for header in headers:
+            self.clock.advance(60)  # else they would be too many for one address
             answer = self.call("GET", "/pulse", None, None, header)
             self.assertEqual(answer.status, 401, header)
             self.well_formed(answer)

@@ -26,6 +26,7 @@ from twisted.trial.unittest import SkipTest, TestCase
 
 from routemaster.errors import ConfigError
 from routemaster.web.certificates import ReloadableTLS, ensure_self_signed
+from routemaster.web.http_server.places import Places
 from routemaster.web.http_server.site import BusSite, Limits
 from routemaster.web.klein_resource import BusApp
 
@@ -364,8 +365,9 @@ class NetworkTests(ServerCase):
 
     async def test_connection_cap(self) -> None:
         """A connection over the limit is closed before the TLS handshake."""
-        await self.serve(self.tls, Limits(connections=1))
+        await self.serve(self.tls, Limits(places=Places(1)))
         first = await self.client()
+        self.site.keep(*self.site._channels)
         self.assertIn(b"hello", await deferToThread(first.call))
         with self.assertRaises((ssl.SSLError, ConnectionError)):
             await self.client()

@@ -78,6 +78,7 @@ class BusChannel(HTTPChannel):
     site: Server
     transport: Any
     _networkProducer: Any
+    principal: object = None  #: of its last request, unless a proxy sent it
     _log = Logger()
 
     def __init__(self) -> None:
@@ -243,7 +244,7 @@ class BusChannel(HTTPChannel):
 
     def _start_body(self, head: Head, limit: int, rest: bytes) -> None:
         """Read a body that has not arrived whole, unless its head is enough to refuse the request."""
-        self._endpoint = self.site.admit(head, self._peer)
+        self._endpoint = self.site.admit(head, self)
         if head.length is not None and head.length > limit:
             raise Refused(413, f"body is too large: expected at most {limit} bytes")
         self._body = BodyReader(head.length, limit, self.site.limits.bodies)

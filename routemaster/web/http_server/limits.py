@@ -7,6 +7,7 @@ from collections.abc import Callable
 from attrs import field, frozen
 
 from routemaster.web.http_server.body_reader import BodyBudget
+from routemaster.web.http_server.places import Places
 
 
 @frozen
@@ -15,7 +16,7 @@ class Limits:
 
     body_limit: Callable[[bytes, bytes], int] = lambda method, target: 65536  #: of a request's body
     bodies: BodyBudget = field(factory=lambda: BodyBudget(64 * 1024 * 1024))  #: of all sites with these limits
-    connections: int = 10000        #: open at the same time; more are closed at once
+    places: Places = field(factory=Places)  #: for connections, of all sites with these limits
     fresh: float = 10.0             #: from connecting to the first byte of a request, TLS handshake included
     head: float = 10.0              #: from the first byte to the end of the headers
     body: float = 30.0              #: from the end of the headers to the end of the body

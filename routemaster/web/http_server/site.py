@@ -46,9 +46,9 @@ class BusSite(Site):
         """`wall` returns the time of day, if the reactor's clock does not."""
         super().__init__(resource, parsePOSTFormSubmission=False, timeout=None, reactor=reactor)
         self.limits = limits or Limits()
-        #: refuses a request by its head and its peer's address, before its body is read; raises Refused
+        #: refuses a request by its head and its channel, before its body is read; raises Refused
         #: (both may name the endpoint)
-        self.admit: Callable[[Head, Any], str] = getattr(resource, "admit", lambda head, peer: "")
+        self.admit: Callable[[Head, Any], str] = getattr(resource, "admit", lambda head, channel: "")
         #: called with each answer: the endpoint's name, or nothing; the status; the seconds it took
         self.observe: Callable[[str, int, float], None] = getattr(resource, "observe", lambda *answer: None)
         self.draining = False
@@ -57,7 +57,6 @@ class BusSite(Site):
         self._channels: set[BusChannel] = set()
         self._timer: Any = None
         self._drained: Deferred[None] | None = None
-        self._rejected = 0
         self._common = b""
         self._status_lines: dict[int, bytes] = {}
 
@@ -81,8 +80,7 @@ class BusSite(Site):
 
     def buildProtocol(self, addr: Any) -> BusChannel | None:  # type: ignore[override]
         """A channel; None, which closes the connection, if too many are open."""
-        if self.draining or self.live >= self.limits.connections:
-            self._rejected += 1
+        if self.draining or not self.limits.places.admit(addr):
             return None
         channel = BusChannel()
         channel.factory = channel.site = self
@@ -92,12 +90,14 @@ class BusSite(Site):
     def opened(self, channel: BusChannel) -> None:
         """A connection was made."""
         self._channels.add(channel)
+        self.limits.places.take(channel)
         if self._timer is None:
             self._tick()
 
     def closed(self, channel: BusChannel) -> None:
         """A connection was lost."""
         self._channels.discard(channel)
+        self.limits.places.give_back(channel)
         if not self._channels:
             if self._timer is not None:
                 self._timer.cancel()
@@ -105,6 +105,10 @@ class BusSite(Site):
             if self._drained is not None:
                 drained, self._drained = self._drained, None
                 drained.callback(None)
+
+    def keep(self, channel: BusChannel) -> None:
+        """A connection has carried an authenticated request: it does not make way for others."""
+        self.limits.places.keep(channel)
 
     def status_lines(self, status: int) -> bytes:
         """Status line and common headers."""
@@ -128,10 +132,6 @@ class BusSite(Site):
         self._status_lines.clear()
         for channel in [channel for channel in self._channels if channel.deadline <= now]:
             channel.expire()
-        if self._rejected:
-            self._log.warn("rejected {count} connections: {live} are open", count=self._rejected,
-                           live=self.live)  # fmt: skip
-            self._rejected = 0
 
     async def drain(self, timeout: float) -> None:
         """Close all connections; call it when the port is closed.
