@@ -30,13 +30,7 @@ from routemaster.pull.service import PullService
 from routemaster.store.group_commit import GroupCommit
 from routemaster.util.single_flight import SingleFlight
 from routemaster.util.turns import Turns
-from routemaster.validation import (
-    check_subscription,
-    check_topic,
-    event_fragment,
-    event_fragments,
-    most_structure,
-)
+from routemaster.validation import check_subscription, check_topic, event_fragment, event_fragments, most_structure
 from routemaster.web import openapi
 from routemaster.web.access import CLIENTS, MONITORS, NOBODY, OWNERS, READERS, ROOTS, Access
 from routemaster.web.api_tokens import ApiTokens

@@ -33,8 +33,8 @@ DEPLOY = ROOT / "deploy"
 OPERATIONS = ROOT / "docs" / "operations.rst"
 UNITS = [DEPLOY / "routemaster.service", DEPLOY / "routemaster-worker@.service"]
 METRIC_PREFIXES = (
-    "events|redis|jobs|subscriber|delivery|latency|metrics|publications|connections|polls|streams|certificate|http|"
-    "reactor|log"
+    "authentication|events|redis|jobs|subscriber|delivery|latency|metrics|publications|connections|polls|streams|"
+    "certificate|http|reactor|log"
 )
 VARIABLE = re.compile(r"\b(?:ROUTEMASTER|METRIC|DATADOG|EXCEPTION|MAX)_[A-Z_]+\b")
 PATIENCE = 30.0  #: seconds
