@@ -110,6 +110,8 @@ class Config:
 
     ssl_verify: bool = option("delivery", YES_OR_NO)
     ca_file: Path | None = option("delivery", optional(PATH))
+    client_certificate: Path | None = option("delivery", optional(PATH))
+    client_private_key: Path | None = option("delivery", optional(PATH))
     acknowledge: tuple[int, ...] = option("delivery", STATUSES)
     connect_timeout: float = option("delivery", seconds(0.01, HOUR))
     timeout: float = option("delivery", seconds(0.01, HOUR))
@@ -226,6 +228,12 @@ def _missing(option: str, when: str) -> Callable[..., str]:
     return lambda value, chosen: wrong if chosen == when and value is None else ""
 
 
+def _together(*names: str) -> tuple[tuple[str, ...], Callable[..., str]]:
+    """Two options, and the rule that both are set or none."""
+    wrong = f"and {names[1]} must be set together"
+    return names, lambda one, other: wrong if (one is None) != (other is None) else ""
+
+
 #: Options, and a rule on their values: it returns what is wrong with the first one, or an empty text.
 _RULES: tuple[tuple[tuple[str, ...], Callable[..., str]], ...] = (
     (
@@ -242,11 +250,8 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., str]], ...] = (
         lambda most, *bodies: f"is invalid: got {most}, less than one body of {max(bodies)} bytes"
         if most < max(bodies) else "",
     ),
-    (
-        ("certificate", "private_key"),
-        lambda certificate, key: "and private_key must be set together"
-        if (certificate is None) != (key is None) else "",
-    ),
+    _together("certificate", "private_key"),
+    _together("client_certificate", "client_private_key"),
     (
         ("role", "redis_url"),
         lambda role, url: f"is {role}, which requires redis_url: all processes of a bus use the same Redis"

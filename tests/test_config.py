@@ -323,6 +323,8 @@ class TogetherTests(Case):
             ({"max_buffered_bodies": "1048575"}, ["max_buffered_bodies", "1048576"]),
             ({"certificate": "/c"}, ["certificate", "private_key"]),
             ({"private_key": "/k"}, ["certificate", "private_key"]),
+            ({"client_certificate": "/c"}, ["client_certificate", "client_private_key"]),
+            ({"client_private_key": "/k"}, ["client_certificate", "client_private_key"]),
             ({"role": "worker"}, ["role (command line) is worker", "redis_url"]),
             ({"role": "web"}, ["role (command line) is web", "redis_url"]),
             ({"min_replicas": "1"}, ["min_replicas", "redis_url"]),
@@ -342,6 +344,8 @@ class TogetherTests(Case):
             {
                 "certificate": "/c",
                 "private_key": "/k",
+                "client_certificate": "/cc",
+                "client_private_key": "/ck",
                 "redis_min_free": "49999999",
                 "metric_collection_service": "datadog",
                 "datadog_api_key": "k",

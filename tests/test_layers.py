@@ -58,7 +58,7 @@ WIRING = ("daemon.", "tap", "cli.", "testing.")
 #: which wing knows which library
 HOMES = {
     "txredisapi": ("redis.",), "hiredis": ("redis.",), "treq": ("sender.", "metrics."), "klein": ("web.",),
-    "werkzeug": ("web.",), "OpenSSL": ("sender.", "web.", "redis."),
+    "werkzeug": ("web.",), "OpenSSL": ("sender.", "web.", "redis.", "util.key_pair"),
 }  # fmt: skip
 
 #: from where calls for the time and for chance come

@@ -54,7 +54,7 @@ def certificate_files(config: Config, now: float) -> tuple[Path, Path]:
 
 
 def sender(config: Config, reactor: Any, certificate: Path) -> TreqSender:
-    """Raises ConfigError if ca_file cannot be used."""
+    """Raises ConfigError if ca_file or the client's certificate cannot be used."""
     # a subscriber on the same machine may use the generated self-signed pair too
     generated = [certificate] if config.certificate is None else []
     return TreqSender(
@@ -65,6 +65,8 @@ def sender(config: Config, reactor: Any, certificate: Path) -> TreqSender:
         timeout=config.timeout,
         verify=config.ssl_verify,
         ca_files=generated if config.ca_file is None else [*generated, config.ca_file],
+        client_certificate=config.client_certificate,
+        client_private_key=config.client_private_key,
         max_open=config.max_open_deliveries,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import time
 from typing import Any
 
@@ -12,7 +12,7 @@ from routemaster.delivery.worker import Worker
 from routemaster.interfaces import Meter, Sample
 from routemaster.metrics.reactor_lag import ReactorLag
 from routemaster.pull.service import PullService
-from routemaster.web.certificates import ReloadableTLS
+from routemaster.util.key_pair import ReloadablePair
 
 
 class OwnMetrics:
@@ -42,7 +42,7 @@ class OwnMetrics:
 
     def gauges(
         self, listeners: Listeners | None, pull: PullService | None, worker: Worker | None,
-        tls: ReloadableTLS | None,
+        certificates: Iterable[ReloadablePair],
     ) -> list[Sample]:  # fmt: skip
         """What only this process knows."""
         gauges = [Sample("build_info", 1, {"version": __version__, "role": self._role})]
@@ -52,7 +52,7 @@ class OwnMetrics:
             gauges += Sample("polls.waiting", pull.waiting, {}), Sample("streams.open", pull.streams, {})
         if worker is not None:
             gauges.append(Sample("leases", worker.lease_count, {}))
-        if tls is not None:
-            seconds = round(tls.expires - time())
-            gauges.append(Sample("certificate.expires", seconds, {"file": str(tls.certificate)}))
+        for pair in certificates:
+            seconds = round(pair.expires - time())
+            gauges.append(Sample("certificate.expires", seconds, {"file": str(pair.certificate)}))
         return gauges

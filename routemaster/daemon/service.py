@@ -90,9 +90,9 @@ class Bus(DaemonService):
         certificate, key = assembly.certificate_files(config, time())
         self._meter, self._metrics_service = Meter(), assembly.metrics_service(config, reactor)
         self._tls = None if config.role == "worker" else ReloadableTLS(certificate, key)
-        self._certificate_watch = None if self._tls is None else CertificateWatch(self._tls, time)
         self._listeners = None if self._tls is None else Listeners(config, self._tls, reactor, self._meter)
         self._sender = assembly.sender(config, reactor, certificate)
+        self._certificates = CertificateWatch([self._tls, self._sender.client_certificate], time)
         self._process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._own_metrics = OwnMetrics(reactor, self._meter, config.role, dropped)
         self._started: list[Part] = []
@@ -143,7 +143,9 @@ class Bus(DaemonService):
         self._monitor = Monitor(
             self._store, self._meter, autodrop, self._metrics_service, reactor, self._process,
             config.monitor_interval, time,
-            lambda: self._own_metrics.gauges(self._listeners, self._pull, self._worker, self._tls),
+            lambda: self._own_metrics.gauges(
+                self._listeners, self._pull, self._worker, self._certificates.pairs
+            ),
         )  # fmt: skip
         self._wakeups = PubSub(
             self._connection.address, Keys(config.namespace).wakeups, reactor=reactor,
@@ -156,13 +158,12 @@ class Bus(DaemonService):
             self._token_poll,
             Periodic("counter flush", self._flush_counters, config.counter_flush_interval, reactor),
             Periodic("metrics export", self._monitor.export, config.monitor_interval, reactor),
+            Periodic("certificate check", self._certificates.check, CHECK_INTERVAL, reactor),
         ]
         if self._listeners is not None:
             self._settings_poll = Periodic("topic settings", self._data_limits.poll, SETTINGS_POLL, reactor)
             for tasks in (self._periodic, self._hastened):
                 tasks.append(self._settings_poll)
-        if (watch := self._certificate_watch) is not None:
-            self._periodic.append(Periodic("certificate check", watch.check, CHECK_INTERVAL, reactor))
         ordered_hints = not isinstance(address, ClusterAddress)
         if self._tls is not None:
             self._pull = pull = PullService(self._store, reactor, config.max_batch_body, ordered_hints)
@@ -288,9 +289,8 @@ class Bus(DaemonService):
         self._log.warn("SIGUSR2 is ignored: it replaces child processes, which only the option --processes starts")
 
     def reload(self) -> None:
-        """Read the certificate again; if it cannot be used, log that and keep the current one."""
-        if self._certificate_watch is not None:
-            self._certificate_watch.reload()
+        """Read the certificates again; of one that cannot be used, log that and keep the current one."""
+        self._certificates.reload()
 
     # -- stop
 

@@ -20,7 +20,7 @@ from routemaster.sender.failure_reasons import one_line
 from routemaster.sender.fair_queue import FairQueue, QueueClosed
 from routemaster.sender.pool import Pool
 from routemaster.sender.target import BadCallback, Target
-from routemaster.sender.tls import TLSTrust
+from routemaster.sender.tls import ClientCertificate, TLSTrust
 from routemaster.sender.treq_agent import http_client
 from routemaster.sender.trial import TrialExchange
 
@@ -45,6 +45,8 @@ class TreqSender:
         acknowledge: Collection[int] = (200, 204),
         verify: bool = True,
         ca_files: Sequence[Path] = (),
+        client_certificate: Path | None = None,
+        client_private_key: Path | None = None,
         max_open: int = 1000,
         max_per_server: int = 100,
         resolve: Callable[[str], Sequence[str]] = look_up,
@@ -53,17 +55,20 @@ class TreqSender:
 
         `max_open`: attempts, and connections, at the same time; `max_per_server`:
         for one host and port. `acknowledge`: the statuses that acknowledge. `resolve`
-        looks a name up; it blocks, in a thread.
-        Raises `ConfigError` if one of `ca_files` cannot be used.
+        looks a name up; it blocks, in a thread. `client_certificate` and its key are shown to servers that ask.
+        Raises `ConfigError` if one of `ca_files` or the client's pair cannot be used.
         """
         self._reactor = reactor
         self._timeout = timeout
         self._user_agent = user_agent
         self._acknowledging = Acknowledging(acknowledge)
         self._dns = DNSCache(reactor, Threads(reactor), resolve)
-        self.pool = Pool(
-            reactor, self._dns, TLSTrust(verify, ca_files), max_open=max_open, connect_timeout=connect_timeout
-        )
+        trust = TLSTrust(verify, ca_files)
+        self.pool = Pool(reactor, self._dns, trust, max_open=max_open, connect_timeout=connect_timeout)
+        self.client_certificate: ClientCertificate | None = None
+        if client_certificate is not None and client_private_key is not None:
+            pair = client_certificate, client_private_key
+            self.client_certificate = ClientCertificate(*pair, trust, self.pool.retire)
         self.queue = FairQueue(max_open, max_per_server, paced=True)
         self._pacer: Any = None
         self._watch: Any = None

@@ -111,12 +111,13 @@ class Connection(HTTP11ClientProtocol):
         return response
 
     def _chunk_decoder(self, on_data: Callable[[bytes], None], on_end: Callable[[bytes], None]) -> ChunkDecoder:
-        return ChunkDecoder(on_data, on_end, self._use_no_more, self._count)
+        return ChunkDecoder(on_data, on_end, self.use_no_more, self._count)
 
     def _count(self, chunks: int) -> None:
         self.pieces += chunks
 
-    def _use_no_more(self) -> None:
+    def use_no_more(self) -> None:
+        """Carry no further request."""
         self._reusable = False
 
     def settle(self) -> None:

@@ -124,6 +124,11 @@ class Pool:
             return DeliveryError(f"no connection within {self._connect_timeout:g} s")
         return (remote or errors)[0]
 
+    def retire(self) -> None:
+        """Use the connections that are open now for no further request."""
+        for connection in self._open:
+            connection.use_no_more()
+
     def opened(self, connection: Connection) -> None:
         """`connection.Owner.opened`."""
         self._open.add(connection)

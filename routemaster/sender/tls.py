@@ -33,6 +33,7 @@ from zope.interface.declarations import implementer
 
 from routemaster.errors import ConfigError
 from routemaster.sender.failure_reasons import DeliveryError, tls_reason
+from routemaster.util.key_pair import KeyPair, ReloadablePair
 
 Verifier = Callable[[SSL.Connection, crypto.X509, int, int, int], bool]
 
@@ -61,41 +62,70 @@ class TLSTrust:
     """
 
     def __init__(self, verify: bool = True, ca_files: Sequence[Path] = ()) -> None:
-        self._verify = verify
-        self._options = ssl.CertificateOptions(
-            trustRoot=ssl.platformTrust() if verify else None,
+        self.verify, self._ca_files = verify, ca_files
+        self.options = self._make_options()  #: of new connections
+
+    def _make_options(self) -> ssl.CertificateOptions:
+        options = ssl.CertificateOptions(
+            trustRoot=ssl.platformTrust() if self.verify else None,
             raiseMinimumTo=ssl.TLSVersion.TLSv1_2,
         )
-        context: SSL.Context = self._options.getContext()
-        for ca_file in ca_files:
+        context: SSL.Context = options.getContext()
+        for ca_file in self._ca_files:
             try:
                 context.load_verify_locations(str(ca_file))
             except SSL.Error as error:
                 raise ConfigError(
                     f"ca_file is invalid: got {ca_file}, expected PEM certificates ({tls_reason(error)})"
                 ) from None
+        return options
+
+    def show(self, pair: KeyPair) -> None:
+        """Show this certificate to servers that ask for one, on new connections.
+
+        Raises SSL.Error, TypeError if OpenSSL refuses it, ConfigError as above.
+        """
+        options = self._make_options()
+        pair.put_into(options.getContext())
+        self.options = options
 
     def creator(self, host: str) -> HostCreator:
         """A creator of TLS connections to `host`, a name or an IP address."""
-        return HostCreator(self._options, host, self._verify)
+        return HostCreator(self, host)
+
+
+class ClientCertificate(ReloadablePair):
+    """The certificate that is shown to servers which ask for one (mutual TLS), in two PEM files."""
+
+    kind = "client "
+    options = ("client_certificate", "client_private_key")
+
+    def __init__(self, certificate: Path, private_key: Path, trust: TLSTrust, changed: Callable[[], None]) -> None:
+        """`changed` is called when another pair is in use. Raises ConfigError if this one cannot be used."""
+        self._trust, self._changed = trust, changed
+        super().__init__(certificate, private_key)
+
+    def use(self, pair: KeyPair) -> None:
+        """See `ReloadablePair`."""
+        self._trust.show(pair)
+        self._changed()
 
 
 @implementer(IOpenSSLClientConnectionCreator)
 class HostCreator:
     """Makes the client side of TLS connections to one host."""
 
-    def __init__(self, options: ssl.CertificateOptions, host: str, verify: bool) -> None:
-        self._options = options
-        self._verify = verify
+    def __init__(self, trust: TLSTrust, host: str) -> None:
+        self._trust = trust
         self._host = host
         self._is_name = not (isIPAddress(host) or isIPv6Address(host))
 
     def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """A connection which fails `protocol` with `BadCertificate` before anything is sent on it."""
-        connection = self._options.clientConnectionForTLS(protocol)
+        connection = self._trust.options.clientConnectionForTLS(protocol)
         if self._is_name:
             connection.set_tlsext_host_name(self._host.encode("ascii"))
-        if self._verify:
+        if self._trust.verify:
             flags = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
             connection.set_verify(flags, self._verifier(protocol))
         return connection

@@ -54,6 +54,12 @@ class Authority:
         """A certificate with its key, as trustme makes them."""
         return self._ca.issue_cert(*names, **options)
 
+    def write_pair(self, certificate: Path, private_key: Path, name: str = "bus.example") -> None:
+        """Write a certificate for `name` and its key (PEM)."""
+        leaf = self.certificate(name)
+        certificate.write_bytes(b"".join(pem.bytes() for pem in leaf.cert_chain_pems))
+        private_key.write_bytes(leaf.private_key_pem.bytes())
+
     def issue(
         self,
         *names: str,
@@ -657,7 +663,16 @@ def closed_port() -> Iterator[int]:
         holder.close()
 
 
-def demand_certificate(options: ssl.CertificateOptions) -> ssl.CertificateOptions:
-    """A server that wants a client's certificate."""
-    options.getContext().set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, lambda *_: False)
+def demand_certificate(
+    options: ssl.CertificateOptions, roots: Path | None = None, required: bool = True
+) -> ssl.CertificateOptions:
+    """A server that wants a client's certificate, issued by the `roots` (PEM); None: it accepts none.
+
+    Unless it is `required`, a client without one is accepted.
+    """
+    context: SSL.Context = options.getContext()
+    if roots is not None:
+        context.load_verify_locations(str(roots))
+    demanded = SSL.VERIFY_FAIL_IF_NO_PEER_CERT if required else 0
+    context.set_verify(SSL.VERIFY_PEER | demanded, lambda *verified: roots is not None and bool(verified[-1]))
     return options

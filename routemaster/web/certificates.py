@@ -21,14 +21,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
-    load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import SSL
@@ -37,6 +35,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface.declarations import implementer
 
 from routemaster.errors import ConfigError
+from routemaster.util.key_pair import KeyPair, ReloadablePair
 
 VALID_FOR = timedelta(days=397)  #: browsers accept at most 398 days
 RENEW_BEFORE = timedelta(days=30)  #: the certificate expires
@@ -131,41 +130,12 @@ def _replace(path: Path, content: bytes, mode: int) -> None:
 
 
 @implementer(IOpenSSLServerConnectionCreator)
-class ReloadableTLS:
-    """TLS for servers with a certificate and a key in PEM files.
+class ReloadableTLS(ReloadablePair):
+    """TLS for servers with a certificate and a key in PEM files."""
 
-    Raises:
-        ConfigError: a file is missing or invalid, or the key does not match the certificate.
-    """
-
-    def __init__(self, certificate: str | Path, private_key: str | Path) -> None:
-        self.certificate = Path(certificate)
-        self.private_key = Path(private_key)
-        self.reload()
-
-    def reload(self) -> None:
-        """Read both files again; new connections use them.
-
-        Raises:
-            ConfigError: they are invalid; the previous pair stays in use.
-        """
-        # First the state of the files: a change while they are read is noticed by `changed`.
-        self._state = self._file_state()
-        self._context, own = _context(self.certificate, self.private_key)
-        self.expires = own.not_valid_after_utc.timestamp()  #: seconds since the epoch
-        self.serial = f"{own.serial_number:X}"              #: in hexadecimal, as openssl prints it
-
-    @property
-    def changed(self) -> bool:
-        """Whether a file was replaced or written since the last call of `reload`, failed or not."""
-        return self._file_state() != self._state
-
-    def _file_state(self) -> list[tuple[int, ...] | None]:
-        return [_stat(path) for path in (self.certificate, self.private_key)]
-
-    def days_left(self, now: float) -> float:
-        """Days until the certificate expires, negative after; `now` is in seconds since the epoch."""
-        return (self.expires - now) / 86400
+    def use(self, pair: KeyPair) -> None:
+        """See `ReloadablePair`."""
+        self._context = _context(pair)
 
     def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
         """A connection with the current pair."""
@@ -187,28 +157,8 @@ class _TLSFactory(TLSMemoryBIOFactory):
         return None if wrapped is None else self.protocol(self, wrapped)
 
 
-def _stat(path: Path) -> tuple[int, ...] | None:
-    """What changes when the file is replaced, written or made readable; None if there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-def _context(certificate: Path, private_key: Path) -> tuple[SSL.Context, x509.Certificate]:
-    """An OpenSSL context, and the certificate."""
-    pem = _read("certificate", certificate)
-    try:
-        own, *chain = x509.load_pem_x509_certificates(pem)
-    except ValueError:
-        raise ConfigError(f"certificate: {certificate} is not a PEM certificate") from None
-    try:
-        key = load_pem_private_key(_read("private_key", private_key), None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: the key has a passphrase
-        raise ConfigError(f"private_key: {private_key} is not a PEM key without a passphrase") from None
-    if key.public_key() != own.public_key():
-        raise ConfigError(f"private_key: {private_key} is not the key of the certificate {certificate}")
+def _context(pair: KeyPair) -> SSL.Context:
+    """An OpenSSL context."""
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_cipher_list(CIPHERS)
@@ -216,21 +166,8 @@ def _context(certificate: Path, private_key: Path) -> tuple[SSL.Context, x509.Ce
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)  # tickets resume sessions without memory
     context.set_alpn_select_callback(_choose_protocol)
-    try:
-        context.use_certificate(own)
-        for issuer in chain:
-            context.add_extra_chain_cert(issuer)
-        context.use_privatekey(cast(Any, key))
-    except (SSL.Error, TypeError):
-        raise ConfigError(f"certificate: {certificate} cannot be used for TLS, key included") from None
-    return context, own
-
-
-def _read(option: str, path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{option}: cannot read {path}: {error.strerror}") from None
+    pair.put_into(context)
+    return context
 
 
 def _choose_protocol(connection: SSL.Connection, offered: list[bytes]) -> Any:

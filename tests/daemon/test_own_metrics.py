@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from routemaster.daemon.own_metrics import OwnMetrics
 from routemaster.metrics.meter import Meter
 from routemaster.metrics.reactor_lag import INTERVAL
+from routemaster.web.certificates import ReloadableTLS, ensure_self_signed
 
 
 class OwnMetricsTests(SynchronousTestCase):
@@ -38,12 +40,19 @@ class OwnMetricsTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_gauges(self) -> None:
-        """Without ports, deliveries and certificate there is the version with the role."""
-        [sample] = self.metrics.gauges(None, None, None, None)
+        """Without ports, deliveries and certificates there is the version with the role."""
+        [sample] = self.metrics.gauges(None, None, None, [])
         self.assertEqual((sample.name, sample.value, sample.tags["role"]), ("build_info", 1, "web"))
 
     def test_pull_gauges(self) -> None:
         """Where clients pull, the polls that wait and the streams that are open are gauges."""
         pull: Any = SimpleNamespace(waiting=3, streams=2)
-        _, *samples = self.metrics.gauges(None, pull, None, None)
+        _, *samples = self.metrics.gauges(None, pull, None, [])
         self.assertEqual({each.name: each.value for each in samples}, {"polls.waiting": 3, "streams.open": 2})
+
+    def test_certificates(self) -> None:
+        """Of each certificate there are the seconds until it expires, with its file."""
+        pairs = [ReloadableTLS(*ensure_self_signed(self.mktemp(), time() - age * 86400)[:2]) for age in (0, 100)]
+        _, *samples = self.metrics.gauges(None, None, None, pairs)
+        self.assertEqual([sample.tags["file"] for sample in samples], [str(pair.certificate) for pair in pairs])
+        self.assertEqual([round(sample.value / 86400) for sample in samples], [397, 297])

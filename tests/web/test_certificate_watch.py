@@ -22,7 +22,7 @@ class WatchTests(SynchronousTestCase):
         self.now = NOW
         self.certificate, self.key, _ = ensure_self_signed(self.mktemp(), NOW)
         self.tls = ReloadableTLS(self.certificate, self.key)
-        self.watch = CertificateWatch(self.tls, lambda: self.now)
+        self.watch = CertificateWatch([self.tls, None], lambda: self.now)
         self.lines: list[str] = []
         globalLogPublisher.addObserver(self.note)
         self.addCleanup(globalLogPublisher.removeObserver, self.note)
@@ -68,6 +68,31 @@ class WatchTests(SynchronousTestCase):
         certificate.replace(self.certificate)
         key.replace(self.key)
         self.assertEqual(self.checked(), ["certificate reloaded; it is valid for 496 days"])
+
+    def test_several(self) -> None:
+        """Each of several pairs is read when its own files change; lines about the client's say which it is."""
+
+        class Shown(ReloadableTLS):
+            kind, options = "client ", ("client_certificate", "client_private_key")
+
+        certificate, key = self.renewed(-200)
+        shown = Shown(certificate, key)
+        self.watch = CertificateWatch([self.tls, shown], lambda: self.now)
+        self.assertEqual(self.checked(), [])
+        self.now += 190 * DAY
+        [line] = self.checked()
+        self.assertRegex(line, f"^the client certificate {certificate}, serial {shown.serial}, expires on 20")
+        for new, old in zip(self.renewed(100), (certificate, key), strict=True):
+            shutil.copy(new, old)
+        self.assertEqual(self.checked(), ["client certificate reloaded; it is valid for 307 days"])
+        key.unlink()
+        [line] = self.checked()
+        reason = "client_private_key: cannot read"
+        self.assertRegex(line, f"^client certificate not reloaded, the current one stays in use: {reason}")
+        self.lines.clear()
+        self.watch.reload()
+        self.assertEqual([line.partition(";")[0].partition(",")[0] for line in self.lines],
+                         ["certificate reloaded", "client certificate not reloaded"])
 
     def test_expiry(self) -> None:
         """From 14 days before its end a warning names the served certificate every day, until it is renewed."""
