@@ -79,12 +79,12 @@ class WatchTests(SynchronousTestCase):
         shown = Shown(certificate, key)
         self.watch = CertificateWatch([self.tls, shown], lambda: self.now)
         self.assertEqual(self.checked(), [])
-        self.now += 190 * DAY
+        self.now += 190.5 * DAY
         [line] = self.checked()
         self.assertRegex(line, f"^the client certificate {certificate}, serial {shown.serial}, expires on 20")
         for new, old in zip(self.renewed(100), (certificate, key), strict=True):
             shutil.copy(new, old)
-        self.assertEqual(self.checked(), ["client certificate reloaded; it is valid for 307 days"])
+        self.assertEqual(self.checked(), ["client certificate reloaded; it is valid for 306 days"])
         key.unlink()
         [line] = self.checked()
         reason = "client_private_key: cannot read"
