@@ -71,6 +71,7 @@ class TLSTrust:
             raiseMinimumTo=ssl.TLSVersion.TLSv1_2,
         )
         context: SSL.Context = options.getContext()
+        context.set_options(SSL.OP_NO_RENEGOTIATION)  # of TLS 1.2: a server could ask for handshakes without end
         for ca_file in self._ca_files:
             try:
                 context.load_verify_locations(str(ca_file))

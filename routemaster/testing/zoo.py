@@ -1,12 +1,9 @@
-"""HTTPS servers for tests of HTTP clients: one that records requests, and many that violate HTTP or TLS.
+"""HTTPS servers for tests of HTTP clients: one that records requests, and one that does whatever a test says.
 
-`HttpsSink` answers by script and records its requests. `ScriptedServer` runs one
-of the behaviours in `ZOO`, a table by name: each is a coroutine over a `Wire`,
-one for each connection. A few faults lie below TLS (`silent_port`, `black_hole`)
-or in the certificate (`Authority.issue`). All listen on 127.0.0.1, on a port of the system's choice.
-
-The module is longer than 350 lines because it is a table: most of it is one
-short entry for each behaviour.
+`HttpsSink` answers by script and records its requests. `ScriptedServer` plays a
+behaviour, a coroutine over a `Wire`, on each connection; those that violate HTTP
+are in `hostile_answers` and `odd_answers`, those that violate TLS in `hostile_tls`.
+All listen on 127.0.0.1, on a port of the system's choice.
 """
 
 from __future__ import annotations
@@ -76,7 +73,9 @@ class Authority:
         )
 
 
-def certificate(names: list[GeneralName] | None, common_name: str = "receiver") -> ssl.CertificateOptions:
+def certificate(
+    names: list[GeneralName] | None, common_name: str = "receiver", **options: Any
+) -> ssl.CertificateOptions:
     """A self-signed certificate with exactly these names in its subjectAltName; None: it has no such extension."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, common_name)])
@@ -96,6 +95,7 @@ def certificate(names: list[GeneralName] | None, common_name: str = "receiver") 
     return ssl.CertificateOptions(
         privateKey=crypto.PKey.from_cryptography_key(key),
         certificate=crypto.X509.from_cryptography(builder.sign(key, hashes.SHA256())),
+        **options,
     )
 
 
@@ -202,6 +202,12 @@ class Wire(Protocol):
         """Close without a word of TLS: what was written, then FIN."""
         self.transport._aggregator.flush()
         self.transport.transport.loseConnection()
+
+    def notify(self) -> None:
+        """Send close_notify, and keep the connection."""
+        self.transport._aggregator.flush()
+        self.transport.getHandle().shutdown()
+        self.transport._flushSendBIO()
 
     def reset(self) -> None:
         """Close with RST."""
@@ -316,322 +322,6 @@ class HttpsSink(ScriptedServer):
             if answer.delay:
                 await wire.sleep(answer.delay)
             wire.write(answer.encode())
-
-
-# The behaviours, by name.
-
-ZOO: dict[str, Behaviour] = {}
-
-
-def in_zoo(behaviour: Behaviour) -> Behaviour:
-    """Enter a behaviour in the table under its name."""
-    ZOO[behaviour.__name__] = behaviour
-    return behaviour
-
-
-def says(name: str, answer: bytes, *, close: bool = False) -> None:
-    """Enter a behaviour which says this to each request, to the letter."""
-
-    async def say(wire: Wire) -> None:
-        while True:
-            await wire.request()
-            wire.write(answer)
-            if close:
-                wire.close()
-
-    ZOO[name] = say
-
-
-@in_zoo
-async def silent(wire: Wire) -> None:
-    """Takes the request and says nothing."""
-    await wire.request()
-    await wire.hang()
-
-
-@in_zoo
-async def dripped_head(wire: Wire) -> None:
-    """A head, a byte at a time."""
-    await wire.request()
-    for byte in b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 1_000_000:
-        wire.write(bytes([byte]))
-        await wire.sleep(0.005)
-
-
-@in_zoo
-async def endless_head(wire: Wire) -> None:
-    """A head without end."""
-    await wire.request()
-    wire.write(b"HTTP/1.1 200 OK\r\n")
-    while True:
-        wire.write(b"X-More: more and more\r\n" * 500)
-        await wire.sleep(0)
-
-
-@in_zoo
-async def long_line(wire: Wire) -> None:
-    """One header line without end."""
-    await wire.request()
-    wire.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
-    while True:
-        wire.write(b"x" * 10_000)
-        await wire.sleep(0)
-
-
-@in_zoo
-async def endless_interim(wire: Wire) -> None:
-    """1xx for ever."""
-    await wire.request()
-    while True:
-        wire.write(b"HTTP/1.1 102 Processing\r\n\r\n" * 100)
-        await wire.sleep(0)
-
-
-@in_zoo
-async def interim_then_done(wire: Wire) -> None:
-    """A harmless one: 100, 103, then the answer."""
-    await wire.request()
-    wire.write(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 204 N")
-    await wire.sleep(0)
-    wire.write(b"o Content\r\n\r\n")
-    await wire.hang()
-
-
-@in_zoo
-async def dripped_body(wire: Wire) -> None:
-    """200, and a body, a byte at a time."""
-    await wire.request()
-    wire.write(b"HTTP/1.1 200 OK\r\nContent-Length: 50000\r\n\r\n")
-    while True:
-        wire.write(b".")
-        await wire.sleep(0.005)
-
-
-@in_zoo
-async def endless_body(wire: Wire) -> None:
-    """200, chunks without end."""
-    await wire.request()
-    wire.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    while True:
-        wire.write(b"2710\r\n" + b"x" * 10_000 + b"\r\n")
-        await wire.sleep(0)
-
-
-@in_zoo
-async def endless_small_chunks(wire: Wire) -> None:
-    """200, chunks of one byte without end."""
-    await wire.request()
-    wire.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    while True:
-        wire.write(b"1\r\nx\r\n" * 2000)
-        await wire.sleep(0)
-
-
-@in_zoo
-async def endless_small_records(wire: Wire) -> None:
-    """200, chunks of one byte without end, each in a TLS record of its own."""
-    await wire.request()
-    wire.transport._write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    while True:
-        for _ in range(500):
-            wire.transport._write(b"1\r\nx\r\n")
-        await wire.sleep(0)
-
-
-@in_zoo
-async def endless_refusal(wire: Wire) -> None:
-    """500, a body without end and a byte at a time."""
-    await wire.request()
-    wire.write(b"HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n")
-    while True:
-        wire.write(b"1\r\nx\r\n")
-        await wire.sleep(0.005)
-
-
-@in_zoo
-async def cut_in_length(wire: Wire) -> None:
-    """200, FIN in the middle of the body."""
-    await wire.request()
-    wire.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
-    wire.close()
-
-
-@in_zoo
-async def reset_in_length(wire: Wire) -> None:
-    """200, RST in the middle of the body."""
-    await wire.request()
-    wire.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
-    await wire.sleep(0.02)
-    wire.reset()
-
-
-@in_zoo
-async def cut_in_chunks(wire: Wire) -> None:
-    """200, closed before the last chunk."""
-    await wire.request()
-    wire.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
-    wire.close()
-
-
-@in_zoo
-async def closed_at_end(wire: Wire) -> None:
-    """No length, ended with close_notify."""
-    await wire.request()
-    wire.write(b"HTTP/1.0 200 OK\r\n\r\nall of it")
-    wire.close()
-
-
-@in_zoo
-async def closed_without_notify(wire: Wire) -> None:
-    """No length, ended by FIN alone."""
-    await wire.request()
-    wire.write(b"HTTP/1.0 200 OK\r\n\r\nall of it?")
-    wire.cut()
-
-
-@in_zoo
-async def late_body_behind_204(wire: Wire) -> None:
-    """204, and a body that nobody announced in a TLS record of its own."""
-    while True:
-        await wire.request()
-        wire.write(b"HTTP/1.1 204 No Content\r\n\r\n")
-        wire.transport._flushSendBIO()
-        wire.write(b"ok")
-
-
-@in_zoo
-async def stray_bytes(wire: Wire) -> None:
-    """204, and an unasked acknowledgement right behind it."""
-    await wire.request()
-    wire.write(b"HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n")
-    await wire.hang()
-
-
-@in_zoo
-async def closes_on_reuse(wire: Wire) -> None:
-    """Answers the first request, closes when the second has come."""
-    await wire.request()
-    wire.write(b"HTTP/1.1 204 No Content\r\n\r\n")
-    await wire.more()
-    wire.close()
-
-
-@in_zoo
-async def resets_on_reuse(wire: Wire) -> None:
-    """Answers the first request, resets when the second has come."""
-    await wire.request()
-    wire.write(b"HTTP/1.1 204 No Content\r\n\r\n")
-    await wire.more()
-    wire.reset()
-
-
-@in_zoo
-async def closes_before_answer(wire: Wire) -> None:
-    """Closes instead of answering."""
-    await wire.request()
-    wire.close()
-
-
-@in_zoo
-async def closes_while_reading(wire: Wire) -> None:
-    """Reads the beginning of a request, then closes without an answer, as servers with a limit do."""
-    await wire.more()
-    wire.transport.pauseProducing()
-    wire.cut()
-
-
-@in_zoo
-async def refuses_while_reading(wire: Wire) -> None:
-    """Reads the beginning of a request, answers 413 and closes."""
-    await wire.more()
-    wire.transport.pauseProducing()
-    wire.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 4\r\nConnection: close\r\n\r\nhuge")
-    wire.cut()
-
-
-@in_zoo
-async def refuses_and_reads_no_more(wire: Wire) -> None:
-    """Reads the beginning of a request, answers 413, and keeps the connection."""
-    await wire.more()
-    wire.transport.pauseProducing()
-    wire.write(b"HTTP/1.1 413 Too Large\r\nContent-Length: 4\r\n\r\nhuge")
-    await wire.hang()
-
-
-@in_zoo
-async def never_reads(wire: Wire) -> None:
-    """TLS, then not another byte is read."""
-    wire.transport.pauseProducing()
-    await wire.hang()
-
-
-CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
-
-#: Answers that a browser reads although they are not exact; their connection is not used again.
-LENIENT = (
-    "bare_lf", "some_bare_lf", "folded", "space_before_colon", "length_and_chunks", "chunks_in_1_0",
-    "spaces_around_size", "lf_in_chunks", "lf_in_trailers", "no_end_of_trailers", "body_behind_204",
-    "announced_behind_204", "late_body_behind_204", "closed_at_end", "closed_without_notify",
-    "identity_coding", "two_codings", "unknown_coding", "empty_length", "length_no_number", "same_lengths",
-    "version_in_lower_case", "version_2", "spaces_in_status_line", "empty_line_before_status",
-    "empty_lines_after_interim", "line_without_colon",
-)  # fmt: skip
-
-says("switches", b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n")
-says("gzip_bomb", b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope")
-says("says_close", b"HTTP/1.1 200 OK\r\nConnection: Close\r\nContent-Length: 2\r\n\r\nok")
-says("chunked", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nokay\r\n0\r\n\r\n")
-says("bare_lf", b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok")
-says("some_bare_lf", b"HTTP/1.1 200 OK\r\nContent-Length: 2\n\r\nok")
-says("folded", b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length:\r\n\t2\r\n\r\nok")
-says("space_before_colon", b"HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\nok")
-says("length_and_chunks", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n" + CHUNKED + b"2\r\nok\r\n0\r\n\r\n")
-says("chunks_in_1_0", b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n" + CHUNKED + b"2\r\nok\r\n0\r\n\r\n")
-says("spaces_around_size", b"HTTP/1.1 200 OK\r\n" + CHUNKED + b" 2 \r\nok\r\n0  \r\n\r\n")
-says("lf_in_chunks", b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"2\nok\n0\n\n")
-says("lf_in_trailers", b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"2\r\nok\r\n0\r\nX: y\n\r\n")
-says("no_end_of_trailers", b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"2\r\nok\r\n0\r\n", close=True)
-says("body_behind_204", b"HTTP/1.1 204 No Content\r\n\r\nok")
-says("announced_behind_204", b"HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\n")
-says("identity_coding", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 2\r\n\r\nok")
-says("two_codings", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")
-says("unknown_coding", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", close=True)
-says("empty_length", b"HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\nok", close=True)
-says("length_no_number", b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nok", close=True)
-says("same_lengths", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2, 2\r\n\r\nok")
-says("version_in_lower_case", b"http/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-says("version_2", b"HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\nok")
-says("spaces_in_status_line", b"HTTP/1.1  200 OK\r\nContent-Length: 2\r\n\r\nok")
-says("empty_line_before_status", b"\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-says("empty_lines_after_interim", b"HTTP/1.1 100 Continue\r\n\r\n\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n")
-says("line_without_colon", b"HTTP/1.1 200 OK\r\nnonsense\r\nContent-Length: 2\r\n\r\nok")
-says("long_head", b"HTTP/1.1 200 OK\r\nX: " + b"x" * 60_000 + b"\r\nContent-Length: 2\r\n\r\nok")
-says("old_version", b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok")
-
-#: Answers that no browser reads, or that have two meanings: none may count as an acknowledgement.
-MALFORMED: dict[str, bytes] = {
-    "underscore": b"HTTP/1.1 2_00 OK\r\nContent-Length: 0\r\n\r\n",
-    "plus": b"HTTP/1.1 +200 OK\r\nContent-Length: 0\r\n\r\n",
-    "zero": b"HTTP/1.1 0200 OK\r\nContent-Length: 0\r\n\r\n",
-    "shoutcast": b"ICY/1.0 200 OK\r\nContent-Length: 0\r\n\r\n",
-    "CR in value": b"HTTP/1.1 200 OK\r\nX: a\rb\r\nContent-Length: 0\r\n\r\n",
-    "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nContent-Length: 1\r\n\r\nx",
-    "chunk size": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0x1\r\nx\r\n0\r\n\r\n",
-    "mail": b"220 mail.example.com ESMTP\r\n",
-    "ssh": b"SSH-2.0-OpenSSH\r\n",
-}
-
-
-async def silent_port(wire: Wire) -> None:
-    """Without TLS (`ScriptedServer(reactor, None, ...)`): accepts, and stalls the handshake."""
-    await wire.hang()
-
-
-async def plain_http(wire: Wire) -> None:
-    """Without TLS: answers plain HTTP to whatever comes."""
-    await wire.more()
-    wire.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
-    await wire.hang()
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from twisted.trial.unittest import TestCase
 from routemaster.interfaces import LastAttempt, Outcome, Verdict
 from routemaster.sender import TreqSender
 from routemaster.sender.failure_reasons import MAX_REASON
-from routemaster.testing import zoo
-from routemaster.testing.zoo import ZOO, Answer, Authority, HttpsSink, ScriptedServer
+from routemaster.testing.hostile_answers import ZOO, answering
+from routemaster.testing.zoo import Answer, Authority, HttpsSink, ScriptedServer, Wire
 
 AUTHORITY = Authority()
 SERVER = AUTHORITY.issue()
@@ -57,14 +57,7 @@ class SenderCase(TestCase):
         return self._stopped(ScriptedServer(reactor, options, ZOO.get(behaviour, behaviour)))
 
     def saying(self, answer: bytes, close: bool = False) -> ScriptedServer:
-        async def say(wire: zoo.Wire) -> None:
-            while True:
-                await wire.request()
-                wire.write(answer)
-                if close:
-                    wire.close()
-
-        return self.server(say)
+        return self.server(answering(answer, *[Wire.close] * close))
 
     def _stopped(self, server: Any) -> Any:
         self.addCleanup(lambda: ensureDeferred(server.stop()))

@@ -14,6 +14,7 @@ from routemaster.sender import client
 from routemaster.sender import dns_cache as names_module
 from routemaster.sender.client import STOPPING
 from routemaster.testing import zoo
+from routemaster.testing.hostile_tls import no_handshake
 from routemaster.testing.zoo import Answer, ScriptedServer
 from tests.sender.case import SERVER, UUID, PostingSender, SenderCase
 
@@ -161,7 +162,7 @@ class SharingTests(SenderCase):
 
     async def test_cancel(self) -> None:
         """Cancelling a delivery closes its socket in every phase, and raises only CancelledError."""
-        for behaviour, options in ((zoo.silent_port, None), ("silent", SERVER), ("dripped_body", SERVER)):
+        for behaviour, options in ((no_handshake, None), ("silent", SERVER), ("dripped_body", SERVER)):
             server, sender = self.server(behaviour, options), self.sender()
             sending = ensureDeferred(sender.post(server.url, UUID, b"[]"))
             await deferLater(reactor, 0.05)

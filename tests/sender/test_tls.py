@@ -14,6 +14,7 @@ from twisted.internet import reactor, ssl
 from routemaster.errors import ConfigError
 from routemaster.sender import TreqSender
 from routemaster.testing import zoo
+from routemaster.testing.hostile_tls import speaks_plain_http
 from routemaster.testing.zoo import Authority, HttpsSink
 from tests.sender.case import AUTHORITY, UUID, SenderCase
 
@@ -50,7 +51,7 @@ class TLSTests(SenderCase):
 
     async def test_plain_http(self) -> None:
         """A server that speaks plain HTTP is reported as a TLS failure."""
-        server = self.server(zoo.plain_http, None)
+        server = self.server(speaks_plain_http, None)
         self.assertFailed(await self.sender().post(server.url, UUID, b"[]"), "TLS failed: ")
 
     async def test_verify_off(self) -> None:

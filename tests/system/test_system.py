@@ -35,9 +35,10 @@ from twisted.trial.unittest import SkipTest, TestCase
 from chaos.fleet import stretched
 from routemaster.log_sinks import BUFFER
 from routemaster.testing.daemon import LOOPBACK, RUN, Answer, Client, Daemon
+from routemaster.testing.hostile_answers import silent
 from routemaster.testing.redis_server import PrivateRedis, ServerBinary, servers
-from routemaster.testing.zoo import ZOO, Authority, HttpsSink, ScriptedServer, Wire
 from routemaster.testing.zoo import Answer as SinkAnswer
+from routemaster.testing.zoo import Authority, HttpsSink, ScriptedServer, Wire
 
 BATCH = 20      #: the most events in one delivery under load
 DEADLINE = 20.0  #: seconds for what ought to take one
@@ -309,7 +310,7 @@ class MainJobTests(SystemCase):
         daemon = self.daemon("--clients", "demo,stuck")
         await daemon.start()
         client, sink = self.client(daemon), self.sink()
-        hanging = ScriptedServer(reactor, SINK_OPTIONS, ZOO["silent"])
+        hanging = ScriptedServer(reactor, SINK_OPTIONS, silent)
         self.addCleanup(hanging.stop)
         await self.make_topics(client, "cats")
         await self.ok(self.client(daemon, "stuck").subscribe(hanging.url, "cats", timeout=0))
