@@ -16,6 +16,7 @@ modules, in the order in which an attempt passes them:
 `pool`               opens, keeps, reuses and closes connections
 `dns_cache`          host names to addresses: own threads, cache
 `tls`                certificates and host names are verified
+`tls_transport`      what a server sends below HTTP is limited
 `connection`         HTTP/1.1, with heads of limited size
 `response_head`      heads as browsers read them, for Twisted's parser
 `chunk_decoder`      the chunked transfer coding

@@ -19,6 +19,8 @@ _SIZE = re.compile(rb"([ \t]*)([0-9A-Fa-f]{1,16})([ \t]*)(?:;[^\r\n\0]*)?(\r?)\n
 _LINE_END = re.compile(rb"(\r?)\n")
 _TRAILERS = re.compile(rb"(?:[^\r\n]+\r?\n)*\r?\n")
 
+Step = Callable[["ChunkDecoder", bytes, int, list[bytes]], int | None]
+
 
 class ChunkDecoder:
     """A transfer decoder for Twisted's parser."""
@@ -34,26 +36,34 @@ class ChunkDecoder:
         self._on_data, self._on_end, self._on_lenient, self._on_chunks = on_data, on_end, on_lenient, on_chunks
         self._buffer = b""   # an incomplete line, or incomplete trailers
         self._left = 0       # bytes of the present chunk
-        self._read = self._read_size
+        self._read: Step = ChunkDecoder._read_size  # not the bound method, which would be a reference to this
 
     def dataReceived(self, data: bytes) -> None:
         """Decode; raises ValueError if the coding is malformed."""
         data = self._buffer + data
         position, body = 0, list[bytes]()
-        while (end := self._read(data, position, body)) is not None:
+        while (end := self._read(self, data, position, body)) is not None:
             position = end
         self._buffer = data[position:]
-        ended = self._read == self._read_nothing
+        ended = self._read is ChunkDecoder._read_nothing
         if body:
             self._on_chunks(len(body))
             self._on_data(b"".join(body))
         if ended:
-            self._on_end(self._buffer)
+            on_end = self._on_end
+            self._release()
+            on_end(self._buffer)
 
     def noMoreData(self) -> None:
         """The connection is closed; raises `_DataLoss` unless the last chunk has arrived."""
-        if self._read not in (self._read_trailers, self._read_nothing):
+        self._release()
+        if self._read not in (ChunkDecoder._read_trailers, ChunkDecoder._read_nothing):
             raise _DataLoss("no last chunk")
+
+    def _release(self) -> None:
+        """Break the reference cycle of this and the parser."""
+        self._on_data = self._on_end = lambda _: None
+        self._on_chunks = lambda _: None
 
     # Each method reads from `position`, appends to `body`, and returns the next
     # position; None: it needs more bytes, or the body has ended.
@@ -67,7 +77,7 @@ class ChunkDecoder:
         if line[1] or line[3] or not line[4]:
             self._on_lenient()
         self._left = int(line[2], 16)
-        self._read = self._read_data if self._left else self._read_trailers
+        self._read = ChunkDecoder._read_data if self._left else ChunkDecoder._read_trailers
         return line.end()
 
     def _read_data(self, data: bytes, position: int, body: list[bytes]) -> int | None:
@@ -77,7 +87,7 @@ class ChunkDecoder:
         body.append(piece)
         self._left -= len(piece)
         if not self._left:
-            self._read = self._read_line_end
+            self._read = ChunkDecoder._read_line_end
         return position + len(piece)
 
     def _read_line_end(self, data: bytes, position: int, body: list[bytes]) -> int | None:
@@ -88,7 +98,7 @@ class ChunkDecoder:
             return None
         if not line[1]:
             self._on_lenient()
-        self._read = self._read_size
+        self._read = ChunkDecoder._read_size
         return line.end()
 
     def _read_trailers(self, data: bytes, position: int, body: list[bytes]) -> int | None:
@@ -99,7 +109,7 @@ class ChunkDecoder:
             return None
         if trailers[0].count(b"\n") != trailers[0].count(b"\r\n"):
             self._on_lenient()
-        self._read = self._read_nothing
+        self._read = ChunkDecoder._read_nothing
         return trailers.end()
 
     def _read_nothing(self, data: bytes, position: int, body: list[bytes]) -> int | None:

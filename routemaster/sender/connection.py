@@ -67,6 +67,7 @@ class Connection(HTTP11ClientProtocol):
         self.handshaken = False  #: whether the TLS handshake is complete
         self.requests = 0        #: sent so far
         self.received = 0        #: bytes since the last request
+        self.encrypted = 0       #: the same with what is TLS's own, its handshake included
         self.pieces = 0          #: reads, and chunks of the body, since the last request
         self.fault: DeliveryError | None = None  #: why this side aborted it
         self._reusable = True
@@ -101,6 +102,8 @@ class Connection(HTTP11ClientProtocol):
 
     def request(self, request: Request) -> Deferred[IResponse]:
         self.requests += 1
+        if self.requests > 1:
+            self.encrypted = 0
         self.received = self.pieces = 0
         self._head = b""
         self._head_size = 0
@@ -140,6 +143,11 @@ class Connection(HTTP11ClientProtocol):
         if self.transport is not None and not self._lost:
             self.transport.abortConnection()
 
+    def refuse(self, why: str) -> None:
+        """Abort because of what the server sent."""
+        self.fault = Malformed(why)  # a new one: the traceback of one that was raised refers to this connection
+        self.drop()
+
     def close(self) -> None:
         """Close an idle connection: send buffered data, close_notify and FIN without waiting for the server.
 
@@ -162,8 +170,7 @@ class Connection(HTTP11ClientProtocol):
         try:
             data = self._checked(data)
         except Malformed as fault:
-            self.fault = fault
-            self.drop()
+            self.refuse(str(fault))
             return
         if data:
             super().dataReceived(data)

@@ -86,6 +86,8 @@ class Exchange(Protocol):
         self._quoted = b""            #: the beginning of the answer's body
         self._ended = False
         self._began = reactor.seconds()
+        self._consumer: Any = None    # gets the request's body
+        self._all_sent: Deferred[None] | None = None
         self._timer = reactor.callLater(timeout, self._timed_out)
 
     def post(self) -> None:
@@ -109,13 +111,16 @@ class Exchange(Protocol):
     def abort(self) -> None:
         """Stop the timer and abort the connection unless it is in the pool; does not fire `done`."""
         self._ended = True
-        if self._timer.active():
+        if self._timer is not None and self._timer.active():
             self._timer.cancel()
         if self.connection is not None:
             if not self.connection.idle:
                 self.connection.drop()
         elif self._request is not None:
             self._request.cancel()
+        # most of these refer to this exchange: without them it is freed, and the batch, as soon as nobody needs it
+        self._timer = self._consumer = self._all_sent = self._request = self.connection = None
+        self._body = b""
 
     def fail(self, failure: Failure) -> None:
         """End because of a fault on this side of the connection."""
@@ -127,24 +132,26 @@ class Exchange(Protocol):
 
     def startProducing(self, consumer: Any) -> Deferred[None]:
         self._consumer, self._paused, self._sent = consumer, False, 0
-        self._all_sent: Deferred[None] = Deferred()
+        self._all_sent = all_sent = Deferred[None]()
         self._produce()
-        return self._all_sent
+        return all_sent
 
     def _produce(self) -> None:
         while not self._paused and self._sent < self.length:
             piece = self._body[self._sent : self._sent + PIECE]
             self._sent += len(piece)  # before the write, which may end in a call of `resumeProducing`
             self._consumer.write(piece)
-        if self._sent == self.length and not self._all_sent.called:
-            self._all_sent.callback(None)
+        if self._sent == self.length and self._all_sent is not None:
+            all_sent, self._all_sent = self._all_sent, None
+            all_sent.callback(None)
 
     def pauseProducing(self) -> None:
         self._paused = True
 
     def resumeProducing(self) -> None:
-        self._paused = False
-        self._produce()
+        if not self._ended:
+            self._paused = False
+            self._produce()
 
     def stopProducing(self) -> None:
         self._paused = True

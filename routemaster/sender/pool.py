@@ -25,6 +25,7 @@ from routemaster.sender.connection import Connection, Key
 from routemaster.sender.dns_cache import DNSCache
 from routemaster.sender.failure_reasons import DeliveryError, is_local
 from routemaster.sender.tls import TLSTrust
+from routemaster.sender.tls_transport import TLSTransport
 
 IDLE = 4.0  #: seconds
 UNSENT = 16_384  #: bytes of a request that the kernel holds before it sends them: so `Connection.sending` is exact
@@ -96,6 +97,7 @@ class Pool:
         plain: Any = Factory.forProtocol(partial(Connection, self, key))
         plain.noisy = False
         factory: Any = TLSMemoryBIOFactory(creator, True, plain, clock=self._reactor)
+        factory.protocol = TLSTransport
         errors: list[ConnectError] = []
         for tried, address in enumerate(addresses):
             timeout = (deadline - self._reactor.seconds()) / (len(addresses) - tried)

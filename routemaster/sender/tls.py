@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from weakref import ref
 
 from cryptography.x509 import DNSName, ExtensionNotFound, IPAddress, SubjectAlternativeName
 from OpenSSL import SSL, crypto
@@ -132,10 +133,9 @@ class HostCreator:
         return connection
 
     def _verifier(self, protocol: TLSMemoryBIOProtocol) -> Verifier:
-        failing: TLSMemoryBIOProtocol | None = protocol
+        failing = ref(protocol)  # pyOpenSSL keeps the function in a reference cycle
 
         def verify(_: SSL.Connection, certificate: crypto.X509, code: int, depth: int, good: int) -> bool:
-            nonlocal failing
             why = None
             try:
                 if not good:
@@ -144,10 +144,8 @@ class HostCreator:
                     why = self._mismatch(certificate)
             except BaseException as error:  # OpenSSL would discard it, and the result would be undefined
                 why = f"the certificate cannot be checked: {type(error).__name__}"
-            if why is not None and failing is not None:
-                failing.failVerification(Failure(BadCertificate(why)))
-            if why is not None or depth == 0:
-                failing = None  # break the reference cycle of protocol, connection and this function
+            if why is not None and (transport := failing()) is not None:
+                transport.failVerification(Failure(BadCertificate(why)))
             return why is None
 
         return verify

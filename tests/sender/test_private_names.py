@@ -22,7 +22,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
-from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web._newclient import HTTP11ClientProtocol, Request, RequestNotSent
@@ -193,6 +193,24 @@ class TwistedTLSTests(SynchronousTestCase):
         self.assertTrue(self.transport.disconnected or self.transport.disconnecting or self.transport.aborting)
         self.tls.connectionLost(connectionDone)
         self.assertEqual(self.lost, [failure])
+
+
+    def test_shutdown_finished(self) -> None:
+        """`_tlsShutdownFinished` of the factory's `protocol` gets the failure that ends TLS."""
+        ended: list[Failure | None] = []
+
+        class Recording(BufferingTLSTransport):
+            def _tlsShutdownFinished(self, reason: Failure | None) -> None:
+                ended.append(reason)
+
+        factory: Any = TLSMemoryBIOFactory(
+            ssl.CertificateOptions(), True, Factory.forProtocol(Protocol), clock=Clock()
+        )
+        factory.protocol = Recording
+        tls = factory.buildProtocol(None)
+        tls.makeConnection(StringTransport())
+        tls.dataReceived(b"no TLS")
+        self.assertTrue(ended[0] and ended[0].check(SSL.Error))
 
 
 class Jar(IndexableCookieJar):
