@@ -90,7 +90,7 @@ class HostileCase(SenderCase):
             ca_files=[self.ca_file], **options,
         )  # fmt: skip
         self.addCleanup(lambda: ensureDeferred(sender.close()))
-        self.contexts.append(sender.pool._trust._options.getContext())
+        self.contexts.append(sender.pool._trust.options.getContext())
         return sender
 
     async def until(self, condition: Callable[[], object]) -> None:
