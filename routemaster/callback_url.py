@@ -45,7 +45,7 @@ def parse_callback(url: object) -> CallbackURL | None:
     match = _CALLBACK.fullmatch(url) if isinstance(url, str) and len(url) <= MAX_URL else None
     if match is None:
         return None
-    host, port = _host(match["host"]), int(match["port"] or 443)
+    host, port = parse_host(match["host"]), int(match["port"] or 443)
     if host is None or port > 65535:
         return None
     netloc = match["netloc"].removesuffix(":")
@@ -54,8 +54,11 @@ def parse_callback(url: object) -> CallbackURL | None:
     return CallbackURL(netloc, host, port, match["path"] or "/")
 
 
-def _host(text: str) -> str | None:
-    """A host name in lower case, or an IP address in its canonical notation."""
+def parse_host(text: str) -> str | None:
+    """A host name in lower case, or an IP address in its canonical notation; None if it is neither.
+
+    `text`: as in a URL, an IPv6 address in brackets.
+    """
     labels = text.removesuffix(".").split(".")
     try:
         if text.startswith("["):

@@ -26,9 +26,11 @@ from typing import Any
 from attrs import evolve, field, fields, frozen
 
 from routemaster import config_sources as sources
+from routemaster.callback_policy import Rule, never_allowed
 from routemaster.config_types import (
     ADDRESS,
     APP_NAME,
+    CALLBACKS,
     CLIENTS,
     ENDPOINT,
     MASK,
@@ -108,6 +110,9 @@ class Config:
     redis_max_mem: int = option("store", integer(1, LARGEST))
     redis_min_free: int = option("store", integer(0, LARGEST))
 
+    callback_addresses: str = option("delivery", one_of("internal", "public"))
+    allow_callbacks: tuple[Rule, ...] = option("delivery", CALLBACKS)
+    deny_callbacks: tuple[Rule, ...] = option("delivery", CALLBACKS)
     ssl_verify: bool = option("delivery", YES_OR_NO)
     ca_file: Path | None = option("delivery", optional(PATH))
     client_certificate: Path | None = option("delivery", optional(PATH))
@@ -266,6 +271,11 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., str]], ...] = (
         ("redis_min_free", "redis_max_mem"),
         lambda free, most: f"is invalid: got {free}, not below half of redis_max_mem, {most}"
         if 2 * free >= most else "",
+    ),
+    (
+        ("allow_callbacks",),
+        lambda rules: next((f"is invalid: got {rule}, which is never allowed: {kind}"
+                            for rule in rules if (kind := never_allowed(rule))), ""),
     ),
     (("datadog_api_key", "metric_collection_service"), _missing("metric_collection_service", "datadog")),
     (("datadog_app_key", "metric_collection_service"), _missing("metric_collection_service", "datadog")),

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from attrs import frozen
 
+from routemaster.callback_policy import parse_rule
 from routemaster.config_tokens import MASK as MASK
 from routemaster.config_tokens import BadTokens, mask_tokens, parse_clients, parse_tokens, write_clients
 from routemaster.errors import ConfigError
@@ -304,6 +305,9 @@ ORIGIN = OptionType("an https:// URL of a host and perhaps a port, without a pat
 ENDPOINT = OptionType("a Twisted endpoint such as tcp:17890 or unix:/path, and never ssl:", parse_endpoint)
 PEERS = comma_separated(
     OptionType("an IP address or network such as 10.0.0.0/8, or unix for peers on a Unix socket", parse_peer)
+)
+CALLBACKS = comma_separated(
+    OptionType("an IP address or network such as 10.0.0.0/8, or a host name such as *.example.com", parse_rule)
 )
 PATH = OptionType("a path", parse_path)
 STATUSES = OptionType(

@@ -125,6 +125,13 @@ class Sender(Protocol):
     ) -> Trial:
         """Make one POST at once, beside all turns, over a new connection, marked as a test."""
 
+    async def refusal(self, callback: str | None) -> str:
+        """Why the bus may not connect to where `callback` leads, with the rule that refuses it.
+
+        Empty if it may, if there is no callback, and if its host name cannot be resolved now: every
+        attempt checks again.
+        """
+
     async def close(self) -> None:
         """Abort the attempts under way and close every connection."""
 

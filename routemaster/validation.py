@@ -298,8 +298,8 @@ def check_callback(url: object) -> str:
     raise _invalid(
         "callback",
         url,
-        f"an https:// URL of at most {MAX_URL:,} characters with a host in ASCII, an optional port from 1 to "
-        "65535, and no user info, query or fragment",
+        f"an https:// URL of at most {MAX_URL:,} characters with a host in ASCII or an IP address in its usual "
+        "notation, an optional port from 1 to 65535, and no user info, query or fragment",
     )
 
 

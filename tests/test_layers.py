@@ -15,15 +15,16 @@ import routemaster
 HOME = Path(routemaster.__file__).parent
 
 #: the rooms that hold values and rules alone
-VALUES = ("", "model", "errors", "hints", "interfaces", "administration", "callback_url", "limits", "validation",
-          "strict_json", "config", "config_sources", "config_tokens", "config_types", "redis.address")  # fmt: skip
+VALUES = ("", "model", "errors", "hints", "interfaces", "administration", "callback_policy", "callback_url",
+          "limits", "validation", "strict_json",
+          "config", "config_sources", "config_tokens", "config_types", "redis.address")  # fmt: skip
 #: what each wing may import besides itself, by the closest name: "x" is the module x, "x." all of the package x
 LAWS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(VALUES, VALUES),
     "util.": ("errors", "interfaces", "model"),
     "redis.": ("errors", "config_types", "redis.address", "util."),
     "store.": (*VALUES, "util.", "redis."),
-    "sender.": ("callback_url", "errors", "interfaces", "model", "util."),
+    "sender.": ("callback_policy", "callback_url", "errors", "interfaces", "model", "util."),
     "delivery.": ("administration", "errors", "hints", "interfaces", "model", "util."),
     "pull.": (
         "administration", "errors", "hints", "interfaces", "model", "util.", "delivery.backlog", "delivery.batch",

@@ -33,6 +33,7 @@ from typing import Any
 
 from attrs import frozen
 
+from routemaster.callback_policy import NOT_ALLOWED
 from routemaster.cli.api_client import Answer, Bus, BusError
 
 TOPIC = "routemaster_doctor"
@@ -50,10 +51,14 @@ Undo = Callable[[float], None]  #: what undoes a step, given the time to give up
 
 @frozen
 class Trip:
-    """The result: seconds from publishing to arrival, or the problem; and what could not be removed."""
+    """The result: seconds from publishing to arrival, or the problem; and what could not be removed.
+
+    `refused`: the problem is that the bus's rules do not allow callbacks to this host.
+    """
 
     latency: float | None = None
     problem: str = ""
+    refused: bool = False
     left: tuple[str, ...] = ()
 
 
@@ -99,7 +104,7 @@ class _TemporaryClient:
             problem = str(error)
         finally:
             left = self._undo_all()
-        return Trip(latency, problem, left)
+        return Trip(latency, problem, NOT_ALLOWED in problem, left)
 
     def _deliver_one(self, callback: str, uuid: str) -> float:
         """Seconds from publishing to arrival."""

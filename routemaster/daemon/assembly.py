@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from twisted.logger import Logger
 
 from routemaster import __version__
+from routemaster.callback_policy import CallbackPolicy
 from routemaster.config import Config
 from routemaster.delivery.decision import Rules
 from routemaster.delivery.worker import Worker
@@ -53,8 +54,10 @@ def certificate_files(config: Config, now: float) -> tuple[Path, Path]:
     return certificate, key
 
 
-def sender(config: Config, reactor: Any, certificate: Path) -> TreqSender:
-    """Raises ConfigError if ca_file or the client's certificate cannot be used."""
+def sender(
+    config: Config, reactor: Any, certificate: Path, loopback: Callable[[], bool | None]
+) -> TreqSender:
+    """`loopback`: see `TreqSender`. Raises ConfigError if ca_file or the client's certificate cannot be used."""
     # a subscriber on the same machine may use the generated self-signed pair too
     generated = [certificate] if config.certificate is None else []
     return TreqSender(
@@ -68,7 +71,14 @@ def sender(config: Config, reactor: Any, certificate: Path) -> TreqSender:
         client_certificate=config.client_certificate,
         client_private_key=config.client_private_key,
         max_open=config.max_open_deliveries,
+        policy=callback_policy(config),
+        loopback=loopback,
     )
+
+
+def callback_policy(config: Config) -> CallbackPolicy:
+    """The rules on where callbacks may point."""
+    return CallbackPolicy(config.callback_addresses == "public", config.allow_callbacks, config.deny_callbacks)
 
 
 def connection(

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 from collections.abc import Callable, Coroutine
@@ -17,6 +18,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.logger import Logger
 from twisted.web.resource import Resource
 
+from routemaster.callback_policy import LOOPBACK, embedded, kind
 from routemaster.config import Config
 from routemaster.daemon import assembly
 from routemaster.errors import ConfigError
@@ -42,6 +44,7 @@ class Listeners:
         self._ports: list[Any] = []
         self._sites: list[BusSite] = []
         self._closed = False
+        self._on_loopback: bool | None = None
 
     async def open(self, resource: Resource, is_large: Callable[[str], bool]) -> None:
         """Listen on all ports; raises ConfigError. `is_large`: see `BodyLimits`."""
@@ -53,6 +56,7 @@ class Listeners:
         if config.http is not None:
             plain = self._site(RedirectResource(config.public_url, resource, self.proxies))
             await self._listen(config.http, plain, plain, "plain HTTP")
+        self._on_loopback = all(_is_loopback(port.getHost()) for port in self._ports)
 
     async def close(self) -> None:
         """Accept no more connections."""
@@ -64,6 +68,13 @@ class Listeners:
         """Whether other hosts can reach a port: not if all are on loopback or Unix sockets."""
         hosts = [getattr(port.getHost(), "host", None) for port in self._ports]
         return not all(host is None or ip_address(host.partition("%")[0]).is_loopback for host in hosts)
+
+    def on_loopback(self) -> bool | None:
+        """Whether all ports are on loopback; None before they are open.
+
+        A Unix socket is not: what serves others through it need not be on loopback itself.
+        """
+        return self._on_loopback
 
     @property
     def live(self) -> int:
@@ -87,6 +98,41 @@ class Listeners:
         self._ports.append(port)
         self._sites.append(site)
         self._log.info("{what} on {address}", what=name, address=_label(port.getHost()))
+
+
+def loopback_alone(config: Config, listeners: Listeners | None) -> Callable[[], bool | None]:
+    """What returns whether the bus itself listens on loopback alone; None before its ports are open.
+
+    A worker has no ports: it believes the endpoints in its own configuration, if `https` is given there.
+    By default it cannot know where the web processes listen.
+    """
+    if listeners is not None:
+        return listeners.on_loopback
+    given = config.origins["https"] != "default"
+    endpoints = [config.https] if config.http is None else [config.https, config.http]
+    alone = given and all(map(_names_loopback, endpoints))
+    return lambda: alone
+
+
+def _is_loopback(address: Any) -> bool:
+    """Whether the address of a port, of any kind, is on loopback."""
+    return isinstance(address, IPv4Address | IPv6Address) and _is_loopback_interface(address.host)
+
+
+def _is_loopback_interface(text: str) -> bool:
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return False
+    return kind((embedded(address) or (address,))[0]) == LOOPBACK
+
+
+def _names_loopback(endpoint: str) -> bool:
+    """Whether an endpoint description gives an interface on loopback."""
+    name, *parts = re.split(r"(?<!\\):", endpoint)
+    interfaces = [part.removeprefix("interface=") for part in parts if part.startswith("interface=")]
+    return (name in ("tcp", "tcp6") and len(interfaces) == 1
+            and _is_loopback_interface(interfaces[0].replace("\\:", ":")))  # fmt: skip
 
 
 async def bind(reactor: Any, endpoint: str, factory: Any, name: str) -> Any:

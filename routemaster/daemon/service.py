@@ -33,7 +33,7 @@ from routemaster import __version__
 from routemaster.config import Config
 from routemaster.daemon import assembly
 from routemaster.daemon.lifecycle import DaemonService, tune_garbage_collector
-from routemaster.daemon.listeners import Listeners
+from routemaster.daemon.listeners import Listeners, loopback_alone
 from routemaster.daemon.own_metrics import OwnMetrics
 from routemaster.delivery.worker import Worker
 from routemaster.errors import StoreUnavailable, WrongType
@@ -91,7 +91,7 @@ class Bus(DaemonService):
         self._meter, self._metrics_service = Meter(), assembly.metrics_service(config, reactor)
         self._tls = None if config.role == "worker" else ReloadableTLS(certificate, key)
         self._listeners = None if self._tls is None else Listeners(config, self._tls, reactor, self._meter)
-        self._sender = assembly.sender(config, reactor, certificate)
+        self._sender = assembly.sender(config, reactor, certificate, loopback_alone(config, self._listeners))
         self._certificates = CertificateWatch([self._tls, self._sender.client_certificate], time)
         self._process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._own_metrics = OwnMetrics(reactor, self._meter, config.role, dropped)

@@ -15,6 +15,7 @@ modules, in the order in which an attempt passes them:
 `treq_agent`         what treq runs on: connections of the pool, no cookies
 `pool`               opens, keeps, reuses and closes connections
 `dns_cache`          host names to addresses: own threads, cache
+`connection_policy`  refuses names and addresses where callbacks may not point
 `tls`                certificates and host names are verified
 `tls_transport`      what a server sends below HTTP is limited
 `connection`         HTTP/1.1, with heads of limited size

@@ -12,12 +12,15 @@ from typing import Any
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
+from routemaster.callback_policy import CallbackPolicy
+from routemaster.callback_url import parse_callback
 from routemaster.interfaces import LastAttempt, Outcome, Trial, Verdict
 from routemaster.model import Signing
-from routemaster.sender.dns_cache import DNSCache, Threads, look_up
+from routemaster.sender.connection_policy import ConnectionPolicy
+from routemaster.sender.dns_cache import DNSCache, Refused, Threads, look_up
 from routemaster.sender.exchange import Acknowledging, Exchange
-from routemaster.sender.failure_reasons import one_line
-from routemaster.sender.fair_queue import FairQueue, QueueClosed
+from routemaster.sender.failure_reasons import DeliveryError, one_line
+from routemaster.sender.fair_queue import FairQueue, QueueClosed, QueueFull
 from routemaster.sender.pool import Pool
 from routemaster.sender.target import BadCallback, Target
 from routemaster.sender.tls import ClientCertificate, TLSTrust
@@ -26,6 +29,7 @@ from routemaster.sender.trial import TrialExchange
 
 PACE = 0.01  #: seconds between attempts to subscribers whose last attempt failed
 LONG = 0.5   #: seconds after which an attempt leaves its place to others that wait
+REFUSAL_TIMEOUT = 1.0  #: seconds for the look-up when a client subscribes
 MAX_TARGETS = 10_000  #: parsed callbacks that are kept
 HASHED_AT_ONCE = 524_288  #: bytes; hashing takes about a millisecond for each secret and these
 
@@ -50,19 +54,22 @@ class TreqSender:
         max_open: int = 1000,
         max_per_server: int = 100,
         resolve: Callable[[str], Sequence[str]] = look_up,
+        policy: CallbackPolicy = CallbackPolicy(),  # noqa: B008  # immutable
+        loopback: Callable[[], bool | None] = lambda: False,
     ) -> None:
         """`connect_timeout`: seconds for look-up and TCP; `timeout`: seconds for the whole exchange.
 
         `max_open`: attempts, and connections, at the same time; `max_per_server`:
         for one host and port. `acknowledge`: the statuses that acknowledge. `resolve`
         looks a name up; it blocks, in a thread. `client_certificate` and its key are shown to servers that ask.
+        `loopback` returns whether the bus itself listens on loopback alone, None before its ports are open.
         Raises `ConfigError` if one of `ca_files` or the client's pair cannot be used.
         """
         self._reactor = reactor
         self._timeout = timeout
         self._user_agent = user_agent
         self._acknowledging = Acknowledging(acknowledge)
-        self._dns = DNSCache(reactor, Threads(reactor), resolve)
+        self._dns = DNSCache(reactor, Threads(reactor), resolve, ConnectionPolicy(policy, loopback).check)
         trust = TLSTrust(verify, ca_files)
         self.pool = Pool(reactor, self._dns, trust, max_open=max_open, connect_timeout=connect_timeout)
         self.client_certificate: ClientCertificate | None = None
@@ -124,6 +131,18 @@ class TreqSender:
             return await trial.run()
         finally:
             self._exchanges.discard(trial)
+
+    async def refusal(self, callback: str | None) -> str:
+        """`interfaces.Sender.refusal`."""
+        parts = parse_callback(callback)
+        try:
+            if parts is not None:
+                await self._dns.addresses(parts.host, REFUSAL_TIMEOUT)
+        except Refused as refused:
+            return str(refused)
+        except (DeliveryError, QueueFull, QueueClosed):
+            pass
+        return ""
 
     async def close(self) -> None:
         """Abort the exchanges under way (outcome: LOCAL, the bus is stopping) and close every connection."""

@@ -10,6 +10,10 @@ up at most three quarters.
 A successful answer is fresh for `TTL` seconds. After that, up to `STALE`
 seconds, it is still returned while a new look-up runs. An outdated address is
 no danger: TLS verifies the server.
+
+Nothing but what the cache returns is connected to. It checks each name, and each
+address of an answer, the same parsed value that it returns; if one address is
+refused, so is the name, even if an earlier answer was not.
 """
 
 # mypy: allow-untyped-calls
@@ -20,15 +24,17 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from threading import Thread
 from typing import Any, TypeVar
 
 from attrs import define
-from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.abstract import isIPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
+from routemaster.callback_policy import is_address
 from routemaster.interfaces import LastAttempt
 from routemaster.sender.failure_reasons import DeliveryError, LocalFault, is_local
 from routemaster.sender.fair_queue import FairQueue, QueueClosed, QueueFull
@@ -36,6 +42,7 @@ from routemaster.sender.fair_queue import FairQueue, QueueClosed, QueueFull
 T = TypeVar("T")
 MakeError = Callable[[], DeliveryError]  #: makes a new exception for each caller
 Addresses = tuple[str, ...]
+Check = Callable[[str, Sequence[IPv4Address | IPv6Address]], None]  #: raises DeliveryError; see `DNSCache`
 Callers = list[Deferred[Addresses]]
 
 TTL = 30.0  #: seconds for which an answer is fresh
@@ -49,6 +56,10 @@ MAX_ADDRESSES = 4  #: tried for one name; a limit, so that a name cannot make th
 
 class NoAddress(DeliveryError):
     """The name does not resolve."""
+
+
+class Refused(DeliveryError):
+    """The bus may not connect to the host; the message says which rule refuses it."""
 
 
 class Threads(ThreadPool):
@@ -115,13 +126,30 @@ class _Entry:
     usable_until: float
 
 
-class DNSCache:
-    """Resolves host names; `resolve` does it for one name and blocks."""
+def allow_all(name: str, addresses: Sequence[IPv4Address | IPv6Address]) -> None:
+    """The `Check` that refuses nothing."""
 
-    def __init__(self, clock: Any, threads: Threads, resolve: Callable[[str], Sequence[str]] = look_up) -> None:
+
+class DNSCache:
+    """Resolves host names."""
+
+    def __init__(
+        self,
+        clock: Any,
+        threads: Threads,
+        resolve: Callable[[str], Sequence[str]] = look_up,
+        check: Check = allow_all,
+    ) -> None:
+        """
+        Args:
+            resolve: looks up one name; blocks, in a thread.
+            check: raises `Refused` if the bus may not connect to a name, or to one of all the
+                addresses of an answer; without addresses only the name is known. Called in any thread.
+        """
         self._clock = clock  # IReactorTime
         self._threads = threads
         self._resolve = resolve
+        self._check = check
         self._queue = FairQueue(THREADS, 1, max_waiting=MAX_WAITING)
         self._entries: dict[str, _Entry] = {}  # oldest first
         self._waiting: dict[str, Callers] = {}  # callers, by the name that is being looked up
@@ -129,10 +157,13 @@ class DNSCache:
     async def addresses(self, name: str, timeout: float) -> Addresses:
         """Up to `MAX_ADDRESSES` addresses of `name`, best first; waits at most `timeout` seconds.
 
-        Errors: `DeliveryError`, `LocalFault`, `QueueFull`, `QueueClosed`.
+        Errors: `DeliveryError`, `Refused`, `LocalFault`, `QueueFull`, `QueueClosed`.
         """
-        if isIPAddress(name) or isIPv6Address(name):
-            return (name,)
+        if is_address(name):
+            literal = ip_address(name)
+            self._check(name, (literal,))
+            return (str(literal),)
+        self._check(name, ())
         now = self._clock.seconds()
         entry = self._entries.get(name)
         if entry is not None and now < entry.usable_until:
@@ -194,10 +225,12 @@ class DNSCache:
             if turn is not None:
                 await turn
             try:
-                addresses = choose(await self._threads.run(partial(self._resolve, name)))
+                addresses = choose(await self._threads.run(partial(self._find, name)))
             except DeliveryError as known:
                 error = partial(type(known), str(known))
                 local = isinstance(known, LocalFault)
+                if isinstance(known, Refused):
+                    self._entries.pop(name, None)  # an earlier answer is used no more
             self._store(name, addresses, error, local)
             self._queue.leave(name, last)
         except QueueClosed:
@@ -207,6 +240,16 @@ class DNSCache:
             self._queue.leave(name, last)
         del self._waiting[name]
         self._answer(waiting, addresses, error)
+
+    def _find(self, name: str) -> Sequence[str]:
+        """All addresses of a name, checked, in canonical notation; blocks."""
+        found = self._resolve(name)
+        try:
+            addresses = [ip_address(text) for text in found]
+        except ValueError as error:
+            raise Refused(f"the DNS look-up of {name} is refused: {error}") from None
+        self._check(name, addresses)
+        return [str(address) for address in addresses]
 
     def _answer(self, waiting: Callers, addresses: Addresses, error: MakeError | None) -> None:
         while waiting:

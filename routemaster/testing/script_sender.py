@@ -80,6 +80,8 @@ class ScriptedSender:
         self._script = deque(script)
         self.tried: list[tuple[str, str | None, bytes]] = []  #: arguments of `try_out` ...
         self.tried_signing: list[Signing | None] = []         #: ... and its last one
+        self.refused = ""  #: what `refusal` says of every callback
+        self.asked: list[str | None] = []  #: arguments of `refusal`
 
     @property
     def in_flight(self) -> list[Attempt]:
@@ -123,6 +125,11 @@ class ScriptedSender:
         self.tried_signing.append(signing)
         outcome = self._script.popleft() if self._script else self.otherwise
         return Trial(outcome or LOCAL, 0.0, "", "")
+
+    async def refusal(self, callback: str | None) -> str:
+        """`refused`."""
+        self.asked.append(callback)
+        return self.refused
 
     async def close(self) -> None:
         """Abort all attempts in flight."""

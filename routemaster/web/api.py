@@ -21,7 +21,7 @@ from twisted.web.http_headers import Headers
 
 from routemaster import strict_json
 from routemaster.delivery.forecast import batches_due
-from routemaster.errors import RoutemasterError, StoreUnavailable, TooLarge
+from routemaster.errors import Invalid, RoutemasterError, StoreUnavailable, TooLarge
 from routemaster.interfaces import Clock, Meter, Sender, Store
 from routemaster.limits import MAX_DATA
 from routemaster.metrics.prometheus import CONTENT_TYPE
@@ -85,10 +85,11 @@ class Api:
             exposed: returns whether other hosts can reach the bus.
             pull: answers polls; by default one that gets no hints, so that nothing wakes a waiting poll.
             data_limits: those that the HTTP server uses too.
-            sender: tries callbacks.
+            sender: tries callbacks, and says which are refused; without it none is.
             proxies: tell whose request it is, for limits by address.
         """
         self._store, self._clock, self._limits, self._meter = store, clock, limits, meter
+        self._sender = sender
         self._access = Access(authenticator, clock, meter, proxies)
         self._hex_digits = hex_digits
         self._tokens = ApiTokens(store, authenticator, self._access, clock, hex_digits, exposed)
@@ -245,6 +246,8 @@ class Api:
         body = strict_json.decode_fields(request.content.getvalue())
         secret = "whsec_" + b64encode(bytes.fromhex(self._hex_digits(32))).decode()
         subscription = check_subscription(subscriber, body, self._limits.missing_topics, secret)
+        if self._sender is not None and (refusal := await self._sender.refusal(subscription.callback)):
+            raise Invalid(refusal)
         await complete(self._store.subscribe(subscription))
         return json_answer(request, {"secret": secret}) if subscription.secret == secret else no_content(request)
 

@@ -209,6 +209,9 @@ class Callbacks:
         return Trial(Outcome(verdict, status=self.status, error="" if self.status == 204 else "answered \x1b"),
                      0.25, "127.0.0.1", "TLSv1.3")  # fmt: skip
 
+    async def refusal(self, callback: str | None) -> str:
+        return ""
+
 
 class TestCommandTests(BusCase):
     """Trying a callback."""

@@ -7,14 +7,15 @@ from pathlib import Path
 from time import time
 from unittest.mock import Mock
 
-from twisted.internet import reactor
+from twisted.internet import endpoints, reactor
 from twisted.internet.protocol import Factory
 from twisted.internet.threads import deferToThread
+from twisted.python.systemd import ListenFDs
 from twisted.trial.unittest import TestCase
 
 from routemaster.config import load
 from routemaster.daemon import assembly
-from routemaster.daemon.listeners import BACKLOG, Listeners, backlog_of, bind, set_backlog
+from routemaster.daemon.listeners import BACKLOG, Listeners, backlog_of, bind, loopback_alone, set_backlog
 from routemaster.metrics.meter import Meter
 from routemaster.web.certificates import ReloadableTLS
 from routemaster.web.http_server.addresses import TrustedProxies
@@ -60,24 +61,50 @@ class BacklogTests(TestCase):
 
 
 class ExposedTests(TestCase):
-    """Whether other hosts can reach the bus."""
+    """Whether other hosts can reach the bus, and whether it listens on loopback alone."""
 
     async def test_exposed(self) -> None:
-        """They can unless all ports are on loopback or Unix sockets, whatever the endpoint description says."""
+        """The ports decide, not the endpoint descriptions; a Unix socket is for this host, but not on loopback."""
         path = self.mktemp()[-40:].replace("/", "_")
-        for https, http, exposed in (
-            ("tcp:0:interface=127.0.0.1", "", False),
-            ("tcp:0:interface=127.0.0.1", f"unix:{path}", False),
-            ("tcp6:0:interface=\\:\\:1", "", False),
-            ("tcp:0:interface=127.0.0.1", "tcp:0", True),
-            ("tcp6:0", "", True),
+        inherited = socket.create_server(("127.0.0.1", 0)).detach()  # its port closes it
+        self.patch(endpoints._SystemdParser, "_sddaemon", ListenFDs([inherited], ["https"]))
+        for https, http, exposed, loopback in (
+            ("tcp:0:interface=127.0.0.1", "", False, True),
+            ("tcp:0:interface=127.9.9.9", "tcp6:0:interface=\\:\\:1", False, True),
+            ("tcp:0:interface=127.0.0.1", f"unix:{path}", False, False),
+            ("tcp6:0:interface=\\:\\:1", "", False, True),
+            ("systemd:domain=INET:name=https", "", False, True),
+            ("tcp:0:interface=127.0.0.1", "tcp:0", True, False),
+            ("tcp6:0", "", True, False),
         ):
             config = load({"https": https, "http": http, "state-dir": self.mktemp()}, {}, None)
             tls = ReloadableTLS(*assembly.certificate_files(config, time()))
             listeners = Listeners(config, tls, reactor, Meter())
+            on_loopback = loopback_alone(config, listeners)
+            self.assertIsNone(on_loopback())
             await listeners.open(BusApp().resource(), lambda topic: False)
-            self.assertEqual(listeners.exposed(), exposed, (https, http))
+            self.assertEqual((https, http, listeners.exposed()), (https, http, exposed))
             await listeners.close()
+            self.assertEqual((https, http, on_loopback()), (https, http, loopback))
+
+    def test_worker(self) -> None:
+        """A worker, which has no ports, believes the endpoints that its configuration gives, if they are plain."""
+        for https, http, loopback in (
+            ("tcp:443:interface=127.0.0.1", "", True),
+            ("tcp:interface=127.0.0.1:port=443", "tcp6:80:interface=\\:\\:1:backlog=9", True),
+            (None, "", False),  # by default
+            (None, "tcp:80:interface=127.0.0.1", False),
+            ("tcp:443", "", False),
+            ("tcp:443:interface=0.0.0.0", "", False),
+            ("tcp:443:interface=localhost", "", False),
+            ("tcp:443:interface=127.0.0.1", "tcp:80", False),
+            ("tcp:443:interface=127.0.0.1:interface=0.0.0.0", "", False),
+            ("systemd:domain=INET:index=0", "", False),
+            ("unix:/run/interface=127.0.0.1", "", False),
+        ):
+            given = {"role": "worker", "redis-url": "redis://h", "http": http}
+            config = load(given if https is None else given | {"https": https}, {}, None)
+            self.assertEqual((https, http, loopback_alone(config, None)()), (https, http, loopback))
 
 
 class UnixTests(TestCase):

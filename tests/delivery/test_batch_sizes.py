@@ -63,7 +63,7 @@ class BatchSizeTests(TestCase):
         self.store = MemoryStore(reactor, TTL, self.hint)  # type: ignore[arg-type]
         self.count = 0
         ca_file = AUTHORITY.write(Path(self.mktemp()))
-        self.sender = TreqSender(reactor, user_agent="test", ca_files=[ca_file])
+        self.sender = TreqSender(reactor, user_agent="test", ca_files=[ca_file], loopback=lambda: True)
         self.addCleanup(lambda: ensureDeferred(self.sender.close()))
         self.addCleanup(lambda: ensureDeferred(self.stop_all()))
 

@@ -40,7 +40,8 @@ class SenderCase(TestCase):
         self.ca_file = AUTHORITY.write(Path(self.mktemp()))
 
     def sender(self, **options: Any) -> PostingSender:
-        options = {"user_agent": "routemaster/9", "timeout": 5.0, "ca_files": [self.ca_file], **options}
+        options = {"user_agent": "routemaster/9", "timeout": 5.0, "ca_files": [self.ca_file],
+                   "loopback": lambda: True, **options}  # fmt: skip
         sender = PostingSender(reactor, **options)
 
         async def close() -> None:

@@ -9,12 +9,12 @@ from typing import Any
 from weakref import ref
 
 from twisted.internet import reactor
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.sender import dns_cache
-from routemaster.sender.dns_cache import MAX_WAITING, DNSCache, NoAddress, Threads, choose
+from routemaster.sender.dns_cache import MAX_WAITING, DNSCache, NoAddress, Refused, Threads, choose
 from routemaster.sender.failure_reasons import DeliveryError
 from routemaster.sender.fair_queue import QueueFull
 
@@ -182,6 +182,68 @@ class DNSCacheTests(SynchronousTestCase):
         threads.run(hang)
         self.assertTrue(daemon.get(timeout=10))
         threads.stop()
+
+    def test_every_address_is_checked(self) -> None:
+        """All of an answer is checked, not only the `MAX_ADDRESSES` that are used; a refusal is cached."""
+        self.refused = "192.0.2.9"
+        cache = self.checked(lambda name: [f"192.0.2.{n}" for n in range(10)])
+        for _ in range(2):
+            failed = Deferred.fromCoroutine(cache.addresses("a.example", 1.0))
+            self.assertEqual(str(self.failureResultOf(failed, Refused).value), "192.0.2.9")
+        self.assertEqual(self.asked, ["a.example"])  # the refusal is cached
+        self.clock.advance(dns_cache.NEGATIVE_TTL)
+        self.refused = "none"
+        self.assertEqual(len(self.successResultOf(Deferred.fromCoroutine(cache.addresses("a.example", 1.0)))), 4)
+
+    def test_rebinding(self) -> None:
+        """An answer with a refused address replaces an earlier one, which a failed look-up does not."""
+        answers: list[Any] = [["192.0.2.1"], NoAddress("none"), ["192.0.2.1", "192.0.2.2"], NoAddress("none")]
+
+        def resolve(name: str) -> list[str]:
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return list(answer)
+
+        self.refused = "192.0.2.2"
+        cache = self.checked(resolve)
+        for pause, expected in ((dns_cache.TTL, True), (dns_cache.NEGATIVE_TTL, True), (0, False)):
+            found = Deferred.fromCoroutine(cache.addresses("a.example", 1.0))
+            if expected:
+                self.assertEqual(self.successResultOf(found), ("192.0.2.1",))
+            else:
+                self.failureResultOf(found, Refused)
+            self.clock.advance(pause)
+            if pause:  # an outdated answer is returned while the next look-up runs
+                Deferred.fromCoroutine(cache.addresses("a.example", 1.0)).addErrback(lambda _: None)
+        self.assertEqual(len(answers), 1)
+
+    def checked(self, resolve: Any) -> DNSCache:
+        """A cache whose look-ups end at once, and whose check refuses `refused`."""
+        self.asked: list[str] = []
+
+        class Caller:
+            def run(self, call: Any) -> Deferred[Any]:
+                return maybeDeferred(call)
+
+        def ask(name: str) -> Any:
+            self.asked.append(name)
+            return resolve(name)
+
+        def check(name: str, addresses: Any) -> None:
+            if self.refused in map(str, addresses):
+                raise Refused(self.refused)
+
+        threads: Any = Caller()
+        return DNSCache(self.clock, threads, ask, check)
+
+    def test_literal_is_checked(self) -> None:
+        """An IP address is checked, and returned as it was checked."""
+        self.refused = "127.0.0.1"
+        cache = self.checked(lambda name: [])
+        self.failureResultOf(Deferred.fromCoroutine(cache.addresses("127.0.0.1", 1.0)), Refused)
+        self.assertEqual(self.successResultOf(Deferred.fromCoroutine(cache.addresses("::FFFF", 1.0))), ("::ffff",))
+        self.assertEqual(self.asked, [])
 
     def test_choice(self) -> None:
         """At most four different addresses are returned, IPv6 and IPv4 in turn."""

@@ -217,6 +217,24 @@ class ControlTests(SubscriptionCase):
             self.assertTrue(answer.error.startswith(name), answer.error)
 
 
+class RefusedCallbackTests(SubscriptionCase):
+    """Callbacks that the bus may not connect to."""
+
+    def test_refused(self) -> None:
+        """A refused callback is 400 with the rule, and changes nothing."""
+        self.sender.refused = "callback is not allowed: 127.0.0.1 is loopback"
+        self.sender.asked.clear()
+        before = self.expect(200, "GET", "/subscription", user=B).body
+        for path in ("/subscription", "/subscriber"):
+            body = {"topics": ["cats"], "callback": "https://x@rebinding.example/"}
+            self.assertEqual(self.expect(400, "POST", path, body, B).error, self.sender.refused)
+        self.assertEqual(self.sender.asked, ["https://rebinding.example/"] * 2)
+        self.assertEqual(self.expect(200, "GET", "/subscription", user=B).body, before)
+        self.sender.refused = ""
+        self.expect(204, "POST", "/subscription", {"topics": ["cats"]}, B)
+        self.assertIsNone(self.sender.asked[-1])
+
+
 class TryOutTests(SubscriptionCase):
     """POST /subscription/test"""
 
