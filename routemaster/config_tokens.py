@@ -11,13 +11,16 @@ _CHARACTERS = "[a-z0-9:_-]"  #: of a token
 
 
 def mask_tokens(tokens: str) -> str:
-    """Each token masked after its `--`; one without `--` is masked completely, except `demo`; of NEW=OLD, both."""
+    """Each token masked after its `--`; one without `--` is masked completely, except `demo`; of NEW=OLD, both.
+
+    So is a name that cannot be shown in one line.
+    """
 
     def public(token: str) -> str:
         name, dashes, _ = token.partition("--")
         if token in ("", "demo"):
             return token
-        return f"{name}--{MASK}" if dashes else MASK
+        return f"{name}--{MASK}" if dashes and name.isprintable() else MASK
 
     return ",".join("=".join(map(public, item.split("="))) for item in tokens.split(","))
 

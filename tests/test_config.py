@@ -450,6 +450,7 @@ class ShowTests(Case):
         for text, *words in (
             ("a,a:b--Canary", "number 2", "a:b--********", "capital letters", "lower case"),
             ("demo,Canary", "number 2", "********", "capital letters"),
+            ("a\0b--canary", "number 1", "list, ********", "not allowed"),
             ("a;b--canary", "number 1", "a;b--********", "commas"),
             ("a--canary b", "number 1", "a--********", "commas"),
             ("a,,b", "number 2", "an empty one", "remove the comma"),

@@ -72,8 +72,9 @@ def _is_only(form: re.Pattern[bytes], lower: bytes, place: int) -> bool:
 
 def _rewritten(head: bytes) -> tuple[bytes, int]:
     """An exact head with the meaning that a browser sees in this one, and its status."""
-    first, *lines = _LINE_END.split(_FOLD.sub(b" ", head))
-    status = status_of(first)
+    first, _, rest = head.partition(b"\n")
+    status = status_of(first.removesuffix(b"\r"))
+    lines = _LINE_END.split(_FOLD.sub(b" ", rest))
     if any(b"\r" in line or b"\0" in line for line in lines):
         raise Malformed("malformed answer: invalid header field")
     fields = [b"HTTP/1.1 %d " % status]

@@ -58,6 +58,12 @@ class HeadTests(SynchronousTestCase):
         for line in (b"http/1.1 204 X", b"HTTP/1.1  204", b"HTTP/1.1\t204\tX", b"HTTP/2.0 204 X", b"HTTP/2 204"):
             self.assertEqual(read_head(line + b"\r\n\r\n"), (b"HTTP/1.1 204 \r\n\r\n", 204, False), line)
 
+    def test_folded_status_line(self) -> None:
+        """A status line is one line: a folded one is refused, as it is when its second part has not come yet."""
+        for head in (b"HTTP/1.1\n 200 OK\n\n", b"HTTP/1.1\r\n\t200 OK\r\n\r\n"):
+            self.assertRaises(Malformed, read_head, head)
+        self.assertEqual(read_head(b"HTTP/1.1 200\n x\n\n")[1], 200)
+
     def test_malformed_line_is_escaped(self) -> None:
         """An invalid status line is reported with escapes."""
         error = self.assertRaises(Malformed, read_head, b"\x1b[31m\xff\r\n\r\n")

@@ -117,10 +117,14 @@ class Wire:
 
     def send(self, data: bytes, segment: int = 0) -> list[Answer]:
         """Send in segments of this size (0: in one); returns all answers so far."""
+        self.send_only(data, segment)
+        return self.answers()
+
+    def send_only(self, data: bytes, segment: int = 0) -> None:
+        """The same without a look at the answers."""
         for start in range(0, len(data), segment or len(data) or 1):
             if not self.transport.lost:
                 self.channel.dataReceived(data[start : start + (segment or len(data))])
-        return self.answers()
 
     def pass_time(self, seconds: float) -> None:
         """Advance the clock in steps of a quarter of a second."""

@@ -52,7 +52,7 @@ from twisted.web.http_headers import Headers
 from routemaster.web.http_server.body_reader import BodyReader
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.http_server.request import BusRequest
-from routemaster.web.http_server.request_head import MAX_HEAD, Head, parse_head
+from routemaster.web.http_server.request_head import EMPTY_LINES, MAX_HEAD, Head, parse_head
 from routemaster.web.http_server.server import Server
 
 PIPELINED = 16384   #: bytes of pipelined requests kept while one is handled
@@ -220,14 +220,14 @@ class BusChannel(HTTPChannel):
     def _read_head(self) -> bool:
         inbox = self._inbox
         if self.state is not State.HEAD and inbox.startswith(b"\r\n"):
-            self._inbox = inbox = inbox[2:]  # an empty line before the request line (RFC 9112 section 2.2)
+            self._inbox = inbox = EMPTY_LINES.sub(b"", inbox, count=1)
         end = inbox.find(b"\r\n\r\n", self._searched)
         if end > MAX_HEAD or (end < 0 and len(inbox) > MAX_HEAD + 3):
             raise Refused(431, f"request head is too large: expected at most {MAX_HEAD} bytes")
         if end < 0:
             if not b"!" <= inbox[:1] <= b"~" and inbox not in (b"", b"\r"):
                 raise Refused(400, "request line is invalid: expected HTTP")  # another protocol's first bytes
-            if self.state is not State.HEAD and inbox:
+            if self.state is not State.HEAD and inbox not in (b"", b"\r"):
                 self._wait(State.HEAD, self.site.limits.head)
             self._searched = max(0, len(inbox) - 3)
             return False

@@ -23,6 +23,8 @@ from routemaster.web.http_server.refusal import Refused
 MAX_HEAD = 16384     #: bytes of request line and headers together
 MAX_HEADERS = 100    #: header lines in one request
 
+EMPTY_LINES = re.compile(rb"\A(?:\r\n)+")  #: before a request line; clients may send them (RFC 9112 section 2.2)
+
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/1\.([01])")
 _HEADER_LINES = re.compile(rb"(?:\r\n" + _TOKEN + rb":[\t\x20-\x7e\x80-\xff]*)*")

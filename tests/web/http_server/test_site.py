@@ -44,6 +44,14 @@ class AnswerTests(Case):
             self.assertEqual(len(written), 1)
         self.assertEqual({body for _, body in self.api.published}, {b'{"type":"noop"}', b"abc"})
 
+    def test_empty_lines(self) -> None:
+        """Empty lines before a request line are passed over, in any segments; a lone CR or LF is refused."""
+        for segment in (0, 1, 2, 3):
+            for lines in (b"\r\n", b"\r\n" * 3, b"\n", b"\r"):
+                statuses = [204, 200] if len(lines) > 1 else [400]
+                answers = self.wire().send(lines + PUBLISH + lines + get(b"/hello"), segment)
+                self.assertEqual([each.status for each in answers], statuses, (segment, lines))
+
     def test_keep_alive(self) -> None:
         """A connection stays open until a request has `Connection: close` or is HTTP/1.0."""
         wire = self.wire()
