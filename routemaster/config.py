@@ -16,7 +16,7 @@ value is an error in a file, unless a source with precedence gives the option.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network
 from itertools import groupby
 from pathlib import Path
@@ -54,6 +54,7 @@ from routemaster.config_types import (
 )
 from routemaster.errors import ConfigError
 from routemaster.redis.address import REDIS_URL
+from routemaster.token_hash import digest, hashed, is_hash
 
 SHIPPED = Path(__file__).with_name("routemaster.ini")
 
@@ -81,6 +82,7 @@ class Config:
     clients: Mapping[str, str] = option("clients", CLIENTS)
     root_key: str | None = option("clients", optional(ROOT_KEY))
     monitor_keys: tuple[str, ...] = option("clients", TOKENS)
+    hash_tokens: bool = option("clients", YES_OR_NO)
 
     https: str = option("server", ENDPOINT)
     http: str | None = option("server", optional(ENDPOINT))
@@ -239,17 +241,35 @@ def _together(*names: str) -> tuple[tuple[str, ...], Callable[..., str]]:
     return names, lambda one, other: wrong if (one is None) != (other is None) else ""
 
 
+def _common(some: Iterable[str], *others: str | None) -> bool:
+    """Whether a token or a key is the same as one of others, given itself or as its hash."""
+    return not {digest(each) for each in others if each}.isdisjoint(map(digest, some))
+
+
+def _plain(option: str, exposed: Callable[[Any], bool]) -> tuple[tuple[str, ...], Callable[..., str]]:
+    """A rule: with `hash_tokens`, the option has only hashes; `exposed`: whether its value has anything else."""
+    wrong = (
+        "must be given as a hash, because hash_tokens is YES: sha256: and the 64 digits that sha256sum prints of "
+        "the key, or NAME--sha256: and those of the whole token"
+    )
+    return (option, "hash_tokens"), lambda value, hashes: wrong if hashes and exposed(value) else ""
+
+
 #: Options, and a rule on their values: it returns what is wrong with the first one, or an empty text.
 _RULES: tuple[tuple[tuple[str, ...], Callable[..., str]], ...] = (
     (
         ("root_key", "clients"),
-        lambda key, clients: "must differ from the tokens in clients" if key in clients else "",
+        lambda key, clients: "must differ from the tokens in clients" if _common(clients, key) else "",
     ),
     (
         ("monitor_keys", "clients", "root_key"),
         lambda keys, clients, root: "must differ from root_key and the tokens in clients"
-        if {*clients, root} & {*keys} else "",
+        if _common(keys, root, *clients) else "",
     ),
+    # a token without secret part is its own hash
+    _plain("clients", lambda clients: any(hashed(each) != each for each in {*clients, *clients.values()})),
+    _plain("root_key", lambda key: key is not None and not is_hash(key)),
+    _plain("monitor_keys", lambda keys: not all(map(is_hash, keys))),
     (
         ("max_buffered_bodies", "max_bulk_body", "max_body"),
         lambda most, *bodies: f"is invalid: got {most}, less than one body of {max(bodies)} bytes"

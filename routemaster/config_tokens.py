@@ -1,9 +1,14 @@
-"""Tokens in the configuration: how lists of them are parsed, written and masked."""
+"""Tokens in the configuration: how lists of them are parsed, written and masked.
+
+A hash (`token_hash`) may stand in the place of each token.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+
+from routemaster.token_hash import is_client_hash, is_hash
 
 MASK = "********"
 MAX_TOKEN = 64  #: characters
@@ -35,25 +40,25 @@ class BadTokens(ValueError):
 
 def parse_tokens(text: str) -> tuple[str, ...]:
     """The tokens of a list separated by commas, without duplicates; raises BadTokens."""
-    return tuple(dict.fromkeys(_items(text, "")))
+    return tuple(dict.fromkeys(_items(text, "", is_hash)))
 
 
 def parse_clients(text: str) -> dict[str, str]:
     """The tokens of `TOKEN,NEW=OLD,...`, each with the one that it replaces in the end, or itself."""
     replaced: dict[str, str] = {}
-    for place, item in enumerate(_items(text, "="), 1):
+    for place, item in enumerate(_items(text, "=", is_client_hash), 1):
         new, _, old = item.partition("=")
         if replaced.setdefault(new, old or new) != (old or new):
             raise BadTokens(place, item, "gives a token a second time, with another meaning")
     return {new: _first(new, replaced) for new in replaced}
 
 
-def _items(text: str, separator: str) -> list[str]:
+def _items(text: str, separator: str, hash_form: Callable[[str], bool]) -> list[str]:
     """The items of a list; each is a token, or two around the separator if there is one."""
     items = [item.strip() for item in text.split(",")] if text else []
     for place, item in enumerate(items, 1):
         for token in item.split(separator, 1) if separator else (item,):
-            if problem := _problem(token):
+            if not hash_form(token) and (problem := _problem(token)):
                 raise BadTokens(place, item, problem)
     return items
 
@@ -62,6 +67,8 @@ def _problem(token: str) -> str:
     """Why a text is no token; empty if it is one."""
     if not token:
         return "has an empty token: remove the comma or the ="
+    if re.match("(.*?--)?sha256:", token):
+        return "is no hash: it needs a public name, --sha256: and 64 digits of 0-9, a-f (a key needs no name)"
     if len(token) > MAX_TOKEN:
         return f"has {len(token)} characters: at most {MAX_TOKEN} are allowed"
     wrong = re.sub(_CHARACTERS, "", token)

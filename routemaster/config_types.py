@@ -289,12 +289,15 @@ class Option:
         return self.type.mask(self.type.write(value))
 
 
-_ITEM = "a token of 1 to 64 of a-z, 0-9, ':', '_', '-'"
+_ITEM = "a token of 1 to 64 of a-z, 0-9, ':', '_', '-', or its hash"
 TOKENS = OptionType(f"{_ITEM}, or several separated by commas", parse_tokens, ",".join, mask_tokens)
 CLIENTS = OptionType(
     f"{_ITEM}, or NEW=OLD, or several separated by commas", parse_clients, write_clients, mask_tokens
 )
-ROOT_KEY = matching("[ -9;-~]{1,128}", "1 to 128 printable ASCII characters without ':'", fully_masked)
+ROOT_KEY = matching(
+    "[ -9;-~]{1,128}|sha256:[0-9a-f]{64}",
+    "1 to 128 printable ASCII characters without ':', or sha256: and the 64 digits of its hash", fully_masked,
+)
 SECRET = matching("[!-~]{1,256}", "1 to 256 printable ASCII characters without spaces", fully_masked)
 USER = matching("[!-~]{1,256}", "1 to 256 printable ASCII characters without spaces")
 SECRET_URL = matching("https?://[!-~]{1,1024}", "an http:// or https:// URL", fully_masked)

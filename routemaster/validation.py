@@ -26,12 +26,14 @@ from routemaster.model import (
     Subscription,
     TopicSettings,
 )
+from routemaster.token_hash import HASH
 
 EVENT_TYPES: Final = frozenset({"create", "update", "delete", "noop"})
 MISSING_TOPICS: Final = ("refuse", "await")
 
 _TOPIC = re.compile(r"[a-z_]{1,32}")
 _TOKEN = re.compile(rf"[a-z0-9:_-]{{1,{MAX_TOKEN}}}")
+_KEPT_TOKEN = re.compile(f"{_TOKEN.pattern}|{HASH.pattern}")
 _TOKEN_NAME = re.compile(r"[a-z0-9:_-]{1,30}")
 _NAME_CHARACTERS = "lowercase letters, digits, ':', '_' and '-'"
 _EVENT_ID = re.compile(r"[0-9]{1,16}-[0-9]{1,16}")
@@ -53,8 +55,8 @@ _EVENT_URL = re.compile(
 _CURSOR = re.compile(r"[A-Za-z0-9_-]{1,8192}")
 #: what texts in paths and bodies must match in full
 PATTERNS: Final[Mapping[str, re.Pattern[str]]] = {
-    "topic": _TOPIC, "token": _TOKEN, "token name": _TOKEN_NAME, "uuid": _UUID, "event url": _EVENT_URL,
-    "cursor": _CURSOR, "event id": _EVENT_ID, "secret": _SECRET,
+    "topic": _TOPIC, "token": _TOKEN, "token hash": HASH, "kept token": _KEPT_TOKEN, "token name": _TOKEN_NAME,
+    "uuid": _UUID, "event url": _EVENT_URL, "cursor": _CURSOR, "event id": _EVENT_ID, "secret": _SECRET,
 }  # fmt: skip
 
 _EVENT_FIELDS: Final = dict.fromkeys(("type", "url", "timestamp", "data")).keys()
@@ -343,6 +345,6 @@ def check_api_token(body: object, secret: str) -> ApiToken:
     if not isinstance(token, str) or not is_token(token):
         raise Invalid(f"token is invalid: expected 1 to {MAX_TOKEN} {_NAME_CHARACTERS}")
     replaces = body.get("replaces")
-    if replaces is not None and not (isinstance(replaces, str) and is_token(replaces)):
-        raise Invalid(f"replaces is invalid: expected a token of 1 to {MAX_TOKEN} {_NAME_CHARACTERS}")
+    if replaces is not None and not (isinstance(replaces, str) and _KEPT_TOKEN.fullmatch(replaces)):
+        raise Invalid(f"replaces is invalid: expected a token of 1 to {MAX_TOKEN} {_NAME_CHARACTERS}, or its hash")
     return ApiToken(name, token, replaces)

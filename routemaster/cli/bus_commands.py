@@ -9,6 +9,7 @@ import sys
 from routemaster.cli import session, tables
 from routemaster.cli.doctor import Finding, Verdict, examination
 from routemaster.errors import ConfigError
+from routemaster.token_hash import hashed
 
 PIPE_WIDTH = 120  #: characters of a line where there is no terminal
 
@@ -36,7 +37,8 @@ def delete_token(arguments: argparse.Namespace) -> int:
     """Delete a token. The API accepts unknown tokens, so a mistyped one is rejected here."""
     bus, root = session.as_root(arguments)
     token = _given(arguments.token)
-    if token not in [each["token"] for each in bus.want("GET", "/api_tokens", root).body or []]:
+    listed = bus.want("GET", "/api_tokens", root).body or []
+    if {token, hashed(token)}.isdisjoint(each["token"] or each["hash"] for each in listed):
         raise session.AdminError(
             "no such token was created through the API: see tokens list, and the configuration"
         )

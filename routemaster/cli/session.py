@@ -16,6 +16,7 @@ from routemaster.cli.api_client import TIMEOUT, Bus, trusting
 from routemaster.config import Config, load
 from routemaster.config_types import ORIGIN, ROOT_KEY
 from routemaster.errors import ConfigError, RoutemasterError
+from routemaster.token_hash import is_hash
 from routemaster.validation import shown
 
 BAR = 20  #: characters of a full progress bar
@@ -30,8 +31,14 @@ class UsageError(AdminError):
 
 
 def configured(arguments: argparse.Namespace) -> Config:
-    """The daemon's configuration, with the root key of `--root-key-file`. Raises ConfigError."""
+    """The daemon's configuration, with the root key of `--root-key-file`, and without what cannot be sent: hashes.
+
+    Raises ConfigError.
+    """
     config = load({}, os.environ, getattr(arguments, "config", None))
+    clients = {token: client for token, client in config.clients.items() if not is_hash(token)}
+    root_key = None if is_hash(config.root_key or "") else config.root_key
+    config = evolve(config, clients=clients, root_key=root_key)
     file: Path | None = getattr(arguments, "root_key_file", None)
     if file is None:
         return config

@@ -70,7 +70,8 @@ def tokens(listed: Sequence[dict[str, Any]]) -> list[str]:
     """The tokens created by root."""
     if not listed:
         return ["no tokens"]
-    return table(["NAME", "TOKEN"], [[clean(each["name"]), clean(each["token"])] for each in listed])
+    rows = [[clean(each["name"]), clean(each["token"] or each["hash"])] for each in listed]
+    return table(["NAME", "TOKEN"], rows)
 
 
 def topics(listed: Sequence[dict[str, Any]]) -> list[str]:

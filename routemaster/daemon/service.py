@@ -138,7 +138,9 @@ class Bus(DaemonService):
         self._store = RedisStore(
             self._connection, config.namespace, config.lease_ttl, self._publishing, config.max_topics
         )
-        self._authenticator = Authenticator(config.clients, config.root_key, self._store, config.monitor_keys)
+        self._authenticator = Authenticator(
+            config.clients, config.root_key, self._store, config.monitor_keys, config.hash_tokens
+        )
         autodrop = assembly.autodrop(config, self._store)
         self._monitor = Monitor(
             self._store, self._meter, autodrop, self._metrics_service, reactor, self._process,
@@ -221,6 +223,8 @@ class Bus(DaemonService):
                 data_limits=self._data_limits, sender=self._sender, proxies=self._listeners.proxies,
             )  # fmt: skip
             await self._listeners.open(api.app.resource(), self._data_limits.is_large)
+            if count := self._authenticator.in_clear():
+                self._log.warn("{count} tokens in Redis are not hashes, from before: replace them", count=count)
             if self._listeners.exposed():
                 for token in self._config.clients:
                     warn_without_secret(token)

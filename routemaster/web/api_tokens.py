@@ -6,12 +6,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from attrs import evolve
 from twisted.logger import Logger
 
 from routemaster import strict_json
 from routemaster.errors import Invalid, StoreUnavailable
 from routemaster.interfaces import Clock, Store
 from routemaster.model import ApiToken, public_name
+from routemaster.token_hash import hashed, is_hash
 from routemaster.util.chunks import paced_chunks
 from routemaster.util.single_flight import SingleFlight
 from routemaster.validation import check_api_token, is_token
@@ -64,7 +66,7 @@ class ApiTokens:
         tokens = sorted((name, token) for token, name in (self._authenticator.names | configured).items())
         listing = Listing()
         async for some in paced_chunks(tokens, LISTED, self._clock):
-            listing.add(("", {"name": name, "token": each}, {"name": name, "token": None}) for name, each in some)
+            listing.add(("", {"name": name, **_shown(each)}, {"name": name, "token": None}) for name, each in some)
         return listing
 
     async def add(self, request: Any) -> bytes:
@@ -73,7 +75,7 @@ class ApiTokens:
         made = check_api_token(strict_json.decode_fields(request.content.getvalue()), self._hex_digits(16))
         if self._authenticator.is_key(made.token):
             raise Invalid("token is invalid: it is the root key or a monitor key")
-        if made.replaces is not None and made.token in self._authenticator.clients:
+        if made.replaces is not None and self._configured(made.token):
             raise Refused(409, "token is configured: write NEW=OLD into the option clients, and restart the bus")
         await complete(self._add(made))
         return json_answer(request, {"name": made.name, "token": made.token}, 201)
@@ -81,27 +83,45 @@ class ApiTokens:
     async def remove(self, request: Any, token: str) -> bytes:
         """DELETE /api_tokens/:token"""
         self._access.principal(request, ROOTS)
-        if token in self._authenticator.clients:
+        if self._configured(token):
             raise Refused(409, "token is configured: remove it from the option clients, and restart the bus")
-        if is_token(token):  # otherwise it cannot exist
+        if is_token(token) or is_hash(token):  # otherwise it cannot exist
             await complete(self._remove(token))
         return no_content(request)
 
+    def _configured(self, token: str) -> bool:
+        """Whether a token, given itself or as its hash, is one of the option `clients`."""
+        return not self._authenticator.clients.keys().isdisjoint((token, hashed(token)))
+
     async def _add(self, made: ApiToken) -> None:
-        configured = made.replaces in self._authenticator.clients
-        client = self._authenticator.client_of(made.replaces) if made.replaces is not None and configured else None
-        await self._store.add_token(made, client)
+        authenticator, client = self._authenticator, None
+        if (kept := authenticator.kept_as(made.token)) != made.token:
+            await authenticator.poll()  # another process may just have made it
+            kept = authenticator.kept_as(made.token)
+        replaces = None if made.replaces is None else authenticator.kept_as(made.replaces)
+        if replaces is not None and replaces in authenticator.clients:
+            client = authenticator.client_of(replaces)
+        elif replaces is None and kept != made.token and (known := authenticator.client_of(kept)) != kept:
+            client = known  # the store may know it by the token itself, from before
+        await self._store.add_token(evolve(made, token=kept, replaces=replaces), client)
         if self._exposed():
             warn_without_secret(made.token)
         await self._apply()
 
     async def _remove(self, token: str) -> None:
-        await self._store.remove_token(token)
+        # as a hash perhaps, and as itself if another process has just made it so
+        for kept in dict.fromkeys((self._authenticator.kept_as(token), token)):
+            await self._store.remove_token(kept)
         await self._apply()
 
     async def _apply(self) -> None:
         with suppress(StoreUnavailable):  # the change is stored; the next poll reads it
             await self._authenticator.poll()
+
+
+def _shown(kept: str) -> dict[str, str | None]:
+    """A token as root sees it; of one that is kept as a hash, only that."""
+    return {"token": None, "hash": kept} if is_hash(kept) else {"token": kept}
 
 
 def warn_without_secret(token: str) -> None:

@@ -94,7 +94,8 @@ def schemas(max_event_data: int, max_body: int, missing_topics: str) -> dict[str
         "NewToken": record(
             {"name": text("token name")},
             token=optional(text("token", description="Made from the name and 32 hex digits if it is not given.")),
-            replaces=optional(text("token", description="A token for whose client the new one speaks too.")),
+            replaces=optional(text(
+                "kept token", description="A token, or its hash, for whose client the new one speaks too.")),
         ),
         "Acknowledgement": record({"cursor": text("cursor", description="It came with the last of the events.")}),
         **_requests(),
@@ -231,8 +232,11 @@ def _answers() -> dict[str, Schema]:
         "Description": answer({"openapi": {"const": "3.1.0"}, "paths": {"type": "object"}}),
         "Secret": answer({"secret": text("secret", description="It is answered this once.")}),
         "Token": answer({"name": text("token name"), "token": text("token")}),
-        "Tokens": array(answer({"name": _TEXT, "token": optional(
-            text("token", description="Null for monitors."))})),
+        "Tokens": array(answer(
+            {"name": _TEXT, "token": optional(
+                text("token", description="Null for monitors, and if only its hash is kept."))},
+            hash=text("token hash", description="In place of a token of which only this is kept, for root."),
+        )),
         "Topics": array(answer({
             "name": text("topic"),
             "publisher": _CLIENT,

@@ -91,7 +91,10 @@ RULES: dict[str, tuple[Callable[[Any], object], dict[str, Any], dict[str, list[A
         {
             "name": ["a" * 30, "a" * 31, "a:_-9", "A", "a\n"],
             "token": ["t" * MAX_TOKEN, "t" * (MAX_TOKEN + 1), "a b"],
-            "replaces": ["t" * MAX_TOKEN, "t" * (MAX_TOKEN + 1), "T"],
+            "replaces": [
+                "t" * MAX_TOKEN, "t" * (MAX_TOKEN + 1), "T", f"t--sha256:{'0f' * 32}", f"t--sha256:{'0f' * 31}",
+                f"t--sha256:{'0F' * 32}",
+            ],
         },
     ),
 }  # fmt: skip
