@@ -1,11 +1,12 @@
-"""Deliveries per second: `TreqSender` against a bare loop over treq, in the same run.
+"""Deliveries per second: `TreqSender` against a bare loop over treq, and signed against unsigned, in the same run.
 
     python bench/deliveries.py [--quick] [--concurrency N] [--seconds S] [--rounds R]
 
 A sink in another process answers 204 over TLS. The bare loop is
 `treq.client.HTTPClient.post` on an Agent with a keep-alive pool, its answer's
-body read: no deadline, no checks, no cap. The two alternate, so that other load
-on the machine affects both. The last line: `ratio <median> ...`.
+body read: no deadline, no checks, no cap. Signed: the sender with a secret. The
+three alternate, so that other load on the machine affects all. The last lines:
+`signed ratio <median> ...` (signed to unsigned) and `ratio <median> ...` (the sender to treq).
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ from twisted.web.client import Agent, HTTPConnectionPool, readBody
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
+from routemaster.model import Signing, Subscription
 from routemaster.sender import TreqSender
 from routemaster.testing.zoo import Authority, ScriptedServer, Wire
 
 BODY = b'[{"topic":"cats","type":"update","url":"https://app.example.com/cats/42","t":1500000000000}]'
+SUBSCRIPTION = Subscription("bench", (), "https://localhost/", secret="whsec_" + "A" * 32)
 
 
 async def serve(wire: Wire) -> None:
@@ -86,13 +89,16 @@ async def measure(clock: Any, options: argparse.Namespace, roots: Path, port: in
     headers = {"Content-Type": "application/json", "User-Agent": "bench"}
     reused = total = 0
 
-    async def ours() -> None:
+    async def ours(signing: Signing | None = None) -> None:
         nonlocal reused, total
         async with sender.turn(url, "uuid") as turn:
-            outcome = await turn.post(BODY)
+            outcome = await turn.post(BODY, 1, signing)
         assert not outcome.error, outcome
         total += 1
         reused += outcome.reused
+
+    async def signed() -> None:
+        await ours(SUBSCRIPTION.signing(clock.seconds()))
 
     async def bare() -> None:
         response = await client.post(
@@ -101,8 +107,8 @@ async def measure(clock: Any, options: argparse.Namespace, roots: Path, port: in
         await readBody(response)
         assert response.code == 204
 
-    ways = [("bare", bare), ("ours", ours)]
-    ratios = []
+    ways = [("bare", bare), ("ours", ours), ("signed", signed)]
+    ratios, signed_ratios = [], []
     for _, post in ways:
         await rate(clock, post, options.concurrency, 0.3)
     for number in range(options.rounds):
@@ -110,7 +116,13 @@ async def measure(clock: Any, options: argparse.Namespace, roots: Path, port: in
         for name, post in ways if number % 2 else reversed(ways):
             rates[name] = await rate(clock, post, options.concurrency, options.seconds)
         ratios.append(rates["ours"] / rates["bare"])
-        print(f"bare treq {rates['bare']:.0f}/s, sender {rates['ours']:.0f}/s: {ratios[-1]:.2f}", flush=True)
+        signed_ratios.append(rates["signed"] / rates["ours"])
+        print(
+            f"bare treq {rates['bare']:.0f}/s, sender {rates['ours']:.0f}/s: {ratios[-1]:.2f}; "
+            f"signed {rates['signed']:.0f}/s: {signed_ratios[-1]:.2f}", flush=True,
+        )  # fmt: skip
+    lowest, highest = min(signed_ratios), max(signed_ratios)
+    print(f"signed ratio {median(signed_ratios):.2f} (from {lowest:.2f} to {highest:.2f})")
     print(
         f"ratio {median(ratios):.2f} (from {min(ratios):.2f} to {max(ratios):.2f}) "
         f"concurrency {options.concurrency} reused {100 * reused / total:.1f} %"
