@@ -68,6 +68,15 @@ class SubscriptionCommandTests(BusCase):
         await self.subscribed("bobby--1")
         self.assertIn("ambiguous: bob, bobby", await self.fails(1, "show", "bo"))
 
+    async def test_signed(self) -> None:
+        """That deliveries are signed is shown, but not the secret."""
+        self.assertNotIn("SIGNED", (await self.done("show", "bob")).out)
+        await self.subscribed(BOB, secret="whsec_" + "canary12" * 4)
+        text = (await self.done("show", "bob")).out
+        self.assertIn("SIGNED          yes\n", text)
+        for words in (("show", "bob"), ("show", "bob", "--json"), ("subscriptions",)):
+            self.assertNotIn("canary12", (await self.done(*words)).out)
+
     async def test_shared_name(self) -> None:
         """Where two share a name, the API's sentence says what to do, and the token works."""
         await self.subscribed("bob--2", callback=None, uuid=None)

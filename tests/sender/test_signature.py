@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from pathlib import Path
+from runpy import run_path
 from threading import current_thread, main_thread
 from typing import Any
 
@@ -10,6 +12,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from twisted.internet import reactor
 from twisted.trial.unittest import SynchronousTestCase
 
+import routemaster
 from routemaster.model import OldSecret, Signing, Subscription
 from routemaster.sender import client
 from routemaster.sender.signature import message_id, signature_headers
@@ -25,9 +28,13 @@ def now() -> int:
     return int(reactor.seconds())  # type: ignore[attr-defined]
 
 
+def texts(headers: Any) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in dict(headers).items()}
+
+
 def verify(secret: str, headers: Any, body: bytes) -> Any:
     """The body; raises WebhookVerificationError."""
-    return Webhook(secret).verify(body, {name.decode(): value.decode() for name, value in dict(headers).items()})
+    return Webhook(secret).verify(body, texts(headers))
 
 
 class SignatureTests(SynchronousTestCase):
@@ -53,6 +60,20 @@ class SignatureTests(SynchronousTestCase):
         self.refused(SECRETS[0], headers | {b"webhook-timestamp": b"%d" % (now() - 1)})
         for apart in (-310, 310):
             self.refused(SECRETS[0], signature_headers(Signing("sub", SECRETS[:1], now() + apart), BODY))
+
+    def test_example(self) -> None:
+        """The example of a receiver accepts and refuses the same as the package does."""
+        path = Path(routemaster.__file__).parents[1] / "examples" / "receiver.py"
+        is_signed = run_path(str(path))["is_signed"]
+        good = signature_headers(Signing("sub", SECRETS[:2], now()), BODY)
+        for secret in SECRETS[:2]:
+            self.assertTrue(is_signed(secret, texts(good), BODY, now()))
+        self.assertFalse(is_signed(SECRETS[2], texts(good), BODY, now()))
+        for headers, body, at in (
+            (good, BODY + b" ", now()), (good, BODY, now() + 310), (good, BODY, now() - 310), ((), BODY, now()),
+            ((*good[:2], (b"webhook-signature", b"v1,")), BODY, now()), (good[:2], BODY, now()),
+        ):  # fmt: skip
+            self.assertFalse(is_signed(SECRETS[0], texts(headers), body, at))
 
     def test_several(self) -> None:
         """Each of several secrets verifies the same message."""

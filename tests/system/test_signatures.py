@@ -13,7 +13,7 @@ from tests.system.test_system import AUTHORITY, SystemCase, until
 
 
 class MutualSink(HttpsSink):
-    """A receiver that demands a certificate of the authority, and notes the serial numbers of those it is shown."""
+    """A receiver that demands a certificate of the authority, and notes the serial numbers of those shown."""
 
     def __init__(self, roots: Any) -> None:
         self.serials: list[int] = []
@@ -97,7 +97,7 @@ class SignatureTests(SystemCase):
         self.assertNotIn("whsec", daemon.log)
 
     async def test_no_certificate(self) -> None:
-        """Without a certificate the log has the receiver's refusal; a pair that does not fit prevents the start."""
+        """Without a certificate the log has the receiver's refusal; files that do not fit prevent the start."""
         daemon = self.daemon()
         await daemon.start()
         client, sink = self.client(daemon), self.mutual()
