@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
@@ -34,6 +35,34 @@ T = TypeVar("T")
 
 def _method(build: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
     return method_of(build, lambda self, call: self.call(call))
+
+
+class _OneWrite:
+    """A connection that writes head and body of a request at once: one TLS record, and one wake-up of the bus."""
+
+    _held: list[bytes] | None = None
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        self._held = []
+        try:
+            super().request(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            held, self._held = self._held, None
+        super().send(b"".join(held))  # type: ignore[misc]
+
+    def send(self, data: Any) -> None:
+        if self._held is None:
+            super().send(data)  # type: ignore[misc]
+        else:
+            self._held.append(data)
+
+
+class _Plain(_OneWrite, HTTPConnection):
+    """Over TCP."""
+
+
+class _Secure(_OneWrite, HTTPSConnection):
+    """Over TLS."""
 
 
 class Client:
@@ -89,9 +118,12 @@ class Client:
         """The pool of this process; a connection that a child shares with its parent would mix their answers."""
         if self._pool is None or self._process != os.getpid():
             options: dict[str, Any] = {"maxsize": self.settings.connections, "block": False}
-            if self._origin.startswith("https"):
+            secure = self._origin.startswith("https")
+            if secure:
                 options["ssl_context"] = ssl.create_default_context(cafile=self.settings.ca_file)
-            self._process, self._pool = os.getpid(), urllib3.connection_from_url(self._origin, **options)
+            pool: Any = urllib3.connection_from_url(self._origin, **options)
+            pool.ConnectionCls = _Secure if secure else _Plain
+            self._process, self._pool = os.getpid(), pool
         return self._pool
 
     def _exchange(self, call: Call[Any]) -> Response:
