@@ -6,6 +6,7 @@ import atexit
 import json
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -87,11 +88,16 @@ class ScriptedServer:
             wire.sendall(what)
 
 
+def at_end(stop: Callable[[], object]) -> None:
+    """Have something stopped when the tests are over."""
+    atexit.register(stop)
+
+
 @cache
 def real_bus() -> RealBus:
     """The bus that all tests share; each makes clients of its own."""
     bus = RealBus("--missing-topics", "refuse").start()
-    atexit.register(bus.stop)
+    at_end(bus.stop)
     return bus
 
 

@@ -16,6 +16,7 @@ LIBRARIES = {
     "blocking": {"urllib3"},
     "aio": {"aiohttp", "yarl"},
     "tx": {"twisted", "OpenSSL", "zope"},
+    "resource": {"twisted"},
 }
 
 

@@ -13,7 +13,9 @@ from twisted.internet.threads import deferToThread
 
 from routemaster_client import Client
 from routemaster_client.aio import AsyncClient
-from routemaster_client.tx import TwistedClient
+from routemaster_client.tx import TwistedClient, _Body
+
+Body = _Body
 
 
 class Driver(Protocol):

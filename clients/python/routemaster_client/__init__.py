@@ -5,7 +5,9 @@
     with Client("https://bus.example.com", token) as bus:
         bus.created("orders", "https://shop.example.com/orders/1")
 
-`aio` has the client for asyncio, `tx` the one for Twisted; each needs the extra of its library.
+`aio` has the client for asyncio, `tx` the one for Twisted; each needs the extra of its library. `background`
+publishes without waiting. `receiver` calls handlers, served by `wsgi`, `asgi` or `resource`, or fed by
+`Client.consume`; `state` and `redis_state` have filters, dirty maps and caches.
 """
 
 from routemaster_client.blocking import Client

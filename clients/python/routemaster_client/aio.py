@@ -14,6 +14,8 @@ import aiohttp
 from yarl import URL
 
 from routemaster_client import calls
+from routemaster_client.asgi import handle
+from routemaster_client.async_consumer import AsyncConsumer
 from routemaster_client.errors import BusError
 from routemaster_client.methods import method_of
 from routemaster_client.protocol import CONNECTING, Call, Repetition, Response, Settings
@@ -57,6 +59,14 @@ class AsyncClient:
                 return call.result(await self._exchange(call))
             except BusError as error:
                 await self._sleep(repetition.after(error))
+
+    def consume(
+        self, *topics: str, max: int | None = None, wait: float = 20.0, **options: Any
+    ) -> AsyncConsumer:
+        """Iterate over the events of topics in batches, pulling them; as `Client.consume`."""
+        return AsyncConsumer(
+            self, topics, max=max, wait=wait, options=options, sleep=self._sleep, handle=handle
+        )
 
     async def close(self) -> None:
         """Close the connections that are kept."""

@@ -25,6 +25,7 @@ from urllib3.exceptions import (
 )
 
 from routemaster_client import calls
+from routemaster_client.consumer import Consumer
 from routemaster_client.errors import BusError
 from routemaster_client.methods import method_of
 from routemaster_client.protocol import CONNECTING, Call, Repetition, Response, Settings
@@ -99,6 +100,18 @@ class Client:
                 return call.result(self._exchange(call))
             except BusError as error:
                 self._sleep(repetition.after(error))
+
+    def consume(self, *topics: str, max: int | None = None, wait: float = 20.0, **options: Any) -> Consumer:
+        """Iterate over the events of topics in batches, pulling them; see `Consumer`.
+
+        Without topics the subscription is taken as it is; otherwise it is created or changed to these topics, with
+        these options of `subscribe`. Conflict if there is one with a callback.
+
+        Args:
+            max: the most events in a batch.
+            wait: seconds of one request while nothing is there, up to 60.
+        """
+        return Consumer(self, topics, max=max, wait=wait, options=options)
 
     def close(self) -> None:
         """Close the connections that are kept."""

@@ -26,9 +26,11 @@ from twisted.web.iweb import IBodyProducer
 from zope.interface.declarations import implementer
 
 from routemaster_client import calls
+from routemaster_client.async_consumer import AsyncConsumer
 from routemaster_client.errors import BusError
 from routemaster_client.methods import method_of
 from routemaster_client.protocol import CONNECTING, Call, Repetition, Response, Settings, certificates
+from routemaster_client.resource import handle
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -74,6 +76,15 @@ class TwistedClient:
     def call(self, call: Call[T]) -> Deferred[T]:
         """Execute a call; what every method does."""
         return Deferred.fromCoroutine(self._call(call))
+
+    def consume(
+        self, *topics: str, max: int | None = None, wait: float = 20.0, **options: Any
+    ) -> AsyncConsumer:
+        """Iterate over the events of topics in batches, pulling them; as `Client.consume`."""
+        return AsyncConsumer(
+            self, topics, max=max, wait=wait, options=options, handle=handle,
+            sleep=lambda seconds: deferLater(self._reactor, seconds),
+        )  # fmt: skip
 
     def close(self) -> Deferred[None]:
         """Close the connections that are kept."""
