@@ -19,6 +19,7 @@ from routemaster.web.api import Api
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.rst"
 ARCHITECTURE = ROOT / "docs" / "architecture.rst"
+SECURITY = ROOT / "docs" / "security.rst"
 DOCUMENTS = sorted([*ROOT.glob("*.rst"), *ROOT.glob("docs/**/*.rst"), *ROOT.glob("clients/*/*.rst")])
 
 
@@ -68,6 +69,18 @@ def definitions(path: str) -> set[str]:
     return found
 
 
+def tests_of(name: str) -> set[str]:
+    """The tests of a module, a class or a method, by its full name, as `Class.test`."""
+    parts = name.split(".")
+    for count in range(len(parts), 1, -1):
+        path = ROOT.joinpath(*parts[:count]).with_suffix(".py")
+        if path.is_file():
+            wanted = ".".join(parts[count:])
+            found = {each for each in definitions(str(path)) if re.search(r"\.test_\w+$", each)}
+            return {each for each in found if f"{each}.".startswith(f"{wanted}.") or not wanted}
+    return set()
+
+
 class WayTests(SynchronousTestCase):
     """The ways of an event through the source, as the architecture lists them."""
 
@@ -106,6 +119,26 @@ class WayTests(SynchronousTestCase):
         steps = way("The way out")
         self.assertLessEqual(len(steps) - 1, 9)
         self.assertLessEqual(len({path for path, _ in steps}), 10)
+
+
+class SecurityTests(SynchronousTestCase):
+    """docs/security.rst names what shows its claims."""
+
+    def test_tests_exist(self) -> None:
+        """Every test that it names is a module, a class or a method that exists, and has tests."""
+        named = {name for name in literals(SECURITY) if name.startswith("tests.")}
+        self.assertGreater(len(named), 40)
+        for name in named:
+            self.assertTrue(tests_of(name), f"{name} does not exist")
+
+    def test_each_defence_is_shown(self) -> None:
+        """Each paragraph about a defence names a test."""
+        text = SECURITY.read_text("utf-8")
+        defended = text.partition("\nStrangers\n")[2].partition("\nWhat is not defended\n")[0]
+        claims = [each for each in defended.split("\n\n") if re.match(r"\n?\*[^*]+\*", each)]
+        self.assertGreater(len(claims), 15)
+        for claim in claims:
+            self.assertRegex(claim, r"Tests:\s+``tests\.", claim)
 
 
 class DocumentsTests(SynchronousTestCase):

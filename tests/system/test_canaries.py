@@ -66,6 +66,8 @@ class CanaryTests(SecretCase):
         return {
             "ROUTEMASTER_CERTIFICATE": str(self.place / "cert.pem"),
             "ROUTEMASTER_PRIVATE_KEY": str(self.place / "key.pem"),
+            "ROUTEMASTER_CLIENT_CERTIFICATE": str(self.place / "cert.pem"),
+            "ROUTEMASTER_CLIENT_PRIVATE_KEY": str(self.place / "key.pem"),
         }
 
     def assert_silent(self, sinks: dict[str, tuple[str, str]]) -> None:

@@ -65,6 +65,9 @@ class SecretCase(SystemCase):
         await self.ok(subscriber.subscribe(sink.url, "cats", secret=HOOKS[0] + "="), 400)
         await self.ok(publisher.publish("cats", "canary-data"))
         await until(lambda: len(sink.received) == 3, "the third attempt")
+        for reader in (subscriber, root):  # even those who may see tokens and uuid
+            for path in ("/subscriptions", "/subscription" if reader is subscriber else "/subscriptions/sub"):
+                self.assertNotIn(b"whsec_canary", (await self.ok(reader.ask("GET", path), 200)).body)
         await self.ok(root.ask("POST", "/api_tokens", {"name": "new", "token": "new--canary-four"}), 201)
         await self.ok(self.client(daemon, "new--canary-four").publish("cats", 1), 403)
         await self.ok(self.client(daemon, "wrong--canary-five").publish("cats", 1), 401)
