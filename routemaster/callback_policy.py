@@ -24,8 +24,9 @@ versions of Python, and calls some multicast and embedding addresses global.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
 from attrs import frozen
@@ -183,6 +184,30 @@ def _covers(network: Network, part: Network) -> bool:
 def is_address(host: str) -> bool:
     """Whether a `CallbackURL.host` is an IP address."""
     return ":" in host or host.rpartition(".")[2].isdecimal()
+
+
+def on_loopback(interface: str) -> bool:
+    """Whether a text is an address on loopback."""
+    try:
+        address = ip_address(interface)
+    except ValueError:
+        return False
+    return all(kind(each) == LOOPBACK for each in embedded(address) or (address,))
+
+
+def listens_on_loopback(*endpoints: str | None) -> bool:
+    """Whether Twisted endpoint descriptions say that all listen on loopback; None listens nowhere.
+
+    False where only the open port can tell, as with systemd's sockets.
+    """
+    return all(_endpoint_on_loopback(endpoint) for endpoint in endpoints if endpoint is not None)
+
+
+def _endpoint_on_loopback(endpoint: str) -> bool:
+    name, *parts = re.split(r"(?<!\\):", endpoint)
+    interfaces = [part.removeprefix("interface=") for part in parts if part.startswith("interface=")]
+    return (name in ("tcp", "tcp6") and len(interfaces) == 1
+            and on_loopback(interfaces[0].replace("\\:", ":")))  # fmt: skip
 
 
 def _has(rule: Rule, address: Address) -> bool:

@@ -10,11 +10,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from enum import Enum
+from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from attrs import frozen
 from cryptography import x509
 
+from routemaster.callback_policy import CallbackPolicy, listens_on_loopback, on_loopback
 from routemaster.cli.api_client import SELF_MADE, Bus, BusError
 from routemaster.cli.redis import (
     Redis,
@@ -66,6 +69,7 @@ class Finding:
 def examination(config: Config, bus: Bus, file: Path | None) -> Iterator[Finding]:
     """Run all checks; `file` is the argument of --config."""
     yield configuration(config, file)
+    yield callbacks(config)
     yield from redis_findings(config)
     presented: bytes | None = None
     alive = daemon(bus)
@@ -218,6 +222,23 @@ def configuration(config: Config, file: Path | None) -> Finding:
     sources = ([str(file)] if file else []) + variables
     found = f"from {', '.join(sources)}" if sources else "defaults only"
     return Finding("configuration", Verdict.OK, found)
+
+
+def callbacks(config: Config) -> Finding:
+    """Where callbacks may point; whether others may have the bus connect to this host's loopback."""
+    policy = CallbackPolicy(config.callback_addresses == "public", config.allow_callbacks, config.deny_callbacks)
+    alone = listens_on_loopback(config.https, config.http)
+    loopback = not policy.refusal("127.0.0.1", [ip_address("127.0.0.1")], alone)
+    places = ["public", *([] if policy.public else ["private"]), *(["loopback"] if loopback else [])]
+    found = f"may point to {', '.join(places)} addresses"
+    for name, rules in (("allow_callbacks", policy.allow), ("deny_callbacks", policy.deny)):
+        if rules:
+            found += f"; {name} has {len(rules)}"
+    host = urlsplit(config.public_url).hostname or ""
+    if loopback and (config.trusted_proxies or not (host == "localhost" or on_loopback(host))):
+        todo = "unless all clients are trusted, add 127.0.0.0/8 and ::1 to deny_callbacks"
+        return Finding("callbacks", Verdict.WARN, f"{found}, and other hosts reach the bus by a proxy", todo)
+    return Finding("callbacks", Verdict.OK, found)
 
 
 def daemon(bus: Bus) -> Finding:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import struct
 from collections.abc import Callable, Coroutine
@@ -18,7 +17,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.logger import Logger
 from twisted.web.resource import Resource
 
-from routemaster.callback_policy import LOOPBACK, embedded, kind
+from routemaster.callback_policy import listens_on_loopback, on_loopback
 from routemaster.config import Config
 from routemaster.daemon import assembly
 from routemaster.errors import ConfigError
@@ -44,7 +43,8 @@ class Listeners:
         self._ports: list[Any] = []
         self._sites: list[BusSite] = []
         self._closed = False
-        self._on_loopback: bool | None = None
+        #: whether all ports are on loopback, if the endpoints say so; else it is unknown until they are open
+        self._on_loopback: bool | None = listens_on_loopback(config.https, config.http) or None
 
     async def open(self, resource: Resource, is_large: Callable[[str], bool]) -> None:
         """Listen on all ports; raises ConfigError. `is_large`: see `BodyLimits`."""
@@ -70,7 +70,7 @@ class Listeners:
         return not all(host is None or ip_address(host.partition("%")[0]).is_loopback for host in hosts)
 
     def on_loopback(self) -> bool | None:
-        """Whether all ports are on loopback; None before they are open.
+        """Whether all ports are on loopback; None if that is not known before they are open.
 
         A Unix socket is not: what serves others through it need not be on loopback itself.
         """
@@ -101,7 +101,7 @@ class Listeners:
 
 
 def loopback_alone(config: Config, listeners: Listeners | None) -> Callable[[], bool | None]:
-    """What returns whether the bus itself listens on loopback alone; None before its ports are open.
+    """What returns whether the bus itself listens on loopback alone; None while only open ports could tell.
 
     A worker has no ports: it believes the endpoints in its own configuration, if `https` is given there.
     By default it cannot know where the web processes listen.
@@ -109,30 +109,13 @@ def loopback_alone(config: Config, listeners: Listeners | None) -> Callable[[], 
     if listeners is not None:
         return listeners.on_loopback
     given = config.origins["https"] != "default"
-    endpoints = [config.https] if config.http is None else [config.https, config.http]
-    alone = given and all(map(_names_loopback, endpoints))
+    alone = given and listens_on_loopback(config.https, config.http)
     return lambda: alone
 
 
 def _is_loopback(address: Any) -> bool:
     """Whether the address of a port, of any kind, is on loopback."""
-    return isinstance(address, IPv4Address | IPv6Address) and _is_loopback_interface(address.host)
-
-
-def _is_loopback_interface(text: str) -> bool:
-    try:
-        address = ip_address(text.partition("%")[0])
-    except ValueError:
-        return False
-    return kind((embedded(address) or (address,))[0]) == LOOPBACK
-
-
-def _names_loopback(endpoint: str) -> bool:
-    """Whether an endpoint description gives an interface on loopback."""
-    name, *parts = re.split(r"(?<!\\):", endpoint)
-    interfaces = [part.removeprefix("interface=") for part in parts if part.startswith("interface=")]
-    return (name in ("tcp", "tcp6") and len(interfaces) == 1
-            and _is_loopback_interface(interfaces[0].replace("\\:", ":")))  # fmt: skip
+    return isinstance(address, IPv4Address | IPv6Address) and on_loopback(address.host)
 
 
 async def bind(reactor: Any, endpoint: str, factory: Any, name: str) -> Any:

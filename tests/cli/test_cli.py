@@ -44,6 +44,7 @@ from routemaster.store.memory_store import MemoryStore
 from routemaster.testing.daemon import Client, Daemon
 from routemaster.testing.redis_cluster import LOOPBACK, shared_cluster
 from routemaster.testing.redis_server import PrivateRedis, servers, shared
+from routemaster.testing.script_sender import ScriptedSender
 from routemaster.validation import check_api_token, check_subscription, check_topic
 from routemaster.web.api import Api
 from routemaster.web.auth import Authenticator
@@ -240,6 +241,24 @@ class JudgementTests(SynchronousTestCase):
         finding = doctor.configuration(load({}, {"ROUTEMASTER_CLIENTS": "bob"}, None), Path("/etc/rm.ini"))
         self.judge(finding, Verdict.OK, "from /etc/rm.ini, ROUTEMASTER_CLIENTS")
         self.judge(doctor.configuration(configured(), None), Verdict.OK, "defaults only")
+
+
+    def test_callbacks(self) -> None:
+        """The finding says where callbacks may point; loopback on a bus that others reach is a warning."""
+        for values, verdict, word in (
+            ({}, Verdict.OK, "may point to public, private, loopback addresses"),
+            ({"https": "tcp:443"}, Verdict.OK, "public, private addresses"),
+            ({"https": "tcp:443", "http": "tcp:80:interface=127.0.0.1"}, Verdict.OK, "public, private addresses"),
+            ({"callback-addresses": "public"}, Verdict.OK, "to public addresses"),
+            ({"trusted-proxies": "127.0.0.1"}, Verdict.WARN, "loopback"),
+            ({"public-url": "https://bus.example"}, Verdict.WARN, "loopback"),
+            ({"public-url": "https://[::1]:443"}, Verdict.OK, "loopback"),
+            ({"public-url": "https://bus.example", "deny-callbacks": "127.0.0.0/8,::1"}, Verdict.OK,
+             "public, private addresses; deny_callbacks has 2"),
+            ({"https": "tcp:443", "allow-callbacks": "127.0.0.1", "trusted-proxies": "10.0.0.0/8"}, Verdict.WARN,
+             "allow_callbacks has 1"),
+        ):  # fmt: skip
+            self.judge(doctor.callbacks(load(values, {}, None)), verdict, word)
 
 
 def certificate(days: float) -> x509.Certificate:
@@ -491,7 +510,7 @@ class OfflineTests(CommandCase):
         run = await self.run_command("doctor", "--url", "https://localhost:1")
         self.assertEqual((run.status, run.err), (1, ""))
         words = [line.split()[0] for line in run.out.splitlines()]
-        self.assertEqual(words, ["ok", "FAIL", "FAIL", "warn", "skip"], run.out)
+        self.assertEqual(words, ["ok", "ok", "FAIL", "FAIL", "warn", "skip"], run.out)
         run = await self.run_command("--json", "doctor", ROUTEMASTER_TIMEOUT="soon")
         self.assertEqual((run.status, run.json["ok"]), (1, False))
         [check] = run.json["checks"]
@@ -658,6 +677,21 @@ class CommandTests(ApiCase):
         self.assertIn("not trusted", await self.refused("topics", "--ca-file", str(other)))
 
 
+class RefusedTripTests(ApiCase):
+    """A round trip on a bus that refuses callbacks to this host."""
+
+    sender = ScriptedSender()
+
+    async def test_skipped(self) -> None:
+        """It is skipped with the rule, and nothing is left behind."""
+        self.sender.refused = "callback is not allowed: 127.0.0.1 is loopback"
+        run = await self.run_command("doctor")
+        self.assertRegex(run.out, r"\nskip  round trip     skipped: .*127\.0\.0\.1 is loopback\n$")
+        self.assertEqual((run.status, run.err), (0, ""), run)
+        self.assertEqual((await self.store.tokens()).names, {})
+        self.assertEqual(await self.store.topics(), [])
+
+
 class TripTests(ApiCase):
     """The cleanup of a round trip, however it ends."""
 
@@ -756,7 +790,7 @@ class SystemTests(CommandCase):
         self.assertEqual((run.status, run.err, run.json["ok"]), (0, "", True), run)
         checks = {each["check"]: each for each in run.json["checks"]}
         self.assertEqual({each["verdict"] for each in checks.values()}, {"ok"}, run)
-        self.assertEqual(len(checks), 11)
+        self.assertEqual(len(checks), 12)
         self.assertRegex(checks["round trip"]["found"], r"delivered after [0-9.]+ ms")
         root = Client(reactor, daemon, ROOT_KEY)
         self.addCleanup(root.close)
