@@ -31,7 +31,7 @@ PACE = 0.01  #: seconds between attempts to subscribers whose last attempt faile
 LONG = 0.5   #: seconds after which an attempt leaves its place to others that wait
 REFUSAL_TIMEOUT = 1.0  #: seconds for the look-up when a client subscribes
 MAX_TARGETS = 10_000  #: parsed callbacks that are kept
-HASHED_AT_ONCE = 524_288  #: bytes; hashing takes about a millisecond for each secret and these
+HASHED_AT_ONCE = 1_048_576  #: bytes; to hash them takes about a millisecond
 
 STOPPING = Outcome(Verdict.LOCAL, error="the bus is stopping")
 
@@ -108,7 +108,7 @@ class TreqSender:
 
     async def _signed(self, target: Target, signing: Signing, body: bytes) -> Target:
         """The target with the signature of a body. Large bodies are hashed in a thread, beside the reactor."""
-        if len(body) <= HASHED_AT_ONCE:
+        if len(body) * (1 + len(signing.secrets)) <= HASHED_AT_ONCE:  # for the ID, and for each signature
             return target.signed(signing, body)
         threads = self._reactor.getThreadPool()
         return await deferToThreadPool(self._reactor, threads, target.signed, signing, body)

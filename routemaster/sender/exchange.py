@@ -14,6 +14,7 @@ limit.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from email.utils import parsedate_to_datetime
 from typing import Any, cast
@@ -44,6 +45,8 @@ PIECE = 65536  #: bytes of a request's body that are written at once
 MAX_QUOTED = 120  #: characters of a refusal's body in its reason
 MAX_ANSWER = 200  #: characters of an answer's body in the Outcome
 QUOTED_FROM = 2048  #: bytes of it that are kept for both, enough for a secret that begins in them
+
+_WEBHOOK_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_\\-]+")
 
 
 class Acknowledging:
@@ -261,7 +264,7 @@ def beginning(body: bytes, secrets: Collection[str]) -> str:
 def _masked(text: str, secrets: Collection[str]) -> str:
     for secret in secrets:
         text = text.replace(secret, "********")
-    return text
+    return _WEBHOOK_SECRET.sub("whsec_********", text)  # also one that is not used any more
 
 
 def retry_after(headers: Headers) -> float | None:

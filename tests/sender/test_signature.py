@@ -150,11 +150,13 @@ class SignedRequestTests(SenderCase):
             return signed(*arguments)
 
         self.patch(client.Target, "signed", noted)
-        for size in (client.HASHED_AT_ONCE, client.HASHED_AT_ONCE + 1):
-            body = b'["%b"]' % (b"x" * (size - 4))
-            await self.post(sink, Signing("sub", SECRETS[:1], now()), body, sender)
-            verify(SECRETS[0], sink.received[-1].headers, sink.received[-1].body)
-        self.assertEqual(threads, [True, False])
+        for secrets in (SECRETS[:1], SECRETS[:3]):
+            most = client.HASHED_AT_ONCE // (1 + len(secrets))
+            for size in (most, most + 1):
+                body = b'["%b"]' % (b"x" * (size - 4))
+                await self.post(sink, Signing("sub", secrets, now()), body, sender)
+                verify(secrets[-1], sink.received[-1].headers, sink.received[-1].body)
+        self.assertEqual(threads, [True, False] * 2)
 
     async def test_trial(self) -> None:
         """A request that tries a callback is signed, too."""
@@ -178,3 +180,10 @@ class SignedRequestTests(SenderCase):
                 self.assertNotIn(key.rstrip("="), text)
                 self.assertNotIn(key.rstrip("=").replace("/", r"\/"), text)
                 self.assertIn("********", text)
+
+    async def test_repeated_though_unknown(self) -> None:
+        """So is one that the bus does not use any more, or never did."""
+        sink = self.sink(Answer(401, body=b"bad signature, expected " + SECRETS[3].encode() + b"!"))
+        outcome = await self.post(sink, None)
+        self.assertFailed(outcome, "answered 401: bad signature, expected whsec_********!")
+        self.assertEqual(outcome.answer, "bad signature, expected whsec_********!")
