@@ -10,13 +10,14 @@ modules, in the order in which an attempt passes them:
 ===================  =========================================================
 `client`             the sender: turns, and one exchange for each attempt
 `target`             a callback and a uuid, parsed once: address, path, headers
+`signature`          the headers by which a receiver verifies a signed delivery
 `fair_queue`         who may send now: limits, in total and for each server
 `exchange`           one POST and its answer, with one deadline
 `treq_agent`         what treq runs on: connections of the pool, no cookies
 `pool`               opens, keeps, reuses and closes connections
 `dns_cache`          host names to addresses: own threads, cache
 `connection_policy`  refuses names and addresses where callbacks may not point
-`tls`                certificates and host names are verified
+`tls`                certificates and host names are verified, the own is shown
 `tls_transport`      what a server sends below HTTP is limited
 `connection`         HTTP/1.1, with heads of limited size
 `response_head`      heads as browsers read them, for Twisted's parser

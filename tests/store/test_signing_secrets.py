@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 
 from routemaster.model import MAX_OLD_SECRETS, OLD_SECRET_LIFE
-from tests.store.case import StoreTests, on_every_store, subscription
+from tests.store.case import StoreTests, on_every_store, on_redis, subscription
 
 A, B, C, *MORE = (f"whsec_{b64encode(bytes([number]) * 24).decode()}" for number in range(12))
 HOUR = 3600
@@ -93,4 +93,18 @@ class SecretTests(StoreTests):
         await self.assert_signs(C)
 
 
+class EarlierVersionTests(StoreTests):
+    """Data of versions that know no secrets."""
+
+    async def test_same_data(self) -> None:
+        """A subscription without a secret has no field that those did not have, also when one was removed."""
+        for secret in (None, A, B, None):
+            await self.store.subscribe(subscription(secret=secret))
+            meta = await self.store._redis.command(b"HGETALL", self.store._keys.subscriber("sub")[0])
+            stored = {name for name in meta if name.endswith((b"secret", b"secrets"))}
+            expected = {None: set(), A: {b"secret"}, B: {b"secret", b"old_secrets"}}[secret]
+            self.assertEqual(stored, expected)
+
+
 globals().update(on_every_store(SecretTests))
+globals().update(on_redis(EarlierVersionTests))
