@@ -53,7 +53,7 @@ class Bus:
             [
                 str(Path(self._python).with_name("twistd")), "-n", "routemaster",
                 "--state-dir", str(self.state), "--https", f"tcp:{self.port}:interface=127.0.0.1:backlog=1024",
-                "--log-level", "WARNING", *self._options,
+                "--log-level", "WARNING", "--max-connections-per-address", "0", *self._options,
             ],
             cwd=self._checkout, stdout=self.log, stderr=self.log,
             env={**os.environ, "ROUTEMASTER_CLIENTS": ",".join(self.tokens), "PYTHONPATH": str(self._checkout)},

@@ -200,5 +200,5 @@ def api_limits(config: Config) -> ApiLimits:
     """The limits of the API."""
     return ApiLimits(
         config.max_event_data, config.scaling_threshold, config.scaling_deadline / 1000, config.max_body,
-        config.missing_topics, config.max_bulk_body,
+        config.missing_topics, config.max_bulk_body, config.max_connections_per_address,
     )

@@ -46,6 +46,7 @@ from routemaster.web.listing import list_subscriptions, list_topics
 from routemaster.web.pull_api import PullApi
 from routemaster.web.refused_publications import RefusedPublications
 from routemaster.web.request_metrics import RequestMetrics
+from routemaster.web.requests_by_client import RequestsByClient
 from routemaster.web.responses import json_answer, list_answer, no_content, refusal, refused
 from routemaster.web.subscribers import Subscribers
 from routemaster.web.subscription_api import SubscriptionApi
@@ -108,9 +109,10 @@ class Api:
         self._subscriptions = SingleFlight(lambda: list_subscriptions(store, clock, self._wall()), clock)
         self._deliveries_due = SingleFlight(self._count_due, clock)
         self._metrics = SingleFlight(self._make_metrics, clock)
-        self.app = self._routes()
+        by_client = proxies and limits.max_per_client and RequestsByClient(proxies, limits.max_per_client)
+        self.app = self._routes(by_client or None)
 
-    def _routes(self) -> BusApp:
+    def _routes(self, by_client: RequestsByClient | None) -> BusApp:
         routes = {f"{method} {path}": (path, method, *rest) for path, method, *rest in self._table()}
         who = {endpoint: route[3] for endpoint, route in routes.items()}
 
@@ -123,7 +125,7 @@ class Api:
                         self._refused.refused(error)
                     raise refused(error) or error from None
 
-        app = BusApp(admit, RequestMetrics(self._meter))
+        app = BusApp(admit, RequestMetrics(self._meter), by_client)
         for endpoint, (path, method, handler, _who) in routes.items():
             app.route(path, methods=[method], endpoint=endpoint)(handler)
         app.handle_errors(RoutemasterError)(refusal)  # type: ignore[arg-type]  # Klein knows only methods

@@ -48,14 +48,16 @@ class BusApp(Klein):
         self,
         admit: Callable[[str, Headers, Any], None] = lambda endpoint, headers, channel: None,
         observe: Callable[[str, int, float], None] = lambda endpoint, status, seconds: None,
+        begin: Callable[[Any], None] | None = None,
     ) -> None:
         """
         Args:
             admit: refuses a request by the endpoint's name, the headers and the channel; it raises Refused.
             observe: is called with the endpoint's name, which may be empty, status and seconds of each answer.
+            begin: is called with each complete request before its handler; it raises Refused.
         """
         super().__init__()
-        self.admit, self.observe = admit, observe
+        self.admit, self.observe, self.begin = admit, observe, begin
         self.url_map.merge_slashes = False
         self.url_map.strict_slashes = False
 
@@ -69,7 +71,7 @@ class FastKleinResource(KleinResource):
 
     def __init__(self, app: BusApp) -> None:
         super().__init__(app)
-        self.observe, self._admit = app.observe, app.admit
+        self.observe, self._admit, self._begin = app.observe, app.admit, app.begin
         self._routes: dict[tuple[bytes, bytes], tuple[str, dict[str, Any]]] = {}
 
     @property
@@ -81,8 +83,8 @@ class FastKleinResource(KleinResource):
         """Refuse a request whose body would be read in vain; raises Refused. Returns the endpoint's name."""
         try:
             endpoint, _ = self._route(head.method, head.target.partition(b"?")[0])
-        except HTTPException:
-            return ""  # the answer does not depend on the body
+        except HTTPException as error:
+            raise _refused(error) from None
         try:
             self._admit(endpoint, head.headers, channel)
         except Refused as refused:
@@ -95,6 +97,8 @@ class FastKleinResource(KleinResource):
         result: object
         try:
             request.endpoint, arguments = self._route(request.method, request.path)
+            if self._begin is not None:
+                self._begin(request)
             result = self._app.execute_endpoint(request.endpoint, request, **arguments)
         except Exception:
             result = fail(Failure())

@@ -19,6 +19,7 @@ class Limits:
     max_body: int = 65536      #: bytes of a body with one event
     missing_topics: str = "refuse"  #: `refuse` or `await`, if a subscription does not say it
     max_bulk_body: int = 1048576  #: bytes of a body with an array of events
+    max_per_client: int = 0    #: requests under way of one client behind trusted proxies; 0: no limit
 
 
 @frozen

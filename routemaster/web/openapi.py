@@ -36,7 +36,7 @@ EVERYWHERE: Final = {
 #: what else requests with credentials can be answered
 WITH_CREDENTIALS: Final = {
     401: "The credentials are missing, unknown or of the wrong kind.",
-    429: "Too many authentications from the client's address have failed within a minute.",
+    429: "Too many authentications from the address have failed, or too many of its requests are under way.",
     503: "Redis is unavailable or full, or too much is under way; nothing was stored unless `outcome` is unknown.",
 }
 #: and those with a parameter in their path

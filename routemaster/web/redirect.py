@@ -22,6 +22,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 
 from routemaster.web.http_server.addresses import TrustedProxies
+from routemaster.web.http_server.refusal import Refused
 from routemaster.web.http_server.request import BusRequest
 from routemaster.web.http_server.request_head import Head
 
@@ -47,20 +48,22 @@ class RedirectResource(Resource):
         self._proxies = proxies or TrustedProxies()
 
     def admit(self, head: Head, channel: Any) -> str:
-        """Refuse a request whose body would be read in vain, if the API answers it, as the API's `admit` does."""
-        if self._api is not None and self._came_over_https(head.headers, channel.getPeer()):
+        """Answer a request whose body would be read in vain: 308, or what the API refuses it with."""
+        if self._serves(head.target.partition(b"?")[0], head.headers, channel.getPeer()):
             return str(self._api.admit(head, channel))
-        return ""
+        raise Refused(308, "moved to HTTPS", (b"Location", self._base + head.target))
 
     def render(self, request: BusRequest) -> Any:
         """The API's answer, or an empty 308."""
-        if self._api is not None and (
-            request.path in HEALTH or self._came_over_https(request.requestHeaders, request.client)
-        ):
+        if self._serves(request.path, request.requestHeaders, request.client):
             return self._api.render(request)
         request.setResponseCode(308)
         request.setHeader(b"Location", self._base + request.uri)
         return b""
+
+    def _serves(self, path: bytes, headers: Headers, peer: Any) -> bool:
+        """Whether the API answers."""
+        return self._api is not None and (path in HEALTH or self._came_over_https(headers, peer))
 
     def _came_over_https(self, headers: Headers, peer: Any) -> bool:
         values = headers.getRawHeaders(b"X-Forwarded-Proto", ())

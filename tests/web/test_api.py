@@ -332,9 +332,15 @@ class HeadTests(Case):
                                 self.well_formed(self.answer())
 
     def test_no_credentials_needed(self) -> None:
-        """Elsewhere the answer comes after the body, as it does not depend on a credential."""
-        for method, path in (("POST", "/nowhere"), ("POST", "/health"), ("GET", "/health")):
-            self.assertEqual(self.head(method, path, None, 100), [])
+        """Where no credential is needed, the answer comes after the body."""
+        self.assertEqual(self.head("GET", "/health", None, 100), [])
+
+    def test_no_route(self) -> None:
+        """A path or method that is not there is answered 404 or 405 without the body."""
+        for method, path, status in (("POST", "/nowhere", 404), ("PUT", "/", 404), ("POST", "/health", 405)):
+            for user in (None, A, "wrong"):
+                self.assertEqual(self.head(method, path, user, 60_000), [status])
+                self.well_formed(self.answer())
 
 
 class MonitorTests(Case):

@@ -57,11 +57,25 @@ class RedirectTests(SynchronousTestCase):
             self.assertEqual(self.call(data).headers["location"], PUBLIC + "/hello")
 
     def test_nothing_splits(self) -> None:
-        """Requests that the HTTPS port refuses are refused here in the same way, without a Location."""
+        """A head that the HTTPS port refuses is refused here in the same way, without a Location."""
+        redirected = 0
         for name, (data, statuses) in REFUSED.items():
             answer = self.call(data)
-            self.assertIn(answer.status, statuses, name)
-            self.assertNotIn("location", answer.headers)
+            if answer.status == 308:  # it is the body that would be refused
+                self.assertEqual(answer.headers["location"].encode(), PUBLIC.encode() + data.split(b" ")[1], name)
+                redirected += 1
+            else:
+                self.assertIn(answer.status, statuses, name)
+                self.assertNotIn("location", answer.headers)
+        self.assertLess(redirected, len(REFUSED) / 4)
+
+    def test_before_the_body(self) -> None:
+        """A redirect does not wait for the body, which takes no memory of those that the API reads."""
+        wire = Wire(RedirectResource(PUBLIC, api(), TRUSTED))
+        [answer] = wire.send(request("POST", "/topics/cats", b"", "Content-Length: 60000"))
+        self.assertEqual((answer.status, answer.headers["location"]), (308, PUBLIC + "/topics/cats"))
+        self.assertEqual(wire.site.limits.bodies.held, 0)
+        self.assertTrue(wire.closing)
 
 
 class HealthTests(SynchronousTestCase):

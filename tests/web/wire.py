@@ -168,6 +168,10 @@ class Api:
         self.published.append((name, request.content.read()))
         request.setResponseCode(204)
 
+    @app.route("/subscription", methods=["POST"])
+    def subscribe(self, request: Any) -> None:
+        request.setResponseCode(204)
+
     @app.route("/hello", methods=["GET"])
     def hello(self, request: Any) -> str:
         return "hello"

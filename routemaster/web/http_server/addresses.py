@@ -64,6 +64,9 @@ class TrustedProxies:
         self._has_unix = "unix" in peers
         self._has_host = lru_cache(CACHED)(lambda host: self._has(_address(host)))
 
+    def __bool__(self) -> bool:
+        return bool(self._networks) or self._has_unix
+
     def trusts(self, peer: Any) -> bool:
         """Whether a peer, an address of Twisted's, is a trusted proxy."""
         host = getattr(peer, "host", None)  # None for a Unix socket
@@ -71,9 +74,18 @@ class TrustedProxies:
 
     def client(self, peer: Any, forwarded: Sequence[bytes]) -> bytes:
         """The group of a request's client; `forwarded`: the values of X-Forwarded-For."""
-        client = group(peer)
+        return self._find(peer, forwarded)[0] if forwarded and self.trusts(peer) else group(peer)
+
+    def named_client(self, peer: Any, forwarded: Sequence[bytes]) -> bytes | None:
+        """The group of the client that trusted proxies name; None if they name nobody but themselves."""
         if not forwarded or not self.trusts(peer):
-            return client
+            return None
+        client, trusted = self._find(peer, forwarded)
+        return None if trusted else client
+
+    def _find(self, peer: Any, forwarded: Sequence[bytes]) -> tuple[bytes, bool]:
+        """The client's group, and whether it is a trusted proxy itself, as the peer is."""
+        client = group(peer)
         for element in reversed(b",".join(forwarded).decode("latin-1").rsplit(",", MAX_HOPS)):
             text = element.strip(" \t")
             if not text:
@@ -85,8 +97,8 @@ class TrustedProxies:
                 break
             client = address.packed[:8]
             if not self._has(address):
-                break
-        return client
+                return client, False
+        return client, True
 
     def _has(self, address: IPv4Address | IPv6Address) -> bool:
         return any(address in network for network in self._networks)
