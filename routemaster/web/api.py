@@ -46,7 +46,7 @@ from routemaster.web.listing import list_subscriptions, list_topics
 from routemaster.web.pull_api import PullApi
 from routemaster.web.refused_publications import RefusedPublications
 from routemaster.web.request_metrics import RequestMetrics
-from routemaster.web.requests_by_client import RequestsByClient
+from routemaster.web.requests_by_client import RequestsByClient, limit_by_client
 from routemaster.web.responses import json_answer, list_answer, no_content, refusal, refused
 from routemaster.web.subscribers import Subscribers
 from routemaster.web.subscription_api import SubscriptionApi
@@ -90,9 +90,8 @@ class Api:
             proxies: tell whose request it is, for limits by address.
         """
         self._store, self._clock, self._limits, self._meter = store, clock, limits, meter
-        self._sender = sender
+        self._sender, self._hex_digits = sender, hex_digits
         self._access = Access(authenticator, clock, meter, proxies)
-        self._hex_digits = hex_digits
         self._tokens = ApiTokens(store, authenticator, self._access, clock, hex_digits, exposed)
         self._wall = wall or clock.seconds
         self._data_limits = data_limits or DataLimits(store, clock, limits.max_event_data)
@@ -109,8 +108,7 @@ class Api:
         self._subscriptions = SingleFlight(lambda: list_subscriptions(store, clock, self._wall()), clock)
         self._deliveries_due = SingleFlight(self._count_due, clock)
         self._metrics = SingleFlight(self._make_metrics, clock)
-        by_client = proxies and limits.max_per_client and RequestsByClient(proxies, limits.max_per_client)
-        self.app = self._routes(by_client or None)
+        self.app = self._routes(limit_by_client(proxies, limits.max_per_client))
 
     def _routes(self, by_client: RequestsByClient | None) -> BusApp:
         routes = {f"{method} {path}": (path, method, *rest) for path, method, *rest in self._table()}

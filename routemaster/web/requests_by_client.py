@@ -19,6 +19,11 @@ from routemaster.web.http_server.refusal import Refused
 RETRY_AFTER: Final = 1  #: seconds
 
 
+def limit_by_client(proxies: TrustedProxies | None, most: int) -> RequestsByClient | None:
+    """The limit; None if there is none, because `most` is 0 or no proxy is trusted."""
+    return RequestsByClient(proxies, most) if proxies and most else None
+
+
 class RequestsByClient:
     """See above; `most`: requests of one client."""
 

@@ -344,7 +344,7 @@ class NetworkTests(ServerCase):
                 with socket.create_connection(("127.0.0.1", self.port), timeout=20) as plain:
                     plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
                     client = plain if tls is None else Client(self.port).context.wrap_socket(plain)
-                    client.sendall(b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000000\r\n\r\n")
+                    client.sendall(b"GET /hello HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000000\r\n\r\n")
                     client.sendall(b"x" * size)
                     return client.recv(65536)
 
