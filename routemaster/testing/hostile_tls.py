@@ -6,12 +6,20 @@ get the ClientHello, and answer with whatever bytes they like.
 
 from __future__ import annotations
 
-from OpenSSL import SSL
+import hmac
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-from routemaster.testing.zoo import Behaviour, Wire
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from OpenSSL import SSL
+from twisted.internet import ssl
+
+from routemaster.testing.zoo import LOOPBACK, Behaviour, Wire
 
 HANDSHAKE, TLS_1_1, TLS_1_2 = 22, b"\x03\x02", b"\x03\x03"
-SERVER_HELLO = 2
+SERVER_HELLO, HELLO_REQUEST = 2, b"\0\0\0\0"
 AES_SHA = b"\xc0\x14"  #: ECDHE-RSA-AES256-SHA, which TLS 1.1 knows, too
 
 BEFORE_TLS: dict[str, Behaviour] = {}
@@ -109,3 +117,72 @@ async def renegotiates(wire: Wire) -> None:
             wire.reset()  # the client has refused
         wire.transport._flushSendBIO()
         await wire.sleep(0.001)
+
+
+#: For a server whose `OwnRecords` are used.
+AES_GCM: dict[str, Any] = {
+    "lowerMaximumSecurityTo": ssl.TLSVersion.TLSv1_2,
+    "acceptableCiphers": ssl.AcceptableCiphers.fromOpenSSLCipherString("ECDHE+AES128+AESGCM"),
+}
+
+
+class OwnRecords:
+    """Encrypts what a server sends, and so sends what OpenSSL would not (RFC 5246, RFC 5288)."""
+
+    def __init__(self, tls: SSL.Connection) -> None:
+        """`tls`: with a handshake by `AES_GCM`, after which it has sent nothing."""
+        seed = b"key expansion" + (tls.server_random() or b"") + (tls.client_random() or b"")
+        secret, link, block = tls.master_key() or b"", seed, b""
+        while len(block) < 40:  # two keys, then two salts: the client's, the server's
+            link = hmac.digest(secret, link, "sha256")
+            block += hmac.digest(secret, link + seed, "sha256")
+        self._cipher, self._salt = AESGCM(block[16:32]), block[36:40]
+        self._sent = 1  # the last message of the handshake
+
+    def encrypt(self, kind: int, content: bytes) -> bytes:
+        """A record of this kind."""
+        number = self._sent.to_bytes(8, "big")
+        self._sent += 1
+        head = bytes([kind]) + TLS_1_2
+        authenticated = number + head + len(content).to_bytes(2, "big")
+        sealed = number + self._cipher.encrypt(self._salt + number, content, authenticated)
+        return head + len(sealed).to_bytes(2, "big") + sealed
+
+
+async def requests_handshakes(wire: Wire) -> None:
+    """With `AES_GCM`: takes the request, and wants a new handshake without end, whatever the client says to it."""
+    await wire.request()
+    records, transport = OwnRecords(wire.transport.getHandle()), wire.transport.transport
+    transport.pauseProducing()  # what the client answers is not read
+    for _ in range(100_000):
+        transport.write(b"".join(records.encrypt(HANDSHAKE, HELLO_REQUEST) for _ in range(100)))
+        await wire.sleep(0)
+
+
+@contextmanager
+def black_hole() -> Iterator[int]:
+    """A port whose connections are never made: a backlog of none, and full."""
+    listener = socket.socket()
+    crowd: list[socket.socket] = []
+    try:
+        listener.bind((LOOPBACK, 0))
+        listener.listen(0)
+        for _ in range(3):
+            crowd.append(socket.socket())
+            crowd[-1].setblocking(False)
+            crowd[-1].connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+    finally:
+        for each in (listener, *crowd):
+            each.close()
+
+
+@contextmanager
+def closed_port() -> Iterator[int]:
+    """A port that refuses, and which nobody else gets meanwhile (bound, not listening)."""
+    holder = socket.socket()
+    try:
+        holder.bind((LOOPBACK, 0))
+        yield holder.getsockname()[1]
+    finally:
+        holder.close()

@@ -8,10 +8,8 @@ All listen on 127.0.0.1, on a port of the system's choice.
 
 from __future__ import annotations
 
-import socket
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -322,35 +320,6 @@ class HttpsSink(ScriptedServer):
             if answer.delay:
                 await wire.sleep(answer.delay)
             wire.write(answer.encode())
-
-
-@contextmanager
-def black_hole() -> Iterator[int]:
-    """A port whose connections are never made: a backlog of none, and full."""
-    listener = socket.socket()
-    crowd: list[socket.socket] = []
-    try:
-        listener.bind((LOOPBACK, 0))
-        listener.listen(0)
-        for _ in range(3):
-            crowd.append(socket.socket())
-            crowd[-1].setblocking(False)
-            crowd[-1].connect_ex(listener.getsockname())
-        yield listener.getsockname()[1]
-    finally:
-        for each in (listener, *crowd):
-            each.close()
-
-
-@contextmanager
-def closed_port() -> Iterator[int]:
-    """A port that refuses, and which nobody else gets meanwhile (bound, not listening)."""
-    holder = socket.socket()
-    try:
-        holder.bind((LOOPBACK, 0))
-        yield holder.getsockname()[1]
-    finally:
-        holder.close()
 
 
 def demand_certificate(

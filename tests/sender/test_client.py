@@ -14,7 +14,7 @@ from routemaster.sender import client
 from routemaster.sender import dns_cache as names_module
 from routemaster.sender.client import STOPPING
 from routemaster.testing import zoo
-from routemaster.testing.hostile_tls import no_handshake
+from routemaster.testing.hostile_tls import black_hole, no_handshake
 from routemaster.testing.zoo import Answer, ScriptedServer
 from tests.sender.case import SERVER, UUID, PostingSender, SenderCase
 
@@ -173,7 +173,7 @@ class SharingTests(SenderCase):
 
     async def test_cancel_connecting(self) -> None:
         """Cancelling during the TCP connect frees the place in the queue."""
-        with zoo.black_hole() as port:
+        with black_hole() as port:
             sender = self.sender()
             sending = ensureDeferred(sender.post(f"https://127.0.0.1:{port}/", UUID, b"[]"))
             sending.cancel()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
 from cryptography.x509 import DNSName, IPAddress
 from OpenSSL import crypto
@@ -14,7 +12,6 @@ from twisted.internet import reactor, ssl
 from routemaster.errors import ConfigError
 from routemaster.sender import TreqSender
 from routemaster.testing import zoo
-from routemaster.testing.hostile_tls import speaks_plain_http
 from routemaster.testing.zoo import Authority, HttpsSink
 from tests.sender.case import AUTHORITY, UUID, SenderCase
 
@@ -22,37 +19,11 @@ from tests.sender.case import AUTHORITY, UUID, SenderCase
 class TLSTests(SenderCase):
     """A server that is not the intended one gets no request."""
 
-    async def refused(self, options: Any, error: str, **sender: Any) -> None:
-        server = self.server("silent", options)
-        self.assertFailed(await self.sender(**sender).post(server.url, UUID, b"[]"), error)
-        await self.gone(server)
-        self.assertEqual(server.heard, 0)
-
-    async def test_certificates(self) -> None:
-        """A wrong certificate is refused with its reason, before any byte of the request is sent."""
-        now, day = datetime.now(UTC), timedelta(days=1)
-        await self.refused(AUTHORITY.issue(not_after=now - day, not_before=now - 2 * day), "has expired")
-        await self.refused(AUTHORITY.issue(not_before=now + day, not_after=now + 2 * day), "not yet valid")
-        await self.refused(AUTHORITY.issue("other.example"), "not for 127.0.0.1")
-        await self.refused(Authority().issue(), "unknown authority")
-
-    async def test_old_tls(self) -> None:
-        """TLS 1.1 is refused."""
-        old = AUTHORITY.issue(
-            insecurelyLowerMinimumTo=ssl.TLSVersion.TLSv1_0, lowerMaximumSecurityTo=ssl.TLSVersion.TLSv1_1
-        )
-        await self.refused(old, "TLS failed")
-
     async def test_client_certificate_required(self) -> None:
         """A server that requires a client certificate fails with TLS's own text."""
         server = self.server("silent", zoo.demand_certificate(AUTHORITY.issue()))
         self.assertFailed(await self.sender().post(server.url, UUID, b"[]"), "certificate required")
         self.assertEqual(server.received, [])
-
-    async def test_plain_http(self) -> None:
-        """A server that speaks plain HTTP is reported as a TLS failure."""
-        server = self.server(speaks_plain_http, None)
-        self.assertFailed(await self.sender().post(server.url, UUID, b"[]"), "TLS failed: ")
 
     async def test_verify_off(self) -> None:
         """With `verify` off any certificate is accepted."""
