@@ -35,6 +35,7 @@ class SenderCase(TestCase):
     """Makes senders and servers, and checks that each test leaves no connection open."""
 
     timeout = 20
+    reactor: Any = reactor  #: of the senders
 
     def setUp(self) -> None:
         self.ca_file = AUTHORITY.write(Path(self.mktemp()))
@@ -42,7 +43,7 @@ class SenderCase(TestCase):
     def sender(self, **options: Any) -> PostingSender:
         options = {"user_agent": "routemaster/9", "timeout": 5.0, "ca_files": [self.ca_file],
                    "loopback": lambda: True, **options}  # fmt: skip
-        sender = PostingSender(reactor, **options)
+        sender = PostingSender(self.reactor, **options)
 
         async def close() -> None:
             await sender.close()

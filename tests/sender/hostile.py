@@ -65,17 +65,13 @@ class HostileCase(SenderCase):
         self.addCleanup(gc.enable)
         self.contexts: list[SSL.Context] = []
         self.addCleanup(lambda: self.assertEqual(held(self.contexts), []))
-        self.time = TimedReactor()
+        self.reactor = TimedReactor()
         self.logged: list[Any] = []
         globalLogPublisher.addObserver(self.logged.append)
         self.addCleanup(globalLogPublisher.removeObserver, self.logged.append)
 
     def timed(self, **options: Any) -> PostingSender:
-        sender = PostingSender(
-            self.time, user_agent="routemaster/9", timeout=TIMEOUT, connect_timeout=CONNECT_TIMEOUT,
-            ca_files=[self.ca_file], **options,
-        )  # fmt: skip
-        self.addCleanup(lambda: ensureDeferred(sender.close()))
+        sender = self.sender(timeout=TIMEOUT, connect_timeout=CONNECT_TIMEOUT, **options)
         self.contexts.append(sender.pool._trust.options.getContext())
         return sender
 
@@ -102,9 +98,9 @@ class HostileCase(SenderCase):
             if when is not None:
                 seen = Attempt(server, sender, next(iter(sender._exchanges), None))
                 await self.until(lambda seen=seen: when(seen))
-                self.time.clock.advance(ends - MOMENT)
+                self.reactor.clock.advance(ends - MOMENT)
                 self.assertNoResult(posting)
-                self.time.clock.advance(MOMENT)
+                self.reactor.clock.advance(MOMENT)
             outcome = await posting
             if error:
                 self.assertFailed(outcome, error)
@@ -116,6 +112,6 @@ class HostileCase(SenderCase):
         await sender.close()
         self.assertEqual(self.logged, [])
         await server.stop()
-        self.assertEqual(self.time.clock.getDelayedCalls(), [])
+        self.assertEqual(self.reactor.clock.getDelayedCalls(), [])
         self.assertEqual(sockets(), before)
         return outcome, server

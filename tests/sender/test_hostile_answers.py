@@ -61,7 +61,7 @@ class StallTests(HostileCase):
         server, sender = self.server(slow), self.timed()
         posting = ensureDeferred(sender.post(server.url, UUID, BODY))
         await self.until(lambda: server.received)
-        self.time.clock.advance(TIMEOUT - MOMENT)
+        self.reactor.clock.advance(TIMEOUT - MOMENT)
         late.callback(None)
         self.assertAcknowledged(await posting)
         await sender.close()

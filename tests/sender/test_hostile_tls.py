@@ -48,13 +48,13 @@ class ConnectTests(HostileCase):
             ):
                 before = sockets()
                 posting = ensureDeferred(sender.post(url, UUID, BODY))
-                self.time.clock.advance(CONNECT_TIMEOUT - MOMENT)
+                self.reactor.clock.advance(CONNECT_TIMEOUT - MOMENT)
                 self.assertNoResult(posting)
-                self.time.clock.advance(MOMENT)
+                self.reactor.clock.advance(MOMENT)
                 self.assertFailed(await posting, error)
                 self.assertEqual(sockets(), before)
         await sender.close()
-        self.assertEqual(self.time.clock.getDelayedCalls(), [])
+        self.assertEqual(self.reactor.clock.getDelayedCalls(), [])
 
     async def test_no_server(self) -> None:
         """A port that refuses ends the attempt at once."""
