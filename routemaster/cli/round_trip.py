@@ -7,7 +7,8 @@ Everything is removed at the end, however it ends:
 - A signal sets a flag: the request under way ends, no further step starts, and
   all steps are undone.
 - What a killed `doctor`, or an unavailable bus, leaves behind is removed by a
-  later `doctor`: the token contains its time of creation.
+  later `doctor`: the token and its name contain its time of creation (the name
+  is all that a bus tells that keeps tokens as hashes).
 
 The topic and the client's public name are constant, so that a `doctor` that
 runs every minute adds no names of metrics.
@@ -35,6 +36,8 @@ from attrs import frozen
 
 from routemaster.callback_policy import NOT_ALLOWED
 from routemaster.cli.api_client import Answer, Bus, BusError
+from routemaster.model import public_name
+from routemaster.token_hash import hashed, is_hash
 
 TOPIC = "routemaster_doctor"
 NAME = "routemaster-doctor"
@@ -43,7 +46,7 @@ RETRY_TIME = 5.0  #: seconds of retries: each web process reads new tokens withi
 PAUSE = 0.1       #: seconds between two attempts
 OLD = 300.0       #: seconds after which a doctor has ended: no step takes so long
 LARGEST = 65536   #: bytes of a delivery
-_TOKEN = re.compile(rf"{NAME}--([0-9a-f]{{8}})-[0-9a-f]{{20}}")
+_TOKEN = re.compile(rf"{NAME}--([0-9a-f]{{8}})-[0-9a-f]{{20}}|{NAME}-([0-9a-f]{{8}})")  #: or its name
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Undo = Callable[[float], None]  #: what undoes a step, given the time to give up at (monotonic)
@@ -83,7 +86,8 @@ class _TemporaryClient:
 
     def __init__(self, bus: Bus, root_key: str, inbox: SimpleQueue[str]) -> None:
         self._bus, self._root, self._inbox = bus, root_key, inbox
-        self._token = f"{NAME}--{int(time.time()):08x}-{secrets.token_hex(10)}"
+        made = f"{int(time.time()):08x}"
+        self._name, self._token = f"{NAME}-{made}", f"{NAME}--{made}-{secrets.token_hex(10)}"
         self._undo: list[tuple[str, Undo]] = []
         self._stopped = False
 
@@ -110,8 +114,8 @@ class _TemporaryClient:
         """Seconds from publishing to arrival."""
         token, topic = self._token, f"/topics/{TOPIC}"
         self._step(
-            ("POST", "/api_tokens", self._root, {"name": NAME, "token": token}),
-            (f"token {token}", ("DELETE", f"/api_tokens/{token}", self._root), (204,)),
+            ("POST", "/api_tokens", self._root, {"name": self._name, "token": token}),
+            (f"token {self._name}", ("DELETE", f"/api_tokens/{token}", self._root), (204,)),
         )
         self._step(
             ("POST", topic, token, _event("first")),
@@ -121,7 +125,7 @@ class _TemporaryClient:
         subscription = {"topics": [TOPIC], "callback": callback, "uuid": uuid, "timeout": 0, "max": 1}
         self._step(
             ("POST", "/subscription", token, subscription),
-            (f"subscription of {token}", ("DELETE", "/subscriber", token), (204, 404)),
+            (f"subscription of {self._name}", ("DELETE", "/subscriber", token), (204, 404)),
         )
         word = secrets.token_hex(8)
         began = time.monotonic()
@@ -138,8 +142,9 @@ class _TemporaryClient:
     def _diagnosis(self) -> str:
         """Why no event arrived, by `GET /subscriptions`."""
         late = f"the bus accepted the event and did not deliver it within {PATIENCE:g} s"
+        own = (self._token, hashed(self._token))
         for each in self._ask("GET", "/subscriptions", self._token).body or []:
-            if each["subscriber"] == self._token and (reason := each["health"]["last_error"]):
+            if each["subscriber"] in own and (reason := each["health"]["last_error"]):
                 return f"{late}: {reason}"
         return f"{late}, and did not try: check that a worker runs (twistd routemaster --role worker), and its log"
 
@@ -207,26 +212,28 @@ class _TemporaryClient:
     def _remove_old(self) -> None:
         """Remove what earlier runs could not remove."""
         bus, now = self._bus, time.time()
-        for each in bus.want("GET", "/api_tokens", self._root).body or []:
-            if _is_old(each["token"], now):
-                # only the token itself can delete its subscription: delete the token last
-                answer = self._ask("DELETE", "/subscriber", each["token"])
-                if answer.status not in (204, 404):
-                    raise BusError(bus.refusal(answer))
-                self._remove_old_topic(now)
-                bus.want("DELETE", f"/api_tokens/{each['token']}", self._root)
-        self._remove_old_topic(now)
+        listed = bus.want("GET", "/api_tokens", self._root).body or []
+        old = {each["token"] or each["hash"] for each in listed if _is_old(each["token"] or each["name"], now)}
+        others = {each["token"] or each["hash"] for each in listed} - old
+        for token in old:
+            bus.want("DELETE", f"/subscriptions/{token}", self._root, statuses=(204, 404))
+            self._remove_old_topic(others, now)
+            bus.want("DELETE", f"/api_tokens/{token}", self._root)
+        self._remove_old_topic(others, now)
 
-    def _remove_old_topic(self, now: float) -> None:
+    def _remove_old_topic(self, others: Collection[str], now: float) -> None:
+        """Remove the topic unless it is that of a doctor that still runs, one of `others`."""
         for each in self._bus.want("GET", "/topics", self._root).body or []:
-            if each["name"] == TOPIC and _is_old(each["publisher"], now):
+            owner = each["publisher"]
+            hash_of_a_doctor = is_hash(owner) and public_name(owner) == NAME
+            if each["name"] == TOPIC and (_is_old(owner, now) or (hash_of_a_doctor and owner not in others)):
                 self._bus.want("DELETE", f"/topics/{TOPIC}", self._root, statuses=(204, 404))
 
 
 def _is_old(token: str, now: float) -> bool:
-    """Whether the token's doctor has ended; a token from the future is old too."""
+    """Whether the doctor of a token, or of a token's name, has ended; one from the future is old too."""
     made = _TOKEN.fullmatch(token)
-    return made is not None and abs(now - int(made[1], 16)) > OLD
+    return made is not None and abs(now - int(made[1] or made[2], 16)) > OLD
 
 
 def _event(word: str) -> dict[str, Any]:

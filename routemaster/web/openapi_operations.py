@@ -133,7 +133,8 @@ _OPERATIONS: Final = {
          409: "The token exists for another client, or is configured in the option `clients`."},
     ),
     "DELETE /api_tokens/<token>": Operation(
-        "Delete a token, if there is such a token; its client's subscription stays.", errors={409: _CONFIGURED}
+        "Delete a token, named by itself or its hash, if there is such a token; its client's subscription stays.",
+        errors={409: _CONFIGURED},
     ),
     "PUT /topics/<name>": Operation(
         "Set what a topic keeps though every subscriber has it, and how much data its events may carry; "

@@ -351,6 +351,8 @@ class KnowledgeTests(SynchronousTestCase):
         self.assertEqual(check_api_token(made, ""), ApiToken(round_trip.NAME, token))
         for later, old in ((0, False), (299, False), (301, True), (-301, True)):
             self.assertEqual(round_trip._is_old(token, now + later), old)
+            self.assertEqual(round_trip._is_old(f"{round_trip.NAME}-{now:08x}", now + later), old)
+        check_api_token({"name": f"{round_trip.NAME}-{now:08x}"}, "0" * 32)
         for other in ("alice--a1", round_trip.NAME, token + "0"):
             self.assertFalse(round_trip._is_old(other, now + 10**6))
 
@@ -551,6 +553,7 @@ class ApiCase(CommandCase):
     """The real API over TLS in this process, on a memory store, without a worker."""
 
     sender: Any = None  #: what tries callbacks
+    hash_tokens = False
 
     async def setUp(self) -> None:
         super().setUp()
@@ -558,7 +561,7 @@ class ApiCase(CommandCase):
         self.tampered = Tampered(self.store)
         store: Any = self.tampered
         clock: Any = reactor
-        self.door = Authenticator([CLIENT], ROOT_KEY, store)
+        self.door = Authenticator([CLIENT], ROOT_KEY, store, hash_tokens=self.hash_tokens)
         await self.door.poll()
         limits = Limits(max_event_data=64, scaling_threshold=2, scaling_deadline=1.0)
         api = Api(store, self.door, clock, limits, Meter(), no_exposition, lambda: True, sender=self.sender)
@@ -584,6 +587,14 @@ class ApiCase(CommandCase):
         run = await self.run_command(*arguments, stdin=stdin, **environment)
         self.assertEqual((run.status, run.err), (0, ""), run)
         return run
+
+    async def waiting(self, earlier: str = "") -> str:
+        """Return when a doctor, other than an earlier one, waits for its event; its token."""
+        while True:
+            for each in await self.store.subscriptions():
+                if each.queued and each.subscription.subscriber != earlier:
+                    return each.subscription.subscriber
+            await deferLater(reactor, 0.005)
 
     async def subscribed(self, who: str, **fields: Any) -> None:
         body = {"topics": ["cats"], "callback": "https://example.com/events", "uuid": "uuid-canary", **fields}
@@ -717,14 +728,6 @@ class TripTests(ApiCase):
             os.kill(command.transport.pid, number)
             await self.trip("interrupted", command.ended)
             await self.clean()
-
-    async def waiting(self, earlier: str = "") -> str:
-        """Return when a doctor, other than an earlier one, waits for its event; its token."""
-        while True:
-            for each in await self.store.subscriptions():
-                if each.queued and each.subscription.subscriber != earlier:
-                    return each.subscription.subscriber
-            await deferLater(reactor, 0.005)
 
     async def test_half_way(self) -> None:
         """A step that was executed but answered with an error is undone, whichever step it is."""

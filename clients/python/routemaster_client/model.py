@@ -184,8 +184,12 @@ class Trial(TypedDict):
     answer: str
 
 
-class Token(TypedDict):
-    """One of `tokens()`."""
+class _TokenHash(TypedDict, total=False):
+    hash: str
+
+
+class Token(_TokenHash):
+    """One of `tokens()`; of a token that the bus keeps as a hash, that instead."""
 
     name: str
     token: str | None
