@@ -17,6 +17,7 @@ LIBRARIES = {
     "aio": {"aiohttp", "yarl"},
     "tx": {"twisted", "OpenSSL", "zope"},
     "resource": {"twisted"},
+    "testing.pytest_plugin": {"pytest"},
 }
 
 

@@ -42,9 +42,19 @@ def encode(value: Any, name: str) -> bytes:
         raise Invalid(f"{name} is invalid: {error}; expected what JSON can hold") from None
 
 
+def is_topic_name(text: str) -> bool:
+    """Whether a topic may have this name."""
+    return _TOPIC.fullmatch(text) is not None
+
+
+def is_event_url(text: str) -> bool:
+    """Whether an event may have this URL."""
+    return len(text) <= MAX_URL and _URL.fullmatch(text) is not None
+
+
 def topic_name(topic: object) -> str:
     """A valid name of a topic."""
-    if isinstance(topic, str) and _TOPIC.fullmatch(topic):
+    if isinstance(topic, str) and is_topic_name(topic):
         return topic
     raise Invalid(f"topic is invalid: got {topic!r:.60}, expected 1 to 32 lowercase letters and underscores")
 
@@ -66,7 +76,7 @@ def event_json(event: NewEvent) -> bytes:
     if event.type not in EVENT_TYPES:
         raise Invalid(f"type is invalid: got {event.type!r:.60}, expected create, update, delete or noop")
     url = event.url
-    if not isinstance(url, str) or len(url) > MAX_URL or not _URL.fullmatch(url):
+    if not isinstance(url, str) or not is_event_url(url):
         raise Invalid(f"url is invalid: got {url!r:.60}, expected an https:// URL of at most 1,024 characters")
     text = b'{"type":"%b","url":%b' % (event.type.encode(), encode(url, "url"))
     if event.timestamp is not None:

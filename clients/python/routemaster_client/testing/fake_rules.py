@@ -1,0 +1,134 @@
+"""What the fake bus refuses, in the real bus's words; one suite of tests holds both to the same answers."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from routemaster_client.model import EVENT_TYPES
+from routemaster_client.rules import MAX_BULK, MAX_TIMESTAMP, MAX_URL, is_event_url, is_topic_name
+
+MAX_DATA = 4096  #: bytes of an event's data as compact JSON
+_UUID = re.compile(r"[\x20-\x39\x3b-\x7e]{1,128}")
+_CALLBACK = re.compile(r"[Hh][Tt][Tt][Pp][Ss]://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[1-9][0-9]{0,4})?(/[^?#\s]*)?")
+_EVENT = ("type", "url", "timestamp", "data")
+SUBSCRIPTION = ("topics", "callback", "uuid", "timeout", "max", "max_bytes", "retention", "max_queued", "rate",
+                "start", "missing_topics", "park_after", "secret")  # fmt: skip
+_RANGES = {
+    "timeout": (0, 3_600_000, "milliseconds"), "max": (1, 10_000, "events"),
+    "max_bytes": (1024, 8_388_608, "bytes"), "retention": (1000, 31_536_000_000, "milliseconds"),
+    "max_queued": (1, 1_000_000_000, "events"), "rate": (1, 1_000_000, "events a second"),
+    "park_after": (1, 1000, "attempts"),
+}  # fmt: skip
+
+
+class Refusal(Exception):
+    """An answer with an error."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def invalid(name: str, value: object, expected: str) -> Refusal:
+    """A 400 for a field."""
+    if value is None:
+        return Refusal(400, f"{name} is missing")
+    return Refusal(400, f"{name} is invalid: got {shown(value)}, expected {expected}")
+
+
+def shown(value: object) -> str:
+    """A value in a message."""
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def decoded(body: bytes | None) -> Any:
+    """The JSON of a body."""
+    try:
+        return json.loads(body or b"", parse_constant=_no_constant)
+    except ValueError:
+        raise Refusal(400, "body is invalid: expected JSON") from None
+
+
+def topic(name: object) -> str:
+    """A topic's name that a request creates or lists."""
+    if isinstance(name, str) and is_topic_name(name):
+        return name
+    raise Refusal(
+        400, f"topic name is invalid: got {shown(name)}, expected 1 to 32 lowercase letters and underscores"
+    )
+
+
+def events(body: Any) -> list[dict[str, Any]]:
+    """The events of a publication."""
+    if not isinstance(body, list):
+        return [_event(body)]
+    if not 1 <= len(body) <= MAX_BULK:
+        got = "0" if not body else f"more than {MAX_BULK:,}"
+        raise Refusal(400, f"body is invalid: got {got} events, expected 1 to {MAX_BULK:,}")
+    found = []
+    for index, each in enumerate(body):
+        try:
+            found.append(_event(each))
+        except Refusal as error:
+            raise Refusal(400, f"event {index}: {error}") from None
+    return found
+
+
+def subscription(body: Any) -> dict[str, Any]:
+    """A subscription with its defaults."""
+    _fields("subscription", body, SUBSCRIPTION)
+    if not isinstance(body.get("topics"), list):
+        raise invalid("topics", body.get("topics"), "an array of topic names")
+    names = list(dict.fromkeys(topic(each) for each in body["topics"]))
+    callback = body.get("callback")
+    if callback is not None and not (isinstance(callback, str) and _CALLBACK.fullmatch(callback)):
+        raise invalid("callback", callback, "an https:// URL of at most 1,024 characters without user info, query "
+                      "and fragment")  # fmt: skip
+    for field in ("uuid", "rate", "park_after"):
+        if callback is None and body.get(field) is not None:
+            raise Refusal(400, f"{field} is not allowed without callback: it concerns deliveries to a callback")
+    uuid = body.get("uuid")
+    if uuid is not None and not (isinstance(uuid, str) and _UUID.fullmatch(uuid)):
+        raise Refusal(400, "uuid is invalid: expected 1 to 128 printable ASCII characters without ':'")
+    for field, (least, most, unit) in _RANGES.items():
+        value = body.get(field)
+        if value is not None and not (type(value) is int and least <= value <= most):
+            raise invalid(field, value, f"an integer of {unit} from {least} to {most}")
+    if body.get("missing_topics") not in (None, "refuse", "await"):
+        raise invalid("missing_topics", body["missing_topics"], '"refuse" or "await"')
+    defaults = {"timeout": 500 if callback else 0, "max": 100, "missing_topics": "refuse", "start": "next"}
+    given = {name: value for name, value in body.items() if value is not None}
+    return {**dict.fromkeys(SUBSCRIPTION), **defaults, **given, "topics": names}
+
+
+def _event(event: Any) -> dict[str, Any]:
+    _fields("event", event, _EVENT)
+    type_, url, timestamp = event.get("type"), event.get("url"), event.get("timestamp")
+    if not isinstance(type_, str) or type_ not in EVENT_TYPES:
+        raise invalid("type", type_, "create, update, delete or noop")
+    if not isinstance(url, str) or not is_event_url(url):
+        raise invalid("url", url, f"an https:// URL of at most {MAX_URL:,} characters")
+    if timestamp is not None and not (type(timestamp) is int and 0 <= timestamp <= MAX_TIMESTAMP):
+        raise invalid("timestamp", timestamp, "an integer of milliseconds since the epoch from 0 to 2^53 - 1")
+    if event.get("data") is not None:
+        size = len(json.dumps(event["data"], ensure_ascii=False, separators=(",", ":")).encode())
+        if size > MAX_DATA:
+            raise Refusal(400, f"data is invalid: got {size} bytes as compact JSON, expected at most {MAX_DATA}")
+    return dict(event)
+
+
+def _fields(name: str, body: object, fields: tuple[str, ...]) -> None:
+    expected = ", ".join(fields)
+    if not isinstance(body, dict):
+        raise Refusal(
+            400, f"{name} is invalid: got {shown(body)}, expected a JSON object with {expected}"
+        )
+    if not body.keys() <= set(fields):
+        raise Refusal(400, f"unknown field {shown(min(body.keys() - set(fields)))}: expected {expected}")
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)
