@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +14,7 @@ from routemaster import strict_json
 from routemaster.errors import Invalid
 from routemaster.model import ApiToken, Subscription
 from routemaster.validation import (
+    PATTERNS,
     check_api_token,
     check_callback,
     check_subscription,
@@ -367,6 +368,16 @@ class SubscriptionTests(Case):
             self.assertEqual(
                 str(error), "secret is invalid: expected true, or whsec_ and 24 to 64 bytes in Base64 with padding"
             )
+
+    def test_lengths_of_secrets(self) -> None:
+        """Base64 of any bytes is accepted if they are 24 to 64; of these, no other spelling of the same is."""
+        for size, fill in ((size, fill) for size in range(100) for fill in (0x00, 0x5A, 0xFB, 0xFF)):
+            text = b64encode(bytes([fill]) * size).decode()
+            accepted = PATTERNS["secret"].fullmatch(f"whsec_{text}") is not None
+            self.assertEqual(accepted, 24 <= size <= 64, (size, text))
+            for other in {text + "=", text + "==", text.rstrip("="), text[:-1], text.replace("A=", "B=")} - {text}:
+                if (found := PATTERNS["secret"].fullmatch(f"whsec_{other}")) is not None:
+                    self.assertEqual(b64encode(b64decode(other)).decode(), other, found)
 
     def test_misplaced_secrets(self) -> None:
         """A secret in a place where none belongs is not repeated either."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from standardwebhooks import Webhook, WebhookVerificationError
 from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 import routemaster
@@ -157,6 +158,17 @@ class SignedRequestTests(SenderCase):
                 await self.post(sink, Signing("sub", secrets, now()), body, sender)
                 verify(secrets[-1], sink.received[-1].headers, sink.received[-1].body)
         self.assertEqual(threads, [True, False] * 2)
+
+    async def test_cancelled_while_hashed(self) -> None:
+        """An attempt that is cancelled while its body is hashed sends nothing, and leaves its place."""
+        sink, sender = self.sink(), self.sender()
+        body = b"[%b]" % (b"1" * client.HASHED_AT_ONCE)
+        attempt = Deferred.fromCoroutine(self.post(sink, Signing("sub", SECRETS[:1], now()), body, sender))
+        attempt.cancel()
+        await self.assertFailure(attempt, CancelledError)
+        self.assertEqual(sender.queue.active, 0)
+        self.assertAcknowledged(await self.post(sink, None, sender=sender))
+        self.assertEqual([request.body for request in sink.received], [BODY])
 
     async def test_trial(self) -> None:
         """A request that tries a callback is signed, too."""
