@@ -2,10 +2,9 @@
 
 The bus makes requests to addresses that its clients choose. The rules keep these
 requests away from the bus's own host, from its cloud's metadata service, and from
-whatever else the operator excludes. They are applied to a host name when a client
-subscribes, and to every address of the name before each connection: a name may
-lead elsewhere at any time (DNS rebinding), so a check at subscription is not
-enough.
+whatever else the operator excludes. They are applied when a client subscribes, and
+again to every address of the host name before each connection: a name may lead
+elsewhere at any time (DNS rebinding).
 
 In order, the first that applies decides:
 
@@ -79,6 +78,9 @@ _KINDS: Final[tuple[tuple[Network, str], ...]] = tuple((ip_network(network), kin
     ("2000::/3", PUBLIC),           # all that is assigned as global unicast
     ("::/0", RESERVED),
 ))  # fmt: skip
+_KINDS_OF: Final = {
+    version: tuple((network, kind) for network, kind in _KINDS if network.version == version) for version in (4, 6)
+}
 _ALLOWABLE: Final = (PUBLIC, PRIVATE, LOOPBACK)  #: what is not among them is never allowed
 
 #: IPv6 networks whose addresses embed one IPv4 address, and by how many bits it is shifted to the left
@@ -128,21 +130,22 @@ class CallbackPolicy:
                 return f"{address} is in {rule} of deny_callbacks"
         allowed = named or any(_has(rule, address) for rule in self.allow)
         for each in inner or (address,):
-            what = f"{address} is {kind(each)}" if each is address else f"{address} embeds {each}, {kind(each)}"
-            if kind(each) not in _ALLOWABLE:
+            its = kind(each)
+            what = f"{address} is {its}" if each is address else f"{address} embeds {each}, {its}"
+            if its not in _ALLOWABLE:
                 return f"{what}, never allowed"
-            if allowed or kind(each) == PUBLIC or any(_has(rule, each) for rule in self.allow):
+            if allowed or its == PUBLIC or any(_has(rule, each) for rule in self.allow):
                 continue
             if self.public:
                 return f"{what}, not allowed by callback_addresses = public"
-            if kind(each) == LOOPBACK and not loopback:
+            if its == LOOPBACK and not loopback:
                 return f"{what}, allowed only if the bus itself listens on loopback alone"
         return ""
 
 
 def kind(address: Address) -> str:
     """The kind of an address by its own network, whatever it embeds."""
-    return next(kind for network, kind in _KINDS if _has(network, address))
+    return next(kind for network, kind in _KINDS_OF[address.version] if address in network)
 
 
 def embedded(address: Address) -> tuple[IPv4Address, ...]:

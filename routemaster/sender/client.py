@@ -29,7 +29,7 @@ from routemaster.sender.trial import TrialExchange
 
 PACE = 0.01  #: seconds between attempts to subscribers whose last attempt failed
 LONG = 0.5   #: seconds after which an attempt leaves its place to others that wait
-REFUSAL_TIMEOUT = 1.0  #: seconds for the look-up when a client subscribes
+REFUSAL_TIMEOUT = 0.5  #: seconds for the look-up when a client subscribes: it waits for Redis too
 MAX_TARGETS = 10_000  #: parsed callbacks that are kept
 HASHED_AT_ONCE = 1_048_576  #: bytes; to hash them takes about a millisecond
 

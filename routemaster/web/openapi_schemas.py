@@ -132,7 +132,8 @@ def _subscription(missing_topics: str) -> Schema:
             "type": ["string", "null"], "format": "callback", "pattern": "^[Hh][Tt][Tt][Pp][Ss]://",
             "description": f"Where batches are posted: an absolute URL of at most {MAX_URL} characters with a "
             "host name in ASCII or an IP address, an optional port, and neither query nor fragment. A user name "
-            "before the host stands for `uuid`, and is no part of the callback. Null: the events are pulled."},
+            "before the host stands for `uuid`, and is no part of the callback. The operator decides which "
+            "addresses are allowed. Null: the events are pulled."},
         uuid=optional(text("uuid", description="The credential presented to the callback.")),
         timeout=whole("timeout", None, "How long an event may wait for the batch to fill; by default "
                       f"{DEFAULT_TIMEOUT}, without callback 0."),

@@ -31,6 +31,15 @@ class CallbackTests(SystemCase):
         for host in ("127.0.0.2", "10.0.0.1", "no-such-name.invalid"):
             await self.ok(client.subscribe(f"https://{host}:1/", "cats"))
 
+    async def test_inherited_sockets(self) -> None:
+        """Processes that inherit sockets on loopback deliver to loopback."""
+        daemon = await self.started("--processes", "2")
+        client, sink = self.client(daemon), self.sink()
+        await self.make_topics(client, "cats")
+        await self.ok(client.subscribe(sink.url_for("localhost"), "cats", timeout=0))
+        await self.ok(client.publish("cats", 1))
+        await until(lambda: sink.numbers == [1], "the event")
+
     async def test_rules_change(self) -> None:
         """A subscription that the rules of a later start refuse keeps its events and says why; others go on."""
         daemon = await self.started()
