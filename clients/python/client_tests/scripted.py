@@ -40,8 +40,8 @@ def answer(status: int, body: object = None, **headers: object) -> bytes:
 class ScriptedServer:
     """Answers the requests in their order, on all connections, with one line of the script each."""
 
-    def __init__(self, *script: bytes) -> None:
-        self.script = list(script)
+    def __init__(self, *script: bytes | Callable[[], bytes]) -> None:
+        self.script: list[Any] = list(script)
         self.asked: list[Asked] = []
         self._sockets: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -85,7 +85,7 @@ class ScriptedServer:
             if what == CLOSE:
                 wire.shutdown(socket.SHUT_RDWR)
                 return
-            wire.sendall(what)
+            wire.sendall(what() if callable(what) else what)
 
 
 def at_end(stop: Callable[[], object]) -> None:

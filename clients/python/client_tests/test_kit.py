@@ -41,6 +41,7 @@ SUBSCRIPTIONS = (
     b'{"topics":["TOPIC"]}', b'{"topics":[]}', b"{}", b"[]", b'{"topics":"TOPIC"}', b'{"topics":["Cats"]}',
     b'{"topics":["no_such_topic"]}', b'{"topics":["no_such_topic"],"missing_topics":"await"}',
     b'{"topics":["TOPIC"],"callback":"https://localhost/x","uuid":"u"}', b'{"topics":["TOPIC"],"callback":"http://x/"}',
+    b'{"topics":["TOPIC"],"callback":"https://u%20@localhost/x"}',
     b'{"topics":["TOPIC"],"callback":"https://localhost/?q"}', b'{"topics":["TOPIC"],"uuid":"u"}',
     b'{"topics":["TOPIC"],"callback":"https://localhost/x","uuid":"a:b"}', b'{"topics":["TOPIC"],"max":0}',
     b'{"topics":["TOPIC"],"max":true}', b'{"topics":["TOPIC"],"timeout":3600001}',
@@ -107,7 +108,8 @@ class SameAnswersTests(SynchronousTestCase):
     def test_descriptions(self) -> None:
         """A subscription is described with the same fields and values."""
         for body in (b'{"topics":["TOPIC","no_such_topic"],"missing_topics":"await","max":7}',
-                     b'{"topics":["TOPIC"],"callback":"https://localhost/x","uuid":"u"}'):  # fmt: skip
+                     b'{"topics":["TOPIC"],"callback":"https://v@localhost/x"}',
+                     b'{"topics":["TOPIC"],"callback":"https://v@localhost/x","uuid":"u"}'):  # fmt: skip
             self.both("POST", "/subscription", body.replace(b"TOPIC", self.topic.encode()))
             real, fake = (dict(client.subscription()) for client in self.pairs[0])
             for described in (real, fake):

@@ -17,6 +17,11 @@ LIBRARIES = {
     "aio": {"aiohttp", "yarl"},
     "tx": {"twisted", "OpenSSL", "zope"},
     "resource": {"twisted"},
+    "cli.connection": {"click", "yaml"},
+    "cli.listening": {"click", "urllib3"},
+    "cli.main": {"click", "rich"},
+    "cli.output": {"click", "rich"},
+    "cli.publishing": {"click", "rich"},
     "testing.pytest_plugin": {"pytest"},
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import trustme
 from twisted.trial.unittest import SynchronousTestCase
 
 from client_tests.scripted import unique
+from routemaster_client import Client
 from routemaster_client.testing.real_bus import RealBus
 
 COUNT = 60
@@ -70,6 +72,35 @@ class ServerTests(SynchronousTestCase):
                 elif len(found) > 10 * COUNT:
                     self.fail((self.folder / "log").read_text())
         return found
+
+    def rtm(self, token: str, *arguments: str) -> str:
+        """Run `rtm` in a process; what it prints."""
+        program = "from routemaster_client.cli.main import main; main()"
+        environment = os.environ | {"RTM_BUS": self.bus.url, "RTM_CA_FILE": self.bus.ca_file, "RTM_TOKEN": token}
+        command = [sys.executable, "-c", program, *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
+
+    def test_together(self) -> None:
+        """`rtm` publishes a file; a receiver publishes what it gets; `rtm` pulls that, in order."""
+        into, out, port = unique(), unique(), free_port()
+        shop, mail, last = (self.rtm(self.bus.root_key, "token", "add", unique()).strip() for _ in range(3))
+        self.serve(
+            mail, out, "gunicorn", "client_tests.served:wsgi_app", "--bind", f"127.0.0.1:{port}",
+            "--certfile", self.certificate, "--keyfile", self.key,
+        )  # fmt: skip
+        self.rtm(mail, "sub", "add", f"https://s3cret@localhost:{port}/events", into, "--batch-size", "7")
+        Client(self.bus.url, last, ca_file=self.bus.ca_file).subscribe([out], missing_topics="await")
+        events = self.folder / "events.ndjson"
+        event = {"topic": into, "type": "noop", "url": URL}
+        events.write_text("".join(json.dumps({**event, "data": n}) + "\n" for n in range(COUNT)))
+        self.rtm(shop, "pub", "--from", str(events))
+        lines = self.rtm(last, "listen", out, "-n", str(COUNT)).splitlines()
+        numbers = dict.fromkeys(json.loads(line)["data"][1] for line in lines)
+        self.assertEqual(list(numbers), list(range(len(numbers))))
+        self.assertGreater(len(numbers), COUNT // 2)  # duplicates, around a failure, count too
+        self.assertIn(into, self.rtm(last, "topics"))
 
     def test_gunicorn(self) -> None:
         """Forked workers of gunicorn share a client that was used before; events come in order."""

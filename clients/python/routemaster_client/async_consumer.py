@@ -50,7 +50,7 @@ class AsyncConsumer:
             if batch:
                 yield batch
                 self._pulling.handled(batch)
-        await self._finish()
+        await self.finish()
 
     async def run(self, receiver: Receiver) -> None:
         """Give every batch to a receiver's handlers; if one raises, it comes again after a growing pause."""
@@ -66,7 +66,7 @@ class AsyncConsumer:
                 await self._sleep(self._pulling.failed(RuntimeError(str(error))))
             else:
                 self._pulling.handled(batch)
-        await self._finish()
+        await self.finish()
 
     def stop(self) -> None:
         """End the iteration when the loop's body or the request under way is done."""
@@ -93,7 +93,8 @@ class AsyncConsumer:
         self._pulling.took(batch)
         return batch if batch.events else None
 
-    async def _finish(self) -> None:
+    async def finish(self) -> None:
+        """Acknowledge what was handled, where no further batch is asked for."""
         call = self._pulling.last()
         if call is not None:
             await self._client.call(call)

@@ -51,7 +51,7 @@ class Consumer:
             if batch:
                 yield batch
                 self._pulling.handled(batch)
-        self._finish()
+        self.finish()
 
     def run(self, receiver: Receiver) -> None:
         """Give every batch to a receiver's handlers; if one raises, it comes again after a growing pause."""
@@ -67,7 +67,7 @@ class Consumer:
                 self._stopped.wait(self._pulling.failed(RuntimeError(str(error))))
             else:
                 self._pulling.handled(batch)
-        self._finish()
+        self.finish()
 
     def stop(self) -> None:
         """End the iteration; safe for threads and signal handlers."""
@@ -94,7 +94,8 @@ class Consumer:
         self._pulling.took(batch)
         return batch if batch.events else None
 
-    def _finish(self) -> None:
+    def finish(self) -> None:
+        """Acknowledge what was handled, where no further batch is asked for."""
         call = self._pulling.last()
         if call is not None:
             self._client.call(call)

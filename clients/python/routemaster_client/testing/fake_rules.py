@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from typing import Any
+from urllib.parse import unquote
 
 from routemaster_client.model import EVENT_TYPES
 from routemaster_client.rules import MAX_BULK, MAX_TIMESTAMP, MAX_URL, is_event_url, is_topic_name
@@ -12,6 +13,7 @@ from routemaster_client.rules import MAX_BULK, MAX_TIMESTAMP, MAX_URL, is_event_
 MAX_DATA = 4096  #: bytes of an event's data as compact JSON
 _UUID = re.compile(r"[\x20-\x39\x3b-\x7e]{1,128}")
 _CALLBACK = re.compile(r"[Hh][Tt][Tt][Pp][Ss]://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[1-9][0-9]{0,4})?(/[^?#\s]*)?")
+_USER = re.compile(r"(?P<scheme>[Hh][Tt][Tt][Pp][Ss]://)(?P<name>[^/?#@:]*):?@")
 _EVENT = ("type", "url", "timestamp", "data")
 SUBSCRIPTION = ("topics", "callback", "uuid", "timeout", "max", "max_bytes", "retention", "max_queued", "rate",
                 "start", "missing_topics", "park_after", "secret")  # fmt: skip
@@ -80,6 +82,7 @@ def events(body: Any) -> list[dict[str, Any]]:
 def subscription(body: Any) -> dict[str, Any]:
     """A subscription with its defaults."""
     _fields("subscription", body, SUBSCRIPTION)
+    body = _without_user(body)
     if not isinstance(body.get("topics"), list):
         raise invalid("topics", body.get("topics"), "an array of topic names")
     names = list(dict.fromkeys(topic(each) for each in body["topics"]))
@@ -102,6 +105,16 @@ def subscription(body: Any) -> dict[str, Any]:
     defaults = {"timeout": 500 if callback else 0, "max": 100, "missing_topics": "refuse", "start": "next"}
     given = {name: value for name, value in body.items() if value is not None}
     return {**dict.fromkeys(SUBSCRIPTION), **defaults, **given, "topics": names}
+
+
+def _without_user(body: dict[str, Any]) -> dict[str, Any]:
+    """With a user name in the callback as the uuid, unless there is one."""
+    found = _USER.match(str(body.get("callback") or ""))
+    if found is None:
+        return body
+    callback = found["scheme"] + body["callback"][found.end():]
+    uuid = body.get("uuid")
+    return {**body, "callback": callback, "uuid": unquote(found["name"]) if uuid is None else uuid}
 
 
 def _event(event: Any) -> dict[str, Any]:
