@@ -66,7 +66,7 @@ class Access:
         principal = self.identify(headers)
         if principal is None:
             raise self._failed(headers, peer)
-        if self._failures.blocking or (channel is not None and channel.principal is not principal):
+        if self._failures.blocked or (channel is not None and channel.principal is not principal):
             self._note(principal, headers, peer, channel)
         if principal.role not in who:
             raise Unauthorized(_REQUIRED[who])

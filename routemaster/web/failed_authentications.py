@@ -38,6 +38,7 @@ from routemaster.web.http_server.addresses import shown
 MINUTE: Final = 60.0      #: seconds
 MOST: Final = 20          #: failures in a minute that do not block the address
 ADDRESSES: Final = 32768  #: whose failures are counted
+TIDIED: Final = 16        #: minutes that are over and forgotten at a time, so that no request waits for thousands
 CLIENTS: Final = 32768    #: pairs of an address and a client that has authenticated itself from there
 
 
@@ -58,14 +59,9 @@ class FailedAuthentications:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._minutes: OrderedDict[bytes, _Minute] = OrderedDict()  # by address, in the order of their ends
-        self._blocked = 0  # how many of them
+        self.blocked = 0  #: how many of them are blocked, a few that were included; if 0, `wait` is 0 for all
         self._clients: OrderedDict[tuple[bytes, Principal], None] = OrderedDict()
         self._throttle = LogThrottle()
-
-    @property
-    def blocking(self) -> bool:
-        """Whether any address may be blocked; if not, `wait` is 0 for all."""
-        return bool(self._blocked)
 
     @property
     def size(self) -> int:
@@ -74,8 +70,7 @@ class FailedAuthentications:
 
     def failed(self, address: bytes) -> float:
         """Count a failure; returns for how many seconds its address is blocked now, 0 if it is not."""
-        now = self._tidy()
-        minute = self._minutes.get(address)
+        now, minute = self._minute(address)
         if minute is None:
             if len(self._minutes) >= ADDRESSES:
                 self._forget_oldest()
@@ -84,14 +79,13 @@ class FailedAuthentications:
         if minute.failures <= MOST:
             return 0.0
         if minute.failures == MOST + 1:
-            self._blocked += 1
+            self.blocked += 1
             self._log_block(now, shown(address))
         return minute.end - now
 
     def wait(self, address: bytes, principal: Principal | None = None) -> float:
         """For how many seconds an address is blocked, for this principal if one is given; 0 if it is not."""
-        now = self._tidy()
-        minute = self._minutes.get(address)
+        now, minute = self._minute(address)
         if minute is None or minute.failures <= MOST or (address, principal) in self._clients:
             return 0.0
         return minute.end - now
@@ -104,16 +98,24 @@ class FailedAuthentications:
                 self._clients.popitem(last=False)
             self._clients[pair] = None
 
-    def _tidy(self) -> float:
-        """Forget the minutes that are over; returns the time."""
-        now = self._clock.seconds()
-        while self._minutes and next(iter(self._minutes.values())).end <= now:
+    def _minute(self, address: bytes) -> tuple[float, _Minute | None]:
+        """The time, and the minute of an address if it has one; forgets some that are over."""
+        now, minutes = self._clock.seconds(), self._minutes
+        for _ in range(TIDIED):
+            if not minutes or next(iter(minutes.values())).end > now:
+                break
             self._forget_oldest()
-        return now
+        minute = minutes.get(address)
+        if minute is not None and minute.end <= now:
+            self._forget(minutes.pop(address))
+            minute = None
+        return now, minute
 
     def _forget_oldest(self) -> None:
-        _, minute = self._minutes.popitem(last=False)
-        self._blocked -= minute.failures > MOST
+        self._forget(self._minutes.popitem(last=False)[1])
+
+    def _forget(self, minute: _Minute) -> None:
+        self.blocked -= minute.failures > MOST
 
     def _log_block(self, now: float, address: str) -> None:
         since = self._throttle.failed(now, address)

@@ -12,7 +12,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.web import failed_authentications
 from routemaster.web.auth import MONITOR, ROOT
-from routemaster.web.failed_authentications import ADDRESSES, CLIENTS, MINUTE, MOST, FailedAuthentications
+from routemaster.web.failed_authentications import (
+    ADDRESSES,
+    CLIENTS,
+    MINUTE,
+    MOST,
+    TIDIED,
+    FailedAuthentications,
+)
 from routemaster.web.http_server.addresses import TrustedProxies
 from tests.web.test_api import EVENT, MADE, MONITOR_KEY, ROOT_KEY, A, B, Case, basic
 from tests.web.wire import Wire, request
@@ -37,12 +44,12 @@ class TableTests(SynchronousTestCase):
             self.assertEqual(self.fail(X, 1), [0])
             self.clock.advance(45)
             self.assertEqual(self.fail(X, 19), [0] * 19)
-            self.assertEqual((self.failures.blocking, self.failures.wait(X)), (False, 0))
+            self.assertEqual((self.failures.blocked, self.failures.wait(X)), (0, 0))
             self.assertEqual(self.fail(X, 3), [15] * 3)
             self.clock.advance(14.5)
-            self.assertEqual((self.failures.blocking, self.failures.wait(X), self.fail(X, 1)), (True, 0.5, [0.5]))
+            self.assertEqual((self.failures.blocked, self.failures.wait(X), self.fail(X, 1)), (1, 0.5, [0.5]))
             self.clock.advance(0.5)
-            self.assertEqual((self.failures.wait(X), self.failures.blocking), (0, False))
+            self.assertEqual((self.failures.wait(X), self.failures.blocked), (0, 0))
 
     def test_seldom(self) -> None:
         """20 failures a minute never block."""
@@ -72,9 +79,11 @@ class TableTests(SynchronousTestCase):
             self.clock.advance(0.01)
         self.assertEqual(self.failures.size, 1000)
         self.clock.advance(MINUTE)
-        self.assertTrue(self.failures.blocking)
-        self.failures.wait(Y)
-        self.assertEqual((self.failures.blocking, self.failures.size), (False, 0))
+        self.assertEqual(self.failures.blocked, 1000)
+        self.assertEqual((self.failures.wait(number.to_bytes(4)), self.fail(b"\0" * 4, 1)), (0, [0]))
+        for _ in range(1000 // TIDIED):
+            self.failures.wait(Y)
+        self.assertEqual((self.failures.blocked, self.failures.size), (0, 1))
 
     def test_a_million_addresses(self) -> None:
         """The tables are bounded, nobody is blocked without cause, and new addresses are still counted."""
@@ -95,7 +104,7 @@ class TableTests(SynchronousTestCase):
             self.failures.failed(number.to_bytes(8))
         self.assertEqual(self.failures.wait(X), MINUTE)
         self.failures.failed(Y)
-        self.assertEqual((self.failures.wait(X), self.failures.blocking), (0, False))
+        self.assertEqual((self.failures.wait(X), self.failures.blocked), (0, 0))
 
     def test_size(self) -> None:
         """So many addresses may fail that a process cannot answer more in a minute."""

@@ -20,7 +20,8 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
-CACHED = 1024   #: addresses for which a result is cached
+CACHED = 1024   #: addresses, and lists of them, for which a result is cached
+CACHED_LENGTH = 128  #: bytes; longer lists are not cached
 MAX_HOPS = 32   #: trusted proxies in a row; what X-Forwarded-For has before them is not read
 
 _ELEMENT = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\d{1,5})?|([\d.]+)(?::\d{1,5})?|([0-9A-Fa-f:.]+)")
@@ -62,6 +63,7 @@ class TrustedProxies:
         peers = tuple(proxies)
         self._networks = tuple(each for each in peers if not isinstance(each, str))
         self._has_unix = "unix" in peers
+        self._cached_walk = lru_cache(CACHED)(self._walk)
         self._has_host = lru_cache(CACHED)(lambda host: self._has(_address(host)))
 
     def __bool__(self) -> bool:
@@ -85,8 +87,12 @@ class TrustedProxies:
 
     def _find(self, peer: Any, forwarded: Sequence[bytes]) -> tuple[bytes, bool]:
         """The client's group, and whether it is a trusted proxy itself, as the peer is."""
-        client = group(peer)
-        for element in reversed(b",".join(forwarded).decode("latin-1").rsplit(",", MAX_HOPS)):
+        hops = b",".join(forwarded)
+        return (self._walk if len(hops) > CACHED_LENGTH else self._cached_walk)(group(peer), hops)
+
+    def _walk(self, client: bytes, hops: bytes) -> tuple[bytes, bool]:
+        """As `_find`; `client`: the peer's group."""
+        for element in reversed(hops.decode("latin-1").rsplit(",", MAX_HOPS)):
             text = element.strip(" \t")
             if not text:
                 continue  # lists may have empty elements (RFC 9110 section 5.6.1)
