@@ -34,7 +34,6 @@ from routemaster.sender import TreqSender
 from routemaster.store.autodrop import Autodrop
 from routemaster.store.scripts import SCRIPTS, needed_rights
 from routemaster.web.certificates import ensure_self_signed
-from routemaster.web.http_server.addresses import TrustedProxies
 from routemaster.web.http_server.body_reader import BodyBudget
 from routemaster.web.http_server.limits import Limits as SiteLimits
 from routemaster.web.http_server.places import Places
@@ -181,17 +180,12 @@ def reporter(config: Config, reactor: Any) -> RemoteReporter | None:
     )
 
 
-def site_limits(
-    config: Config,
-    is_large: Callable[[str], bool],
-    proxies: TrustedProxies,
-    rejected: Callable[[str, bytes], None],
-) -> SiteLimits:
-    """The limits of the HTTP server, the same for all sites of this process; see `BodyLimits` and `Places`."""
+def site_limits(config: Config, is_large: Callable[[str], bool], places: Places) -> SiteLimits:
+    """The limits of the HTTP server, the same for all sites of this process; `is_large`: see `BodyLimits`."""
     return SiteLimits(
         BodyLimits(config.max_body, config.max_bulk_body, is_large=is_large),
         bodies=BodyBudget(config.max_buffered_bodies),
-        places=Places(config.max_connections, config.max_connections_per_address, proxies, rejected),
+        places=places,
         idle=config.keep_alive,
     )
 

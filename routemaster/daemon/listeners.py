@@ -19,11 +19,12 @@ from twisted.web.resource import Resource
 
 from routemaster.callback_policy import listens_on_loopback, on_loopback
 from routemaster.config import Config
-from routemaster.daemon import assembly
+from routemaster.daemon import assembly, descriptors
 from routemaster.errors import ConfigError
 from routemaster.interfaces import Meter
 from routemaster.web.certificates import ReloadableTLS
 from routemaster.web.http_server.addresses import TrustedProxies
+from routemaster.web.http_server.places import Places
 from routemaster.web.http_server.site import BusSite
 from routemaster.web.redirect import RedirectResource
 from routemaster.web.rejected_connections import RejectedConnections
@@ -50,7 +51,11 @@ class Listeners:
         """Listen on all ports; raises ConfigError. `is_large`: see `BodyLimits`."""
         config = self._config
         rejected = RejectedConnections(self._meter, self._reactor)
-        self._limits = assembly.site_limits(config, is_large, self.proxies, rejected)
+        places = Places(
+            descriptors.places(config.max_connections, config.max_open_deliveries),
+            config.max_connections_per_address, self.proxies, rejected,
+        )  # fmt: skip
+        self._limits = assembly.site_limits(config, is_large, places)
         site = self._site(resource)
         await self._listen(config.https, self._tls.wrap(site), site, "HTTPS")
         if config.http is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 from time import time
-from unittest.mock import Mock
 
 from twisted.internet import endpoints, reactor
 from twisted.internet.protocol import Factory
@@ -19,6 +18,7 @@ from routemaster.daemon.listeners import BACKLOG, Listeners, backlog_of, bind, l
 from routemaster.metrics.meter import Meter
 from routemaster.web.certificates import ReloadableTLS
 from routemaster.web.http_server.addresses import TrustedProxies
+from routemaster.web.http_server.places import Places
 from routemaster.web.http_server.site import BusSite
 from routemaster.web.klein_resource import BusApp
 from routemaster.web.redirect import RedirectResource
@@ -56,7 +56,7 @@ class BacklogTests(TestCase):
     def test_keep_alive(self) -> None:
         """The option keep_alive is the time for which the HTTP server keeps an idle connection."""
         for options, seconds in (({}, 75), ({"keep-alive": "300"}, 300)):
-            limits = assembly.site_limits(load(options, {}, None), lambda topic: False, TrustedProxies(), Mock())
+            limits = assembly.site_limits(load(options, {}, None), lambda topic: False, Places())
             self.assertEqual(limits.idle, seconds)
 
 
