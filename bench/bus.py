@@ -32,7 +32,10 @@ def free_port() -> int:
 class Bus:
     """A running daemon and what a client needs to talk to it; of another checkout if its Python is named."""
 
-    def __init__(self, *options: str, clients: int = 1, python: str = sys.executable) -> None:
+    def __init__(
+        self, *options: str, clients: int = 1, python: str = sys.executable, customize: str = ""
+    ) -> None:  # fmt: skip
+        """`customize`: Python that the daemon runs before it starts (a `sitecustomize`)."""
         self._python, self._checkout = python, HERE.parent
         if python != sys.executable:
             find = [python, "-c", "import routemaster; print(routemaster.__path__[0])"]
@@ -40,6 +43,7 @@ class Bus:
         self.tokens = [f"client{number}" for number in range(clients)]
         self._folder = tempfile.TemporaryDirectory()
         self.state = Path(self._folder.name)
+        (self.state / "sitecustomize.py").write_text(customize)
         self.port = free_port()
         self._children: list[subprocess.Popen[Any]] = []
         self.log = (self.state / "log").open("w+")
@@ -56,7 +60,10 @@ class Bus:
                 "--log-level", "WARNING", "--max-connections-per-address", "0", *self._options,
             ],
             cwd=self._checkout, stdout=self.log, stderr=self.log,
-            env={**os.environ, "ROUTEMASTER_CLIENTS": ",".join(self.tokens), "PYTHONPATH": str(self._checkout)},
+            env={
+                **os.environ, "ROUTEMASTER_CLIENTS": ",".join(self.tokens),
+                "PYTHONPATH": f"{self._checkout}:{self.state}",
+            },
         )  # fmt: skip
 
     def stop(self) -> None:
