@@ -12,11 +12,11 @@ def backoff(
     from `jitter` in [0, 1), spreads what failed at the same time: up to half
     as long again while the pause grows, up to a quarter less at the end.
     `retry_after` is the pause that the other side demands; it is honoured up to
-    `longest`.
+    `longest`, and with jitter up to a quarter longer: many may be told the same.
     """
     doubled = shortest * 2.0 ** min(failures - 1, 64)
     if doubled >= longest:
         wait = longest * (1 - jitter / 4)
     else:
         wait = min(longest, doubled * (1 + jitter / 2))
-    return wait if retry_after is None else max(wait, min(retry_after, longest))
+    return wait if retry_after is None else max(wait, min(retry_after * (1 + jitter / 4), longest))

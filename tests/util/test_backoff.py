@@ -24,7 +24,8 @@ TABLE = [
     (1, 0.0, 7.0, 7.0),        # Retry-After
     (10, 0.0, 7.0, 51.2),      # but not less than without
     (1, 0.0, 3600.0, 60.0),    # and not more than the longest
-    (11, 1.0, 50.0, 50.0),
+    (11, 1.0, 44.0, 55.0),     # up to a quarter longer
+    (11, 1.0, 50.0, 60.0),
     (1, 0.0, 0.0, 0.1),
     (1, 0.0, -5.0, 0.1),
 ]
