@@ -52,7 +52,7 @@ class OwnMetrics:
             gauges += Sample("polls.waiting", pull.waiting, {}), Sample("streams.open", pull.streams, {})
         if worker is not None:
             gauges.append(Sample("leases", worker.lease_count, {}))
-        for pair in certificates:
-            seconds = round(pair.expires - time())
-            gauges.append(Sample("certificate.expires", seconds, {"file": str(pair.certificate)}))
+        ends = {str(pair.certificate): pair.expires for pair in certificates}  # one file may have two uses
+        for file, end in ends.items():
+            gauges.append(Sample("certificate.expires", round(end - time()), {"file": file}))
         return gauges

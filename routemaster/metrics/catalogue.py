@@ -56,7 +56,7 @@ _GAUGES: Final = {
     "polls.waiting": Metric("Polls to this process that wait for events."),
     "streams.open": Metric("Streams of events from this process that are open."),
     "leases": Metric("Subscribers that this process delivers to."),
-    "certificate.expires": Metric("Seconds until the served certificate expires.", "certificate_expires_seconds"),
+    "certificate.expires": Metric("Seconds until the certificate expires.", "certificate_expires_seconds"),
 }  # fmt: skip
 
 _COUNTERS: Final = {

@@ -51,8 +51,8 @@ class OwnMetricsTests(SynchronousTestCase):
         self.assertEqual({each.name: each.value for each in samples}, {"polls.waiting": 3, "streams.open": 2})
 
     def test_certificates(self) -> None:
-        """Of each certificate there are the seconds until it expires, with its file."""
+        """Of each certificate there are the seconds until it expires, once for each file."""
         pairs = [ReloadableTLS(*ensure_self_signed(self.mktemp(), time() - age * 86400)[:2]) for age in (0, 100)]
-        _, *samples = self.metrics.gauges(None, None, None, pairs)
+        _, *samples = self.metrics.gauges(None, None, None, [*pairs, pairs[0]])
         self.assertEqual([sample.tags["file"] for sample in samples], [str(pair.certificate) for pair in pairs])
         self.assertEqual([round(sample.value / 86400) for sample in samples], [397, 297])
