@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections import defaultdict
@@ -29,10 +30,14 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from routemaster.testing.daemon import LOOPBACK, Daemon
+from routemaster.testing.redis_server import PrivateRedis, servers
+from tests.system.test_system import until
 from tests.web.described import Description
 from tests.web.test_openapi import integers
 
-EXAMPLES = 6  #: requests for each operation, kind of credentials and kind of data
+#: requests for each operation, kind of credentials and kind of data
+MANY = os.environ.get("FUZZ_REQUESTS")
+EXAMPLES = int(MANY or 6)
 CREDENTIALS = {"client": "alice--a1", "root": "root--r1", "monitor": "eve--e1", "nobody": None}
 CHECKS = [
     not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance,
@@ -41,6 +46,16 @@ CHECKS = [
 #: nothing is accepted on these ports
 CALLBACKS = [f"https://{LOOPBACK}:1/", "https://localhost:1/a", "https://me@localhost:1/"]
 TOPICS = ["cats", "dogs"]
+#: returns the keys of Redis, each with a digest of its value
+STATE = b"""
+local found = {}
+for _, key in ipairs(redis.call('KEYS', '*')) do
+    found[#found + 1] = key .. ' ' .. redis.sha1hex(redis.call('DUMP', key))
+end
+return found
+"""
+#: what the bus writes from time to time, whatever is requested
+TIMED = (b"rm:counters", b"rm:reported")
 #: is tried on a subscription with a callback, which has none
 ENDLESS = ("/subscription/stream", "/subscriptions/{name}/stream")
 #: what needs a subscription without callback
@@ -50,13 +65,18 @@ PULLED = tuple(f"{path}/{end}" for path in ("/subscription", "/subscriptions/{na
 class DescriptionTests(TestCase):
     """`GET /openapi.json` of a bus with its own Redis."""
 
-    timeout = 300
+    timeout = 300 + 30 * EXAMPLES
 
     def setUp(self) -> Any:
         directory = Path(tempfile.mkdtemp(prefix="rm"))
         self.addCleanup(shutil.rmtree, directory)
+        self.redis = PrivateRedis(servers()[0])
+        self.addCleanup(self.redis.stop)
+        self.redis.start()
+        # without workers, so that requests alone change what is stored
+        options = ("--role", "web", "--redis-url", self.redis.url, "--counter-flush-interval", "86400")
         tokens = ("--clients", "alice--a1,bob--b1", "--root-key", "root--r1", "--monitor-keys", "eve--e1")
-        self.bus = Daemon(reactor, directory, *tokens)
+        self.bus = Daemon(reactor, directory, *options, *tokens)
         self.addCleanup(self.bus.end)
         return self.bus.start()
 
@@ -68,12 +88,26 @@ class DescriptionTests(TestCase):
         return session
 
     async def test_every_operation(self) -> None:
-        """Whoever asks, valid and invalid requests to every operation are answered as described, and never 5xx."""
+        """Whoever asks, valid and invalid requests to every operation are answered as described, and never 5xx.
+
+        What is refused changes nothing in Redis; no connection stays open, and no traceback is logged.
+        """
+        sockets = self.sockets()
         await deferToThread(self.try_all)
+        await until(lambda: self.sockets() <= sockets, "all connections are closed")
+        self.assertNotIn("Traceback", self.bus.log)
+        self.assertNotIn("Unhandled", self.bus.log)
+
+    def sockets(self) -> int:
+        """How many the bus has open."""
+        links = (os.readlink(each) for each in Path(f"/proc/{self.bus.pid}/fd").iterdir() if each.is_symlink())
+        return sum(each.startswith("socket:") for each in links)
 
     def try_all(self) -> None:
         self.cursor, self.events = "", dict.fromkeys(TOPICS, "1-1")
         self.session = self.new_session()
+        self.state: set[bytes] | None = None  #: what is stored; None: not known
+        self.requests, self.refused, self.changed = 0, 0, list[str]()
         self.base = f"https://{LOOPBACK}:{self.bus.port}"
         self.seen: dict[tuple[str, str], set[int]] = defaultdict(set)
         schemathesis.openapi.format("callback", st.sampled_from(CALLBACKS))
@@ -91,14 +125,27 @@ class DescriptionTests(TestCase):
                         modes.append(GenerationMode.NEGATIVE)
                     for mode in modes:
                         self.try_operation(role, described[path][method.upper()], admitted, mode)
+            if MANY is not None:
+                print(f"{self.requests} requests up to {role}, {self.refused} of them refused", flush=True)
         for path, item in document["paths"].items():
             for method in item if path not in ENDLESS else ():
                 self.assertIn(2, {status // 100 for status in self.seen[method.upper(), path]}, f"{method} {path}")
+        self.session.close()
+        self.assertEqual(self.changed, [])
+
+    def stored(self) -> set[bytes]:
+        """What is stored in Redis."""
+        with self.redis.dial() as connection, connection.makefile("rb") as reply:
+            connection.sendall(b"*3\r\n$4\r\nEVAL\r\n$%d\r\n%b\r\n$1\r\n0\r\n" % (len(STATE), STATE))
+            count = int(reply.readline()[1:])
+            found = {reply.read(int(reply.readline()[1:]) + 2) for _ in range(count)}
+            return {each for each in found if not each.startswith(TIMED)}
 
     def make_state(self, pulled: bool) -> None:
         """Topics, two subscriptions to them, and events, whatever was deleted before; `pulled`: alice's, too."""
         event = {"type": "noop", "url": "https://example.com/"}
         events = [("alice--a1", f"topics/{topic}", event) for topic in TOPICS]
+        self.state = None
         for token, path, body in (
             *events,
             ("alice--a1", "subscription", {"topics": TOPICS, "callback": None if pulled else CALLBACKS[0]}),
@@ -114,8 +161,8 @@ class DescriptionTests(TestCase):
             self.cursor = answer.json()["cursor"]
 
     def try_operation(self, role: str, operation: Any, admitted: bool, mode: GenerationMode) -> None:
-        @settings(max_examples=EXAMPLES if admitted else 2, derandomize=True, deadline=None, database=None,
-                  suppress_health_check=list(HealthCheck))
+        @settings(max_examples=EXAMPLES if admitted else EXAMPLES // 3, derandomize=MANY is None, deadline=None,
+                  database=None, suppress_health_check=list(HealthCheck))
         @given(operation.as_strategy(generation_mode=mode), st.sampled_from([*TOPICS, None]))
         def check(case: Any, topic: str | None) -> None:
             if mode is GenerationMode.POSITIVE:
@@ -133,8 +180,15 @@ class DescriptionTests(TestCase):
     def try_case(self, role: str, case: Any, admitted: bool) -> None:
         token = CREDENTIALS[role]
         auth = None if token is None else (token, "")
-        verify = self.session.verify
+        verify, before = self.session.verify, self.state or self.stored()
         answer = case.call(base_url=self.base, session=self.session, auth=auth, verify=verify, timeout=60)
+        self.state = None
+        if 400 <= answer.status_code < 500:
+            self.refused += 1
+            self.state = self.stored()
+            if self.state != before:
+                self.changed.append(f"{role}: {case.as_curl_command()}: {sorted(self.state ^ before)}")
+        self.requests += 1
         case.validate_response(answer, checks=CHECKS)
         headers = {name.lower(): values[0] for name, values in answer.headers.items()}
         wrong = self.description.wrong_with(case.method, case.path, answer.status_code, headers, answer.content)
