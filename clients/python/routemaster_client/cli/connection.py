@@ -93,7 +93,7 @@ def _rc_file() -> dict[str, Any]:
     for path in (Path(RC_FILE), Path.home() / RC_FILE):
         if path.is_file():
             try:
-                found = yaml.safe_load(path.read_text("utf-8")) or {}
+                found: Any = yaml.safe_load(path.read_text("utf-8")) or {}  # type: ignore[no-untyped-call]
             except (yaml.YAMLError, UnicodeDecodeError):
                 raise Usage(f"{path} is not YAML") from None
             if not isinstance(found, dict):

@@ -146,7 +146,10 @@ def _interruptible() -> Iterator[list[Any]]:
 @contextmanager
 def _progress(size: int) -> Iterator[Any]:
     """A bar on standard error, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda offset: None
+        return
     columns = TextColumn("publishing"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+    with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=size)
         yield lambda offset: bar.update(task, completed=offset)

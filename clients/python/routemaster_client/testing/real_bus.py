@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -26,6 +27,8 @@ PATIENCE = 60.0  #: seconds for the start
 class RealBus:
     """A bus with a Redis of its own, in a temporary folder; `options` are added to its command line.
 
+    The variable BUS_PYTHON may name the Python in which the server is installed, if it is another than this one.
+
     Attributes:
         url: where it listens. ca_file: the certificate to trust.
         root_key: its root key.
@@ -44,11 +47,13 @@ class RealBus:
     def start(self) -> RealBus:
         """Start it, and return when it accepts requests; RuntimeError with its log if it does not."""
         ready = threading.Event()
-        command = [sys.executable, "-c", _RUN, "-n", "routemaster", "--state-dir", str(self._folder),
+        python = os.environ.get("BUS_PYTHON", sys.executable)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("ROUTEMASTER_")}
+        command = [python, "-c", _RUN, "-n", "routemaster", "--state-dir", str(self._folder),
                    "--https", "tcp:0:interface=127.0.0.1", "--root-key", self.root_key, "--clients", "demo",
                    *self._options]  # fmt: skip
         self._process = subprocess.Popen(  # noqa: S603
-            command, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            command, cwd=self._folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         threading.Thread(target=self._read, args=(self._process, ready), daemon=True).start()
