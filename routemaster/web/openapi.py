@@ -31,12 +31,12 @@ EVERYWHERE: Final = {
     408: "The request did not arrive in time.",
     413: "The body is too large.",
     415: "The body has a Content-Encoding.",
+    429: "Too many authentications from the address have failed, or too many of its requests are under way.",
     431: "The head of the request is too large.",
 }
 #: what else requests with credentials can be answered
 WITH_CREDENTIALS: Final = {
     401: "The credentials are missing, unknown or of the wrong kind.",
-    429: "Too many authentications from the address have failed, or too many of its requests are under way.",
     503: "Redis is unavailable or full, or too much is under way; nothing was stored unless `outcome` is unknown.",
 }
 #: and those with a parameter in their path
