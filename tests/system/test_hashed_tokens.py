@@ -55,3 +55,34 @@ class HashedTokenTests(SystemCase):
         written = files(Path(redis.directory))
         self.assertIn(hashed(MADE).encode(), written)
         self.assertNotIn(b"canary", written)
+
+    async def test_running_bus(self) -> None:
+        """Changed to hashes, a bus keeps topics and subscriptions; a token that is replaced opens nothing."""
+        redis = self.redis()
+        before = self.daemon("--clients", CONFIGURED, "--root-key", ROOT_KEY, ROUTEMASTER_REDIS_URL=redis.url)
+        await before.start()
+        root = self.client(before, ROOT_KEY)
+        await self.ok(root.ask("POST", "/api_tokens", {"name": "made", "token": MADE}), 201)
+        for token, topic in ((CONFIGURED, "cats"), (MADE, "dogs")):
+            client = self.client(before, token)
+            await self.make_topics(client, topic)
+            await self.ok(client.ask("POST", "/subscription", {"topics": [topic]}))
+        self.assertEqual(await before.stop(), 0)
+
+        after = self.daemon(
+            "--clients", f"{hashed(NEXT)}={hashed(CONFIGURED)},{hashed(CONFIGURED)}", "--hash-tokens", "YES",
+            "--root-key", f"sha256:{digest(ROOT_KEY).hex()}", ROUTEMASTER_REDIS_URL=redis.url,
+        )  # fmt: skip
+        await after.start()
+        await after.line("2 tokens in Redis are not hashes")
+        for token, topic in ((CONFIGURED, "cats"), (NEXT, "cats"), (MADE, "dogs")):
+            client = self.client(after, token)
+            await self.ok(client.publish(topic, 1))
+            self.assertEqual((await self.ok(client.ask("GET", "/subscription"), 200)).json["topics"], [topic])
+        root = self.client(after, ROOT_KEY)
+        made = await self.ok(root.ask("POST", "/api_tokens", {"name": "made", "replaces": MADE}), 201)
+        await self.ok(root.ask("DELETE", f"/api_tokens/{MADE}"))
+        await self.ok(self.client(after, MADE).publish("dogs", 2), 401)
+        await self.ok(self.client(after, made.json["token"]).publish("dogs", 2))
+        self.assertEqual(await after.stop(), 0)
+        self.assertNotIn("canary", after.log)
