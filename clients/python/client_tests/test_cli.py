@@ -22,6 +22,7 @@ from client_tests.scripted import ScriptedServer, answer, real_bus, unique
 from routemaster_client import calls
 from routemaster_client.cli import listening
 from routemaster_client.cli.main import main
+from routemaster_client.consuming import Pulling
 from routemaster_client.model import Event, Pulled
 from routemaster_client.testing.case import FakeBusMixin
 
@@ -119,6 +120,20 @@ class CommandTests(FakeCase):
         result = rtm("listen", "cats", "-n", "3", *options)
         self.assertEqual([line["data"] for line in result.lines], [0, 1, 2])
         self.assertEqual(mail.subscription()["events"]["queued"], 0)
+
+    def test_interrupted_listen(self) -> None:
+        """Ctrl-C, wherever it strikes behind the last printed batch, leaves that acknowledged."""
+        mail = self.bus.client("mail")
+        mail.subscribe("cats", missing_topics="await")
+        self.bus.client("pets").noop("cats", URL)
+        for where in ("handled", "call"):
+            with mock.patch.object(Pulling, where, side_effect=KeyboardInterrupt, autospec=True) as patched:
+                if where == "call":  # the first request succeeds
+                    patched.side_effect = [calls.pull(), KeyboardInterrupt]
+                result = rtm("listen", "cats", *self.options[:3], mail.settings.token)
+            self.assertEqual((result.status, len(result.lines)), (130, 1))
+            self.assertEqual(mail.subscription()["events"]["queued"], 0)
+            self.bus.client("pets").noop("cats", URL)
 
     def test_statuses(self) -> None:
         """Each kind of failure has its exit status, and one line on standard error."""

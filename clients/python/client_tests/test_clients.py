@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import tempfile
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import trustme
 from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from client_tests.scripted import CLOSE, SILENT, ScriptedServer, answer, real_bus, unique
@@ -121,6 +123,15 @@ class Contract:
         server.close()
         client = self.client(server.url, retries=1)
         await self.fails(errors.Unavailable, "the bus cannot be reached: ", client, "noop", "cats", URL)
+        await self.fails(errors.Unavailable, "refused", client, "topics")
+
+    async def test_ca_file(self: Any) -> None:
+        """A CA file that is missing, or holds no certificate, is refused when the client is made."""
+        empty = Path(tempfile.mkdtemp()) / "empty"
+        empty.write_text("")
+        for path in (empty, empty.with_name("missing")):
+            with self.assertRaisesRegex(errors.Invalid, "^ca_file is invalid: "):
+                type(self).driver("https://localhost:1", "shop", ca_file=str(path))
 
     async def test_untrusted(self: Any) -> None:
         """A certificate that is not trusted is an error that says so, at the first attempt."""
@@ -233,6 +244,20 @@ class AsyncioTests(Contract, TestCase):
     """The suite for `AsyncClient`."""
 
     driver = Asyncio
+
+
+    async def test_no_connection_left(self) -> None:
+        """A call that waits in vain for a connection was not sent."""
+        server = ScriptedServer(SILENT, SILENT)
+        self.addCleanup(server.close)
+
+        async def both() -> list[object]:
+            async with AsyncClient(server.url, "shop", connections=1, timeout=2, retries=0) as bus:
+                both = (bus.noop("cats", URL), bus.noop("cats", URL))
+                return await asyncio.gather(*both, return_exceptions=True)
+
+        found = await deferToThread(asyncio.run, both())
+        self.assertEqual([type(each) for each in found], [errors.OutcomeUnknown, errors.Unavailable])
 
 
 class TwistedTests(Contract, TestCase):

@@ -46,7 +46,7 @@ class Asyncio:
     """`AsyncClient`, on a loop in a thread."""
 
     def __init__(self, url: str, token: str, **options: Any) -> None:
-        self.client = AsyncClient(url, token, **options)
+        self.client = AsyncClient(url, token, **options)  # first: it may raise
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import ssl
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -40,10 +39,10 @@ class AsyncClient:
 
     def __init__(
         self, url: str, token: str, *, ca_file: str | None = None, timeout: float = 10.0, retries: int = 3,
-        retry_unknown: bool = False, connections: int = 10,
+        retry_unknown: bool = False, connections: int = 32,
     ) -> None:  # fmt: skip
         self.settings = Settings(url, token, ca_file, timeout, retries, retry_unknown, connections)
-        self._headers = self.settings.headers()
+        self._headers, self._tls = self.settings.headers(), self.settings.tls()
         self._owner: tuple[int, object] = (0, None)  # process and loop to which the session belongs
         self._session: aiohttp.ClientSession | None = None
         self._sleep, self._chance = asyncio.sleep, random.random
@@ -86,8 +85,7 @@ class AsyncClient:
         """The session of this process and loop."""
         owner = os.getpid(), asyncio.get_running_loop()
         if self._session is None or self._owner != owner:
-            tls = ssl.create_default_context(cafile=self.settings.ca_file)
-            connector = aiohttp.TCPConnector(limit=self.settings.connections, ssl=tls)
+            connector = aiohttp.TCPConnector(limit=self.settings.connections, ssl=self._tls)
             self._owner = owner
             self._session = aiohttp.ClientSession(
                 connector=connector, cookie_jar=aiohttp.DummyCookieJar(), headers=self._headers
@@ -97,7 +95,8 @@ class AsyncClient:
     async def _exchange(self, call: Call[Any]) -> Response:
         """One attempt; raises a BusError if there is no answer."""
         patience = self.settings.timeout + call.wait
-        limit = aiohttp.ClientTimeout(total=patience, sock_connect=CONNECTING * self.settings.timeout)
+        # `connect` counts the wait for one of the connections too: a request that was not sent is known to be so
+        limit = aiohttp.ClientTimeout(total=patience, connect=CONNECTING * self.settings.timeout)
         url = self.settings.base + call.path
         try:
             async with self._connections().request(
@@ -154,6 +153,6 @@ def _reason(error: BaseException, patience: float) -> str:
     """Why there is no answer, in the system's words."""
     if isinstance(error, (asyncio.TimeoutError, TimeoutError)):
         return f"nothing within {patience:g} s"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno).lower()
     return str(error) or type(error).__name__

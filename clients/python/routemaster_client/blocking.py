@@ -78,13 +78,14 @@ class Client:
 
     def __init__(
         self, url: str, token: str, *, ca_file: str | None = None, timeout: float = 10.0, retries: int = 3,
-        retry_unknown: bool = False, connections: int = 10,
+        retry_unknown: bool = False, connections: int = 32,
     ) -> None:  # fmt: skip
         self.settings = Settings(url, token, ca_file, timeout, retries, retry_unknown, connections)
         self._headers = self.settings.headers()
         base = urllib3.util.parse_url(self.settings.base)
         self._prefix = base.path or ""
         self._origin = f"{base.scheme}://{base.netloc}"
+        self._tls = self.settings.tls()
         self._process = 0  # whose connections are in the pool
         self._pool: Any = None
         self._sleep, self._chance = time.sleep, random.random
@@ -133,7 +134,7 @@ class Client:
             options: dict[str, Any] = {"maxsize": self.settings.connections, "block": False}
             secure = self._origin.startswith("https")
             if secure:
-                options["ssl_context"] = ssl.create_default_context(cafile=self.settings.ca_file)
+                options["ssl_context"] = self._tls
             pool: Any = urllib3.connection_from_url(self._origin, **options)
             pool.ConnectionCls = _Secure if secure else _Plain
             self._process, self._pool = os.getpid(), pool
@@ -198,7 +199,8 @@ class Client:
 
 def _reason(error: BaseException, patience: float) -> str:
     """Why there is no answer, in the system's words."""
-    if isinstance(error, (ReadTimeoutError, ConnectTimeoutError)):
+    refused = isinstance(error, NewConnectionError)  # a ConnectTimeoutError by its class only
+    if isinstance(error, (ReadTimeoutError, ConnectTimeoutError)) and not refused:
         return f"nothing within {patience:g} s"
     cause: BaseException = error
     while cause.__cause__ is not None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -131,7 +133,8 @@ class Settings:
         timeout: seconds for one attempt, from connecting to the last byte of the answer.
         retries: how many attempts may follow a failed one.
         retry_unknown: also after an unknown outcome, which may store an event twice.
-        connections: the most that are kept open.
+        connections: the most that are kept open. The asyncio client makes no more than these, and its calls wait
+            for one; with the others a call beyond them has a connection for itself.
     """
 
     url: str
@@ -140,7 +143,7 @@ class Settings:
     timeout: float = 10.0
     retries: int = 3
     retry_unknown: bool = False
-    connections: int = 10
+    connections: int = 32
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
@@ -151,6 +154,16 @@ class Settings:
             raise errors.Invalid(f"url is invalid: got {self.url!r:.60}, expected https://HOST[:PORT][/PATH]")
         if not re.fullmatch("[!-~]{1,128}", self.token):
             raise errors.Invalid("token is invalid: expected 1 to 128 printable ASCII characters without spaces")
+
+        if self.ca_file is not None and not os.path.isfile(self.ca_file):
+            raise errors.Invalid(f"ca_file is invalid: there is no file {self.ca_file!r:.200}")
+
+    def tls(self) -> ssl.SSLContext:
+        """What verifies the bus; Invalid if ca_file holds no certificate."""
+        try:
+            return ssl.create_default_context(cafile=self.ca_file)
+        except OSError as error:
+            raise errors.Invalid(f"ca_file is invalid: {self.ca_file!r:.200}: {error.strerror or error}") from None
 
     @property
     def base(self) -> str:

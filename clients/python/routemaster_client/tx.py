@@ -52,7 +52,7 @@ class TwistedClient:
 
     def __init__(
         self, reactor: Any, url: str, token: str, *, ca_file: str | None = None, timeout: float = 10.0,
-        retries: int = 3, retry_unknown: bool = False, connections: int = 10,
+        retries: int = 3, retry_unknown: bool = False, connections: int = 32,
     ) -> None:  # fmt: skip
         self.settings = Settings(url, token, ca_file, timeout, retries, retry_unknown, connections)
         self._reactor, self._chance = reactor, random.random

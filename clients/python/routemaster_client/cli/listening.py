@@ -27,19 +27,21 @@ def listen(
     """Print events as they come, and forward them, until interrupted or `count` have come."""
     consumer = client.consume(*topics, missing_topics="await") if topics else client.consume()
     post = Forward(forward, uuid) if forward else None
-    left = count
+    left, done = count, None
     try:
         for batch in consumer:
             for event in batch:
                 output.event_line(event, as_json)
             if post is not None:
                 post.deliver(batch)
+            done = batch.cursor
             if left is not None:
                 left -= len(batch)
                 if left <= 0:
                     consumer.stop()
     except KeyboardInterrupt:
-        consumer.finish()
+        if done is not None:  # an older cursor, or the same again, changes nothing
+            client.acknowledge(done)
         raise
 
 
