@@ -100,9 +100,10 @@ def decode(body: bytes, most: int | None = None) -> Any:
     `most`: a text with more brackets and commas, those in strings included, is refused before it is decoded.
     """
     text = _text(body)
-    if most is not None and _structure(text) > most:
+    brackets = _brackets(text)
+    if most is not None and brackets + text.count(",") > most:
         raise Invalid(f"body is invalid: expected at most {most:,} brackets and commas")
-    return _whole(text)
+    return _whole(text, brackets)
 
 
 def decode_fields(body: bytes) -> Any:
@@ -122,8 +123,9 @@ def decode_array(body: bytes, most: int) -> Iterator[Any]:
     start = _ARRAY.match(text)
     if start is None:
         raise Invalid("body is invalid: expected a JSON array")
-    if _structure(text) <= FEW:
-        yield from _whole(text)
+    brackets = _brackets(text)
+    if brackets + text.count(",") <= FEW:
+        yield from _whole(text, brackets)
         return
     elements, at = _Elements(text, most), start.end()
     more = not text.startswith("]", at)
@@ -157,7 +159,8 @@ class _Elements:
             value, length = None, SHORT
         if length == SHORT or length == len(part) < len(text) - start:
             value, length = self._long(start)
-        _check_depth(value, text, start, start + length, MAX_DEPTH - 1)
+        if _brackets(text, start, start + length) >= MAX_DEPTH:
+            _check_depth(value, MAX_DEPTH - 1)
         return value, start + length
 
     def _long(self, start: int) -> tuple[Any, int]:
@@ -181,12 +184,14 @@ class _Elements:
     def _counts(self) -> list[int]:
         """How many brackets and commas there are up to the end of each block."""
         text = self._text
-        return list(accumulate(_structure(text[at : at + BLOCK]) for at in range(0, len(text), BLOCK)))
+        blocks = (text[at : at + BLOCK] for at in range(0, len(text), BLOCK))
+        return list(accumulate(_brackets(block) + block.count(",") for block in blocks))
 
 
-def _whole(text: str) -> Any:
+def _whole(text: str, brackets: int) -> Any:
     value = _run(_decoder(text).decode, text, 0)
-    _check_depth(value, text, 0, len(text), MAX_DEPTH)
+    if brackets > MAX_DEPTH:
+        _check_depth(value, MAX_DEPTH)
     return value
 
 
@@ -204,9 +209,9 @@ def _decoder(text: str) -> json.JSONDecoder:
     return _SIGNED_DECODER if "-0" in text and _NEGATIVE.search(text) else _DECODER
 
 
-def _structure(text: str) -> int:
-    """How many arrays, objects, elements and members a text has at most, but for one."""
-    return text.count("[") + text.count("{") + text.count(",")
+def _brackets(text: str, start: int = 0, end: int | None = None) -> int:
+    """How many arrays and objects a text has at most; together with its commas, how many values but one."""
+    return text.count("[", start, end) + text.count("{", start, end)
 
 
 _Result = TypeVar("_Result")
@@ -229,8 +234,8 @@ def _no_json(position: int, reason: str) -> Invalid:
     return Invalid(f"body is invalid: expected JSON, failed at character {position}: {reason}")
 
 
-def _check_depth(value: Any, text: str, start: int, end: int, most: int) -> None:
-    if text.count("[", start, end) + text.count("{", start, end) > most and _depth(value) > most:
+def _check_depth(value: Any, most: int) -> None:
+    if _depth(value) > most:
         raise _too_deep()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections import defaultdict
@@ -54,6 +55,8 @@ for _, key in ipairs(redis.call('KEYS', '*')) do
 end
 return found
 """
+#: of a topic, of a client, or of all: no other text of a request gets into a key
+KEY = re.compile(rb"rm:(\{(t:[a-z_]{1,32}|s:[a-z0-9:_-]{1,64}|rm:tokens)\}:)?[a-z_:]+ ")
 #: what the bus writes from time to time, whatever is requested
 TIMED = (b"rm:counters", b"rm:reported")
 #: is tried on a subscription with a callback, which has none
@@ -132,6 +135,7 @@ class DescriptionTests(TestCase):
                 self.assertIn(2, {status // 100 for status in self.seen[method.upper(), path]}, f"{method} {path}")
         self.session.close()
         self.assertEqual(self.changed, [])
+        self.assertEqual([each for each in self.stored() if not KEY.match(each)], [])
 
     def stored(self) -> set[bytes]:
         """What is stored in Redis."""
