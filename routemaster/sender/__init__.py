@@ -84,6 +84,8 @@ Twisted's parser                  answers that two parsers read differently
 Twisted's                         answer; small chunks take 1.6 times as long
 `DNSCache`, not                   slow names fill the reactor's thread pool
 `reactor.nameResolver`
+`TLSTransport`, not               messages of TLS itself without a limit; a
+`BufferingTLSTransport`           connection that is cut stays in a reference cycle
 `TLSTrust`, not                   the CA bundle in memory once for each host;
 `optionsForClientTLS`             "certificate verify failed" as the only reason
 ==========================  ====  ==============================================
