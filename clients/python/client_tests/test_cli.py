@@ -20,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from client_tests.scripted import ScriptedServer, answer, real_bus, unique
 from routemaster_client import calls
-from routemaster_client.cli import listening
+from routemaster_client.cli import listening, start
 from routemaster_client.cli.main import main
 from routemaster_client.consuming import Pulling
 from routemaster_client.model import Event, Pulled
@@ -194,6 +194,13 @@ class ConnectionTests(FakeCase):
         ):  # fmt: skip
             result = rtm("topics", *arguments)
             self.assertEqual((result.status, message in result.error), (1, True), result.error)
+
+    def test_without_the_extra(self) -> None:
+        """Where the extra is not installed, `rtm` says how to install it."""
+        with mock.patch.dict(sys.modules, {"click": None}), self.assertRaises(SystemExit) as caught:
+            sys.modules.pop("routemaster_client.cli.main")
+            start()
+        self.assertEqual(str(caught.exception), "rtm needs click: pip install 'routemaster-client[cli]'")
 
     def test_completion(self) -> None:
         """There is a completion script for each shell."""
