@@ -52,7 +52,7 @@ from routemaster.store.keys import Keys
 from routemaster.store.redis_store import RedisStore
 from routemaster.util.periodic import Periodic
 from routemaster.web.api import Api
-from routemaster.web.api_tokens import warn_without_secret
+from routemaster.web.api_tokens import warn_about_tokens
 from routemaster.web.auth import Authenticator
 from routemaster.web.certificate_watch import CHECK_INTERVAL, CertificateWatch
 from routemaster.web.certificates import ReloadableTLS
@@ -223,11 +223,7 @@ class Bus(DaemonService):
                 data_limits=self._data_limits, sender=self._sender, proxies=self._listeners.proxies,
             )  # fmt: skip
             await self._listeners.open(api.app.resource(), self._data_limits.is_large)
-            if count := self._authenticator.in_clear():
-                self._log.warn("{count} tokens in Redis are not hashes, from before: replace them", count=count)
-            if self._listeners.exposed():
-                for token in self._config.clients:
-                    warn_without_secret(token)
+            warn_about_tokens(self._authenticator, self._listeners.exposed())
 
     def _count_process(self, status: str) -> None:
         for kind in ("web", "worker") if self._config.role == "all" else (self._config.role,):

@@ -124,6 +124,15 @@ def _shown(kept: str) -> dict[str, str | None]:
     return {"token": None, "hash": kept} if is_hash(kept) else {"token": kept}
 
 
+def warn_about_tokens(authenticator: Authenticator, exposed: bool) -> None:
+    """Log at the start which tokens are to be replaced."""
+    if count := authenticator.in_clear():
+        _log.warn("{count} tokens in Redis are not hashes, from before: replace them", count=count)
+    if exposed:
+        for token in authenticator.clients:
+            warn_without_secret(token)
+
+
 def warn_without_secret(token: str) -> None:
     """Log that a token is shown whole in lists, logs and metrics, if it is."""
     if "--" not in token:
