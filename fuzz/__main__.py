@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fuzz.seeds import SEEDS, WORDS
 
-CONNECTIONS = ("requests", "answers")  #: the targets of `fuzz.messages`; others are of `fuzz.targets`
+MODULES = {"requests": "messages", "answers": "messages", "api": "api"}  #: of targets; of the others `targets`
 LIMITS = ("-timeout=10", "-rss_limit_mb=2048")  #: seconds for one input, MiB for the process
 
 
@@ -24,12 +24,12 @@ def fuzz(name: str, runs: int, corpus: Path) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["routemaster"]):
-        module = importlib.import_module("fuzz.messages" if name in CONNECTIONS else "fuzz.targets")
+        module = importlib.import_module(f"fuzz.{MODULES.get(name, 'targets')}")
     for number, seed in enumerate(SEEDS[name]):
         (corpus / f"seed-{number}").write_bytes(seed)
     words = corpus.parent / f"{corpus.name}.dict"
     words.write_text("".join(f'"{_escaped(word)}"\n' for word in WORDS))
-    longest = 2000 if name in CONNECTIONS else 1000
+    longest = 2000 if name in MODULES else 1000
     options = [f"-runs={runs}", f"-max_len={longest}", f"-dict={words}", *LIMITS, str(corpus)]
     atheris.Setup([sys.argv[0], *options], getattr(module, name))
     atheris.Fuzz()

@@ -38,7 +38,8 @@ def _note(event: Any) -> None:
         ERRORS.append(event)
 
 
-def _no_errors() -> None:
+def no_errors() -> None:
+    """Nothing has been logged as an error."""
     assert not ERRORS, ERRORS.pop().get("log_failure", "an error was logged")
 
 
@@ -66,7 +67,7 @@ def requests(data: bytes) -> None:
         assert wire.closing
         wire.transport.lose()
         assert wire.clock.getDelayedCalls() == []
-        _no_errors()
+        no_errors()
     _, (statuses, published, waiting) = max((len(each[0]), each) for each in results)
     for some, early, held in results:
         cut = len(some) < len(statuses) and some[-1:] >= [400]
@@ -144,7 +145,7 @@ def _answered(data: bytes, segment: int) -> tuple[Any, ...]:
     usable = connection.usable if not transport.lost else False
     transport.lose()
     assert len(found) == 1, "the request has no result"
-    _no_errors()
+    no_errors()
     if isinstance(found[0], Failure):
         verdict, reason = explain(found[0])
         assert verdict is Verdict.FAILED, verdict

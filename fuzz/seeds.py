@@ -74,6 +74,12 @@ SEEDS: dict[str, list[bytes]] = {
     ],
     "config_values": [bytes([each]) + b"=" + value for each in range(70) for value in (b"1", b"tcp:1,a/b")],
 }  # fmt: skip
+SEEDS["api"] = [
+    bytes((role, operation)) + rest
+    for operation in range(70)
+    for role in range(1, 5)
+    for rest in (b"alice\nmax=1&wait=0&after=1-1", *(b"cats\n\n" + SEEDS[of][0] for of in ("bodies", "events")))
+]
 
 #: words that mutations insert
 WORDS: tuple[bytes, ...] = (

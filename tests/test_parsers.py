@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from fuzz.api import api
 from fuzz.messages import answers, requests
 from fuzz.seeds import EVENT, SEEDS, SUBSCRIPTION, WORDS
 from fuzz.targets import TARGETS
@@ -21,7 +22,7 @@ from tests.test_callback_url import BAD_CALLBACKS, GOOD_CALLBACKS
 from tests.test_strict_json import JSON, REFUSED
 
 MANY = os.environ.get("FUZZ_EXAMPLES")
-ALL: dict[str, Callable[[bytes], None]] = {**TARGETS, "requests": requests, "answers": answers}
+ALL: dict[str, Callable[[bytes], None]] = {**TARGETS, "requests": requests, "answers": answers, "api": api}
 BODIES = [json.loads(each) for each in SEEDS["bodies"]]
 FIELDS = sorted({*EVENT, *SUBSCRIPTION, *(name for body in BODIES for name in body)})
 CALLBACKS = [each for each in (*GOOD_CALLBACKS, *BAD_CALLBACKS) if isinstance(each, str)]
