@@ -57,7 +57,7 @@ class Listeners:
         )  # fmt: skip
         self._limits = assembly.site_limits(config, is_large, places)
         site = self._site(resource)
-        await self._listen(config.https, self._tls.wrap(site), site, "HTTPS")
+        await self._listen(config.https, self._tls.wrap(site, site.queue), site, "HTTPS")
         if config.http is not None:
             plain = self._site(RedirectResource(config.public_url, resource, self.proxies))
             await self._listen(config.http, plain, plain, "plain HTTP")

@@ -31,7 +31,7 @@ from twisted.internet.threads import deferToThread
 
 from routemaster import __version__
 from routemaster.config import Config
-from routemaster.daemon import assembly
+from routemaster.daemon import assembly, freed_memory
 from routemaster.daemon.lifecycle import DaemonService, tune_garbage_collector
 from routemaster.daemon.listeners import Listeners, loopback_alone
 from routemaster.daemon.own_metrics import OwnMetrics
@@ -161,6 +161,7 @@ class Bus(DaemonService):
             Periodic("counter flush", self._flush_counters, config.counter_flush_interval, reactor),
             Periodic("metrics export", self._monitor.export, config.monitor_interval, reactor),
             Periodic("certificate check", self._certificates.check, CHECK_INTERVAL, reactor),
+            freed_memory.task(reactor),
         ]
         if self._listeners is not None:
             self._settings_poll = Periodic("topic settings", self._data_limits.poll, SETTINGS_POLL, reactor)

@@ -31,11 +31,13 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
-from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface.declarations import implementer
 
 from routemaster.errors import ConfigError
 from routemaster.util.key_pair import KeyPair, ReloadablePair
+from routemaster.web.http_server.tls_transport import ServerTLS
+from routemaster.web.http_server.work_queue import WorkQueue
 
 VALID_FOR = timedelta(days=397)  #: browsers accept at most 398 days
 RENEW_BEFORE = timedelta(days=30)  #: the certificate expires
@@ -141,18 +143,22 @@ class ReloadableTLS(ReloadablePair):
         """A connection with the current pair."""
         return SSL.Connection(self._context, None)
 
-    def wrap(self, factory: Any) -> TLSMemoryBIOFactory:
-        """The factory behind TLS, for any stream endpoint."""
-        return _TLSFactory(cast(Any, self), isClient=False, wrappedFactory=factory)
+    def wrap(self, factory: Any, queue: WorkQueue) -> TLSMemoryBIOFactory:
+        """The factory behind TLS, for any stream endpoint; handshakes take turns in the queue."""
+        return _TLSFactory(cast(Any, self), factory, queue)
 
 
 class _TLSFactory(TLSMemoryBIOFactory):
     """Twisted's, but without buffering of small writes, and `buildProtocol` may return None."""
 
-    # The bus writes each answer in one call: buffering would only add a timer.
-    protocol = TLSMemoryBIOProtocol
+    # The bus writes each answer in one call: Twisted's buffering would only add a timer.
+    protocol = ServerTLS
 
-    def buildProtocol(self, addr: Any) -> TLSMemoryBIOProtocol | None:  # type: ignore[override]
+    def __init__(self, tls: Any, factory: Any, queue: WorkQueue) -> None:
+        super().__init__(tls, isClient=False, wrappedFactory=factory)
+        self.queue = queue
+
+    def buildProtocol(self, addr: Any) -> ServerTLS | None:  # type: ignore[override]
         wrapped = self.wrappedFactory.buildProtocol(addr)
         return None if wrapped is None else self.protocol(self, wrapped)
 

@@ -1,13 +1,8 @@
 """Reads the body of one request, by length or in chunks (RFC 9112 sections 6 and 7.1)."""
 
-# mypy: allow-untyped-calls
-
 from __future__ import annotations
 
-from typing import Any
-
-from twisted.web.http import _ChunkedTransferDecoder, _MalformedChunkedDataError
-
+from routemaster.web.http_server.chunk_reader import ChunkReader
 from routemaster.web.http_server.refusal import Refused
 
 RETRY_AFTER = 1  #: seconds after which a client may retry
@@ -45,13 +40,11 @@ class BodyReader:
     """
 
     def __init__(self, length: int | None, limit: int, budget: BodyBudget) -> None:
-        self._body = bytearray()
-        self._budget = budget
-        self._counted = length or 0
+        self._chunks = ChunkReader() if length is None else None
+        self._body = bytearray() if self._chunks is None else self._chunks.content
+        self._budget, self._limit = budget, limit
+        self._counted = self._missing = length or 0
         budget.take(self._counted)
-        self._missing = limit if length is None else length  # in chunks: bytes left of the limit
-        self._rest: bytes | None = None
-        self._decoder: Any = _ChunkedTransferDecoder(self._chunk, self._end) if length is None else None
 
     def take(self) -> bytes:
         """The body, which the reader does not keep; it stays counted."""
@@ -64,7 +57,6 @@ class BodyReader:
         self._budget.give_back(self._counted)
         self._counted = 0
         self._body.clear()
-        self._decoder = None  # it refers to this reader
 
     def feed(self, data: bytes) -> bytes | None:
         """Read data; returns what follows the body, None if the body is incomplete.
@@ -72,24 +64,15 @@ class BodyReader:
         Raises:
             Refused: 400 or 413.
         """
-        if self._decoder is None:
+        if self._chunks is None:
             self._body += data[: self._missing]
             rest = data[self._missing :]
             self._missing -= len(data) - len(rest)
             return None if self._missing else rest
-        try:
-            self._decoder.dataReceived(data)
-        except _MalformedChunkedDataError:
-            raise Refused(400, "body is invalid: malformed chunk") from None
-        return self._rest
-
-    def _chunk(self, data: bytes) -> None:
-        self._missing -= len(data)
-        if self._missing < 0:
+        after = self._chunks.feed(data)
+        if len(self._body) > self._limit:
             raise Refused(413, "body is too large")
-        self._budget.take(len(data))
-        self._counted += len(data)
-        self._body += data
-
-    def _end(self, rest: bytes) -> None:
-        self._rest = rest
+        grown = len(self._body) - self._counted
+        self._budget.take(grown)
+        self._counted += grown
+        return after

@@ -248,6 +248,7 @@ class BodyWriter:
         if isinstance(answer, _SizedAnswer):
             self._sized.pop(answer, None)
         answer.over()
+        del answer.request  # which refers to it
 
     def proceed(self, answer: _Answer) -> None:
         """The answer's next part can be written."""

@@ -1,35 +1,14 @@
 """One client connection: parses requests, writes answers, and has a deadline in every state.
 
-A channel waits for one thing at a time, until its `deadline`. The site checks
-the deadlines of all channels once a second and calls `expire` on those that
-have passed; no request sets or cancels a timer.
-
-===========  =====================================  ==============  ====================
-state        waits for                              limit           after the deadline
-===========  =====================================  ==============  ====================
-FRESH        the first byte (and a TLS handshake)   `fresh`         close
-HEAD         the end of a request's head            `head`          408, close
-BODY         the end of its body                    `body`          408, close
-HANDLING     the handler's answer                   `handling`      abort
-IDLE         the first byte of another request      `idle`          close
-CLOSING      the client to read the rest and close  `closing`, see  abort
-                                                    `refuse`
-===========  =====================================  ==============  ====================
-
-In every state but CLOSING, a client that does not read what is written to it
-is aborted after `response`.
-
-When the site stops, a client between two requests may have sent the next one
-already, and a new client is about to send its first: closing at once would
-fail these requests. So a FRESH channel stays open for FRESH_DRAIN seconds and
-an IDLE one for IDLE_DRAIN; requests in this time are answered with
-`Connection: close`. A request that is sent just as its connection closes gets
-no answer: clients that reuse connections retry it (RFC 9112 section 9.3.1).
+What it waits for, and how long, is in `states`; what it may hold, in `buffers`.
 
 A request is handled when its last byte has arrived, one request at a time.
 Pipelined requests behind it stay unparsed, up to PIPELINED bytes; then reading
 is paused. Parsing also stops while the client does not read its answers:
 otherwise a few bytes could request any amount of memory.
+
+The requests of a client that has shown its token are handled at once, AT_ONCE of them that
+are pipelined; further ones, long bodies, and all that others send take turns (`work_queue`).
 
 Twisted's HTTPChannel is the producer and consumer; its parser is not used (see
 `request_head` and `body_reader`).
@@ -39,7 +18,6 @@ Twisted's HTTPChannel is the producer and consumer; its parser is not used (see
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import Any
 
 from twisted.internet.interfaces import ITCPTransport
@@ -54,22 +32,14 @@ from routemaster.web.http_server.refusal import Refused
 from routemaster.web.http_server.request import BusRequest
 from routemaster.web.http_server.request_head import EMPTY_LINES, MAX_HEAD, Head, parse_head
 from routemaster.web.http_server.server import Server
+from routemaster.web.http_server.states import State
+from routemaster.web.http_server.unsent import socket_of
 
-PIPELINED = 16384   #: bytes of pipelined requests kept while one is handled
+PIPELINED = 16384   #: bytes of pipelined requests kept while one is handled, if the connection's share is not less
+AT_ONCE = 10        #: pipelined requests handled without a break
 FRESH_DRAIN = 2.0   #: seconds for a client's first request when the site stops
 IDLE_DRAIN = 0.25   #: seconds for another one: longer than a busy client pauses
 DISCARDED = 8 * 1024 * 1024  #: bytes read and discarded after a refusal, so that the client can read the answer
-
-
-class State(Enum):
-    """What a channel waits for; see above."""
-
-    FRESH = "fresh"
-    HEAD = "head"
-    BODY = "body"
-    HANDLING = "handling"
-    IDLE = "idle"
-    CLOSING = "closing"
 
 
 class BusChannel(HTTPChannel):
@@ -79,6 +49,7 @@ class BusChannel(HTTPChannel):
     transport: Any
     _networkProducer: Any
     principal: object = None  #: of its last request, unless a proxy sent it
+    known = False  #: whether it has carried a request of a client with a token
     _log = Logger()
 
     def __init__(self) -> None:
@@ -91,11 +62,13 @@ class BusChannel(HTTPChannel):
         self._body: BodyReader | None = None
         self._endpoint, self._began = "", 0.0  # of the body under way; when the current request was complete
         self._parsing = False
+        self._queued = False         # parsing goes on when it is its turn
+        self._share = PIPELINED      # bytes that may wait to be parsed
         self._paused = False         # reading is paused, see `_regulate`
         self._discarded = 0
         self._ends = 0.0             # when a CLOSING channel is aborted though its client still sends
 
-    # Opening and closing
+    # Opening and closing; the times when the site stops are explained in `states`
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -115,6 +88,7 @@ class BusChannel(HTTPChannel):
         self.state = State.CLOSING
         self._inbox, self._head = b"", None
         self._drop_body()
+        self.site.unread.discard(self)
         self.site.closed(self)
         super().connectionLost(reason)
 
@@ -185,8 +159,19 @@ class BusChannel(HTTPChannel):
             self._discard(len(data))
             return
         self._inbox = self._inbox + data if self._inbox else data
-        self._advance()
-        if len(self._inbox) > PIPELINED:
+        if self.known and self._body is None and not self._queued:
+            self._advance()
+        elif not self._queued:
+            self._queued = True
+            self.site.queue.run(self._go_on)
+        if len(self._inbox) > self._share:
+            self._regulate()
+
+    def _go_on(self) -> None:
+        """It is this connection's turn to parse."""
+        self._queued = False
+        if self.state is not State.CLOSING:
+            self._advance()
             self._regulate()
 
     def _discard(self, count: int) -> None:
@@ -200,10 +185,13 @@ class BusChannel(HTTPChannel):
         """Parse what has been received, one request at a time."""
         if self._parsing:
             return
-        self._parsing = True
+        self._parsing, left = True, AT_ONCE
         try:
-            while self._inbox and not self._waitingForTransport and self._step():
-                pass
+            while self._inbox and not self._waitingForTransport and not self._queued and self._step():
+                left -= self._head is None
+                if left <= 0 and self._inbox and self.state is State.IDLE:
+                    self._queued = True
+                    self.site.queue.add(self._go_on)
         except Refused as refused:
             self.refuse(refused)
         finally:
@@ -225,6 +213,8 @@ class BusChannel(HTTPChannel):
         if end > MAX_HEAD or (end < 0 and len(inbox) > MAX_HEAD + 3):
             raise Refused(431, f"request head is too large: expected at most {MAX_HEAD} bytes")
         if end < 0:
+            if len(inbox) > self._share and self._share < PIPELINED:
+                raise Refused(503, f"too many connections are open: expected at most {self._share} bytes of head")
             if not b"!" <= inbox[:1] <= b"~" and inbox not in (b"", b"\r"):
                 raise Refused(400, "request line is invalid: expected HTTP")  # another protocol's first bytes
             if self.state is not State.HEAD and inbox not in (b"", b"\r"):
@@ -317,9 +307,15 @@ class BusChannel(HTTPChannel):
 
     # Backpressure
 
+    def share(self, size: int) -> None:
+        """This connection may buffer so many bytes in each direction."""
+        self._share = min(PIPELINED, size)
+        socket_of(self.transport).bufferSize = size
+
     def pauseProducing(self) -> None:
         """The client does not read: it has `response` seconds to read all that is written."""
         self._waitingForTransport = True
+        self.site.unread.add(self)
         if self.state is not State.CLOSING:
             self.deadline = self.site.reactor.seconds() + self.site.limits.response
         if self._requestProducer is not None:
@@ -329,6 +325,7 @@ class BusChannel(HTTPChannel):
     def resumeProducing(self) -> None:
         """The client has read everything: resume parsing and reading."""
         self._waitingForTransport = False
+        self.site.unread.discard(self)
         if self.state is not State.CLOSING:
             self._wait(self.state, getattr(self.site.limits, self.state.value))
         if self._requestProducer is not None:
@@ -341,7 +338,8 @@ class BusChannel(HTTPChannel):
         """Pause reading while no more bytes can be parsed, and resume it after."""
         if self.state is State.CLOSING:
             return
-        enough = self._waitingForTransport or (self.state is State.HANDLING and len(self._inbox) > PIPELINED)
+        waits = self._queued or self.state is State.HANDLING
+        enough = self._waitingForTransport or (waits and len(self._inbox) > self._share)
         if enough is not self._paused:
             self._paused = enough
             if enough:

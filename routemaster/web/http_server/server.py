@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from routemaster.web.http_server.buffers import UnreadAnswers
 from routemaster.web.http_server.limits import Limits
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.http_server.request_head import Head
+from routemaster.web.http_server.work_queue import WorkQueue
 
 
 class Server(Protocol):
@@ -16,6 +18,8 @@ class Server(Protocol):
     draining: bool
     reactor: Any
     resource: Any
+    queue: WorkQueue
+    unread: UnreadAnswers
 
     def admit(self, head: Head, channel: Any) -> str: ...
 

@@ -21,10 +21,12 @@ from twisted.web.http import RESPONSES, datetimeToString
 from twisted.web.server import Site
 
 from routemaster.web.http_server.body_writer import BodyWriter
+from routemaster.web.http_server.buffers import UnreadAnswers, share
 from routemaster.web.http_server.connection import BusChannel
 from routemaster.web.http_server.limits import Limits
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.http_server.request_head import Head
+from routemaster.web.http_server.work_queue import WorkQueue
 
 __all__ = ["BusSite", "Limits"]
 
@@ -53,6 +55,9 @@ class BusSite(Site):
         self.observe: Callable[[str, int, float], None] = getattr(resource, "observe", lambda *answer: None)
         self.draining = False
         self.writer = BodyWriter(reactor)
+        self.queue = WorkQueue(reactor)
+        self.unread = UnreadAnswers()
+        self._share = share(0)
         self._wall = wall or reactor.seconds
         self._channels: set[BusChannel] = set()
         self._timer: Any = None
@@ -90,6 +95,9 @@ class BusSite(Site):
     def opened(self, channel: BusChannel) -> None:
         """A connection was made."""
         self._channels.add(channel)
+        if share(self.live) < self._share:
+            self._divide()
+        channel.share(self._share)
         self.limits.places.take(channel)
         if self._timer is None:
             self._tick()
@@ -99,6 +107,7 @@ class BusSite(Site):
         self._channels.discard(channel)
         self.limits.places.give_back(channel)
         if not self._channels:
+            self.queue.stop()
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
@@ -107,8 +116,15 @@ class BusSite(Site):
                 drained.callback(None)
 
     def keep(self, channel: BusChannel) -> None:
-        """A connection has carried an authenticated request: it does not make way for others."""
+        """A connection has carried an authenticated request: it does not make way for others, nor waits."""
+        channel.known = True
         self.limits.places.keep(channel)
+
+    def _divide(self) -> None:
+        """Each connection has an equal share of the buffers."""
+        self._share = share(self.live)
+        for channel in self._channels:
+            channel.share(self._share)
 
     def status_lines(self, status: int) -> bytes:
         """Status line and common headers."""
@@ -130,6 +146,8 @@ class BusSite(Site):
         self._common = b"Server: routemaster\r\nDate: %b\r\nX-Content-Type-Options: nosniff\r\n" % (
             datetimeToString(self._wall()),)  # fmt: skip
         self._status_lines.clear()
+        if share(self.live) != self._share:
+            self._divide()
         for channel in [channel for channel in self._channels if channel.deadline <= now]:
             channel.expire()
 

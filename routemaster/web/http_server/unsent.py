@@ -17,10 +17,7 @@ def unsent(transport: Any) -> int:
     program has them. Where the system does not count (`TIOCOUTQ`, which is `SIOCOUTQ` on Linux), the
     kernel's buffer counts as empty: then 0 means that the kernel has taken all.
     """
-    count = sum(map(len, getattr(transport, "_appSendBuffer", ())))
-    lower = getattr(transport, "transport", transport) if hasattr(transport, "_appSendBuffer") else transport
-    count += len(getattr(lower, "dataBuffer", b"")) - getattr(lower, "offset", 0)
-    count += getattr(lower, "_tempDataLen", 0)
+    count, lower = buffered(transport), socket_of(transport)
     with suppress(AttributeError, OSError):
         count += int(struct.unpack("i", fcntl.ioctl(lower.socket.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
     with suppress(AttributeError, OSError):
@@ -28,3 +25,16 @@ def unsent(transport: Any) -> int:
         state.register(lower.socket, 0)  # errors and the peer's close are always reported
         count += len(state.poll(0))  # such a peer has not got what was in its buffers: count at least 1
     return count
+
+
+def buffered(transport: Any) -> int:
+    """Bytes in the buffers of TLS and the transport, in this process."""
+    lower = socket_of(transport)
+    count = sum(map(len, getattr(transport, "_appSendBuffer", ())))
+    count += len(getattr(lower, "dataBuffer", b"")) - getattr(lower, "offset", 0)
+    return count + int(getattr(lower, "_tempDataLen", 0))
+
+
+def socket_of(transport: Any) -> Any:
+    """The transport below TLS, if there is TLS."""
+    return transport.transport if hasattr(transport, "_appSendBuffer") else transport

@@ -168,6 +168,7 @@ class PipelineTests(Case):
         wire.send(PUBLISH * 1000)
         self.assertEqual(wire.transport.producerState, "paused")
         self.api.waiting[0].callback(b"")
+        wire.pass_time(1)
         self.assertEqual(wire.transport.producerState, "producing")
         self.assertEqual(len(self.api.published), 1000)
 

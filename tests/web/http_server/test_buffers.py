@@ -1,0 +1,120 @@
+"""What one connection may hold, and what all may hold together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from routemaster.web.http_server.buffers import BUFFERS, LEAST, MOST, UnreadAnswers, share
+from routemaster.web.http_server.connection import AT_ONCE, PIPELINED
+from routemaster.web.http_server.request_head import MAX_HEAD
+from tests.web.wire import PUBLISH, Case, Wire, get
+
+
+class Paused:
+    """A channel with so many bytes for a client that does not read."""
+
+    def __init__(self, size: int) -> None:
+        self.transport, self.dataBuffer, self.aborted = self, b"x" * size, False
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+
+
+class UnreadTests(SynchronousTestCase):
+    """`UnreadAnswers`."""
+
+    def test_oldest_first(self) -> None:
+        """Above the limit those who have been paused for longest are aborted, no more than necessary."""
+        unread, channels = UnreadAnswers(100), [Paused(40) for _ in range(6)]
+        for channel in channels[:2]:
+            unread.add(channel)
+            unread.add(channel)
+        unread.discard(channels[0])
+        for channel in channels[2:4]:
+            unread.add(channel)
+        self.assertEqual([each.aborted for each in channels[:4]], [False, True, False, False])
+        self.assertEqual(unread.size, 80)
+        channels[4].dataBuffer = b"x" * 100
+        unread.add(channels[4])
+        self.assertEqual([each.aborted for each in channels[:5]], [False, True, True, True, False])
+        for channel in channels:
+            unread.discard(channel)
+        self.assertEqual(unread.size, 0)
+
+
+class ShareTests(Case):
+    """Shares of the buffers."""
+
+    def crowd(self, count: int) -> Wire:
+        """One of so many connections."""
+        wire: Any = self.wire()
+        for _ in range(count - 1):
+            wire.connect()
+        return wire
+
+    def test_sum(self) -> None:
+        """All shares together are at most BUFFERS, unless each is the least."""
+        for count in (0, 1, 100, 256, 257, 1000, 4000, 4096, 5000, 100_000):
+            self.assertTrue(LEAST <= share(count) <= MOST)
+            self.assertTrue(share(count) * count <= BUFFERS or share(count) == LEAST, count)
+        self.assertEqual((share(1), share(5000)), (MOST, LEAST))
+
+    def test_divided(self) -> None:
+        """Every connection, old or new, reads and writes by its share; a second after others have left by more."""
+        wire = self.crowd(1)
+        transports = [wire.transport]
+        for _ in range(1024):
+            wire.connect()
+            transports.append(wire.transport)
+        self.assertEqual({each.bufferSize for each in transports}, {share(1025)})
+        for each in transports[2:]:
+            each.lose()
+        wire.pass_time(1.25)
+        self.assertEqual({each.bufferSize for each in transports[:2]}, {MOST})
+
+    def test_heads(self) -> None:
+        """With many connections the incomplete head of one may not be longer than its share: 503."""
+        start = get(b"/hello")[:-2] + b"X: "
+        for count, held, status in ((10, MAX_HEAD - 10, None), (4096, 4000, None), (4096, 4200, 503)):
+            wire = self.crowd(count)
+            answers = wire.send(start + b"x" * (held - len(start)))
+            self.assertEqual([answer.status for answer in answers], [status] if status else [])
+            wire.send(b"\r\n\r\n")
+            self.assertEqual([answer.status for answer in wire.answers()], [status or 200])
+
+    def test_pipelined(self) -> None:
+        """Behind a request that is handled a connection keeps its share of further ones, and one read."""
+        for count, most in ((1, PIPELINED), (4096, LEAST)):
+            wire = self.crowd(count)
+            wire.send(get(b"/wait"))
+            size = wire.transport.bufferSize
+            while wire.transport.producerState == "producing":
+                wire.send((PUBLISH * 1000)[:size])
+            self.assertLessEqual(len(wire.channel._inbox), most + size)
+
+    def test_turns(self) -> None:
+        """A client has AT_ONCE pipelined requests handled at once, and the rest when others had their turn."""
+        for known in (False, True):
+            wire = self.wire()
+            wire.channel.known = known
+            wire.channel.dataReceived(get(b"/hello") * 35)
+            for count in (AT_ONCE, 35):
+                self.assertEqual(len(wire.answers()), count)
+                wire.clock.advance(0)
+
+    def test_strangers(self) -> None:
+        """A connection that has shown no token waits while strangers have used up their time; another does not."""
+        stranger = self.wire()
+        client = Wire(self.api.app.resource())
+        client.clock, client.site = stranger.clock, stranger.site
+        client.connect()
+        client.site.keep(client.channel)
+        busy = stranger.site.queue
+        busy.run(lambda: setattr(stranger.clock, "rightNow", 0.1))
+        for wire in (stranger, client):
+            wire.channel.dataReceived(get(b"/hello"))
+        self.assertEqual([len(wire.answers()) for wire in (stranger, client)], [0, 1])
+        stranger.clock.advance(1)
+        self.assertEqual(len(stranger.answers()), 1)

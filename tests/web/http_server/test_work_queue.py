@@ -1,0 +1,74 @@
+"""The part of the reactor's time for work that may wait."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from routemaster.web.http_server.work_queue import STEP, WorkQueue
+
+
+class WorkQueueTests(SynchronousTestCase):
+    """`WorkQueue`."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.queue = WorkQueue(self.clock)
+        self.done: list[int] = []
+
+    def work(self, count: int, seconds: float) -> None:
+        """Run so much work that takes so long."""
+
+        def one(number: int) -> None:
+            self.done.append(number)
+            self.clock.rightNow += seconds
+
+        for number in range(count):
+            self.queue.run(lambda number=number: one(number))  # type: ignore[misc]
+
+    def test_little(self) -> None:
+        """Work is done at once while there is little of it, and needs no timer."""
+        for _ in range(10):
+            self.work(1, STEP / 2)
+            self.clock.advance(STEP)
+        self.assertEqual((len(self.done), self.clock.getDelayedCalls()), (10, []))
+
+    def test_much(self) -> None:
+        """Much work is done in order, STEP in each turn of the reactor; then it is the others' turn."""
+        seen = []
+
+        def others() -> None:
+            seen.append(len(self.done))
+            if len(self.done) < 1000:
+                self.clock.callLater(0, others)
+
+        self.work(1000, STEP / 4)
+        self.assertEqual(len(self.done), 4)
+        others()
+        self.clock.advance(0)
+        self.assertEqual(self.done, list(range(1000)))
+        self.assertLessEqual(max(after - before for before, after in pairwise(seen)), 5)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_stop(self) -> None:
+        """What was stopped is not done, and no timer stays."""
+        self.work(100, STEP)
+        self.queue.stop()
+        self.assertEqual((self.done, len(self.queue), self.clock.getDelayedCalls()), ([0], 0, []))
+
+    def test_later(self) -> None:
+        """What is added is not done at once, though there is time."""
+        self.queue.add(lambda: self.done.append(1))
+        self.assertEqual(self.done, [])
+        self.clock.advance(0)
+        self.assertEqual(self.done, [1])
+
+    def test_failure(self) -> None:
+        """An exception does not end the queue."""
+        self.queue.add(lambda: 1 // 0)
+        self.queue.add(lambda: self.done.append(1))
+        self.assertRaises(ZeroDivisionError, self.clock.advance, 0)
+        self.clock.advance(0)
+        self.assertEqual(self.done, [1])
