@@ -174,6 +174,7 @@ class FastKleinResource(KleinResource):
     def _failed(self, failure: Failure, request: BusRequest, handlers: Sequence[Any]) -> object:
         """Answer with the first error handler that handles the failure, or with `Refused`."""
         if request.over and failure.check(CancelledError):
+            failure.cleanFailure()  # frames of its traceback refer to it, and to the connection
             return None
         for position, (kinds, handler) in enumerate(handlers):
             if failure.check(*kinds):

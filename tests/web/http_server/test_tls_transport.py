@@ -1,0 +1,184 @@
+"""TLS of a connection, with a client in memory: what may be sent before a handshake, turns, memory."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import ssl
+import tempfile
+import time
+import weakref
+from typing import Any, ClassVar
+
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+
+from routemaster.web.certificates import ReloadableTLS, ensure_self_signed
+from routemaster.web.http_server.tls_transport import MAX_HANDSHAKE, MAX_HELLO, PIECE
+from tests.web.wire import CHUNKED, PUBLISH, Case, Transport, Wire, get, post
+
+
+class Below(Transport):
+    """The transport below TLS."""
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        pass
+
+
+class Client:
+    """A client and its connection to a site."""
+
+    tls: ClassVar[Any] = None
+
+    def __init__(self, wire: Wire) -> None:
+        if Client.tls is None:
+            Client.tls = ReloadableTLS(*ensure_self_signed(tempfile.mkdtemp(), time.time())[:2])
+        self.clock = wire.clock
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._client = context.wrap_bio(self._in, self._out)
+        self.server: Any = Client.tls.wrap(wire.site, wire.site.queue).buildProtocol(wire.peer)
+        self.transport = Below(wire.peer)
+        self.transport.channel = self.server
+        self.server.makeConnection(self.transport)
+
+    def written(self) -> bytes:
+        """What the client has to send."""
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self._client.do_handshake()
+        return self._out.read()
+
+    def read(self) -> None:
+        """Read what the server has written."""
+        self._in.write(self.transport.value())
+        self.transport.clear()
+
+    def shake_hands(self) -> None:
+        for _ in range(2):
+            self.server.dataReceived(self.written())
+            self.read()
+        assert self.server._handshakeDone
+
+    def send(self, data: bytes) -> None:
+        self._client.write(data)
+        self.server.dataReceived(self._out.read())
+
+    def lose(self) -> None:
+        """Lose the connection, as a socket does."""
+        self.transport.lose()
+
+
+class HandshakeTests(Case):
+    """Before and during the handshake."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.wire_ = self.wire()
+        self.client = Client(self.wire_)
+
+    def state(self) -> bytes:
+        """OpenSSL's."""
+        state: bytes = self.client.server.getHandle().get_state_string()
+        return state
+
+    def test_in_bytes(self) -> None:
+        """OpenSSL gets nothing of a ClientHello before it is complete; then the connection works."""
+        hello, untouched = self.client.written(), self.state()
+        for at in range(len(hello) - 1):
+            self.client.server.dataReceived(hello[at : at + 1])
+        self.assertEqual((self.state(), self.client.transport.value()), (untouched, b""))
+        self.client.server.dataReceived(hello[-1:])
+        self.assertNotEqual(self.state(), untouched)
+        self.client.read()
+        self.client.server.dataReceived(self.client.written())
+        self.client.send(PUBLISH)
+        self.assertEqual(len(self.api.published), 1)
+
+    def test_long(self) -> None:
+        """A ClientHello over MAX_HELLO bytes is refused by its first five; one of that size is not."""
+        for size, aborted in ((MAX_HELLO, False), (MAX_HELLO + 1, True), (65535, True)):
+            client = Client(self.wire_)
+            client.server.dataReceived(b"\x16\x03\x01" + size.to_bytes(2, "big"))
+            self.assertEqual(client.transport.aborted, aborted)
+
+    def test_records(self) -> None:
+        """A handshake in many records is given up after MAX_HANDSHAKE bytes."""
+        part = b"\x16\x03\x01\x20\x00" + b"\x01\x01\xff\xff\x03\x03".ljust(MAX_HELLO, b"\0")
+        sent = 0
+        while not self.client.transport.aborted and not self.client.transport.disconnecting:
+            self.client.server.dataReceived(part)
+            sent += len(part)
+            self.assertLessEqual(sent, MAX_HANDSHAKE + len(part))
+
+    def test_no_tls(self) -> None:
+        """What is no TLS is closed at once."""
+        self.client.server.dataReceived(b"GET / HTTP/1.1\r\n\r\n")
+        self.assertTrue(self.client.transport.disconnecting)
+
+    def test_turns(self) -> None:
+        """A handshake waits while others have used up their time, and is not read on meanwhile."""
+        hello, untouched = self.client.written(), self.state()
+        self.wire_.site.queue.run(lambda: setattr(self.wire_.clock, "rightNow", 1.0))
+        self.client.server.dataReceived(hello)
+        self.assertEqual((self.state(), self.client.transport.producerState), (untouched, "paused"))
+        self.wire_.clock.advance(0)
+        self.assertNotEqual(self.state(), untouched)
+        self.assertEqual(self.client.transport.producerState, "producing")
+
+    def test_lost_in_the_queue(self) -> None:
+        """A connection may be lost while its handshake waits."""
+        self.wire_.site.queue.run(lambda: setattr(self.wire_.clock, "rightNow", 1.0))
+        self.client.server.dataReceived(self.client.written())
+        self.client.lose()
+        self.wire_.transport.lose()
+        self.wire_.clock.advance(0)
+        self.assertEqual((self.flushLoggedErrors(), self.wire_.clock.getDelayedCalls()), ([], []))
+
+
+class MemoryTests(Case):
+    """Memory of a connection."""
+
+    def test_pieces(self) -> None:
+        """OpenSSL's memory BIO, which never shrinks, gets at most PIECE bytes at once."""
+        client, sizes = Client(self.wire()), []
+        client.shake_hands()
+        real = TLSMemoryBIOProtocol.dataReceived
+
+        def spy(server: Any, data: bytes) -> None:
+            sizes.append(len(data))
+            real(server, data)
+
+        self.patch(TLSMemoryBIOProtocol, "dataReceived", spy)
+        client.send(post(b"Content-Length: 60000", body=b"a" * 60000))
+        self.assertEqual(max(sizes), PIECE)
+        self.assertEqual(len(self.api.published[0][1]), 60000)
+
+    def test_freed_at_once(self) -> None:
+        """A lost connection is free at once, without the collector: TLS, the request, its body or answer."""
+        gc.collect()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        self.addCleanup(gc.collect)
+        for data in (
+            b"", PUBLISH, PUBLISH[:40], post(b"Content-Length: 300") + b"a" * 299,
+            post(CHUNKED, body=b"5\r\naaaaa\r\n"),
+            post(CHUNKED, body=b"x\r\n"), get(b"/large"), get(b"/wait"), get(b"/wait") + PUBLISH,
+        ):  # fmt: skip
+            for paused in (False, True):
+                wire = self.wire()
+                client = Client(wire)
+                client.shake_hands()
+                channel = client.server.wrappedProtocol
+                if paused:
+                    channel.pauseProducing()
+                if data:
+                    client.send(data)
+                handle = client.server.getHandle()
+                kept = [weakref.ref(each) for each in (client.server, channel, handle, *channel.requests)]
+                del channel, handle
+                client.lose()
+                wire.site.queue.stop()
+                del client.server, client.transport.channel
+                client.transport.producer = None  # as Twisted's transports do
+                self.api.waiting.clear()
+                self.assertEqual([each() for each in kept], [None] * len(kept), (data, paused))
