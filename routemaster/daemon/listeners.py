@@ -31,6 +31,7 @@ from routemaster.web.rejected_connections import RejectedConnections
 
 DRAIN = 10.0    #: seconds for current requests to finish when the bus stops
 BACKLOG = 1024  #: connections that may wait to be accepted, unless the endpoint has `backlog=`
+ACCEPTS = 10    #: connections accepted in one turn of the reactor
 
 
 class Listeners:
@@ -129,11 +130,26 @@ async def bind(reactor: Any, endpoint: str, factory: Any, name: str) -> Any:
         port = await serverFromString(reactor, endpoint).listen(factory)
         if ":backlog=" not in endpoint:
             set_backlog(port.socket)
+        accept_few(port)
         return port
     except LookupError as error:
         raise ConfigError(f"cannot listen for {name} on {endpoint}: systemd passed no such socket") from error
     except Exception as error:
         raise ConfigError(f"cannot listen for {name} on {endpoint}: {error}") from error
+
+
+def accept_few(port: Any) -> None:
+    """Have a port accept at most ACCEPTS connections in one turn of the reactor.
+
+    Twisted accepts ever more as long as all that it tries succeed: hundreds at once, if clients come and go.
+    """
+    accept = port.doRead
+
+    def accept_some() -> None:
+        port.numberAccepts = ACCEPTS
+        accept()
+
+    port.doRead = accept_some
 
 
 def set_backlog(listening: socket.socket) -> None:
