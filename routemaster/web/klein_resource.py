@@ -174,11 +174,12 @@ class FastKleinResource(KleinResource):
     def _failed(self, failure: Failure, request: BusRequest, handlers: Sequence[Any]) -> object:
         """Answer with the first error handler that handles the failure, or with `Refused`."""
         if request.over and failure.check(CancelledError):
-            failure.cleanFailure()  # frames of its traceback refer to it, and to the connection
+            _forget(failure)
             return None
         for position, (kinds, handler) in enumerate(handlers):
             if failure.check(*kinds):
                 answer = maybeDeferred(cast(Any, self._app.execute_error_handler), handler, request, failure)
+                _forget(failure)
                 return answer.addErrback(self._failed, request, handlers[position + 1 :])
         error = failure.value
         if isinstance(error, HTTPException):
@@ -186,6 +187,7 @@ class FastKleinResource(KleinResource):
         if not isinstance(error, Refused):
             return failure
         request.refuse(error)
+        _forget(failure)
         return None
 
 
@@ -194,3 +196,8 @@ def _refused(error: HTTPException) -> Refused:
         allowed = ", ".join(sorted(error.valid_methods or ()))
         return Refused(405, "method is not allowed", (b"Allow", allowed.encode()))
     return Refused(error.code or 500, "not found" if isinstance(error, NotFound) else error.name.lower())
+
+
+def _forget(failure: Failure) -> None:
+    """Drop a traceback: its frames refer to the exception, and so keep the request and its body in a cycle."""
+    failure.cleanFailure()

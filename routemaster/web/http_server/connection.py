@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.http_headers import Headers
 
-from routemaster.web.http_server.body_reader import BodyReader
+from routemaster.web.http_server.body_reader import RETRY_AFTER, BodyReader
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.http_server.request import BusRequest
 from routemaster.web.http_server.request_head import EMPTY_LINES, MAX_HEAD, Head, parse_head
@@ -49,7 +49,7 @@ class BusChannel(HTTPChannel):
     transport: Any
     _networkProducer: Any
     principal: object = None  #: of its last request, unless a proxy sent it
-    known = False  #: whether it has carried a request of a client with a token
+    known = False  #: whether it has carried a request of a client with a token, or a proxy's
     _log = Logger()
 
     def __init__(self) -> None:
@@ -214,7 +214,8 @@ class BusChannel(HTTPChannel):
             raise Refused(431, f"request head is too large: expected at most {MAX_HEAD} bytes")
         if end < 0:
             if len(inbox) > self._share and self._share < PIPELINED:
-                raise Refused(503, f"too many connections are open: expected at most {self._share} bytes of head")
+                message = f"too many connections are open: expected at most {self._share} bytes of head at once"
+                raise Refused(503, message, (b"Retry-After", b"%d" % RETRY_AFTER))
             if not b"!" <= inbox[:1] <= b"~" and inbox not in (b"", b"\r"):
                 raise Refused(400, "request line is invalid: expected HTTP")  # another protocol's first bytes
             if self.state is not State.HEAD and inbox not in (b"", b"\r"):

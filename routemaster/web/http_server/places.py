@@ -71,7 +71,8 @@ class Places:
         address = self._counted(peer)
         if address:
             self._by_address[address] = self._by_address.get(address, 0) + 1
-        if not self._proxies.trusts(peer):
+        channel.known = self._proxies.trusts(peer)
+        if not channel.known:
             self._strangers[channel] = None
 
     def keep(self, channel: Any) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 
 from routemaster.web.http_server.limits import Limits
 from routemaster.web.http_server.places import Places
+from routemaster.web.http_server.refusal import Refused
 from routemaster.web.klein_resource import BusApp
 from tests.web.wire import CHUNKED, PUBLISH, Api, Case, Wire, get, head, post, request
 
@@ -144,6 +147,30 @@ class AnswerTests(Case):
             Wire(app.resource()).send(head(b"GET / HTTP/1.1", b"Host: " + host))
         self.assertEqual(len(seen), 4)
         self.assertEqual(len(set(seen)), 1)
+
+
+    def test_failed_request_is_freed(self) -> None:
+        """A request that is refused after a wait is free at once, body included, though its connection stays."""
+        app, waiting = BusApp(), list[Deferred[None]]()
+
+        @app.route("/", methods=["POST"])
+        async def handler(request: Any) -> None:
+            waiting.append(Deferred())
+            await waiting[-1]
+
+        @app.handle_errors(ValueError)
+        def refuse(request: Any, failure: Any) -> bytes:
+            request.setResponseCode(503)
+            return b""
+
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for error, status in ((ValueError(), 503), (Refused(409, "no"), 409)):
+            wire = Wire(app.resource())
+            wire.channel.dataReceived(request("POST", "/", b"x" * 1000))
+            kept = weakref.ref(wire.channel.requests[0])
+            waiting.pop().errback(error)
+            self.assertEqual(([answer.status for answer in wire.answers()], kept()), ([status], None))
 
 
 class PipelineTests(Case):

@@ -163,6 +163,7 @@ class MemoryTests(Case):
             b"", PUBLISH, PUBLISH[:40], post(b"Content-Length: 300") + b"a" * 299,
             post(CHUNKED, body=b"5\r\naaaaa\r\n"),
             post(CHUNKED, body=b"x\r\n"), get(b"/large"), get(b"/wait"), get(b"/wait") + PUBLISH,
+            get(b"/invalid"), get(b"/nowhere"), get(b"/%ff"),
         ):  # fmt: skip
             for paused in (False, True):
                 wire = self.wire()
