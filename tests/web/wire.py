@@ -125,6 +125,8 @@ class Wire:
         for start in range(0, len(data), segment or len(data) or 1):
             if not self.transport.lost:
                 self.channel.dataReceived(data[start : start + (segment or len(data))])
+        if self.site.queue:
+            self.clock.advance(0)
 
     def pass_time(self, seconds: float) -> None:
         """Advance the clock in steps of a quarter of a second."""
