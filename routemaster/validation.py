@@ -44,6 +44,7 @@ _SECRET = re.compile(
     rf"|(?:{_QUAD}{{4}}){{21}}{_QUAD}[AQgw]==)"
 )
 _WEBHOOK_SECRET = re.compile("whsec_[A-Za-z0-9+/=_-]+")
+_USER_INFO = re.compile("//[^/?#]*@")
 _BLANK = r"\s\x00-\x1f\x7f\x85\ufeff"  # so that Python's and JavaScript's \s differ in nothing
 # The scheme has both cases written out: under IGNORECASE the Kelvin sign matches `k` and the long s matches `s`.
 _USER = re.compile(r"(?P<scheme>[Hh][Tt][Tt][Pp][Ss]://)(?P<name>[^/?#@:]*):?@")
@@ -74,8 +75,8 @@ _TOKEN_FIELDS: Final = dict.fromkeys(("name", "token", "replaces")).keys()
 
 
 def shown(value: object, limit: int = 60) -> str:
-    """A value as error messages quote it: short, printable, on one line, without secrets of webhooks."""
-    text = _WEBHOOK_SECRET.sub("whsec_…", ascii(value))
+    """A value as error messages quote it: short, printable, on one line, without webhook secrets or user info."""
+    text = _USER_INFO.sub("//…@", _WEBHOOK_SECRET.sub("whsec_…", ascii(value)))
     return text if len(text) <= limit else f"{text[:limit]}…"
 
 

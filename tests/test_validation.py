@@ -390,6 +390,16 @@ class SubscriptionTests(Case):
             self.assertIn("whsec_…", error)
             self.assertNotIn(SECRETS[0][6:20], error)
 
+    def test_user_info(self) -> None:
+        """What stands before the host of a URL may be a secret, and is not repeated; the rest is."""
+        for user in ("c4nary", "name:c4nary", "a@c4nary", "%c4nary", "name:c4\\nary", "name:c4'\"nary"):
+            for url in (f"ftp://{user}:@host/x", f"http://{user}@host/x", f"//{user}@host/x"):
+                for body in (subscription(callback=url), subscription(topics=url), [url]):
+                    error = str(self.assertRaises(Invalid, check_subscription, "sub", body))
+                    self.assertIn("//…@host/x", error)
+                    self.assertNotIn("nary", error)
+        self.refused_subscription(subscription(callback="https://host/?a@b"), "'https://host/?a@b'")
+
     def test_uuids(self) -> None:
         """A uuid is 1 to 128 printable ASCII characters without colon; the message does not contain it."""
         for uuid in ("a", " ", "~", "a" * 128, "6f1d6311-98a9-42ab-8da4-ed2d7d5b86c4", "a\"b'c\\d"):
