@@ -139,7 +139,7 @@ class CallbackPolicy:
             if self.public:
                 return f"{what}, not allowed by callback_addresses = public"
             if its == LOOPBACK and not loopback:
-                return f"{what}, allowed only if the bus itself listens on loopback alone"
+                return f"{what}, allowed only by allow_callbacks, or if the bus itself listens on loopback alone"
         return ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from routemaster.testing.daemon import LOOPBACK, Daemon
 from tests.system.test_system import SystemCase, until
 
-ALONE = "allowed only if the bus itself listens on loopback alone"
+ALONE = "allowed only by allow_callbacks, or if the bus itself listens on loopback alone"
 EVERYWHERE = ("--https", "tcp:0")
 
 
