@@ -91,7 +91,8 @@ class AddressTests(SynchronousTestCase):
         for address in LOOPBACK:
             self.assertEqual(
                 refusal(CallbackPolicy(), address),
-                f"{address} is loopback, allowed only by allow_callbacks, or if the bus itself listens on loopback alone",
+                f"{address} is loopback, "
+                "allowed only by allow_callbacks, or if the bus itself listens on loopback alone",
             )
             self.assertEqual(refusal(CallbackPolicy(), address, loopback=True), "")
 

@@ -13,11 +13,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
-from twisted.web.http import RESPONSES, datetimeToString
+from twisted.web.http import datetimeToString
 from twisted.web.server import Site
 
 from routemaster.web.http_server.body_writer import BodyWriter
@@ -130,7 +131,7 @@ class BusSite(Site):
         """Status line and common headers."""
         lines = self._status_lines.get(status)
         if lines is None:
-            phrase = RESPONSES.get(status, b"Unknown")
+            phrase = HTTPStatus(status).phrase.encode()  # Twisted has no phrase for 429 and 431
             lines = self._status_lines[status] = b"HTTP/1.1 %d %b\r\n%b" % (status, phrase, self._common)
         return lines
 

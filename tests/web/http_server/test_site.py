@@ -28,6 +28,12 @@ class AnswerTests(Case):
             self.assertEqual("content-length" in answer.headers, answer.status != 204)
             self.assertNotIn("transfer-encoding", answer.headers)
 
+    def test_phrases(self) -> None:
+        """A status has its phrase of the registry, those too that Twisted does not know."""
+        wire = self.wire()
+        wire.send(get(b"/" + b"x" * 100_000))
+        self.assertTrue(wire.transport.value().startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n"))
+
     def test_date(self) -> None:
         """Date is at most a second old."""
         wire = self.wire()
