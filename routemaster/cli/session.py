@@ -64,7 +64,7 @@ def as_root(arguments: argparse.Namespace) -> tuple[Bus, str]:
     """The bus and the root key."""
     config = configured(arguments)
     if config.root_key is None:
-        raise AdminError("root key is missing: give --root-key-file, or set ROUTEMASTER_ROOT_KEY")
+        raise AdminError("root key is missing: give --root-key-file, or set ROUTEMASTER_ROOT_KEY, not its hash")
     return bus_of(arguments, config), config.root_key
 
 
