@@ -145,9 +145,7 @@ class Bus(DaemonService):
         self._monitor = Monitor(
             self._store, self._meter, autodrop, self._metrics_service, reactor, self._process,
             config.monitor_interval, time,
-            lambda: self._own_metrics.gauges(
-                self._listeners, self._pull, self._worker, self._certificates.pairs
-            ),
+            lambda: self._own_metrics.gauges(self._listeners, self._pull, self._worker, self._certificates.pairs),
         )  # fmt: skip
         self._wakeups = PubSub(
             self._connection.address, Keys(config.namespace).wakeups, reactor=reactor,
