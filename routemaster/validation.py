@@ -65,8 +65,7 @@ _SUBSCRIPTION_FIELDS: Final = dict.fromkeys(
     ("topics", "callback", "uuid", "timeout", "max", "max_bytes", "retention", "max_queued", "rate", "start",
      "missing_topics", "park_after", "secret")
 ).keys()  # fmt: skip
-#: fields that a subscription without callback cannot have
-PUSHED_ONLY: Final = ("uuid", "rate", "park_after", "secret")
+PUSHED_ONLY: Final = ("uuid", "rate", "park_after", "secret")  #: fields that need a callback
 _TOPIC_FIELDS: Final = dict.fromkeys(("history", "history_events", "max_data")).keys()
 _RETRY_FIELDS: Final = dict.fromkeys(("ids",)).keys()
 _REACH_FIELDS: Final = dict.fromkeys(("to", "topics")).keys()
