@@ -36,8 +36,9 @@ def held(contexts: Collection[SSL.Context]) -> list[Any]:
     """What takes memory: exchanges with their batch, and TLS connections of these contexts."""
     return [
         each for each in gc.get_objects()
-        if (isinstance(each, Exchange) and each._body)
-        or (isinstance(each, SSL.Connection) and each.get_context() in contexts)
+        # by type: to ask a lazy object of another library for its class may begin its work
+        if (issubclass(type(each), Exchange) and each._body)
+        or (type(each) is SSL.Connection and each.get_context() in contexts)
     ]  # fmt: skip
 
 
