@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from fuzz.api import api
-from fuzz.messages import answers, requests
+from fuzz.messages import ERRORS, answers, requests
 from fuzz.seeds import EVENT, SEEDS, SUBSCRIPTION, WORDS
 from fuzz.targets import TARGETS
 from tests.test_callback_url import BAD_CALLBACKS, GOOD_CALLBACKS
@@ -67,6 +67,9 @@ STRUCTURED: dict[str, Any] = {
 
 class ParserTests(SynchronousTestCase):
     """Each parser keeps its promise, which its function in `fuzz` states, for any bytes."""
+
+    def setUp(self) -> None:
+        ERRORS.clear()  # those that other tests have logged, and expected
 
     def test_seeds(self) -> None:
         """The inputs from which fuzzing begins, and those of the tables of JSON and of callbacks."""
