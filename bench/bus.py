@@ -53,11 +53,13 @@ class Bus:
 
     def start(self) -> None:
         """Begin the daemon, and return at once."""
+        # another checkout may not have the option
+        unlimited = ("--max-connections-per-address", "0") if self._python == sys.executable else ()
         self.process = subprocess.Popen(
             [
                 str(Path(self._python).with_name("twistd")), "-n", "routemaster",
                 "--state-dir", str(self.state), "--https", f"tcp:{self.port}:interface=127.0.0.1:backlog=1024",
-                "--log-level", "WARNING", "--max-connections-per-address", "0", *self._options,
+                "--log-level", "WARNING", *unlimited, *self._options,
             ],
             cwd=self._checkout, stdout=self.log, stderr=self.log,
             env={
