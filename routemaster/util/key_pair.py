@@ -7,6 +7,7 @@ in use stays.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -36,7 +37,7 @@ class KeyPair:
         context.use_privatekey(cast(Any, self.key))
 
 
-class ReloadablePair:
+class ReloadablePair(ABC):
     """The pair in two files; a subclass uses it."""
 
     kind = ""  #: for logs, before the word `certificate`
@@ -48,9 +49,9 @@ class ReloadablePair:
         self.private_key = Path(private_key)
         self.reload()
 
+    @abstractmethod
     def use(self, pair: KeyPair) -> None:
         """Use this pair from now on. Raises SSL.Error or TypeError if OpenSSL refuses it."""
-        raise NotImplementedError
 
     def reload(self) -> None:
         """Read both files again; new connections use them.
