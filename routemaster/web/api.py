@@ -114,14 +114,15 @@ class Api:
         routes = {f"{method} {path}": (path, method, *rest) for path, method, *rest in self._table()}
         who = {endpoint: route[3] for endpoint, route in routes.items()}
 
-        def admit(endpoint: str, headers: Headers, channel: Any) -> None:
-            if who[endpoint] != NOBODY:
-                try:
-                    self._access.check(headers, channel.getPeer(), channel, who[endpoint])
-                except RoutemasterError as error:
-                    if endpoint == "POST /topics/<name>":
-                        self._refused.refused(error)
-                    raise refused(error) or error from None
+        def admit(endpoint: str, headers: Headers, channel: Any) -> Principal | None:
+            if who[endpoint] == NOBODY:
+                return None
+            try:
+                return self._access.check(headers, channel.getPeer(), channel, who[endpoint])
+            except RoutemasterError as error:
+                if endpoint == "POST /topics/<name>":
+                    self._refused.refused(error)
+                raise refused(error) or error from None
 
         app = BusApp(admit, RequestMetrics(self._meter), by_client)
         for endpoint, (path, method, handler, _who) in routes.items():

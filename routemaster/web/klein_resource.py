@@ -14,7 +14,7 @@ Klein's other renderables (resources, templates) are not supported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
@@ -46,13 +46,14 @@ class BusApp(Klein):
 
     def __init__(
         self,
-        admit: Callable[[str, Headers, Any], None] = lambda endpoint, headers, channel: None,
+        admit: Callable[[str, Headers, Any], Hashable] = lambda endpoint, headers, channel: None,
         observe: Callable[[str, int, float], None] = lambda endpoint, status, seconds: None,
         begin: Callable[[Any], None] | None = None,
     ) -> None:
         """
         Args:
-            admit: refuses a request by the endpoint's name, the headers and the channel; it raises Refused.
+            admit: refuses a request by the endpoint's name, the headers and the channel: it raises Refused.
+                It returns whose request it is, None if that is not known.
             observe: is called with the endpoint's name, which may be empty, status and seconds of each answer.
             begin: is called with each complete request before its handler; it raises Refused.
         """
@@ -79,18 +80,20 @@ class FastKleinResource(KleinResource):
         """The number of paths in the cache."""
         return len(self._routes)
 
-    def admit(self, head: Head, channel: Any) -> str:
-        """Refuse a request whose body would be read in vain; raises Refused. Returns the endpoint's name."""
+    def admit(self, head: Head, channel: Any) -> tuple[str, Hashable]:
+        """Refuse a request whose body would be read in vain: raises Refused.
+
+        Returns the endpoint's name, and whose request it is, None if that is not known.
+        """
         try:
             endpoint, _ = self._route(head.method, head.target.partition(b"?")[0])
         except HTTPException as error:
             raise _refused(error) from None
         try:
-            self._admit(endpoint, head.headers, channel)
+            return endpoint, self._admit(endpoint, head.headers, channel)
         except Refused as refused:
             refused.endpoint = endpoint
             raise
-        return endpoint
 
     def render(self, request: Any) -> Any:
         """Run the handler, which answers now or later."""

@@ -16,6 +16,7 @@ Health checks are answered here, too: load balancers use the plain port.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 from twisted.web.http_headers import Headers
@@ -47,10 +48,11 @@ class RedirectResource(Resource):
         self.observe = getattr(api, "observe", lambda *answer: None)  #: as that of the API
         self._proxies = proxies or TrustedProxies()
 
-    def admit(self, head: Head, channel: Any) -> str:
+    def admit(self, head: Head, channel: Any) -> tuple[str, Hashable]:
         """Answer a request whose body would be read in vain: 308, or what the API refuses it with."""
         if self._serves(head.target.partition(b"?")[0], head.headers, channel.getPeer()):
-            return str(self._api.admit(head, channel))
+            admitted: tuple[str, Hashable] = self._api.admit(head, channel)
+            return admitted
         raise Refused(308, "moved to HTTPS", (b"Location", self._base + head.target))
 
     def render(self, request: BusRequest) -> Any:

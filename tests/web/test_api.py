@@ -26,6 +26,7 @@ from routemaster.web import api as api_module
 from routemaster.web import openapi
 from routemaster.web.api import Api
 from routemaster.web.auth import Authenticator
+from routemaster.web.http_server.body_reader import BodyBudget
 from routemaster.web.limits import Limits
 from routemaster.web.listing import PAUSE
 from tests.store.reading import read
@@ -341,6 +342,20 @@ class HeadTests(Case):
             for user in (None, A, "wrong"):
                 self.assertEqual(self.head(method, path, user, 60_000), [status])
                 self.well_formed(self.answer())
+
+
+    def test_share_of_bodies(self) -> None:
+        """A client's slow bodies hold half of `max_buffered_bodies`, by whichever token; another's are read."""
+        self.expect(201, "POST", "/api_tokens", {"name": "made", "token": MADE, "replaces": A}, ROOT_KEY)
+        mib = 1_048_576
+        self.wire.site.limits = evolve(
+            self.wire.site.limits, body_limit=lambda method, target: mib, bodies=BodyBudget(64 * mib)
+        )
+        found = [self.head("POST", "/topics/cats", (A, MADE)[number % 2], mib) for number in range(70)]
+        self.assertEqual(found, [[]] * 32 + [[503]] * 38)
+        self.assertIn("too many of your request bodies", self.answer().error)
+        self.assertEqual([self.head("POST", "/topics/dogs", B, mib) for _ in range(17)], [[]] * 16 + [[503]])
+        self.assertEqual(self.head("POST", "/subscriptions/alice/pause", ROOT_KEY, mib), [])
 
 
 class MonitorTests(Case):

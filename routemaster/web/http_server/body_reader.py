@@ -2,29 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
+from attrs import define
+
 from routemaster.web.http_server.chunk_reader import ChunkReader
 from routemaster.web.http_server.refusal import Refused
 
 RETRY_AFTER = 1  #: seconds after which a client may retry
 
 
+@define
+class _Held:
+    """What the bodies of one client hold."""
+
+    bodies: int = 0
+    size: int = 0  #: bytes
+
+
 class BodyBudget:
-    """The bytes that all bodies under way may hold together."""
+    """The bytes that all bodies under way may hold together.
+
+    A client with several bodies may hold no more than it leaves free: one alone gets half of all,
+    two a third each, and whoever comes next finds a share as large. A client's only body may take all
+    that is left. Where the client is not known (None), only the sum is limited.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self.held = 0  #: bytes
+        self._clients: dict[Hashable, _Held] = {}  # those with bodies under way
 
-    def take(self, size: int) -> None:
-        """Count bytes; Refused with 503 if that is too much."""
-        if self.held + size > self._most:
-            message = "too many request bodies are under way: nothing was stored"
-            raise Refused(503, message, (b"Retry-After", b"%d" % RETRY_AFTER))
+    def begin(self, client: Hashable) -> None:
+        """A body of this client is under way, until `end`."""
+        self._clients.setdefault(client, _Held()).bodies += 1
+
+    def take(self, client: Hashable, size: int) -> None:
+        """Count bytes of its bodies; Refused with 503 if that is too much."""
+        held, left = self._clients[client], self._most - self.held - size
+        if left < 0:
+            raise _refused("too many request bodies are under way: nothing was stored")
+        if client is not None and held.bodies > 1 and held.size + size > left:
+            raise _refused("too many of your request bodies are under way: nothing was stored")
+        held.size += size
         self.held += size
 
-    def give_back(self, size: int) -> None:
-        """Count bytes no more."""
+    def end(self, client: Hashable, size: int) -> None:
+        """A body of so many bytes is not under way any more."""
+        held = self._clients[client]
+        held.size -= size
+        held.bodies -= 1
+        if not held.bodies:
+            del self._clients[client]
         self.held -= size
+
+
+def _refused(message: str) -> Refused:
+    return Refused(503, message, (b"Retry-After", b"%d" % RETRY_AFTER))
 
 
 class BodyReader:
@@ -37,14 +71,21 @@ class BodyReader:
         length: bytes of the body; None if it comes in chunks.
         limit: the most bytes of a body in chunks.
         budget: of all bodies under way, this one included until `release`.
+        client: whose body it is, None if that is not known.
     """
 
-    def __init__(self, length: int | None, limit: int, budget: BodyBudget) -> None:
+    def __init__(self, length: int | None, limit: int, budget: BodyBudget, client: Hashable = None) -> None:
         self._chunks = ChunkReader() if length is None else None
         self._body = bytearray() if self._chunks is None else self._chunks.content
-        self._budget, self._limit = budget, limit
-        self._counted = self._missing = length or 0
-        budget.take(self._counted)
+        self._budget, self._client, self._limit = budget, client, limit
+        self._counted, self._missing = 0, length or 0
+        self._released = False
+        budget.begin(client)
+        try:
+            self._count(self._missing)
+        except Refused:
+            self.release()
+            raise
 
     def take(self) -> bytes:
         """The body, which the reader does not keep; it stays counted."""
@@ -54,15 +95,16 @@ class BodyReader:
 
     def release(self) -> None:
         """Forget the body, and count it no more."""
-        self._budget.give_back(self._counted)
-        self._counted = 0
+        if not self._released:
+            self._released = True
+            self._budget.end(self._client, self._counted)
         self._body.clear()
 
     def feed(self, data: bytes) -> bytes | None:
         """Read data; returns what follows the body, None if the body is incomplete.
 
         Raises:
-            Refused: 400 or 413.
+            Refused: 400, 413 or 503.
         """
         if self._chunks is None:
             self._body += data[: self._missing]
@@ -72,7 +114,9 @@ class BodyReader:
         after = self._chunks.feed(data)
         if len(self._body) > self._limit:
             raise Refused(413, "body is too large")
-        grown = len(self._body) - self._counted
-        self._budget.take(grown)
-        self._counted += grown
+        self._count(len(self._body))
         return after
+
+    def _count(self, size: int) -> None:
+        self._budget.take(self._client, size - self._counted)
+        self._counted = size

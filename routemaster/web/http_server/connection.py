@@ -235,10 +235,10 @@ class BusChannel(HTTPChannel):
 
     def _start_body(self, head: Head, limit: int, rest: bytes) -> None:
         """Read a body that has not arrived whole, unless its head is enough to refuse the request."""
-        self._endpoint = self.site.admit(head, self)
+        self._endpoint, client = self.site.admit(head, self)
         if head.length is not None and head.length > limit:
             raise Refused(413, f"body is too large: expected at most {limit} bytes")
-        self._body = BodyReader(head.length, limit, self.site.limits.bodies)
+        self._body = BodyReader(head.length, limit, self.site.limits.bodies, client)
         self._head, self._inbox = head, rest
         self._wait(State.BODY, self.site.limits.body)
         if head.expects and not rest:

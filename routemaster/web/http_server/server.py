@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any, Protocol
 
 from routemaster.web.http_server.buffers import UnreadAnswers
@@ -21,7 +22,7 @@ class Server(Protocol):
     queue: WorkQueue
     unread: UnreadAnswers
 
-    def admit(self, head: Head, channel: Any) -> str: ...
+    def admit(self, head: Head, channel: Any) -> tuple[str, Hashable]: ...
 
     def observe(self, endpoint: str, status: int, seconds: float) -> None: ...
 

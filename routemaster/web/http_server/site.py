@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from http import HTTPStatus
 from typing import Any
 
@@ -49,9 +49,11 @@ class BusSite(Site):
         """`wall` returns the time of day, if the reactor's clock does not."""
         super().__init__(resource, parsePOSTFormSubmission=False, timeout=None, reactor=reactor)
         self.limits = limits or Limits()
-        #: refuses a request by its head and its channel, before its body is read; raises Refused
-        #: (both may name the endpoint)
-        self.admit: Callable[[Head, Any], str] = getattr(resource, "admit", lambda head, channel: "")
+        #: refuses a request by its head and its channel, before its body is read: raises Refused, which may name
+        #: the endpoint; returns that name, or nothing, and whose body it is, None if that is not known
+        self.admit: Callable[[Head, Any], tuple[str, Hashable]] = getattr(
+            resource, "admit", lambda head, channel: ("", None)
+        )
         #: called with each answer: the endpoint's name, or nothing; the status; the seconds it took
         self.observe: Callable[[str, int, float], None] = getattr(resource, "observe", lambda *answer: None)
         self.draining = False

@@ -34,6 +34,66 @@ class BodyReaderTests(SynchronousTestCase):
             self.assertEqual(self.assertRaises(Refused, reader.feed, data).status, status)
 
 
+class ShareTests(SynchronousTestCase):
+    """Which part of the budget one client has."""
+
+    def setUp(self) -> None:
+        self.budget = BodyBudget(120)
+
+    def fits(self, length: int | None, client: object, data: bytes = b"") -> BodyReader | None:
+        """A body that is under way now; None if it is refused."""
+        try:
+            reader = BodyReader(length, 1000, self.budget, client)
+            reader.feed(data)
+        except Refused as refused:
+            self.assertEqual((refused.status, dict(refused.headers)[b"Retry-After"]), (503, b"1"))
+            return None
+        return reader
+
+    def held(self, client: object) -> int:
+        """How many bodies of 10 bytes of a client can be under way beside the present ones."""
+        count = 0
+        while self.fits(10, client):
+            count += 1
+        return count
+
+    def test_shares(self) -> None:
+        """Each client holds as much as it leaves free, so that later ones find something too."""
+        self.assertEqual([self.held(client) for client in "abcd"], [6, 3, 1, 1])
+        self.assertEqual(self.budget.held, 110)
+
+    def test_only_body(self) -> None:
+        """A client's only body may take all that is left; not one byte more of a second."""
+        self.assertIsNotNone(self.fits(100, "a"))
+        self.assertIsNone(self.fits(1, "a", b""))
+        self.assertIsNotNone(self.fits(20, "b"))
+        self.assertIsNone(self.fits(1, "c"))
+
+    def test_unknown_client(self) -> None:
+        """Bodies of nobody have the sum as limit alone."""
+        self.assertEqual(self.held(None), 12)
+
+    def test_given_back(self) -> None:
+        """A body that ends, or is refused, counts no more, once."""
+        first = self.fits(50, "a")
+        assert first is not None
+        self.assertIsNone(self.fits(50, "a"))
+        first.release()
+        first.release()
+        self.assertEqual((self.budget.held, self.held("a")), (0, 6))
+
+    def test_in_chunks(self) -> None:
+        """Bodies in chunks have their share as they grow."""
+        readers = [BodyReader(None, 1000, self.budget, "a") for _ in range(2)]
+        for reader in readers:
+            self.assertIsNone(reader.feed(b"1e\r\n" + b"x" * 30 + b"\r\n"))
+        self.assertRaises(Refused, readers[0].feed, b"1\r\nx\r\n")
+        self.assertEqual(self.budget.held, 60)
+        for reader in readers:
+            reader.release()
+        self.assertEqual(self.budget.held, 0)
+
+
 class BodyTests(Case):
     """Bodies."""
 
