@@ -20,14 +20,20 @@ from routemaster.model import EventID, Published, public_name
 
 GROUP_EVENTS = 1000            #: events in one call, unless one publication alone has more
 GROUP_BYTES = 1024 * 1024      #: bytes of fragments in one call, likewise
-HELD_BYTES = 64 * 1024 * 1024  #: bytes of fragments in this process, waiting or in a call
+HELD_BYTES = 32 * 1024 * 1024  #: bytes of memory for fragments in this process, waiting or in a call
+OVERHEAD = 64                  #: bytes of memory for one fragment besides its own
 
 
 @frozen(eq=False)
 class _Publication:
     fragments: Sequence[bytes]
-    size: int
+    size: int  #: bytes
     done: Deferred[Published] = field(factory=Deferred)
+
+    @property
+    def memory(self) -> int:
+        """Bytes."""
+        return self.size + OVERHEAD * len(self.fragments)
 
     def stored(self, call: Published, offset: int) -> None:
         """Fire `done` with the IDs of its events, unless it was cancelled: `offset` of the call come before."""
@@ -79,11 +85,10 @@ class GroupCommit:
 
         Cancelling it does not withdraw the fragments: they are stored all the same.
         """
-        size = sum(map(len, fragments))
-        if self._held + size > HELD_BYTES:
+        publication = _Publication(fragments, sum(map(len, fragments)))
+        if self._held + publication.memory > HELD_BYTES:
             return fail(StoreUnavailable("too many events wait for the store; nothing was stored"))
-        self._held += size
-        publication = _Publication(fragments, size)
+        self._held += publication.memory
         lane = self._lanes.get((topic, publisher))
         if lane is None:
             lane = self._lanes[topic, publisher] = _Lane([publication])
@@ -128,7 +133,7 @@ class GroupCommit:
         """Fire the Deferreds of one call, whose events have one time and running numbers."""
         offset = 0
         for publication in publications:
-            self._held -= publication.size
+            self._held -= publication.memory
             if isinstance(result, Exception):
                 publication.failed(result)
             else:

@@ -189,7 +189,7 @@ class Api:
     def _publish(self, request: Any, name: str) -> tuple[Deferred[Published], bool]:
         publisher = self._client(request)
         topic = check_topic(name)
-        text = request.content.getvalue()
+        text = request.take_body()
         if _ARRAY.match(text) is not None:
             return Deferred.fromCoroutine(self._publish_bulk(topic, publisher, text)), True
         large = self._data_limits.is_large(topic)
@@ -203,11 +203,12 @@ class Api:
         limit = self._data_limits.known(topic, text)
         if limit is not None:
             return self._append(topic, publisher, text, body, limit), False
+        body = None  # as long as that takes, a body is held only as bytes, which are counted
         reading = Deferred.fromCoroutine(self._data_limits.read(topic))
         return reading.addCallback(lambda limit: self._append(topic, publisher, text, body, limit)), False
 
     def _append(self, topic: str, publisher: str, text: bytes, body: object, max_data: int) -> Deferred[Published]:
-        """Append the event of a body, which is not decoded yet if it is large."""
+        """Append the event of a text, decoded already if `body` is not None."""
         if body is None:
             if len(text) > self._limits.max_body + max_data:
                 raise _too_large("one event", self._limits.max_body)
@@ -224,6 +225,7 @@ class Api:
         if limit is None:
             limit = await self._data_limits.read(topic)
         events = strict_json.decode_array(text, most_structure(limit))
+        del text  # it is not needed while the events wait for the store
         fragments = await self._turns.collect(event_fragments(topic, events, now_ms, limit))
         return await self._commit.publish(topic, publisher, fragments)
 
@@ -244,7 +246,7 @@ class Api:
     async def subscribe(self, request: Any) -> bytes:
         """POST /subscription"""
         subscriber = self._client(request)
-        body = strict_json.decode_fields(request.content.getvalue())
+        body = strict_json.decode_fields(request.take_body())
         secret = "whsec_" + b64encode(bytes.fromhex(self._hex_digits(32))).decode()
         subscription = check_subscription(subscriber, body, self._limits.missing_topics, secret)
         if self._sender is not None and (refusal := await self._sender.refusal(subscription.callback)):

@@ -72,7 +72,7 @@ class ApiTokens:
     async def add(self, request: Any) -> bytes:
         """POST /api_tokens"""
         self._access.principal(request, ROOTS)
-        made = check_api_token(strict_json.decode_fields(request.content.getvalue()), self._hex_digits(16))
+        made = check_api_token(strict_json.decode_fields(request.take_body()), self._hex_digits(16))
         if self._authenticator.is_key(made.token):
             raise Invalid("token is invalid: it is the root key or a monitor key")
         if made.replaces is not None and self._configured(made.token):

@@ -67,7 +67,7 @@ class PullApi:
 
     async def acknowledge(self, request: Any, name: str | None = None) -> bytes:
         """POST /subscription/ack"""
-        body = request.content.getvalue()
+        body = request.take_body()
         subscriber = await self._subscribers.token(request, name)
         cursor = check_cursor(strict_json.decode_fields(body))
         state = await self._state(subscriber)

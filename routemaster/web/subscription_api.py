@@ -90,7 +90,7 @@ class SubscriptionApi:
 
     async def rewind(self, request: Any, name: str | None = None) -> bytes:
         """POST /subscription/rewind"""
-        body = request.content.getvalue()
+        body = request.take_body()
         subscriber = await self._subscribers.token(request, name)
         to, topics = check_reach(strict_json.decode_fields(body), "oldest")
         events = await complete(self._store.rewind(subscriber, to or OLDEST, topics))
@@ -98,7 +98,7 @@ class SubscriptionApi:
 
     async def skip(self, request: Any, name: str | None = None) -> bytes:
         """POST /subscription/skip"""
-        body = request.content.getvalue()
+        body = request.take_body()
         subscriber = await self._subscribers.token(request, name)
         to, topics = check_reach(strict_json.decode_fields(body), "next")
         return json_answer(request, {"events": await complete(self._store.skip(subscriber, to, topics))})
@@ -124,7 +124,7 @@ class SubscriptionApi:
 
     async def retry_parked(self, request: Any, name: str | None = None) -> bytes:
         """POST /subscription/parked/retry"""
-        body = request.content.getvalue()
+        body = request.take_body()
         subscriber = await self._subscribers.token(request, name)
         ids = check_retry(strict_json.decode_fields(body)) if body else None
         await self._pushed(subscriber)

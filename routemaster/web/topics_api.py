@@ -50,7 +50,7 @@ class TopicsApi:
 
     async def configure(self, request: Any, name: str) -> bytes:
         """PUT /topics/:name"""
-        body = request.content.getvalue()
+        body = request.take_body()
         principal = self._access.principal(request, OWNERS)
         topic, settings = check_topic(name), check_topic_settings(strict_json.decode_fields(body))
         publisher = None if principal.role is Role.ROOT else principal.token

@@ -224,7 +224,7 @@ class GroupCommitTests(SynchronousTestCase):
 
     def test_memory_cap(self) -> None:
         """Beyond a total of bytes, sent and waiting, publications are refused at once and nothing is stored."""
-        self.patch(group_commit, "HELD_BYTES", 10)
+        self.patch(group_commit, "HELD_BYTES", 10 + 3 * group_commit.OVERHEAD)
         done = [self.publish(b"aaaa"), self.publish(b"bbbb", topic="dogs"), self.publish(b"cc")]
         refused = [self.publish(b"d"), self.publish(b"e", topic="birds")]
         for each in refused:

@@ -35,7 +35,7 @@ class Connection(Protocol):
 
 
 class BusRequest(Request):
-    """See above. `content` is in memory and complete; read it before the first `await`."""
+    """See above."""
 
     defaultContentType = None
     endpoint = ""  #: its name, if there is one for the request
@@ -64,6 +64,11 @@ class BusRequest(Request):
                 self.send(answer)
         except Exception:
             self.processingFailed(Failure())
+
+    def take_body(self) -> bytes:
+        """The body, which the request does not keep: its memory is free when the handler has parsed it."""
+        content, self.content = self.content, None
+        return b"" if content is None else content.read()
 
     @property
     def over(self) -> bool:
