@@ -214,7 +214,7 @@ def redis_replies(data: bytes) -> None:
     for _, line in server_info.settings_lines({"node": server_info.server_settings(fields, {})}):
         assert line
     with suppress(KeyError, ValueError):
-        codec.figures(data, "node")
+        codec.figures(data, (b"0", b"0"), "node")
 
 
 def redis_urls(data: bytes) -> None:

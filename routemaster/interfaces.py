@@ -317,7 +317,7 @@ class Store(Administration, Protocol):
     # upkeep
 
     async def stats(self) -> list[StoreStats]:
-        """Memory and processor time of each node: one, or as many of a cluster as can be reached."""
+        """Memory, processor time and clock of each node: one, or as many of a cluster as can be reached."""
 
     async def log_bytes(self, node: str = "") -> int:
         """The bytes that all logs take, or those on a `node`: an estimate, at a constant cost for each."""
@@ -343,6 +343,9 @@ class Store(Administration, Protocol):
 
     async def withdraw(self, worker: str) -> None:
         """Remove a worker that stops."""
+
+    async def count_workers(self) -> int:
+        """How many workers are alive."""
 
     async def acquire(self, subscriber: str, worker: str) -> LeaseGrant | LeaseHeld | None:
         """Acquire the lease, or keep it if the worker has it; None: there is no such subscriber."""

@@ -317,10 +317,11 @@ class SubscriptionInfo:
 
 @frozen
 class StoreStats:
-    """Memory and processor time of a node of the store."""
+    """Memory, processor time and clock of a node of the store."""
 
     bytes_used: int
     max_memory: int     #: bytes; 0: no limit of its own
     cpu_user_ms: float  #: since it started
     cpu_sys_ms: float   #: since it started
     node: str = ""      #: its name; empty if there is but one
+    time: float | None = None  #: its clock when it answered, seconds since the epoch; None: not known

@@ -26,6 +26,7 @@ from twisted.internet.protocol import DatagramProtocol, ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from routemaster.daemon.process_title import NUMBER_VARIABLE
 from routemaster.util.parent_death import END_WITH_PARENT
 
 WATCHDOG_TIMEOUT = 30.0  #: seconds without a datagram from a child
@@ -82,7 +83,11 @@ class ChildProcess(ProcessProtocol):
         self._socket = reactor.listenUNIXDatagram(address, _NotifySocket(self), mode=0o600)
         self._watchdog = reactor.callLater(WATCHDOG_TIMEOUT, self._kill_blocked)
         inherited = {name: value for name, value in settings.environment.items() if name not in _SYSTEMD_VARIABLES}
-        added = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": str(round(WATCHDOG_TIMEOUT * 500_000))}
+        added = {
+            NUMBER_VARIABLE: str(number),
+            "NOTIFY_SOCKET": address,
+            "WATCHDOG_USEC": str(round(WATCHDOG_TIMEOUT * 500_000)),
+        }
         names = list(settings.descriptors)
         if names:
             added |= {"LISTEN_FDS": str(len(names)), "LISTEN_FDNAMES": ":".join(names)}

@@ -18,9 +18,17 @@ from routemaster.util.key_pair import ReloadablePair
 class OwnMetrics:
     """See above."""
 
-    def __init__(self, reactor: Any, meter: Meter, role: str, dropped: Callable[[], int]) -> None:
-        """`dropped`: returns how many lines the log has lost since the start."""
-        self._meter, self._role, self._dropped = meter, role, dropped
+    def __init__(
+        self, reactor: Any, meter: Meter, role: str, dropped: Callable[[], int], timeout: float = 0.0,
+        number: int | None = None,
+    ) -> None:  # fmt: skip
+        """`dropped`: returns how many lines the log has lost since the start.
+
+        `timeout`: the option; `number`: of this process among several on one port, which would otherwise
+        take turns in one series.
+        """
+        self._meter, self._role, self._dropped, self._timeout = meter, role, dropped, timeout
+        self.tags = {} if number is None else {"process": str(number)}  #: of all gauges of this process
         self._counted = 0
         self._lag = ReactorLag(reactor, meter.histogram("reactor.lag", role=role))
 
@@ -32,6 +40,11 @@ class OwnMetrics:
     def stop(self) -> None:
         """Measure no more."""
         self._lag.stop()
+
+    def count_process(self, status: str) -> None:
+        """Count that this process has become ready (`start`) or was shut down (`stop`)."""
+        for kind in ("web", "worker") if self._role == "all" else (self._role,):
+            self._meter.count("process", status=status, type=kind)
 
     def count_dropped(self) -> None:
         """Count the log lines that were lost since the last call."""
@@ -45,7 +58,10 @@ class OwnMetrics:
         certificates: Iterable[ReloadablePair],
     ) -> list[Sample]:  # fmt: skip
         """What only this process knows."""
-        gauges = [Sample("build_info", 1, {"version": __version__, "role": self._role})]
+        gauges = [
+            Sample("build_info", 1, {"version": __version__, "role": self._role}),
+            Sample("delivery.timeout", self._timeout, {}),
+        ]
         if listeners is not None:
             gauges.append(Sample("connections.open", listeners.live, {}))
         if pull is not None:
@@ -55,4 +71,4 @@ class OwnMetrics:
         ends = {str(pair.certificate): pair.expires for pair in certificates}  # one file may have two uses
         for file, end in ends.items():
             gauges.append(Sample("certificate.expires", round(end - time()), {"file": file}))
-        return gauges
+        return [Sample(each.name, each.value, {**each.tags, **self.tags}) for each in gauges]

@@ -35,6 +35,7 @@ from routemaster.daemon import assembly, freed_memory
 from routemaster.daemon.lifecycle import DaemonService, tune_garbage_collector
 from routemaster.daemon.listeners import Listeners, loopback_alone
 from routemaster.daemon.own_metrics import OwnMetrics
+from routemaster.daemon.process_title import own_number
 from routemaster.delivery.worker import Worker
 from routemaster.errors import StoreUnavailable, WrongType
 from routemaster.hints import TokensChanged, TopicConfigured, decode
@@ -94,7 +95,8 @@ class Bus(DaemonService):
         self._sender = assembly.sender(config, reactor, certificate, loopback_alone(config, self._listeners))
         self._certificates = CertificateWatch([self._tls, self._sender.client_certificate], time)
         self._process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        self._own_metrics = OwnMetrics(reactor, self._meter, config.role, dropped)
+        number = own_number(os.environ)
+        self._own_metrics = OwnMetrics(reactor, self._meter, config.role, dropped, config.timeout, number)
         self._started: list[Part] = []
         self._hinted: list[Worker | PullService] = []  #: what takes hints
         self._delay: Deferred[None] | None = None
@@ -108,7 +110,7 @@ class Bus(DaemonService):
         self._build(await self._redis_address())
         for part in self._parts():
             await self._start_part(part)
-        self._count_process("start")
+        self._own_metrics.count_process("start")
         tune_garbage_collector()
         for connection in self._connections():
             await connection.when_connected()
@@ -224,10 +226,6 @@ class Bus(DaemonService):
             await self._listeners.open(api.app.resource(), self._data_limits.is_large)
             warn_about_tokens(self._authenticator, self._listeners.exposed())
 
-    def _count_process(self, status: str) -> None:
-        for kind in ("web", "worker") if self._config.role == "all" else (self._config.role,):
-            self._meter.count("process", status=status, type=kind)
-
     # -- events and requests
 
     def _on_connected(self) -> None:
@@ -277,7 +275,7 @@ class Bus(DaemonService):
     async def _exposition(self) -> bytes:
         snapshot = await self._monitor.measure()
         # with 2,000 subscribers this takes 50 ms, which would delay events in the reactor's thread
-        return await deferToThread(prometheus.exposition, snapshot, self._config.app_name)
+        return await deferToThread(prometheus.exposition, snapshot, self._config.app_name, self._own_metrics.tags)
 
     def _is_ready(self) -> bool:
         publishing = self._publishing is None or self._publishing.connection.connected
@@ -341,7 +339,7 @@ class Bus(DaemonService):
             self._delay = None
 
     async def _close_metrics(self) -> None:
-        self._count_process("stop")
+        self._own_metrics.count_process("stop")
         self._own_metrics.stop()
         with suppress(StoreUnavailable):
             await self._flush_counters()

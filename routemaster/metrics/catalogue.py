@@ -38,6 +38,9 @@ _GAUGES: Final = {
     "subscriber.queue.batches": Metric("Deliveries that the subscriber's waiting events make."),
     "subscriber.failures": Metric("Failed attempts in a row to deliver to the subscriber."),
     "subscriber.oldest_seconds": Metric("Age of the subscriber's oldest waiting event; 0 if none waits."),
+    "subscriber.last_success": Metric(
+        "When a delivery to the subscriber was last acknowledged, in seconds since the epoch; 0: never.",
+        "subscriber_last_success_timestamp_seconds"),
     "subscriber.state": Metric("Subscriptions of the subscriber in this state."),
     "jobs.count": Metric("Deliveries over all subscribers: due now (instant) or later (scheduled).", "jobs",
                          queue="queue"),
@@ -50,12 +53,18 @@ _GAUGES: Final = {
                                   "redis_cpu_user_seconds", SECONDS, counter=True),
     "redis.used_cpu_sys": Metric("Processor time of Redis in the kernel since its start.",
                                  "redis_cpu_system_seconds", SECONDS, counter=True),
+    "redis.clock_offset": Metric(
+        "Time by which the clock of Redis is ahead of that of this process, as far as it is certain.",
+        "redis_clock_offset_seconds"),
+    "workers": Metric("Processes that deliver."),
     "redis.up": Metric("Whether Redis answered; if 0, only what this process knows itself is given."),
     "build_info": Metric("1, with the version and the role of this process."),
     "connections.open": Metric("Connections of clients to this process that are open."),
     "polls.waiting": Metric("Polls to this process that wait for events."),
     "streams.open": Metric("Streams of events from this process that are open."),
     "leases": Metric("Subscribers that this process delivers to."),
+    "delivery.timeout": Metric("Time after which an attempt to deliver fails: the option timeout.",
+                               "delivery_timeout_seconds"),
     "certificate.expires": Metric("Seconds until the certificate expires.", "certificate_expires_seconds"),
 }  # fmt: skip
 

@@ -13,17 +13,16 @@ by event.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from routemaster.delivery.forecast import batches, batches_due, step_of
 from routemaster.errors import StoreBroken, StoreUnavailable
 from routemaster.interfaces import Clock, MetricsService, Sample, Snapshot, Store
-from routemaster.metrics.meter import Meter, parse_series, series
-from routemaster.model import StoreStats, public_name
+from routemaster.metrics.meter import Meter, parse_series
+from routemaster.metrics.subscriber_totals import SubscriberTotals
+from routemaster.model import StoreStats
 from routemaster.store.autodrop import Autodrop
 from routemaster.util.chunks import paced, paced_chunks
 from routemaster.util.log_throttle import LogThrottle
@@ -32,13 +31,6 @@ LEADER_LOCK = "monitor"  #: its name in the store
 CHUNK = 100  #: subscribers computed without a pause
 PARSED = 1000  #: counters the same
 SENT_BY_EACH = frozenset({"certificate.expires"})  #: gauges that each process sends: the leader may have none
-
-
-#: counters of events that left a queue without a delivery, and where `SubscriptionInfo` has them
-_UNDELIVERED = {
-    "events.autodropped": "dropped", "events.expired": "expired", "events.skipped": "skipped",
-    "events.parked": "parked",
-}  # fmt: skip
 
 
 class Monitor:
@@ -69,6 +61,8 @@ class Monitor:
         self._throttle = LogThrottle()
         self._stopped = False
         self._sending: Deferred[None] | None = None
+        if service is not None:
+            meter.count("metrics.failures", 0)  # so that its growth from 0 to 1 is seen
 
     def stop(self) -> None:
         """End an export that is under way, and start no other."""
@@ -153,53 +147,30 @@ class Monitor:
             self._log.warn(line, failures=since.failures, error=reason)
 
     async def _collect(self, is_over: Callable[[], bool] = lambda: False) -> tuple[list[Sample], dict[str, int]]:
-        figures, now = await self._store.stats(), self._wall()
-        queued, ready, removed = Counter[str](), Counter[str](), Counter[str]()
-        undelivered = {name: Counter[str]() for name in _UNDELIVERED}
-        failures, ages, states = Counter[str](), Counter[str](), Counter[tuple[str, str]]()
-        due = 0
+        """The gauges of the bus, and the counters of queues; incomplete if `is_over`."""
+        began = self._wall()
+        figures = await self._store.stats()
+        now = self._wall()
+        workers = await self._store.count_workers()
+        totals = SubscriberTotals(now)
         async for infos in paced(self._store.each_subscription(), self._clock):
             if is_over():
                 break
             for info in infos:
-                name = public_name(info.subscription.subscriber)  # tokens with the same public name are added up
-                queued[name] += info.queued
-                ready[name] += batches(info)
-                removed[name] += info.added - info.queued
-                for kind, counts in undelivered.items():
-                    counts[name] += getattr(info, _UNDELIVERED[kind])
-                due += batches_due(info, now)
-                failures[name] = max(failures[name], info.health.failures)
-                ages[name] = max(ages[name], round((now - info.oldest) * 1000) if info.oldest else 0)
-                states[name, step_of(info, now).state.value] += 1
-        gauges = [
-            *(Sample("subscriber.queue.events", count, {"subscriber": name}) for name, count in queued.items()),
-            *(Sample("subscriber.queue.batches", count, {"subscriber": name}) for name, count in ready.items()),
-            *(Sample("subscriber.failures", count, {"subscriber": name}) for name, count in failures.items()),
-            *(Sample("subscriber.oldest_seconds", ms / 1000, {"subscriber": name}) for name, ms in ages.items()),
-            *(
-                Sample("subscriber.state", count, {"subscriber": name, "state": state})
-                for (name, state), count in states.items()
-            ),
-            Sample("jobs.count", due, {"queue": "main", "status": "instant"}),
-            Sample("jobs.count", ready.total() - due, {"queue": "main", "status": "scheduled"}),
-            *(sample for node in figures for sample in self._redis_gauges(node)),
-        ]
-        derived = {}
-        async for names in paced_chunks(list(queued), CHUNK, self._clock):
+                totals.add(info)
+        derived: dict[str, int] = {}
+        async for names in paced_chunks(totals.names, CHUNK, self._clock):
             if is_over():
                 break
             for name in names:
-                derived[series("events.added", {"queue": name})] = removed[name] + queued[name]
-                derived[series("events.removed", {"queue": name})] = removed[name]
-                for kind, counts in undelivered.items():
-                    derived[series(kind, {"queue": name})] = counts[name]
-        return gauges, derived
+                derived.update(totals.counters(name))
+        nodes = (sample for node in figures for sample in self._redis_gauges(node, began, now))
+        return [*totals.gauges(), Sample("workers", workers, {}), *nodes], derived
 
-    def _redis_gauges(self, figures: StoreStats) -> list[Sample]:
-        """The gauges of one node; on a cluster they have the tag `node`."""
+    def _redis_gauges(self, figures: StoreStats, began: float, ended: float) -> list[Sample]:
+        """The gauges of one node, which answered between these times; on a cluster they have the tag `node`."""
         marks, tags = self._autodrop.marks(figures), {"node": figures.node} if figures.node else {}
-        return [
+        gauges = [
             Sample("redis.bytes_used", figures.bytes_used, tags),
             Sample("redis.max_mem", marks.max_mem, tags),
             Sample("redis.low_mark", marks.low, tags),
@@ -208,6 +179,11 @@ class Monitor:
             Sample("redis.used_cpu_user", figures.cpu_user_ms, tags),
             Sample("redis.used_cpu_sys", figures.cpu_sys_ms, tags),
         ]
+        if figures.time is not None:
+            # no more than is certain: the time that the reply took is no difference
+            ahead = figures.time - min(max(figures.time, began), ended)
+            gauges.append(Sample("redis.clock_offset", round(ahead, 3), tags))
+        return gauges
 
     async def _samples(self, counts: Mapping[str, int]) -> list[Sample]:
         samples: list[Sample] = []

@@ -10,9 +10,11 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
+from types import MappingProxyType
 from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, ProcessCollector, generate_latest
+from prometheus_client import Metric as Family
 from prometheus_client.registry import CollectorRegistry
 
 from routemaster.interfaces import Sample, Snapshot
@@ -24,10 +26,27 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST.encode()
 _ESCAPES: Final = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
 
 
-def exposition(snapshot: Snapshot, app_name: str) -> bytes:
-    """The snapshot in the text format, with the names of `catalogue`."""
+class _ProcessCollector(ProcessCollector):
+    """Prometheus's metrics of the process, with labels."""
+
+    def __init__(self, labels: Mapping[str, str]) -> None:
+        super().__init__(registry=None)
+        self._labels = dict(labels)
+
+    def collect(self) -> Iterable[Family]:
+        """Called by the registry."""
+        for family in super().collect():
+            family.samples = [sample._replace(labels=self._labels) for sample in family.samples]
+            yield family
+
+
+def exposition(snapshot: Snapshot, app_name: str, own_tags: Mapping[str, str] = MappingProxyType({})) -> bytes:
+    """The snapshot in the text format, with the names of `catalogue`.
+
+    `own_tags`: the labels of `process_*`, which are of this process alone.
+    """
     registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
+    registry.register(_ProcessCollector(own_tags))
     lines = "".join(_lines(snapshot, f'app="{app_name.translate(_ESCAPES)}"'))
     return lines.encode() + generate_latest(registry)
 

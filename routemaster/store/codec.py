@@ -64,8 +64,8 @@ def topic_settings(history: bytes | None, history_events: bytes | None, max_data
     )
 
 
-def figures(info: bytes, node: str) -> StoreStats:
-    """The figures of a node, from its reply to INFO."""
+def figures(info: bytes, time: Sequence[bytes], node: str) -> StoreStats:
+    """The figures of a node, from its replies to INFO and TIME."""
     fields = parse_info(info)
     return StoreStats(
         bytes_used=int(fields["used_memory"]),
@@ -73,6 +73,7 @@ def figures(info: bytes, node: str) -> StoreStats:
         cpu_user_ms=float(fields["used_cpu_user"]) * 1000,
         cpu_sys_ms=float(fields["used_cpu_sys"]) * 1000,
         node=node,
+        time=int(time[0]) + int(time[1]) / 1e6,
     )
 
 

@@ -211,6 +211,9 @@ class MemoryStore(MemoryTopics, MemoryAdministration):
             self._hint(WorkerJoined(worker).encode())
         return {name: until - now for name, until in self._workers.items()}
 
+    async def count_workers(self) -> int:
+        return sum(until > self._clock.seconds() for until in self._workers.values())
+
     async def withdraw(self, worker: str) -> None:
         if self._workers.pop(worker, None) is not None:
             self._hint(WorkerLeft(worker).encode())

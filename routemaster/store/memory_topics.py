@@ -125,7 +125,7 @@ class MemoryTopics(MemoryData):
     # -- dropping events
 
     async def stats(self) -> list[StoreStats]:
-        return [StoreStats(await self.log_bytes(), 0, 0.0, 0.0)]
+        return [StoreStats(await self.log_bytes(), 0, 0.0, 0.0, time=self._clock.seconds())]
 
     async def log_bytes(self, node: str = "") -> int:
         return sum(len(fragment) for topic in self._topics.values() for _, fragment in topic.log)

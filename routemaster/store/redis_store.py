@@ -157,6 +157,9 @@ class RedisStore(TopicStore, Parking, TokenStore):
     async def withdraw(self, worker: str) -> None:
         await self._redis.run("withdraw", (self._keys.workers,), worker.encode(), self._keys.wakeups)
 
+    async def count_workers(self) -> int:
+        return int(await self._redis.run("count_workers", (self._keys.workers,)))
+
     async def acquire(self, subscriber: str, worker: str) -> LeaseGrant | LeaseHeld | None:
         keys = (self._keys.lease(subscriber), *self._keys.subscriber(subscriber))
         now, epoch, *rest = await self._redis.run("acquire", keys, worker.encode(), self._lease_ms)

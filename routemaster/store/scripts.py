@@ -17,7 +17,8 @@ _WRITES_WITHOUT_MEMORY: Final = frozenset({
     "trim", "unsubscribe", "withdraw",
 })
 _READS: Final = frozenset({
-    "backlog", "free", "heads", "idle", "parked", "positions", "read", "sizes", "subscribers", "topics", "waiting",
+    "backlog", "count_workers", "free", "heads", "idle", "parked", "positions", "read", "sizes", "subscribers",
+    "topics", "waiting",
 })
 _TAKES_MEMORY: Final = frozenset({"add_token", "claim", "configure", "park", "publish"})
 

@@ -55,12 +55,14 @@ class Upkeep:
     async def stats(self) -> list[StoreStats]:
         nodes = self._redis.nodes
         replies = await gather_available(
-            gather(node.command(b"INFO", section) for section in (b"memory", b"cpu"))
+            gather(node.command(*words) for words in ((b"INFO", b"memory"), (b"INFO", b"cpu"), (b"TIME",)))
             .addErrback(lambda failure: failure.trap(NotPermitted) and None)  # an optional right
             for node in nodes.values()
         )  # fmt: skip
         return [
-            codec.figures(b"".join(reply), node) for node, reply in zip(nodes, replies, strict=True) if reply
+            codec.figures(reply[0] + reply[1], reply[2], node)
+            for node, reply in zip(nodes, replies, strict=True)
+            if reply
         ]
 
     async def _topics_on(self, node: str) -> list[str]:

@@ -36,6 +36,8 @@ _REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (Exception, "internal_error"),
 )
 
+_UNKNOWN: Final = "outcome_unknown"  #: the reason if the connection broke after the event was sent
+
 
 class RefusedPublications:
     """See above."""
@@ -46,12 +48,14 @@ class RefusedPublications:
         self._meter, self._clock = meter, clock
         self._throttle = LogThrottle()
         self._failing = False
+        for reason in (*(reason for _, reason in _REASONS), _UNKNOWN):
+            meter.count(COUNTER, 0, reason=reason)  # so that its growth from 0 to 1 is seen
 
     def refused(self, error: Exception) -> None:
         """A publication is refused with this error."""
         reason = next(reason for kind, reason in _REASONS if isinstance(error, kind))
         if isinstance(error, StoreUnavailable) and error.outcome_unknown:
-            reason = "outcome_unknown"
+            reason = _UNKNOWN
         self._meter.count(COUNTER, reason=reason)
         if isinstance(error, StoreUnavailable):
             self._failing = True

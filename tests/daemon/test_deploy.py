@@ -63,7 +63,7 @@ def modules(without: str = "") -> Iterator[ast.Module]:
 
 def metric_names() -> set[str]:
     """The names of metrics in the code."""
-    name = re.compile(rf"({METRIC_PREFIXES})\.[a-z0-9_.]+|process|leases|build_info")
+    name = re.compile(rf"({METRIC_PREFIXES})\.[a-z0-9_.]+|process|leases|workers|build_info")
     files = {"redis.log", "redis.pid", "redis.sock"}
     return {
         node.value

@@ -199,6 +199,14 @@ class MonitorTests(SynchronousTestCase):
         self.clock.pump([PAUSE] * 3)
         return self.successResultOf(measured)
 
+    def test_labels_of_the_process(self) -> None:
+        """The metrics of the process have the labels that tell it from others on the same port."""
+        for tags in ({}, {"process": "2"}):
+            text = exposition(SNAPSHOT, "bus", tags).decode()
+            families = {each.name: each.samples for each in text_string_to_metric_families(text)}
+            [sample] = families["process_open_fds"]
+            self.assertEqual(sample.labels, tags)
+
     def test_health_of_subscribers(self) -> None:
         """The state of each subscriber, its failures in a row and the age of its oldest event are gauges."""
         self.done(self.store.publish("cats", "pub", [b"1"]))
@@ -211,6 +219,43 @@ class MonitorTests(SynchronousTestCase):
             ("subscriber.state", 1, {"state": "backoff"}),
         ):  # fmt: skip
             self.assertIn((name, value, {"subscriber": "svc"} | tags), gauges)
+
+    def test_last_success(self) -> None:
+        """The time of the last success is a gauge, 0 before the first; of one name the worst counts."""
+
+
+        def last() -> Any:
+            [found] = [g for g in self.measured(self.monitor).gauges if g.name == "subscriber.last_success"]
+            return int(found.value), found.tags
+
+        self.assertEqual(last(), (0, {"subscriber": "svc"}))
+        self.done(self.store.publish("cats", "pub", [b"1"]))
+        self.deliver()
+        self.clock.advance(9)
+        self.assertEqual(last(), (1_700_000_000, {"subscriber": "svc"}))
+        self.done(self.store.subscribe(Subscription("svc--other", ("cats",), "https://localhost/")))
+        self.assertEqual(last(), (0, {"subscriber": "svc"}))
+
+    def test_workers(self) -> None:
+        """The number of live workers is a gauge, 0 without any."""
+        for announced in (0, 1, 2):
+            if announced:
+                self.done(self.store.announce(f"w{announced}", 10.0))
+            [found] = [g for g in self.measured(self.monitor).gauges if g.name == "workers"]
+            self.assertEqual(found.value, announced)
+
+    def test_clock_offset(self) -> None:
+        """How far Redis's clock is ahead or behind is a gauge, less the time that its reply took."""
+        for ahead, offset in ((0, 0), (0.5, 0), (2, 1), (-3, -3)):
+
+            async def figures(ahead: float = ahead) -> list[StoreStats]:
+                time = self.clock.seconds() + ahead
+                self.clock.advance(1)
+                return [StoreStats(1, 0, 0.0, 0.0, time=time)]
+
+            self.patch(self.store, "stats", figures)
+            [found] = [g for g in self.measured(self.monitor).gauges if g.name == "redis.clock_offset"]
+            self.assertEqual(found.value, offset)
 
     def test_many_subscribers_take_turns(self) -> None:
         """The values of many subscribers are computed in several turns of the reactor, and are complete."""
@@ -311,6 +356,7 @@ class MonitorTests(SynchronousTestCase):
         """Counts that the store refused are kept; if the outcome is unknown, they are not counted twice."""
         lost, refused = StoreUnavailable("connection lost", True), StoreUnavailable("connection lost")
         for error, kept in ((refused, {"a": 1}), (lost, {}), (StoreBroken("WRONGTYPE"), {"a": 1})):
+            self.meter.take()
             self.meter.count("a")
 
             async def fail(counts: Any, error: Exception = error) -> None:

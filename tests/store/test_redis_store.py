@@ -165,6 +165,7 @@ class RedisTests(StoreTests):
         await self.store.set_reported({"a": 1})
         self.assertTrue(await self.store.elect_leader("monitor", "p1", 60))
         self.assertEqual(set(await self.store.announce("w1", 60)), {"w1"})
+        self.assertEqual(await self.store.count_workers(), 1)
         await self.store.withdraw("w1")
         facts = await self.facts()
         self.assertEqual((facts.sent, facts.dropped, facts.queued), (1, 1, 1))

@@ -119,17 +119,28 @@ class UpkeepTests(StoreTests):
         left = await self.store.announce("w2", 65)
         self.assertEqual(set(left), {"w1", "w2"})
         self.assertTrue(55 < left["w1"] <= 60 < left["w2"] <= 65, left)
+        self.assertEqual(await self.store.count_workers(), 2)
         await self.store.withdraw("w1")
         await self.store.withdraw("w1")
+        self.assertEqual(await self.store.count_workers(), 1)
         self.assertEqual(set(await self.store.announce("w2", 30)), {"w2"})
         expected = [b"w short on", b"w w1 on", b"w w2 on", b"w w1 off"]
         # in this order from one Redis; the nodes of a cluster send in any order
         self.assertCountEqual(await self.hints(len(expected)), expected)
 
     async def test_figures(self) -> None:
-        """`stats` returns the memory in use."""
+        """`stats` returns the memory in use, and the time by the clock that dates events."""
+        await self.create("cats")
+        published = (await self.publish("cats", b"1")).first.us / 1e6
         for figures in await self.store.stats():
             self.assertGreaterEqual(figures.bytes_used, 0)
+            assert figures.time is not None
+            self.assertLess(abs(figures.time - published), 60)
+
+    async def test_dead_workers(self) -> None:
+        """A worker whose announcement has expired is not counted, though nobody has announced itself since."""
+        await self.store.announce("short", 0)
+        self.assertEqual(await self.store.count_workers(), 0)
 
     async def test_log_bytes(self) -> None:
         """`log_bytes` is the memory that all logs take together."""

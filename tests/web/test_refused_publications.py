@@ -29,6 +29,7 @@ class RefusedPublicationsTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock, self.meter = Clock(), Meter()
         self.refused = RefusedPublications(self.meter, self.clock)
+        self.initial = self.meter.take()
         self.events: list[Any] = []
         globalLogPublisher.addObserver(self.events.append)
         self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
@@ -55,6 +56,8 @@ class RefusedPublicationsTests(SynchronousTestCase):
             (Unauthorized("x"), "unauthorized"),
             (ValueError("x"), "internal_error"),
         )
+        # so that the growth of each from 0 to 1 is seen
+        self.assertEqual(self.initial, {f"publications.refused|reason={reason}": 0 for _, reason in reasons})
         for error, reason in reasons:
             self.refused.refused(error)
             self.assertEqual(self.meter.take(), {f"publications.refused|reason={reason}": 1}, error)
