@@ -35,16 +35,18 @@ class OwnMetrics:
     def start(self) -> None:
         """Start to measure."""
         self._meter.count("log.dropped", 0)  # so that its growth from 0 to 1 is seen
+        for status in ("start", "stop"):
+            self.count_process(status, 0)
         self._lag.start()
 
     def stop(self) -> None:
         """Measure no more."""
         self._lag.stop()
 
-    def count_process(self, status: str) -> None:
+    def count_process(self, status: str, by: int = 1) -> None:
         """Count that this process has become ready (`start`) or was shut down (`stop`)."""
         for kind in ("web", "worker") if self._role == "all" else (self._role,):
-            self._meter.count("process", status=status, type=kind)
+            self._meter.count("process", by, status=status, type=kind)
 
     def count_dropped(self) -> None:
         """Count the log lines that were lost since the last call."""

@@ -148,6 +148,7 @@ class Bus(DaemonService):
             self._store, self._meter, autodrop, self._metrics_service, reactor, self._process,
             config.monitor_interval, time,
             lambda: self._own_metrics.gauges(self._listeners, self._pull, self._worker, self._certificates.pairs),
+            self._own_metrics.tags,
         )  # fmt: skip
         self._wakeups = PubSub(
             self._connection.address, Keys(config.namespace).wakeups, reactor=reactor,

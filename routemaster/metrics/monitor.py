@@ -14,6 +14,7 @@ by event.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -49,15 +50,17 @@ class Monitor:
         interval: float,
         wall: Callable[[], float] | None = None,
         own_gauges: Callable[[], Iterable[Sample]] = tuple,
+        own_tags: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """`process` is unique among live processes; `interval` in seconds; without a service nothing is exported.
 
-        `wall` returns the time of day, if `clock` is monotonic; `own_gauges` what only this process knows.
+        `wall` returns the time of day, if `clock` is monotonic; `own_gauges` what only this process knows;
+        `own_tags`: of what this process says about itself.
         """
         self._store, self._meter, self._autodrop = store, meter, autodrop
         self._service, self._clock, self._wall = service, clock, wall or clock.seconds
         self._process, self._interval = process, interval
-        self._own_gauges = own_gauges
+        self._own_gauges, self._own_tags = own_gauges, own_tags
         self._throttle = LogThrottle()
         self._stopped = False
         self._sending: Deferred[None] | None = None
@@ -91,9 +94,9 @@ class Monitor:
             gauges, derived = await self._collect()
             totals = (await self._store.counts()) | derived
         except (StoreUnavailable, StoreBroken):
-            gauges, totals = [Sample("redis.up", 0, {})], {}
+            gauges, totals = [Sample("redis.up", 0, self._own_tags)], {}
         else:
-            gauges.append(Sample("redis.up", 1, {}))
+            gauges.append(Sample("redis.up", 1, self._own_tags))
         return Snapshot([*gauges, *self._own_gauges()], await self._samples(totals))
 
     async def export(self) -> None:

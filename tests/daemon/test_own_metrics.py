@@ -25,7 +25,8 @@ class OwnMetricsTests(SynchronousTestCase):
     def test_dropped_lines(self) -> None:
         """The counter of lost log lines begins with 0, and each lost line is counted once."""
         self.metrics.start()
-        self.assertEqual(self.meter.take(), {"log.dropped": 0})
+        began = {f"process|status={each},type=web": 0 for each in ("start", "stop")}
+        self.assertEqual(self.meter.take(), {"log.dropped": 0, **began})
         for self.lost, counted in ((0, {}), (3, {"log.dropped": 3}), (3, {}), (5, {"log.dropped": 2})):
             self.metrics.count_dropped()
             self.assertEqual(self.meter.take(), counted)
