@@ -9,6 +9,7 @@ import random
 import re
 import signal
 import socket
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,15 +19,16 @@ from twisted.internet.defer import Deferred, DeferredLock, gatherResults
 from twisted.internet.task import deferLater
 
 from chaos.failpoints import VARIABLE
-from chaos.launch import PROGRAM
+from chaos.launch import MUTANT, PROGRAM
 from chaos.link import Network
-from chaos.mutants import VARIABLE as MUTANT
 from chaos.redis import faketime
+from chaos.release import Release
 from routemaster.testing.daemon import LOOPBACK, Daemon
 
 EXPECTED = re.compile(r"failpoint|is damaged at byte")  #: in the lines that a fault causes
 #: text that no other line may hold
 LOG_ERROR = re.compile(r"Traceback|Unhandled|CRITICAL|autodrop removed")
+STARTS = re.compile(r" Routemaster (\S+) starts")
 ENTRY = re.compile(r"^(?=\d{4}-\d\d-\d\dT)", re.MULTILINE)
 
 
@@ -98,6 +100,8 @@ class Member:
         self.lock = DeferredLock()  #: held by the fault that acts on it
         self.ready = False
         self.past = ""              #: the logs before the last start
+        self.release: Release | None = None  #: whose code it runs from its next start on; None: that of this tree
+        self.exchanges = 0          #: how often it has changed to the other version
 
     @property
     def log(self) -> str:
@@ -108,7 +112,9 @@ class Member:
         """Start it, and return when it is ready."""
         self.past = self.log
         given = {VARIABLE: failpoint, MUTANT: self._mutant, "LISTEN_FDS": "1" if self._listening else ""}
-        self.daemon.environment = {**self._surroundings} | {name: value for name, value in given.items() if value}
+        code = self.release.environment() if self.release else {}
+        given |= {**self._surroundings, **code}
+        self.daemon.environment = {name: value for name, value in given.items() if value}
         await self.daemon.start(or_until=r"failpoint \S+ is reached")
         self.ready = True
 
@@ -161,13 +167,15 @@ class Fleet:
     `roles` names one daemon each: web, worker, all; `web*3` is one with three
     processes. With `shared` those that serve publishers do it on one listening
     socket, which outlives them. With `clock` their wall clock follows the file `clock`.
+    With `release` all begin with the code of an earlier version.
     """
 
     def __init__(
         self, reactor: Any, place: Path, roles: Sequence[str], options: Sequence[str], *,
-        shared: bool = False, mutant: str = "", clock: bool = False,
+        shared: bool = False, mutant: str = "", clock: bool = False, release: Release | None = None,
     ) -> None:  # fmt: skip
         self._reactor = reactor
+        self.release = release
         self.clock = place / "clock"
         if clock:
             self.clock.write_text("+0")
@@ -186,7 +194,9 @@ class Fleet:
                 reactor, place / name, "--role", role, *options, *own, program=PROGRAM, inherited=inherited
             )
             count = int(processes or 1)
-            self.members.append(Member(daemon, name, role, count, mutant, bool(inherited), surroundings))
+            member = Member(daemon, name, role, count, mutant, bool(inherited), surroundings)
+            member.release = release
+            self.members.append(member)
 
     def of(self, role: str) -> list[Member]:
         """Those that do the work of web or worker."""
@@ -217,6 +227,10 @@ class Fleet:
         """Log entries that no daemon may write."""
         return [f"{member.name}: {entry}" for member in self.members for entry in ENTRY.split(member.log)
                 if LOG_ERROR.search(entry) and not EXPECTED.search(entry)]  # fmt: skip
+
+    def versions(self) -> Counter[str]:
+        """How many times the log says that each version started."""
+        return Counter(version for member in self.members for version in STARTS.findall(member.log))
 
     def leases_lost(self, subscriber: str) -> int:
         """How many times a worker logged that it lost its lease on the subscriber."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 
 from chaos.failpoints import VARIABLE, Failpoint
-from chaos.mutants import MUTANTS
-from chaos.mutants import VARIABLE as MUTANT
 
+MUTANT = "ROUTEMASTER_MUTANT"
 PROGRAM = f"from {__name__} import run; run()"  #: for `python -c`
 
 
@@ -17,6 +16,8 @@ def run() -> None:
     if failpoint:
         Failpoint.parse(failpoint).install()
     if mutant:
+        from chaos.mutants import MUTANTS  # not at the head: an earlier version has other names
+
         MUTANTS[mutant][0]()
     if "LISTEN_FDS" in os.environ:
         os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDNAMES": "https"}  # as systemd does after forking

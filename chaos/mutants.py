@@ -19,7 +19,6 @@ from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import LeaseHeld, Verdict
 from routemaster.model import EventID, Published
 
-VARIABLE = "ROUTEMASTER_MUTANT"
 COURIER = "routemaster.delivery.courier:Courier"
 WORKER = "routemaster.delivery.worker:Worker"
 PREFERRED = "routemaster.delivery.live_workers:LiveWorkers.is_preferred"

@@ -32,6 +32,8 @@ from chaos.publishers import Churner, Publishers
 from chaos.receivers import Receivers
 from chaos.records import Allowed, Evidence, Outcome, Rollback, Sent, Window, event
 from chaos.redis import RedisWithFaults
+from chaos.release import Release
+from chaos.version_change import EARLIER
 from routemaster.testing.daemon import LOOPBACK, Client
 
 BATCH = 20        #: the most events in one delivery
@@ -70,6 +72,7 @@ class Run:
         self.fleet = Fleet(
             reactor, place, plan.roles, self._options(pem, key), shared=plan.shared, mutant=plan.mutant,
             clock=plan.named({"bus-clock"}),
+            release=Release.unpack(place / "release") if plan.named({EARLIER}) else None,
         )
         self._deciders = Deciders(reactor, self._chance, self._topics) if plan.operations else None
         behaviours = {name: self._behaviours(name) for name in (*self._names, CHURNER)}
@@ -281,7 +284,7 @@ class Run:
         shown = figures(evidence, self._injections, HEALTHY) | {
             "injections": len(self._injections), "leases_lost": lost, "reasons": dict(publishers.reasons),
             "queued": sum(self._queued.values()), "stored": self._stored,
-            "dropped": sum(len(each.dropped) for each in rollbacks),
+            "dropped": sum(len(each.dropped) for each in rollbacks), "versions": dict(self.fleet.versions()),
         }  # fmt: skip
         problems = [*self._problems, *publishers.strange, *churner.problems, *self.fleet.log_errors()]
         verdict = judge(evidence, allowed)
