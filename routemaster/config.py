@@ -16,7 +16,7 @@ value is an error in a file, unless a source with precedence gives the option.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from itertools import groupby
 from pathlib import Path
@@ -47,6 +47,7 @@ from routemaster.config_types import (
     YES_OR_NO,
     Option,
     OptionType,
+    RawValue,
     integer,
     one_of,
     optional,
@@ -168,15 +169,8 @@ class Config:
         return evolve(self, metric_collection_service="none", origins=MappingProxyType(origins))
 
     def describe(self) -> str:
-        """The configuration in force as a file; a comment above each option has its source; secrets are masked."""
-        lines = []
-        for section, options in groupby(OPTIONS, lambda option: option.section):
-            lines += [f"[{section}]"]
-            for each in options:
-                value = each.show(getattr(self, each.name))
-                lines += [f"# {self.origins[each.name]}", f"{each.name} = {value}".rstrip()]
-            lines += [""]
-        return "\n".join(lines)
+        """See the function of the same name."""
+        return describe(OPTIONS, self)
 
 
 OPTIONS = tuple(Option(each.name, **each.metadata) for each in fields(Config) if each.metadata)
@@ -201,9 +195,23 @@ def load(
         sources.from_environment(environment, OPTIONS, faults),
         sources.from_arguments(arguments, OPTIONS, faults),
     ]
+    values, origins = resolve(OPTIONS, layers, shipped, faults)
+    faults += _contradictions(values, origins)
+    if faults:
+        raise ConfigError("\n".join(faults))
+    return Config(origins=MappingProxyType(origins), **values)
+
+
+def resolve(
+    options: Iterable[Option], layers: Sequence[Mapping[str, RawValue]], shipped: Path, faults: list[str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Value and origin of each option, without the invalid ones, for which `faults` gets a line each.
+
+    Of the `layers`, later ones win; the first one is the file `shipped`.
+    """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for each in OPTIONS:
+    for each in options:
         texts = [layer[each.name] for layer in layers if each.name in layer]
         if not texts:
             faults.append(f"{each.name} is missing in {shipped}")
@@ -217,10 +225,19 @@ def load(
             values[each.name] = each.parse(in_force)
         except ConfigError as error:
             faults.append(str(error))
-    faults += _contradictions(values, origins)
-    if faults:
-        raise ConfigError("\n".join(faults))
-    return Config(origins=MappingProxyType(origins), **values)
+    return values, origins
+
+
+def describe(options: Iterable[Option], config: Any) -> str:
+    """A configuration in force as a file; a comment above each option has its source; secrets are masked."""
+    lines = []
+    for section, members in groupby(options, lambda option: option.section):
+        lines += [f"[{section}]"]
+        for each in members:
+            value = each.show(getattr(config, each.name))
+            lines += [f"# {config.origins[each.name]}", f"{each.name} = {value}".rstrip()]
+        lines += [""]
+    return "\n".join(lines)
 
 
 def help_texts(shipped: Path = SHIPPED) -> dict[str, str]:

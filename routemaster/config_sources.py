@@ -16,7 +16,7 @@ from configparser import ConfigParser, DuplicateOptionError, DuplicateSectionErr
 from difflib import get_close_matches
 from pathlib import Path
 
-from routemaster.config_types import MASK, PREFIX, Option, RawValue, quoted
+from routemaster.config_types import CONSOLE_PREFIX, MASK, PREFIX, Option, RawValue, quoted
 from routemaster.errors import ConfigError
 
 REDIS_ENV_KEY = "REDIS_ENV_KEY"
@@ -95,17 +95,22 @@ def _parsed(file: Path) -> ConfigParser:
 
 
 def from_environment(
-    environment: Mapping[str, str], options: Sequence[Option], faults: list[str]
+    environment: Mapping[str, str], options: Sequence[Option], faults: list[str], prefix: str = PREFIX
 ) -> dict[str, RawValue]:
-    """The options of the environment; an empty variable counts as not set."""
+    """The options of the environment; an empty variable counts as not set.
+
+    Variables without the prefix belong to other programs, and so do those of the console for the bus.
+    """
     given = {name: text for name, text in environment.items() if text.strip()}
+    if prefix == PREFIX:
+        given = {name: text for name, text in given.items() if not name.startswith(CONSOLE_PREFIX)}
     redis = given.get(REDIS_ENV_KEY)
     known = {variable for each in options for variable in each.environment}
     expected = {*known, redis}
     for name, text in given.items():
-        if name in ORIGINAL:
+        if prefix == PREFIX and name in ORIGINAL:
             faults.append(f"environment: {name} is an option of the original Routemaster; {ORIGINAL[name]}")
-        elif name.startswith(PREFIX) and name not in expected and not SERVICE_LINK.fullmatch(f"{name}={text}"):
+        elif name.startswith(prefix) and name not in expected and not SERVICE_LINK.fullmatch(f"{name}={text}"):
             faults.append(f"environment: unknown option {name!r}{_nearest(name, known)}")
     layer = {}
     for each in options:

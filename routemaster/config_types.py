@@ -22,6 +22,7 @@ from routemaster.config_tokens import BadTokens, mask_tokens, parse_clients, par
 from routemaster.errors import ConfigError
 
 PREFIX = "ROUTEMASTER_"  #: of environment variables
+CONSOLE_PREFIX = "ROUTEMASTER_CONSOLE_"  #: of those of the console, which the bus ignores
 
 
 def unmasked(text: str) -> str:
@@ -239,18 +240,19 @@ class RawValue(NamedTuple):
 class Option:
     """An option, without its default and its help text.
 
-    `variables`: environment variables besides ROUTEMASTER_ and the name.
+    `variables`: environment variables besides that with the prefix and the name.
     """
 
     name: str
     section: str
     type: OptionType
     variables: tuple[str, ...]
+    prefix: str = PREFIX
 
     @property
     def environment(self) -> tuple[str, ...]:
         """The environment variables for the option."""
-        return (PREFIX + self.name.upper(), *self.variables)
+        return (self.prefix + self.name.upper(), *self.variables)
 
     @property
     def flag(self) -> str:

@@ -46,6 +46,11 @@ LAWS: dict[str, tuple[str, ...]] = {
     ),
     "tap": ("", "config", "errors", "daemon.", "logs"),
     "cli.": (*VALUES, "redis.cluster_slots", "redis.server_info"),  # no reactor
+    # the bus's API, its HTTP server and its statsd: never store, Redis, deliveries or the bus's own wiring
+    "console.": (
+        *VALUES, "util.", "web.http_server.", "web.certificate_watch", "web.certificates",
+        "web.failed_authentications", "web.klein_resource", "metrics.statsd", "daemon.systemd_notify", "logs",
+    ),
     "testing.": ("interfaces", "model", "redis.", "redis.address"),
 }  # fmt: skip
 #: what users of the bus and tests import, and programs; nothing of the bus itself imports it
@@ -53,13 +58,16 @@ OTHER_SIDE = ("cli.", "testing.")
 #: rules: pure functions of facts and time, though they lie in a wing that runs
 PURE = (*VALUES, "delivery.decision", "delivery.forecast", "delivery.live_workers",
         "delivery.clock_offset", "pull.cursor_token", "sender.signature", "util.log_throttle",
-        "util.backoff")  # fmt: skip
+        "util.backoff", "console.model", "console.changes", "console.exposition", "console.formatting",
+        "console.listing", "console.reading", "console.statsd_push")  # fmt: skip
 #: the one place that builds and joins
-WIRING = ("daemon.", "tap", "cli.", "testing.")
+WIRING = ("daemon.", "tap", "cli.", "testing.", "console.service", "console.tap")
 #: which wing knows which library
 HOMES = {
-    "txredisapi": ("redis.",), "hiredis": ("redis.",), "treq": ("sender.", "metrics."), "klein": ("web.",),
-    "werkzeug": ("web.",), "OpenSSL": ("sender.", "web.", "redis.", "util.key_pair"),
+    "txredisapi": ("redis.",), "hiredis": ("redis.",), "treq": ("sender.", "metrics.", "console.bus_client"),
+    "klein": ("web.",), "werkzeug": ("web.",),
+    "OpenSSL": ("sender.", "web.", "redis.", "util.key_pair", "console.bus_client"),
+    "jinja2": ("console.rendering",), "sqlite3": ("console.history",),
 }  # fmt: skip
 
 #: from where calls for the time and for chance come

@@ -1,0 +1,122 @@
+"""The answers of a bus as values of the model: pure, and bounded by the size of the answers.
+
+An answer may come from another version of the bus, or from something that is no bus at
+all: whatever is missing or of another type is one `BadAnswer`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from attrs import evolve
+
+from routemaster.console.model import FAILING, LATE, PAUSED, Subscriber, Topic
+
+
+class BadAnswer(Exception):
+    """The bus answered something else than its API promises; the message is one sentence."""
+
+
+def parse(body: bytes) -> Any:
+    """The JSON value; raises BadAnswer."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise BadAnswer("the answer is not JSON: is this the URL of a bus?") from None
+
+
+def read_topics(body: bytes) -> tuple[Topic, ...]:
+    """The topics of `GET /topics`, by name."""
+    return tuple(sorted(_each(body, _topic), key=lambda each: each.name))
+
+
+def read_subscribers(body: bytes) -> tuple[Subscriber, ...]:
+    """The subscribers of `GET /subscriptions`, by name."""
+    found = sorted(_each(body, _subscriber), key=lambda each: each.name)
+    counts = Counter(each.name for each in found)
+    return tuple(evolve(each, shared=True) if counts[each.name] > 1 else each for each in found)
+
+
+def _each(body: bytes, read: Callable[[Any], Any]) -> list[Any]:
+    try:
+        return [read(item) for item in parse(body)]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadAnswer(f"the answer lacks what the API promises: {type(error).__name__} {error}") from None
+
+
+def _topic(item: Any) -> Topic:
+    return Topic(str(item["name"]), str(item["publisher"]), int(item["events"]))
+
+
+def _subscriber(item: Any) -> Subscriber:
+    events, health = item["events"], item["health"]
+    return Subscriber(
+        name=str(item["subscriber"]),
+        callback=item["callback"],
+        max_events=int(item["max_events"]),
+        timeout=int(item["timeout"]),
+        topics=tuple(sorted(map(str, item["topics"]))),
+        awaited=tuple(sorted(map(str, item.get("awaited", ())))),
+        sent=int(events["sent"]),
+        queued=int(events["queued"]),
+        oldest=_time(events["oldest"]),
+        state=str(health["state"]),
+        failures=int(health["failures"]),
+        last_attempt=_time(health["last_attempt"]),
+        last_success=_time(health["last_success"]),
+        last_error=health["last_error"],
+        next_attempt=_time(health["next_attempt"]),
+    )
+
+
+def _time(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def with_rates(
+    now: tuple[Subscriber, ...], before: Mapping[str, Subscriber], elapsed: float | None
+) -> tuple[Subscriber, ...]:
+    """The subscribers with what went in and out since the reading before, `elapsed` seconds ago."""
+    if not elapsed:
+        return now
+    return tuple(_with_rate(each, before.get(each.name), elapsed) for each in now)
+
+
+def _with_rate(each: Subscriber, old: Subscriber | None, elapsed: float) -> Subscriber:
+    if old is None or each.shared or each.sent < old.sent:  # it subscribed anew
+        return each
+    sent = each.sent - old.sent
+    received = max(0, each.queued - old.queued + sent)
+    return evolve(each, rate_in=received / elapsed, rate_out=sent / elapsed)
+
+
+def topic_rates(now: tuple[Topic, ...], before: Mapping[str, Topic], elapsed: float | None) -> tuple[Topic, ...]:
+    """The topics with the events since the reading before, `elapsed` seconds ago; one that is new began at 0."""
+    if not elapsed:
+        return now
+    begun = {name: each.events for name, each in before.items()}
+    return tuple(
+        evolve(each, rate=grown / elapsed) if (grown := each.events - begun.get(each.name, 0)) >= 0 else each
+        for each in now
+    )
+
+
+def with_trouble(subscribers: tuple[Subscriber, ...], now: float, late_after: float) -> tuple[Subscriber, ...]:
+    """The subscribers, each with its trouble at a time of day."""
+    return tuple(
+        evolve(each, trouble=trouble) if (trouble := trouble_of(each, now, late_after)) else each
+        for each in subscribers
+    )
+
+
+def trouble_of(each: Subscriber, now: float, late_after: float) -> str:
+    """What is wrong with a subscriber: its receiver fails, its events wait too long, or it is paused."""
+    if each.state == "paused":
+        return PAUSED
+    if each.failures:
+        return FAILING
+    waits = 0.0 if each.oldest is None else now - each.oldest
+    return LATE if waits > late_after + each.timeout / 1000 else ""
