@@ -124,11 +124,8 @@ class Api:
                     self._refused.refused(error)
                 raise refused(error) or error from None
 
-        app = BusApp(admit, RequestMetrics(self._meter), by_client)
-        for endpoint, (path, method, handler, _who) in routes.items():
-            app.route(path, methods=[method], endpoint=endpoint)(handler)
-        app.handle_errors(RoutemasterError)(refusal)  # type: ignore[arg-type]  # Klein knows only methods
-        return app
+        handlers = {endpoint: route[2] for endpoint, route in routes.items()}
+        return BusApp.of(handlers, refusal, admit, RequestMetrics(self._meter), by_client)
 
     def _table(self) -> list[tuple[Any, ...]]:
         """Path, method, handler, and who may call it."""

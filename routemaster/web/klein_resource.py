@@ -14,7 +14,8 @@ Klein's other renderables (resources, templates) are not supported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import cache
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
@@ -27,6 +28,7 @@ from twisted.web.server import NOT_DONE_YET
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import RequestRedirect
 
+from routemaster.errors import RoutemasterError
 from routemaster.web.http_server.body_writer import Body
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.http_server.request import BusRequest
@@ -34,6 +36,7 @@ from routemaster.web.http_server.request_head import Head
 
 CACHED_ROUTES = 1024   #: paths
 CACHED_LENGTH = 128    #: bytes; longer paths are not cached
+Handler = Callable[..., Any]
 
 
 class BusApp(Klein):
@@ -62,9 +65,58 @@ class BusApp(Klein):
         self.url_map.merge_slashes = False
         self.url_map.strict_slashes = False
 
+    @classmethod
+    def of(
+        cls,
+        handlers: Mapping[str, Handler],
+        refuse: Callable[[Any, Failure], Failure],
+        admit: Callable[[str, Headers, Any], Hashable],
+        observe: Callable[[str, int, float], None],
+        begin: Callable[[Any], None] | None,
+    ) -> BusApp:
+        """An application of these handlers, by endpoint: method and path, such as "GET /topics".
+
+        Args:
+            refuse: is called with the request and the failure of a RoutemasterError.
+        """
+        app = cast(BusApp, _with_paths(tuple(handlers)).__get__(_Bound(handlers, refuse), _Bound))
+        app.admit, app.observe, app.begin = admit, observe, begin
+        return app
+
     def resource(self) -> FastKleinResource:
         """The resource for `BusSite`."""
         return FastKleinResource(self)
+
+
+class _Bound:
+    """What an application of `_with_paths` is bound to."""
+
+    def __init__(self, handlers: Mapping[str, Handler], refuse: Callable[[Any, Failure], Failure]) -> None:
+        self.handlers, self.refuse = handlers, refuse
+
+
+@cache
+def _with_paths(endpoints: tuple[str, ...]) -> BusApp:
+    """The application that all with these endpoints share, as Klein's are shared by the instances of a class.
+
+    To compile its paths takes Werkzeug nearly all of the time in which an API is made; tests make thousands.
+    """
+
+    def handled_by(endpoint: str) -> Handler:
+        def handle(bound: _Bound, request: Any, **arguments: Any) -> Any:
+            return bound.handlers[endpoint](request, **arguments)
+
+        return handle
+
+    def refused(bound: _Bound, request: Any, failure: Failure) -> Failure:
+        return bound.refuse(request, failure)
+
+    app = BusApp()
+    for endpoint in endpoints:
+        method, _, path = endpoint.partition(" ")
+        app.route(path, methods=[method], endpoint=endpoint)(handled_by(endpoint))
+    app.handle_errors(RoutemasterError)(refused)  # type: ignore[arg-type]  # Klein knows only methods
+    return app
 
 
 class FastKleinResource(KleinResource):
