@@ -94,6 +94,8 @@ class Daemon:
     Python that runs twistd; `inherited` are descriptors that it gets from 3 on.
     """
 
+    plugin = "routemaster"  #: what twistd runs
+
     def __init__(
         self, reactor: Any, state_dir: Path, *options: str, environment: Mapping[str, str] | None = None,
         program: str = RUN, inherited: Sequence[int] = (),
@@ -139,7 +141,7 @@ class Daemon:
     def launch(self) -> None:
         """Run the bus, and return at once."""
         listening = () if "--https" in self.options else ("--https", f"tcp:0:interface={LOOPBACK}")
-        command = [sys.executable, "-c", self._program, "-n", "routemaster", "--state-dir", str(self.state_dir)]
+        command = [sys.executable, "-c", self._program, "-n", self.plugin, "--state-dir", str(self.state_dir)]
         self.state_dir.mkdir(parents=True, exist_ok=True)
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
         environment = {**kept, "PYTHONPATH": str(_ROOT), **self.environment}

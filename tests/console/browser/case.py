@@ -1,0 +1,116 @@
+"""Buses, receivers and a console that run, with a browser beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+
+from routemaster.testing.daemon import LOOPBACK, Client, Daemon
+from routemaster.testing.zoo import Answer as SinkAnswer
+from tests.console.browser.browser import Browser, log_in
+from tests.system.test_system import Sink, SystemCase, until
+
+MONITOR, ROOT, TOKEN = "watcher--1", "root-key-of-the-test", "olga--1f2e3d4c5b6a"
+URL = "https://shop.example.com/{topic}/{number}"
+UNAVAILABLE = SinkAnswer(503, b"upstream connect error")
+REFUSED = SinkAnswer(422, b"unknown currency")
+
+
+class ConsoleProcess(Daemon):
+    """`twistd -n routemaster-console`, in a process of its own."""
+
+    plugin = "routemaster-console"
+
+    @property
+    def url(self) -> str:
+        """Where its pages are."""
+        return f"https://{LOOPBACK}:{self.port}"
+
+
+class BrowserCase(SystemCase):
+    """A browser; buses with a monitor and a root key, and consoles that watch them."""
+
+    timeout = 100
+
+    async def setUp(self) -> None:
+        super().setUp()
+        self.browser = Browser(reactor)
+        await self.browser.start()
+        self.addCleanup(self.browser.stop)
+        self.sinks: dict[str, Sink] = {}
+
+    async def bus(self, *clients: str, name: str = "bus", options: tuple[str, ...] = ()) -> Daemon:
+        """A bus that runs, with these clients."""
+        daemon = self.daemon(
+            "--clients", ",".join(clients), "--monitor-keys", MONITOR, "--monitor-interval", "1",
+            "--counter-flush-interval", "1", *options, name=name, ROUTEMASTER_ROOT_KEY=ROOT,
+        )  # fmt: skip
+        await daemon.start()
+        return daemon
+
+    async def console(self, *options: str, control: bool = True, **buses: Daemon) -> ConsoleProcess:
+        """A console that runs and watches these buses."""
+        roots = self.place / "buses.pem"
+        roots.write_bytes(b"".join((bus.state_dir / "localhost.crt").read_bytes() for bus in buses.values()))
+        given = [f"--bus={name}=https://{LOOPBACK}:{bus.port}" for name, bus in buses.items()]
+        keys = {"ROUTEMASTER_CONSOLE_MONITOR_KEY": MONITOR, "ROUTEMASTER_CONSOLE_LOGIN_TOKENS": TOKEN}
+        if control:
+            keys["ROUTEMASTER_CONSOLE_ROOT_KEY"] = ROOT
+            given.append("--allow-control=YES")
+        console = ConsoleProcess(
+            reactor, self.place / "console", *given, "--ca-file", str(roots), "--poll-interval", "1", *options,
+            environment=keys,
+        )  # fmt: skip
+        self.addCleanup(console.end)
+        await console.start(or_until="Routemaster console is ready")
+        return console
+
+    async def page(self, console: ConsoleProcess, path: str = "/", **options: Any) -> Any:
+        """A page of a user who has logged in, in a profile of its own."""
+
+        def opened() -> Any:
+            page = self.browser.page(self.browser.context(**options))
+            log_in(page, console.url, TOKEN, path)
+            return page
+
+        return await self.browser.do(opened)
+
+    async def publish(self, client: Client, topic: str, *numbers: int, **data: Any) -> None:
+        """Publish an event for each number, in one request."""
+        events = [
+            {"type": "update", "url": URL.format(topic=topic, number=number), **({"data": data} if data else {})}
+            for number in numbers
+        ]
+        await self.ok(client.ask("POST", f"/topics/{topic}", events))
+
+    async def subscribe(self, bus: Daemon, name: str, answer: SinkAnswer, *topics: str, **options: Any) -> Client:
+        """A client with a receiver that gives the answer."""
+        client = self.client(bus, name)
+        sink = self.sinks[name] = self.sink()
+        sink.default = answer
+        options = {"timeout": 0, **options}
+        await self.ok(client.subscribe(sink.url, *topics, **options))
+        return client
+
+    async def state(self, client: Client, state: str) -> None:
+        """Wait until a subscription is in a state."""
+        seen: list[str] = []
+
+        async def look() -> None:
+            answer = await client.ask("GET", "/subscription")
+            seen.append(answer.json["health"]["state"])
+
+        while not seen or seen[-1] != state:
+            await look()
+        await until(lambda: seen[-1] == state, state)
+
+    def no_complaints(self) -> None:
+        """Nothing was refused by the browser, no script failed, and no other host was asked."""
+        self.assertEqual(self.browser.complaints, [])
+
+
+def written(page: Any, path: Path) -> None:
+    """Store a picture of the page."""
+    page.screenshot(path=str(path), animations="disabled")
