@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 from urllib.parse import parse_qs, quote, urlsplit
 
+from attrs import evolve
 from twisted.logger import Logger
 
 from routemaster.console.bus_client import BusError
@@ -21,6 +22,7 @@ from routemaster.console.login import Forbidden, Login, NotLoggedIn, TooManyFail
 from routemaster.console.pages import NotFound, Pages, Visit
 from routemaster.console.reading import BadAnswer
 from routemaster.console.rendering import Fragments, Rendering
+from routemaster.console.sessions import Session
 from routemaster.console.state import State
 from routemaster.web.klein_resource import BusApp
 
@@ -38,6 +40,7 @@ SECURITY: Final = {
 MAX_BODY: Final = 16 * 1024  #: bytes of a form
 MAX_FIELDS: Final = 1000
 HTML: Final = "text/html; charset=utf-8"
+NOBODY: Final = Session("", "", 0.0, 0.0)
 _TITLES: Final = {
     400: "That was not understood", 403: "Not allowed", 404: "Not found", 405: "Not allowed",
     429: "Too many attempts", 502: "The bus did not answer", 503: "Not now",
@@ -135,7 +138,11 @@ class Console:
     def _error(self, request: Any, status: int, text: str) -> bytes:
         request.setResponseCode(status)
         text = f"{text[:1].upper()}{text[1:]}."
-        return self._rendering.page("error.html", status=status, title=_TITLES[status], text=text).encode()
+        context = {"status": status, "title": _TITLES[status], "text": text}
+        try:
+            return self._pages.render(self._visit(request), "error.html", **context).encode()
+        except NotLoggedIn:
+            return self._rendering.page("error.html", **context).encode()
 
     def _to_login(self, request: Any) -> bytes:
         """Send the browser to the login; a script gets 401."""
@@ -161,6 +168,7 @@ class Console:
         async def shared(request: Any, visit: Visit, **parts: str) -> bytes:
             request.setHeader("Vary", "HX-Request")
             if visit.fragment:
+                visit = evolve(visit, session=NOBODY)  # what is shared has nothing of one user
                 key = visit.path, visit.may_control
                 version = self._state.snapshot.version
                 text = await self._fragments.get(version, key, lambda: page(visit, **parts))  # type: ignore[arg-type,return-value]

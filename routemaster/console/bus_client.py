@@ -9,6 +9,7 @@ files are read for each new connection: they may be renewed while the console ru
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from OpenSSL import SSL
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.error import ConnectError, ConnectionLost, DNSLookupError
+from twisted.internet.error import TimeoutError as ConnectionTimedOut
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.ssl import (
     Certificate,
@@ -161,7 +163,7 @@ class BusClient:
             error.unknown = error.unknown or (method != "GET" and not error.status)
             raise
         except ConnectError as error:
-            raise BusError(f"connection failed: {_plain(error)}") from None
+            raise BusError(_not_connected(error)) from None
         except DNSLookupError:
             raise BusError("its host name does not resolve") from None
         except OSError as error:  # of a ca_file
@@ -203,6 +205,14 @@ def refusal(status: int, body: bytes) -> BusError:
     return BusError(f"answered {status}: {text[:300]}", status, unknown)
 
 
+def _not_connected(error: ConnectError) -> str:
+    """Why a connection could not be made, in the operating system's words."""
+    if isinstance(error, ConnectionTimedOut):
+        return "its host does not answer"
+    number = error.osError
+    return f"connection failed: {os.strerror(number).lower() if isinstance(number, int) else _plain(error)}"
+
+
 def _reason(error: Exception) -> str:
     """Why there was no answer, in one line."""
     if isinstance(error, ResponseFailed | ResponseNeverReceived) and error.reasons:
@@ -226,5 +236,4 @@ def _tls(error: SSL.Error) -> str:
 
 
 def _plain(error: Exception) -> str:
-    text = str(getattr(error, "osError", None) or error)
-    return " ".join(text.split())[:200].rstrip(".")
+    return " ".join(str(error).split())[:200].rstrip(".")

@@ -70,10 +70,13 @@ def _bus(old: Bus, new: Bus, at: float) -> Iterator[Change]:
         return
     if before.version and now.version and before.version != now.version:
         yield Change(at, name, "version", INFO, f"{name} runs version {now.version}, before {before.version}")
-    if 0 < before.started < now.started:
-        count = now.started - before.started
-        text = f"{counted(count, 'process', 'processes')} of {name} started"
-        unclean = now.started - before.started > now.stopped - before.stopped
+    grown = {kind: count - before.started.get(kind, 0) for kind, count in sorted(now.started.items())}
+    started = {kind: count for kind, count in grown.items() if count > 0}
+    if started and any(before.started.values()):
+        roles = ", ".join(f"{count} {kind}" for kind, count in started.items())
+        unclean = sum(started.values()) > now.stopped - before.stopped
+        text = f"processes of {name} have started: {roles}"
+        text += "; not as many had been shut down cleanly" if unclean else ""
         yield Change(at, name, "restarted", WARNING if unclean else INFO, text)
     nearness = [max((node.nearness for node in each.redis), default=0.0) for each in (before, now)]
     if nearness[0] < NEAR <= nearness[1]:

@@ -59,13 +59,17 @@ def read_metrics(body: bytes) -> Measured:
         certificate_expires_in=min(expires, default=None),
         lost=lost,
         started=_processes(found, "start"),
-        stopped=_processes(found, "stop"),
+        stopped=sum(_processes(found, "stop").values()),
     )
 
 
-def _processes(found: Mapping[str, list[tuple[Mapping[str, str], float]]], status: str) -> int:
-    samples = found.get("routemaster_process_total", ())
-    return sum(int(value) for labels, value in samples if labels.get("status") == status)
+def _processes(found: Mapping[str, list[tuple[Mapping[str, str], float]]], status: str) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for labels, value in found.get("routemaster_process_total", ()):
+        if labels.get("status") == status:
+            kind = labels.get("type", "")
+            counts[kind] = counts.get(kind, 0) + int(value)
+    return counts
 
 
 def latency(body: bytes, subscriber: str) -> list[Bucket]:

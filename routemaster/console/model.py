@@ -73,8 +73,9 @@ class Measured:
     certificate_expires_in: float | None = None  #: seconds
     lost: Mapping[str, Mapping[str, int]] = field(factory=dict)
     """Events ever, by `autodropped`, `expired` or `parked`, and by subscriber; those without any are left out."""
-    started: int = 0  #: processes that ever became ready
-    stopped: int = 0  #: processes that were ever shut down cleanly
+    started: Mapping[str, int] = field(factory=dict)
+    """Processes that ever became ready, by `web` or `worker`; one of both roles counts as both."""
+    stopped: int = 0  #: processes that were ever shut down cleanly, counted in the same way
 
 
 @frozen

@@ -15,6 +15,8 @@ from attrs import evolve
 
 from routemaster.console.model import FAILING, LATE, PAUSED, Subscriber, Topic
 
+LATEST = 2.0**36  #: seconds since the epoch; no bus measures a later time
+
 
 class BadAnswer(Exception):
     """The bus answered something else than its API promises; the message is one sentence."""
@@ -73,7 +75,11 @@ def _subscriber(item: Any) -> Subscriber:
 
 
 def _time(value: Any) -> float | None:
-    return None if value is None else float(value)
+    if value is None:
+        return None
+    if not 0 <= value < LATEST:
+        raise ValueError(f"{value!r:.40} is no time")
+    return float(value)
 
 
 def with_rates(

@@ -86,9 +86,10 @@ class FaultTests(SynchronousTestCase):
         )
         self.assertEqual(len(found), 5)
         for line, word in zip(
-            found, ("did you mean", "poll_interval is invalid", "in quotes", "bus two has no", "control_users"),
+            found,
+            ("did you mean", "poll_interval is invalid", "in quotes", "bus two has no", "control_users"),
             strict=True,
-        ):  # fmt: skip
+        ):
             self.assertIn(word, line)
 
     def test_buses(self) -> None:
