@@ -67,7 +67,7 @@ HOMES = {
     "txredisapi": ("redis.",), "hiredis": ("redis.",), "treq": ("sender.", "metrics.", "console.bus_client"),
     "klein": ("web.",), "werkzeug": ("web.",),
     "OpenSSL": ("sender.", "web.", "redis.", "util.key_pair", "console.bus_client"),
-    "jinja2": ("console.rendering",), "sqlite3": ("console.history",),
+    "jinja2": ("console.rendering",), "sqlite3": ("console.history", "console.history_tables"),
 }  # fmt: skip
 
 #: from where calls for the time and for chance come

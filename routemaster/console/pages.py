@@ -17,7 +17,8 @@ from routemaster.console.bus_client import BusClient, BusError
 from routemaster.console.changes import KINDS
 from routemaster.console.control import ACTIONS, Control
 from routemaster.console.credentials import Key
-from routemaster.console.history import BUS, FINE_KEPT, SUBSCRIBER, TOPIC, History, Wanted
+from routemaster.console.history import History
+from routemaster.console.history_tables import BUS, FINE_KEPT, SUBSCRIBER, TOPIC, Wanted
 from routemaster.console.model import Bus, Change, Subscriber
 from routemaster.console.poller import Poller
 from routemaster.console.rendering import Rendering

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Final
 
-from routemaster.console.history import BUS, COARSE, FINE_KEPT, SUBSCRIBER, TOPIC, Sample
+from routemaster.console.history_tables import BUS, COARSE, FINE_KEPT, SUBSCRIBER, TOPIC, Sample
 from routemaster.console.model import Bus, Subscriber
 
 SPANS: Final = {"15m": 900.0, "1h": 3600.0, "6h": 21600.0, "24h": 86400.0}

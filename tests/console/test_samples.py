@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.console.history import BUS, FINE_KEPT, SUBSCRIBER, TOPIC, Sample
+from routemaster.console.history_tables import BUS, FINE_KEPT, SUBSCRIBER, TOPIC, Sample
 from routemaster.console.model import Topic
 from routemaster.console.samples import Sampler, between, columns
 from tests.console.made import NOW, bus, subscriber
@@ -35,7 +35,7 @@ class SampleTests(SynchronousTestCase):
         self.assertEqual((shop.received, shop.sent, whole.received, whole.sent), (None,) * 4)
 
     def test_gap(self) -> None:
-        """While a bus is unreachable or without Redis there are no samples, and afterwards no sums over the gap."""
+        """While a bus is away or without Redis there are no samples, and afterwards no sums over the gap."""
         sampler = Sampler(1000)
         self.assertEqual(len(sampler.take(bus(subscriber(sent=1)))), 1)
         for away in ({"unreachable_since": NOW}, {"redis_up": False}, {"at": None}):
@@ -44,7 +44,7 @@ class SampleTests(SynchronousTestCase):
         self.assertEqual(whole.sent, None)
 
     def test_bounded(self) -> None:
-        """With more busy subscribers than the history has room for, samples are taken less often, and none is lost."""
+        """With more busy subscribers than there is room for, samples are taken less often, and no event is lost."""
         readings = [
             bus(*(subscriber(f"s{each}", sent=number, queued=1) for each in range(100)), at=NOW + number)
             for number in range(1, 1000)
