@@ -64,7 +64,7 @@ class Pages:
         self, state: State, watched: Mapping[str, Watched], history: History, rendering: Rendering,
         in_thread: Any,
     ) -> None:  # fmt: skip
-        """`in_thread`: calls a function with arguments, perhaps in a thread."""
+        """`in_thread`: see `Poller`."""
         self._state, self._watched, self._history = state, watched, history
         self._rendering, self._in_thread = rendering, in_thread
 

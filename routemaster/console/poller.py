@@ -58,7 +58,7 @@ class Poller:
         Args:
             bus: its name and URL; nothing was read yet.
             wall: the time of day.
-            in_thread: calls a function with arguments, perhaps in a thread; its result may be a Deferred.
+            in_thread: calls a function, perhaps in a thread; returns an awaitable of its result.
             publish: is called with each reading.
         """
         self.bus, self.exposition = bus, b""

@@ -100,9 +100,7 @@ class SampleTests(Case):
         )
         self.assertLessEqual(left, 100)
         self.assertEqual(self.times(database=database)[-1], START + 61 * 29)
-        self.assertEqual(
-            self.times(coarse=True, database=database), [START + 900, START + 1200]
-        )
+        self.assertEqual(self.times(coarse=True, database=database), [START + 900, START + 1200])
 
     def test_clock_set_back(self) -> None:
         """Samples of a time that has not come yet, after the clock was set back, are removed."""

@@ -44,7 +44,7 @@ class SampleTests(SynchronousTestCase):
         self.assertEqual(whole.sent, None)
 
     def test_bounded(self) -> None:
-        """With more busy subscribers than there is room for, samples are taken less often, and no event is lost."""
+        """With more busy subscribers than there is room for, there are fewer samples, and no event is lost."""
         readings = [
             bus(*(subscriber(f"s{each}", sent=number, queued=1) for each in range(100)), at=NOW + number)
             for number in range(1, 1000)
