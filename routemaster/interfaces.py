@@ -101,11 +101,14 @@ class Turn(Protocol):
     async def __aexit__(self, *error: object) -> None:
         """Free the place."""
 
-    async def post(self, body: bytes, number: int = 1, signing: Signing | None = None) -> Outcome:
+    async def post(
+        self, body: bytes, number: int = 1, signing: Signing | None = None,
+        headers: Mapping[bytes, bytes] | None = None,
+    ) -> Outcome:  # fmt: skip
         """Make the one attempt of this turn: POST `body`; returns an Outcome whatever the subscriber does.
 
         `number`: 1 for the first attempt at these events; the request carries it.
-        `signing`: how the request is signed; None: it is not.
+        `signing`: how the request is signed; None: it is not. `headers`: more headers, each once.
 
         Cancelling (`CancelledError`) aborts the connection.
         """

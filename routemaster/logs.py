@@ -4,7 +4,7 @@
 
 - text: `2026-01-02T03:04:05.678Z INFO routemaster.web the message`; the
   traceback of a failure follows in indented lines, which cannot be mistaken for
-  events;
+  events; the fields `trace_id` and `span_id` follow the message;
 - json: one object on one line, with `time`, `level`, `namespace`, `message`,
   `traceback` for a failure, and the fields of the event that are scalars.
 
@@ -127,6 +127,8 @@ def as_text(event: LogEvent) -> str:
     """The event as one line, and its traceback, if it has one, as indented lines."""
     namespace = printable(str(event.get("log_namespace", "-")), LONGEST_FIELD)
     message = printable(formatEvent(event).rstrip("\n"), LONGEST_FIELD)
+    if "trace_id" in event:
+        message += printable(f" trace_id={event['trace_id']} span_id={event.get('span_id')}", LONGEST_FIELD)
     lines = [f"{_time(event) or '-'} {_level(event)} {namespace} {message}\n"]
     lines += [f"    {printable(line, LONGEST_FIELD)}\n" for line in _traceback(event).split("\n") if line]
     return "".join(lines)

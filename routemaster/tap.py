@@ -28,6 +28,7 @@ from twisted.python import usage
 
 from routemaster import __version__, logs
 from routemaster.config import OPTIONS, Config, help_texts, load
+from routemaster.daemon.assembly import check_tracing
 from routemaster.daemon.service import Bus
 from routemaster.daemon.supervisor import Supervisor
 from routemaster.daemon.systemd_notify import SystemdNotifier
@@ -150,6 +151,7 @@ def makeService(options: Options) -> Bus | Supervisor:
     process = Process(reactor)
     try:
         bus: Bus | Supervisor
+        check_tracing(options.config)
         if options.config.processes == 1:
             bus = Bus(options.config, reactor, process.fail, _dropped)
         else:

@@ -17,7 +17,8 @@ HOME = Path(routemaster.__file__).parent
 #: the rooms that hold values and rules alone
 VALUES = ("", "model", "errors", "hints", "interfaces", "administration", "callback_policy", "callback_url",
           "limits", "validation", "strict_json",
-          "config", "config_sources", "config_tokens", "config_types", "redis.address", "token_hash")  # fmt: skip
+          "config", "config_sources", "config_tokens", "config_types", "redis.address", "token_hash",
+          "traces")  # fmt: skip
 #: what each wing may import besides itself, by the closest name: "x" is the module x, "x." all of the package x
 LAWS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(VALUES, VALUES),
@@ -25,9 +26,10 @@ LAWS: dict[str, tuple[str, ...]] = {
     "redis.": ("errors", "config_types", "redis.address", "util."),
     "store.": (*VALUES, "util.", "redis."),
     "sender.": ("callback_policy", "callback_url", "errors", "interfaces", "model", "util."),
-    "delivery.": ("administration", "errors", "hints", "interfaces", "model", "util."),
+    "delivery.": ("administration", "errors", "hints", "interfaces", "model", "traces", "util."),
     "pull.": (
-        "administration", "errors", "hints", "interfaces", "model", "util.", "delivery.backlog", "delivery.batch",
+        "administration", "errors", "hints", "interfaces", "model", "traces", "util.", "delivery.backlog",
+        "delivery.batch",
         "delivery.clock_offset", "delivery.courier_state", "delivery.decision", "delivery.log_cache",
         "delivery.wakeup_index",
     ),
@@ -38,11 +40,12 @@ LAWS: dict[str, tuple[str, ...]] = {
     ),
     "metrics.": ("errors", "interfaces", "model", "util.", "store.autodrop", "delivery.forecast"),
     "error_reporting.": ("errors", "interfaces", "config_types", "util."),
+    "tracing.": ("callback_url", "errors", "interfaces", "model", "traces", "util."),
     "logs": ("log_sinks",),
     "log_sinks": (),
     "daemon.": (
         *VALUES, "util.", "redis.", "store.", "sender.", "delivery.", "pull.", "web.", "web.http_server.",
-        "metrics.", "error_reporting.", "logs",
+        "metrics.", "error_reporting.", "logs",  # `tracing.` by name, when it is switched on
     ),
     "tap": ("", "config", "errors", "daemon.", "logs"),
     "cli.": (*VALUES, "redis.cluster_slots", "redis.server_info"),  # no reactor
@@ -68,6 +71,7 @@ HOMES = {
     "klein": ("web.",), "werkzeug": ("web.",),
     "OpenSSL": ("sender.", "web.", "redis.", "util.key_pair", "console.bus_client"),
     "jinja2": ("console.rendering",), "sqlite3": ("console.history", "console.history_tables"),
+    "opentelemetry": ("tracing.",),
 }  # fmt: skip
 
 #: from where calls for the time and for chance come

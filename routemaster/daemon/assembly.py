@@ -5,7 +5,9 @@ No part reads the configuration itself. `service` decides when parts start and s
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from random import random
 from time import time
@@ -33,6 +35,7 @@ from routemaster.redis.wait_replicas import Replication
 from routemaster.sender import TreqSender
 from routemaster.store.autodrop import Autodrop
 from routemaster.store.scripts import SCRIPTS, needed_rights
+from routemaster.traces import AttemptTracer, Tracing
 from routemaster.web.certificates import ensure_self_signed
 from routemaster.web.http_server.body_reader import BodyBudget
 from routemaster.web.http_server.limits import Limits as SiteLimits
@@ -120,8 +123,9 @@ def replication(
 
 
 def worker(
-    config: Config, reactor: Any, process: str, store: Store, sender: Sender, meter: Meter, ordered_hints: bool
-) -> Worker:
+    config: Config, reactor: Any, process: str, store: Store, sender: Sender, meter: Meter, ordered_hints: bool,
+    tracer: AttemptTracer | None,
+) -> Worker:  # fmt: skip
     """`process` is unique among live processes."""
     rules = Rules(
         lease_ttl=config.lease_ttl,
@@ -131,7 +135,7 @@ def worker(
         event_bytes=config.max_event_data + 2048,  # topic, type, URL, times and ID
         max_outgoing_bodies=config.max_outgoing_bodies,
     )
-    return Worker(process, store, sender, reactor, random, rules, meter, ordered_hints)
+    return Worker(process, store, sender, reactor, random, rules, meter, ordered_hints, tracer)
 
 
 def autodrop(config: Config, store: Store) -> Autodrop:
@@ -157,6 +161,34 @@ def metrics_service(config: Config, reactor: Any) -> MetricsService | None:
             wall=time,
         )
     return None
+
+
+def _exporting() -> Any:
+    """The module with OpenTelemetry, which nothing imports without the option `tracing`; raises ConfigError."""
+    try:
+        return import_module("routemaster.tracing.exporting")
+    except ImportError as error:
+        raise ConfigError(
+            f"tracing is otlp, but OpenTelemetry cannot be imported ({type(error).__name__}); "
+            "pip install 'routemaster[otel]'"
+        ) from None
+
+
+def check_tracing(config: Config) -> None:
+    """Raise ConfigError if traces are configured and cannot be exported."""
+    if config.tracing != "none":
+        _exporting().check(os.environ)
+
+
+def tracing(config: Config, reactor: Any, process: str) -> Tracing | None:
+    """The tracers of this process, with the thread that exports; None without the option."""
+    if config.tracing == "none":
+        return None
+    exporting = _exporting()
+    _log.info("traces are exported to {collector}", collector=exporting.collector(os.environ))
+    resource = exporting.resource(config.app_name, __version__, process, os.environ)
+    made: Tracing = exporting.Tracing(reactor, __version__, resource)
+    return made
 
 
 def reporter(config: Config, reactor: Any) -> RemoteReporter | None:

@@ -36,6 +36,7 @@ from routemaster.daemon.lifecycle import DaemonService, tune_garbage_collector
 from routemaster.daemon.listeners import Listeners, loopback_alone
 from routemaster.daemon.own_metrics import OwnMetrics
 from routemaster.daemon.process_title import own_number
+from routemaster.daemon.redis_settings import log_settings
 from routemaster.delivery.worker import Worker
 from routemaster.errors import StoreUnavailable, WrongType
 from routemaster.hints import TokensChanged, TopicConfigured, decode
@@ -48,7 +49,6 @@ from routemaster.redis.cluster import Cluster
 from routemaster.redis.connection import Connection
 from routemaster.redis.embedded import EmbeddedRedis
 from routemaster.redis.pubsub import PubSub
-from routemaster.redis.server_info import settings_lines
 from routemaster.store.keys import Keys
 from routemaster.store.redis_store import RedisStore
 from routemaster.util.periodic import Periodic
@@ -137,9 +137,11 @@ class Bus(DaemonService):
         config, reactor = self._config, self._reactor
         self._connection = assembly.connection(config, reactor, address, self._on_connected)
         self._publishing = None if self._tls is None else assembly.replication(config, reactor, address)
+        tracing = self._tracing = assembly.tracing(config, reactor, self._process)
         self._store = RedisStore(
-            self._connection, config.namespace, config.lease_ttl, self._publishing, config.max_topics
-        )
+            self._connection, config.namespace, config.lease_ttl, self._publishing, config.max_topics,
+            bool(tracing),
+        )  # fmt: skip
         self._authenticator = Authenticator(
             config.clients, config.root_key, self._store, config.monitor_keys, config.hash_tokens
         )
@@ -170,15 +172,18 @@ class Bus(DaemonService):
                 tasks.append(self._settings_poll)
         ordered_hints = not isinstance(address, ClusterAddress)
         if self._tls is not None:
-            self._pull = pull = PullService(self._store, reactor, config.max_batch_body, ordered_hints)
+            self._pull = pull = PullService(
+                self._store, reactor, config.max_batch_body, ordered_hints, bool(tracing)
+            )
             self._hinted.append(pull)
             sweep = Periodic("reconciliation of polls", pull.sweep, config.sweep_interval, reactor)
             self._hastened.append(sweep)
             self._periodic.append(sweep)
         if config.role != "web":
             self._worker = worker = assembly.worker(
-                config, reactor, self._process, self._store, self._sender, self._meter, ordered_hints
-            )
+                config, reactor, self._process, self._store, self._sender, self._meter, ordered_hints,
+                tracing.attempts if tracing else None,
+            )  # fmt: skip
             self._hinted.append(worker)
             interval = min(config.sweep_interval, config.lease_ttl / 3)
             reconciliation = Periodic("reconciliation", worker.reconcile, interval, reactor)
@@ -199,6 +204,7 @@ class Bus(DaemonService):
             Part(self._own_metrics.start, self._close_metrics),
             *(Part(task.start, task.stop) for task in self._periodic),
             Part(stop=self._monitor.stop),
+            *([Part(stop=self._tracing.stop)] if self._tracing else []),
             Part(stop=self._sender.close),
             Part(self._open_ports, self._finish_work),
         ]
@@ -223,6 +229,7 @@ class Bus(DaemonService):
                 self._store, self._authenticator, self._reactor, assembly.api_limits(self._config), self._meter,
                 self._exposition, self._is_ready, wall=time, exposed=self._listeners.exposed, pull=self._pull,
                 data_limits=self._data_limits, sender=self._sender, proxies=self._listeners.proxies,
+                tracer=self._tracing.requests if self._tracing else None,
             )  # fmt: skip
             await self._listeners.open(api.app.resource(), self._data_limits.is_large)
             warn_about_tokens(self._authenticator, self._listeners.exposed())
@@ -235,16 +242,8 @@ class Bus(DaemonService):
         for each in self._hinted:
             each.reload_all()
         self._read_all()
-        logging = Deferred.fromCoroutine(self._log_redis_settings())
+        logging = Deferred.fromCoroutine(log_settings(self._connection.nodes))
         logging.addErrback(lambda failure: self._log.failure("reading Redis's settings failed", failure))
-
-    async def _log_redis_settings(self) -> None:
-        try:
-            settings = {name: await node.describe() for name, node in self._connection.nodes.items()}
-        except StoreUnavailable:
-            return  # the next connection logs them
-        for level, line in settings_lines(settings):
-            getattr(self._log, level)("{line}", line=line)
 
     def _on_wakeups_up(self) -> None:
         for each in self._hinted:

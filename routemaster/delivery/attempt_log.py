@@ -1,22 +1,29 @@
 """What is logged and counted of the attempts to deliver to one subscriber.
 
 Every attempt is counted, and logged at debug level. Failures and the recovery
-after them are logged at higher levels, as often as the throttle allows.
+after them are logged at higher levels, as often as the throttle allows. With tracing
+each attempt is a span, too, whose IDs are in its log lines.
 """
 
 from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from typing import Final
 
 from attrs import field, frozen
 from twisted.logger import Logger
 
 from routemaster.delivery.attempt_metrics import AttemptMetrics
-from routemaster.delivery.batch import Batch
-from routemaster.interfaces import Meter, Outcome, Verdict
-from routemaster.model import ParkedEvent
+from routemaster.delivery.batch import Batch, TracedBatch
+from routemaster.delivery.courier_state import Attempt
+from routemaster.interfaces import Meter, Outcome, Turn, Verdict
+from routemaster.model import ParkedEvent, Signing
+from routemaster.traces import AttemptTracer
 from routemaster.util.log_throttle import Allowance, LogThrottle
 from routemaster.util.log_throttle import Allowances as CommonAllowances
 
 _log = Logger()
+_NO_IDS: Final[Mapping[str, str]] = {}
 
 
 @frozen
@@ -30,11 +37,19 @@ class Allowances(CommonAllowances):
 class AttemptLog:
     """The log and the metrics of one subscriber's attempts."""
 
+    _ids = _NO_IDS  #: of the last attempt's span
+
     def __init__(self, meter: Meter, name: str, allowances: Allowances) -> None:
         """`name`: the subscriber's public name; `allowances`: log lines for all subscribers together."""
         self._name, self._parked = name, allowances.parked
         self._metrics = AttemptMetrics(meter, name)
         self._throttle = LogThrottle(name, allowances)
+
+    def post(
+        self, turn: Turn, attempt: Attempt, batch: Batch, number: int, signing: Signing | None
+    ) -> Awaitable[Outcome]:
+        """Make the `number`-th attempt in a row, see `Turn.post`; then call `ended`."""
+        return turn.post(batch.body, number, signing)
 
     def ended(
         self, batch: Batch, outcome: Outcome, attempt: int, oldest: float, began: float, ended: float
@@ -43,7 +58,7 @@ class AttemptLog:
         acknowledged = outcome.verdict is Verdict.ACKNOWLEDGED
         if outcome.verdict is not Verdict.LOCAL:
             self._metrics.attempt(batch.events, oldest, began, ended, acknowledged)
-        fields = {
+        fields: dict[str, object] = {
             "name": self._name,
             "events": batch.events,
             "first": str(batch.first),
@@ -53,6 +68,7 @@ class AttemptLog:
             "ms": round((ended - began) * 1000, 1),
             "bytes": len(batch.body),
             "reused": outcome.reused,
+            **self._ids,
         }
         if acknowledged:
             _log.debug("delivered {events} events to '{name}' in {ms} ms", **fields)
@@ -68,6 +84,7 @@ class AttemptLog:
             _log.warn(
                 "parked event {event} of topic '{topic}' for '{name}', refused {times} times: {error}",
                 event=str(event.id), topic=event.topic, name=self._name, times=times, error=event.reason,
+                **self._ids,
             )  # fmt: skip
 
     def _log_failure(self, now: float, reason: str, fields: dict[str, object]) -> None:
@@ -88,8 +105,29 @@ class AttemptLog:
         if since is not None:
             _log.info(
                 "deliveries to '{name}' succeed again, after {failures} failures in {lasting} s",
-                name=self._name, failures=since.failures, lasting=round(since.lasting, 1),
+                name=self._name, failures=since.failures, lasting=round(since.lasting, 1), **self._ids,
             )  # fmt: skip
+
+
+class TracedAttemptLog(AttemptLog):
+    """The same; each attempt is a span."""
+
+    def __init__(self, meter: Meter, name: str, allowances: Allowances, tracer: AttemptTracer) -> None:
+        super().__init__(meter, name, allowances)
+        self._tracer = tracer
+
+    async def post(
+        self, turn: Turn, attempt: Attempt, batch: Batch, number: int, signing: Signing | None
+    ) -> Outcome:
+        traces = batch.traces if isinstance(batch, TracedBatch) else ()
+        span = self._tracer.attempt(self._name, attempt.target[0], batch, number, traces)
+        self._ids = span.ids
+        outcome = None
+        try:
+            outcome = await turn.post(batch.body, number, signing, span.headers)
+        finally:
+            span.ended(outcome)
+        return outcome
 
 
 def log_suppressed(allowances: Allowances, now: float) -> None:

@@ -29,8 +29,9 @@ class Backlog:
 
     def __init__(
         self, subscriber: str, store: Store, cache: LogCache, index: WakeupIndex, clock: Clock,
-        offset: ClockOffset,
+        offset: ClockOffset, batches: type[Batch] = Batch,
     ) -> None:  # fmt: skip
+        self._batches = batches
         self._subscriber, self._store, self._cache, self._index = subscriber, store, cache, index
         self._clock, self._offset = clock, offset
         self._waiter: Waiter | None = None
@@ -206,7 +207,7 @@ class Backlog:
     async def next_batch(self, most: int, most_bytes: int) -> Batch | None:
         """The oldest events: at most `most` and, after the first, `most_bytes`. Raises StoreUnavailable."""
         entries = await self.oldest_events(most, most_bytes)
-        return Batch.of(entries) if entries else None
+        return self._batches.of(entries) if entries else None
 
     async def fill(self, most: int) -> None:
         """Find out whether `max_bytes` makes a full batch of what waits. Raises StoreUnavailable."""

@@ -15,8 +15,10 @@ from attrs import frozen
 
 from routemaster.delivery.log_cache import Entry, LogCache
 from routemaster.model import EventID, Span
+from routemaster.traces import Traced
 
 PIECE = 256  #: events that are asked for at once
+MOST_TRACES = 128  #: of one batch: as many links as OpenTelemetry's default limit of a span
 
 
 @frozen
@@ -46,6 +48,24 @@ class Batch:
         ends = {topic: entry_id for topic, entry_id, _ in entries}
         body = b"[%s]" % b",".join([entry[2] for entry in entries])
         return cls(body, len(entries), entries[0][1], entries[-1][1], starts, ends)
+
+
+@frozen
+class TracedBatch(Batch):
+    """A batch with the trace contexts of its events' publications."""
+
+    traces: Sequence[bytes] = ()  #: each once, at most `MOST_TRACES`, oldest first
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry]) -> TracedBatch:
+        """See `Batch.of`."""
+        batch, found = super().of(entries), dict[bytes, None]()
+        for _, _, event in entries:
+            if isinstance(event, Traced):
+                found[event.trace] = None
+                if len(found) == MOST_TRACES:
+                    break
+        return cls(batch.body, batch.events, batch.first, batch.last, batch.starts, batch.ends, tuple(found))
 
 
 class _Source:

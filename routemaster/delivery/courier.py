@@ -267,7 +267,7 @@ class Courier:
                 held = len(batch.body)
                 self._due.pace.started(batch.events, attempt.began)
                 signing = self._due.subscription.signing(self._offset.stored(attempt.began))
-                return await turn.post(batch.body, self._retries.failures + 1, signing)
+                return await self._attempts.post(turn, attempt, batch, self._retries.failures + 1, signing)
             finally:
                 self._budget.release(held)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from operator import attrgetter
 
@@ -80,8 +80,9 @@ class _Read:
 class LogCache:
     """Reads events from the store, or from what was read before."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, render: Callable[[bytes, EventID], bytes] = with_id) -> None:
+        """`render` makes the JSON object of a fragment."""
+        self._store, self._render = store, render
         self._runs: dict[str, list[_Run]] = {}  #: by topic, in the order of their numbers
         self._recent: OrderedDict[_Run, None] = OrderedDict()  #: used least recently first
         self._size = 0
@@ -157,7 +158,8 @@ class LogCache:
 
     def _add(self, topic: str, after: EventID, log: Sequence[LogEntry]) -> Sequence[Entry]:
         """Keep what was read, unless events are missing in it; returns it in the form for couriers."""
-        entries = [(topic, at, with_id(fragment, at)) for at, fragment in log]
+        render = self._render
+        entries = [(topic, at, render(fragment, at)) for at, fragment in log]
         if entries and entries[-1][1].n - after.n == len(entries):
             self._keep(topic, after, entries)
         return entries

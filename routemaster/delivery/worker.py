@@ -23,8 +23,9 @@ from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
 from twisted.logger import Logger
 
 from routemaster.delivery.attempt_budget import AttemptBudget
-from routemaster.delivery.attempt_log import Allowances, AttemptLog, log_suppressed
+from routemaster.delivery.attempt_log import Allowances, AttemptLog, TracedAttemptLog, log_suppressed
 from routemaster.delivery.backlog import Backlog
+from routemaster.delivery.batch import Batch, TracedBatch
 from routemaster.delivery.clock_offset import ClockOffset
 from routemaster.delivery.courier import Courier
 from routemaster.delivery.decision import Rules
@@ -36,7 +37,8 @@ from routemaster.delivery.wakeup_index import WakeupIndex
 from routemaster.errors import StoreBroken, StoreUnavailable, WrongType
 from routemaster.hints import EventsDropped, Hint, SubscriptionChanged, TopicGrew, WorkerJoined, WorkerLeft
 from routemaster.interfaces import Clock, LeaseGrant, Meter, Sender, Store
-from routemaster.model import public_name
+from routemaster.model import public_name, with_id
+from routemaster.traces import AttemptTracer, traced_with_id
 from routemaster.util.chunks import paced_chunks
 from routemaster.util.gather import gather_available
 
@@ -51,16 +53,18 @@ class Worker:
 
     def __init__(
         self, name: str, store: Store, sender: Sender, clock: Clock, random: Callable[[], float], rules: Rules,
-        meter: Meter, ordered_hints: bool = True,
+        meter: Meter, ordered_hints: bool = True, tracer: AttemptTracer | None = None,
     ) -> None:  # fmt: skip
         """`name` is unique among live workers; `random` returns a number in [0, 1).
 
-        `ordered_hints`: as for `WakeupIndex`.
+        `ordered_hints`: as for `WakeupIndex`. `tracer` makes each attempt a span.
         """
+        self._tracer, self._batches = tracer, Batch if tracer is None else TracedBatch
         self._name, self._store, self._sender, self._clock = name, store, sender, clock
         self._random, self._rules, self._meter = random, rules, meter
         self._index, self._offset, self._allowances = WakeupIndex(ordered_hints), ClockOffset(), Allowances()
-        self._cache, self._budget = LogCache(store), AttemptBudget(clock, rules.max_outgoing_bodies)
+        self._cache = LogCache(store, with_id if tracer is None else traced_with_id)
+        self._budget = AttemptBudget(clock, rules.max_outgoing_bodies)
         self._live_workers = LiveWorkers(name)
         self._leases = Leases(self._live_workers, rules.lease_ttl, rules.max_backoff)
         self._couriers: dict[str, Courier] = {}
@@ -231,14 +235,21 @@ class Worker:
             await lease.release()
         else:
             subscriber, rules = lease.subscriber, self._rules
-            backlog = Backlog(subscriber, self._store, self._cache, self._index, self._clock, self._offset)
-            attempts = AttemptLog(self._meter, public_name(subscriber), self._allowances)
+            backlog = Backlog(
+                subscriber, self._store, self._cache, self._index, self._clock, self._offset, self._batches
+            )
+            attempts = self._attempt_log(public_name(subscriber))
             courier = Courier(
                 lease, grant, self._store, self._sender, backlog, attempts, self._budget, rules, self._clock,
                 self._offset, self._random,
             )  # fmt: skip
             self._couriers[subscriber] = courier
             self._spawn(Deferred.fromCoroutine(self._run(courier)))
+
+    def _attempt_log(self, name: str) -> AttemptLog:
+        if self._tracer is None:
+            return AttemptLog(self._meter, name, self._allowances)
+        return TracedAttemptLog(self._meter, name, self._allowances, self._tracer)
 
     async def _run(self, courier: Courier) -> None:
         subscriber = courier.subscriber

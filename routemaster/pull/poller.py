@@ -17,7 +17,7 @@ from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 
 from routemaster.administration import SubscriberState
-from routemaster.delivery.batch import Batch
+from routemaster.delivery.batch import TracedBatch
 from routemaster.delivery.courier_state import Reason, Wait
 from routemaster.delivery.decision import State
 from routemaster.delivery.log_cache import Entry
@@ -35,6 +35,8 @@ class Answer:
     events: bytes  #: a JSON array
     cursor: str    #: acknowledges them
     queued: int    #: events that wait, these included
+    count: int = 0  #: events in the answer
+    traces: Sequence[bytes] = ()  #: see `TracedBatch`
 
 
 @define(eq=False)
@@ -48,12 +50,13 @@ class Poller:
     """See above. It ends when no poll is left."""
 
     # thousands may wait
-    __slots__ = ("_clock", "_on_end", "_polls", "_running", "_turns", "_wait", "reading")
+    __slots__ = ("_batches", "_clock", "_on_end", "_polls", "_running", "_turns", "_wait", "reading")
 
     def __init__(self, state: SubscriberState, shared: Shared, on_end: Callable[[Poller], None]) -> None:
         """`state`: as just read, of a pulled subscription; `on_end` is called when no poll is left."""
         self.reading = Reading(state, shared, self)
         self._clock, self._turns, self._on_end = shared.clock, shared.turns, on_end
+        self._batches = shared.batches
         self._polls: list[_Poll] = []
         self._wait = Wait(shared.clock)
         self._running: Deferred[None] | None = None
@@ -158,13 +161,15 @@ class Poller:
         return min([*times, *(poll.until for poll in self._polls)])
 
     def _answer_of(self, events: Sequence[Entry]) -> Answer:
-        batch, backlog = Batch.of(events), self.reading.backlog
+        batch, backlog = self._batches.of(events), self.reading.backlog
         places = []
         for topic, last in batch.ends.items():
             place = backlog.place(topic, batch.starts[topic])
             place.last = last
             places.append(place)
-        return Answer(batch.body, self.reading.tokens.encode(places), max(batch.events, backlog.count()))
+        cursor, queued = self.reading.tokens.encode(places), max(batch.events, backlog.count())
+        traces = batch.traces if isinstance(batch, TracedBatch) else ()
+        return Answer(batch.body, cursor, queued, batch.events, traces)
 
     def _end(self, poll: _Poll, answer: Answer | None = None) -> None:
         """Answer a poll, with an empty list if there is no `answer`; nothing if it has its answer."""

@@ -13,6 +13,7 @@ from attrs import evolve, field, frozen
 
 from routemaster.administration import SubscriberState
 from routemaster.delivery.backlog import Backlog
+from routemaster.delivery.batch import Batch
 from routemaster.delivery.clock_offset import ClockOffset
 from routemaster.delivery.decision import Facts, State, Step, decide
 from routemaster.delivery.log_cache import Entry, LogCache
@@ -37,6 +38,7 @@ class Shared:
     max_bytes: int  #: of one answer's events, if the subscription does not say it
     turns: Turns
     offset: ClockOffset = field(factory=ClockOffset)
+    batches: type[Batch] = Batch
 
 
 def check_pulled(state: SubscriberState) -> SubscriberState:

@@ -13,27 +13,38 @@ from functools import partial
 from twisted.internet.defer import Deferred
 
 from routemaster.administration import Ack, SubscriberState
+from routemaster.delivery.batch import Batch, TracedBatch
 from routemaster.delivery.log_cache import LogCache
 from routemaster.delivery.wakeup_index import WakeupIndex
 from routemaster.hints import Acknowledged, Hint, SubscriptionChanged, TopicGrew
 from routemaster.interfaces import Clock, Store
+from routemaster.model import with_id
 from routemaster.pull.cursor_token import CursorTokens
 from routemaster.pull.poller import Answer, Poller
 from routemaster.pull.reading import Shared, check_pulled
 from routemaster.pull.stream import Stream
 from routemaster.pull.turns import Turns
+from routemaster.traces import traced_with_id
 
 
 class PullService:
     """See above."""
 
     def __init__(
-        self, store: Store, clock: Clock, max_bytes: int = 8 * 1024 * 1024, ordered_hints: bool = True
-    ) -> None:
-        """`max_bytes`: of one answer's events; `ordered_hints`: as for `WakeupIndex`."""
+        self, store: Store, clock: Clock, max_bytes: int = 8 * 1024 * 1024, ordered_hints: bool = True,
+        traces: bool = False,
+    ) -> None:  # fmt: skip
+        """`max_bytes`: of one answer's events; `ordered_hints`: as for `WakeupIndex`.
+
+        `traces`: answers have the trace contexts of their events.
+        """
         self._store, self._clock = store, clock
-        self._index, self._cache = WakeupIndex(ordered_hints), LogCache(store)
-        self._shared = Shared(store, clock, self._index, self._cache, max_bytes, Turns(clock))
+        self._index = WakeupIndex(ordered_hints)
+        self._cache = LogCache(store, traced_with_id if traces else with_id)
+        batches = TracedBatch if traces else Batch
+        self._shared = Shared(
+            store, clock, self._index, self._cache, max_bytes, Turns(clock), batches=batches
+        )
         self._pollers: dict[str, Poller] = {}
         self._streams: dict[str, dict[str, Stream]] = {}  #: by subscriber and reader
         self._swept = 0  #: up to which of the times at which hints may have been missed all have looked again

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +89,12 @@ class TreqSender:
         return Turn(self, callback, uuid, last)
 
     async def exchange(
-        self, target: Target, body: bytes, attempt: int, signing: Signing | None = None
-    ) -> Outcome:
+        self, target: Target, body: bytes, attempt: int, signing: Signing | None = None,
+        headers: Mapping[bytes, bytes] | None = None,
+    ) -> Outcome:  # fmt: skip
         """POST `body` to `target` at once; for `Turn`."""
+        if headers is not None:
+            target = target.extended(headers)
         if signing is not None:
             target = await self._signed(target, signing, body)
         if self.queue.closed:
@@ -223,11 +226,14 @@ class Turn:
             if self._sender.queue.demote(self._target.key, self._last):
                 self._last = LastAttempt.FAILED
 
-    async def post(self, body: bytes, number: int = 1, signing: Signing | None = None) -> Outcome:
+    async def post(
+        self, body: bytes, number: int = 1, signing: Signing | None = None,
+        headers: Mapping[bytes, bytes] | None = None,
+    ) -> Outcome:  # fmt: skip
         """`interfaces.Turn.post`."""
         if self._refusal is not None or self._target is None:
             return self._refusal or STOPPING
-        return await self._sender.exchange(self._target, body, number, signing)
+        return await self._sender.exchange(self._target, body, number, signing, headers)
 
     async def __aexit__(self, *error: object) -> None:
         if self._target is not None:

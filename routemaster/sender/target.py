@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Mapping
 
 from attrs import evolve, field, frozen
 from hyperlink import EncodedURL
@@ -61,6 +62,13 @@ class Target:
         for name, value in signature_headers(signing, body):
             headers.addRawHeader(name, value)
         return evolve(self, headers=headers, secrets=(*self.secrets, *masked_forms(signing)))
+
+    def extended(self, more: Mapping[bytes, bytes]) -> Target:
+        """The same for one request, with more headers."""
+        headers = self.headers.copy()
+        for name, value in more.items():
+            headers.setRawHeaders(name, [value])
+        return evolve(self, headers=headers)
 
     @classmethod
     def parse(cls, callback: str, uuid: str | None, user_agent: str) -> Target:

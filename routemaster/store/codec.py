@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from routemaster.interfaces import Membership, Position
+from routemaster.interfaces import LogEntry, Membership, Position
 from routemaster.model import Cursor, EventID, OldSecret, StoreStats, Subscription, TopicSettings
 from routemaster.redis.server_info import parse_info
+from routemaster.traces import Traced, trace_of
 
 OPTIONAL = ("max_bytes", "retention", "max_queued", "rate", "park_after", "start")
 """Fields of a subscription that may be absent: whole numbers."""
@@ -75,6 +76,25 @@ def figures(info: bytes, time: Sequence[bytes], node: str) -> StoreStats:
         node=node,
         time=int(time[0]) + int(time[1]) / 1e6,
     )
+
+
+def entries(flat: Sequence[bytes]) -> list[LogEntry]:
+    """The events of a log, from the flat list in a reply."""
+    return list(zip(EventID.parse_all(flat[::2]), flat[1::2], strict=True))
+
+
+def traced_entries(flat: Sequence[bytes]) -> list[LogEntry]:
+    """The same, from a list that has a trace context, or empty text, after each fragment."""
+    fragments = (
+        Traced.of(fragment, trace) if trace else fragment
+        for fragment, trace in zip(flat[1::3], flat[2::3], strict=True)
+    )
+    return list(zip(EventID.parse_all(flat[::3]), fragments, strict=True))
+
+
+def traced(fragments: Sequence[bytes]) -> list[bytes]:
+    """The arguments of a script for fragments and their trace contexts."""
+    return [part for fragment in fragments for part in (fragment, trace_of(fragment))]
 
 
 def seconds(us: bytes | None) -> float | None:

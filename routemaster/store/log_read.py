@@ -23,8 +23,10 @@ CALL_TOPICS = 256
 class LogReader:
     """`interfaces.Store.positions` and `interfaces.Store.read`."""
 
-    def __init__(self, redis: Commands) -> None:
+    def __init__(self, redis: Commands, traces: bool = False) -> None:
+        """`traces`: as for `RedisStore`."""
         self._redis, self._keys = redis, redis.keys
+        self._how, self._entries = (b"traced", codec.traced_entries) if traces else (b"", codec.entries)
 
     async def positions(self, subscriber: str, topics: Sequence[str]) -> Positions:
         """See `interfaces.Store.positions`."""
@@ -45,14 +47,14 @@ class LogReader:
         bundles = self._redis.bundles(starts, self._log, max(1, CALL_EVENTS // most))
         replies = await self._redis.run_bundles(
             "read", bundles, lambda topic: (self._log(topic),), b"%d" % most, b"%d" % CALL_BYTES,
-            each=lambda topic: bytes(starts[topic]),
+            self._how, each=lambda topic: bytes(starts[topic]),
         )  # fmt: skip
         # as if empty, if the key is of the wrong type: who reads again and again would never end
         broken = starts.keys() - {topic for bundle, _ in replies for topic in bundle}
         read: dict[str, Sequence[LogEntry]] = dict.fromkeys(broken, ())
         for bundle, reply in replies:
             for topic, flat in zip(bundle, reply, strict=False):
-                read[topic] = list(zip(EventID.parse_all(flat[::2]), flat[1::2], strict=True))
+                read[topic] = self._entries(flat)
         return read
 
     def _log(self, topic: str) -> bytes:

@@ -48,16 +48,17 @@ class RedisStore(TopicStore, Parking, TokenStore):
 
     def __init__(
         self, connection: Connection | Cluster, namespace: str, lease_ttl: float,
-        replication: Replication | None = None, max_topics: int = 10_000,
+        replication: Replication | None = None, max_topics: int = 10_000, traces: bool = False,
     ) -> None:  # fmt: skip
         """`lease_ttl` in seconds; `replication`: the replicas that must hold published events.
 
-        `max_topics`: the most topics of one client.
+        `max_topics`: the most topics of one client. `traces`: the trace contexts of `Traced` fragments are
+        kept and read; else they are left out.
         """
         redis = Commands(connection, namespace)
         out = redis if replication is None else Commands(replication.connection, namespace)
-        super().__init__(redis, out, replication, max_topics)
-        self._logs, self._acknowledgements = LogReader(self._redis), Acknowledgements(self._redis)
+        super().__init__(redis, out, replication, max_topics, traces)
+        self._logs, self._acknowledgements = LogReader(self._redis, traces), Acknowledgements(self._redis)
         self._lease_ms = b"%d" % round(lease_ttl * 1000)
 
     def distrust(self) -> None:

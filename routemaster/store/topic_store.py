@@ -35,16 +35,18 @@ class TopicStore(Upkeep):
     """The calls of `interfaces.Store` for topics."""
 
     def __init__(
-        self, redis: Commands, out: Commands, replication: Replication | None, max_topics: int
+        self, redis: Commands, out: Commands, replication: Replication | None, max_topics: int, traces: bool
     ) -> None:
         """`out`: for what must reach the replicas; see `RedisStore`."""
         super().__init__(redis)
-        self._out, self._replication, self._max_topics = out, replication, max_topics
+        self._out, self._replication, self._max_topics, self._traces = out, replication, max_topics, traces
 
     async def publish(self, topic: str, publisher: str, fragments: Sequence[bytes]) -> Published:
         arguments = publisher.encode(), self._keys.wakeups, topic.encode()
         append = partial(self._out.run, "publish", self._keys.topic(topic), *arguments)
-        first, last = await self._write(topic, publisher, lambda how: append(how, *fragments))
+        traced = b" traced" if self._traces else b""
+        values = codec.traced(fragments) if traced else fragments
+        first, last = await self._write(topic, publisher, lambda how: append(how + traced, *values))
         if self._replication is not None:
             await self._replication.reached()
         return Published(EventID.parse(first), EventID.parse(last))

@@ -295,9 +295,12 @@ class Client:
         """Create or replace the subscription; `options` are uuid, timeout, max."""
         return await self.ask("POST", "/subscription", {"topics": topics, "callback": callback, **options})
 
-    async def ask(self, method: str, path: str, body: Any = None, patience: float = PATIENCE) -> Answer:
+    async def ask(
+        self, method: str, path: str, body: Any = None, patience: float = PATIENCE, **headers: str
+    ) -> Answer:
         """Any request to the HTTPS port; raises what the connection raises, TimeoutError after `patience`."""
-        return await self.ask_url(method, f"https://{LOOPBACK}:{self.daemon.port}{path}", body, patience)
+        url = f"https://{LOOPBACK}:{self.daemon.port}{path}"
+        return await self.ask_url(method, url, body, patience, **headers)
 
     async def open(self, path: str, headers: Mapping[str, str]) -> Any:
         """The response to a GET, whose body is still to come: treq's, with `original.deliverBody`."""
@@ -306,15 +309,18 @@ class Client:
         auth = (self._token, "")
         return await self._http.request("GET", url, auth=auth, headers=Headers(given), unbuffered=True)
 
-    async def ask_url(self, method: str, url: str, body: Any = None, patience: float = PATIENCE) -> Answer:
+    async def ask_url(
+        self, method: str, url: str, body: Any = None, patience: float = PATIENCE, **headers: str
+    ) -> Answer:
         """Any request at all; redirects are not followed."""
         began = self.reactor.seconds()
         data = None if body is None else json.dumps(body).encode()
+        given = {name: [value] for name, value in headers.items()}
 
         async def exchange() -> Answer:
             response = await self._http.request(
                 method, url, data=data, auth=(self._token, ""), allow_redirects=False,
-                headers=Headers({"Content-Type": ["application/json"]}),
+                headers=Headers({"Content-Type": ["application/json"], **given}),
             )  # fmt: skip
             content = await treq.content(response)
             return Answer(response.code, response.headers, content, self.reactor.seconds() - began)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from attrs import define, field
@@ -37,6 +37,7 @@ class Attempt:
     decode: Callable[[bytes], list[Any]]
     number: int = 1  #: 1 for the first attempt at these events
     signing: Signing | None = None
+    headers: Mapping[bytes, bytes] = field(factory=dict)  #: beside the usual ones
     outcome: Outcome | None = None  #: None while it is in flight, and if it was aborted
     was_aborted: bool = False
     _ended: Deferred[Outcome] = field(factory=Deferred, init=False)
@@ -154,8 +155,11 @@ class ScriptedTurn:
     async def __aexit__(self, *error: object) -> None:
         """Nothing is held."""
 
-    async def post(self, body: bytes, number: int = 1, signing: Signing | None = None) -> Outcome:
-        attempt = Attempt(self._callback, self._uuid, body, self._sender.decode, number, signing)
+    async def post(
+        self, body: bytes, number: int = 1, signing: Signing | None = None,
+        headers: Mapping[bytes, bytes] | None = None,
+    ) -> Outcome:  # fmt: skip
+        attempt = Attempt(self._callback, self._uuid, body, self._sender.decode, number, signing, headers or {})
         self._sender.outcome_of(attempt)
         try:
             return await attempt._ended

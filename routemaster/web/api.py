@@ -6,31 +6,25 @@ is completed nevertheless (`complete`).
 
 from __future__ import annotations
 
-import re
 import secrets
 from base64 import b64encode
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
-from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 
 from routemaster import strict_json
 from routemaster.delivery.forecast import batches_due
-from routemaster.errors import Invalid, RoutemasterError, StoreUnavailable, TooLarge
+from routemaster.errors import Invalid, RoutemasterError, StoreUnavailable
 from routemaster.interfaces import Clock, Meter, Sender, Store
-from routemaster.limits import MAX_DATA
 from routemaster.metrics.prometheus import CONTENT_TYPE
-from routemaster.model import Published
 from routemaster.pull.service import PullService
-from routemaster.store.group_commit import GroupCommit
+from routemaster.traces import RequestTracer
 from routemaster.util.single_flight import SingleFlight
-from routemaster.util.turns import Turns
-from routemaster.validation import check_subscription, check_topic, event_fragment, event_fragments, most_structure
+from routemaster.validation import check_subscription
 from routemaster.web import openapi
 from routemaster.web.access import CLIENTS, MONITORS, NOBODY, OWNERS, READERS, ROOTS, Access
 from routemaster.web.api_tokens import ApiTokens
@@ -43,16 +37,15 @@ from routemaster.web.http_server.refusal import Refused
 from routemaster.web.klein_resource import BusApp
 from routemaster.web.limits import Limits
 from routemaster.web.listing import list_subscriptions, list_topics
+from routemaster.web.publishing import ENDPOINT, Publishing
 from routemaster.web.pull_api import PullApi
-from routemaster.web.refused_publications import RefusedPublications
 from routemaster.web.request_metrics import RequestMetrics
-from routemaster.web.requests_by_client import RequestsByClient, limit_by_client
+from routemaster.web.requests_by_client import limit_by_client
 from routemaster.web.responses import json_answer, list_answer, no_content, refusal, refused
 from routemaster.web.subscribers import Subscribers
 from routemaster.web.subscription_api import SubscriptionApi
 from routemaster.web.topics_api import TopicsApi, named_topic
 
-_ARRAY = re.compile(rb"[ \t\r\n]*\[")
 SCALING_DELAY = 1.0  #: seconds by which `/pulse/scaling` delays its answer when more workers are needed
 SCALING_CACHE = 1.0  #: seconds for which its count of deliveries is reused
 
@@ -76,6 +69,7 @@ class Api:
         data_limits: DataLimits | None = None,
         sender: Sender | None = None,
         proxies: TrustedProxies | None = None,
+        tracer: RequestTracer | None = None,
     ) -> None:
         """
         Args:
@@ -88,6 +82,7 @@ class Api:
             data_limits: those that the HTTP server uses too.
             sender: tries callbacks, and says which are refused; without it none is.
             proxies: tell whose request it is, for limits by address.
+            tracer: makes the spans of requests.
         """
         self._store, self._clock, self._limits, self._meter = store, clock, limits, meter
         self._sender, self._hex_digits = sender, hex_digits
@@ -100,17 +95,18 @@ class Api:
         self._subscription = SubscriptionApi(store, subscribers, self._wall, sender)
         self._pulled = PullApi(pull or PullService(store, clock), self._access, subscribers)
         self._exposition, self._ready = exposition, ready
-        self._commit = GroupCommit(store, meter)
-        self._turns = Turns(clock)
-        self._refused = RefusedPublications(meter, clock)
+        self._publishing = Publishing(
+            store, self._access, clock, limits, meter, self._wall, self._data_limits
+        )
         self._due: tuple[float, int] | None = None
         self._topics = SingleFlight(lambda: list_topics(store, clock), clock)
         self._subscriptions = SingleFlight(lambda: list_subscriptions(store, clock, self._wall()), clock)
         self._deliveries_due = SingleFlight(self._count_due, clock)
         self._metrics = SingleFlight(self._make_metrics, clock)
-        self.app = self._routes(limit_by_client(proxies, limits.max_per_client))
+        by_client = limit_by_client(proxies, limits.max_per_client)
+        self.app = self._routes([hook for hook in (tracer and tracer.begin, by_client) if hook])
 
-    def _routes(self, by_client: RequestsByClient | None) -> BusApp:
+    def _routes(self, begin: Sequence[Callable[[Any], None]]) -> BusApp:
         routes = {f"{method} {path}": (path, method, *rest) for path, method, *rest in self._table()}
         who = {endpoint: route[3] for endpoint, route in routes.items()}
 
@@ -120,17 +116,17 @@ class Api:
             try:
                 return self._access.check(headers, channel.getPeer(), channel, who[endpoint])
             except RoutemasterError as error:
-                if endpoint == "POST /topics/<name>":
-                    self._refused.refused(error)
+                if endpoint == ENDPOINT:
+                    self._publishing.refusals.refused(error)
                 raise refused(error) or error from None
 
         handlers = {endpoint: route[2] for endpoint, route in routes.items()}
-        return BusApp.of(handlers, refusal, admit, RequestMetrics(self._meter), by_client)
+        return BusApp.of(handlers, refusal, admit, RequestMetrics(self._meter), begin)
 
     def _table(self) -> list[tuple[Any, ...]]:
         """Path, method, handler, and who may call it."""
         return [
-            ("/topics/<name>", "POST", self.publish, CLIENTS),
+            ("/topics/<name>", "POST", self._publishing.publish, CLIENTS),
             ("/topics/<name>", "DELETE", self.delete_topic, OWNERS),
             ("/topic/<name>", "DELETE", self.delete_topic, OWNERS),
             ("/topics", "GET", self.topics, READERS),
@@ -164,67 +160,6 @@ class Api:
         return self._access.principal(request, READERS)
 
     # Topics
-
-    def publish(self, request: Any, name: str) -> Deferred[bytes]:
-        """POST /topics/:name"""
-        try:
-            stored, bulk = self._publish(request, name)
-        except Exception as error:
-            self._refused.refused(error)
-            raise
-        return stored.addCallbacks(self._published, self._not_published, (request, bulk))
-
-    def _published(self, stored: Published, request: Any, bulk: bool) -> bytes:
-        self._refused.accepted()
-        return _published(stored, request, bulk)
-
-    def _not_published(self, failure: Failure) -> Failure:
-        if isinstance(failure.value, Exception) and not failure.check(CancelledError):
-            self._refused.refused(failure.value)
-        return failure
-
-    def _publish(self, request: Any, name: str) -> tuple[Deferred[Published], bool]:
-        publisher = self._client(request)
-        topic = check_topic(name)
-        text = request.take_body()
-        if _ARRAY.match(text) is not None:
-            return Deferred.fromCoroutine(self._publish_bulk(topic, publisher, text)), True
-        large = self._data_limits.is_large(topic)
-        if len(text) <= self._limits.max_body:
-            # refused without a call to the store
-            body = strict_json.decode(text, most_structure(MAX_DATA if large else self._limits.max_event_data))
-        elif not large:
-            raise _too_large("one event", self._limits.max_body)
-        else:
-            body = None
-        limit = self._data_limits.known(topic, text)
-        if limit is not None:
-            return self._append(topic, publisher, text, body, limit), False
-        body = None  # as long as that takes, a body is held only as bytes, which are counted
-        reading = Deferred.fromCoroutine(self._data_limits.read(topic))
-        return reading.addCallback(lambda limit: self._append(topic, publisher, text, body, limit)), False
-
-    def _append(self, topic: str, publisher: str, text: bytes, body: object, max_data: int) -> Deferred[Published]:
-        """Append the event of a text, decoded already if `body` is not None."""
-        if body is None:
-            if len(text) > self._limits.max_body + max_data:
-                raise _too_large("one event", self._limits.max_body)
-            body = strict_json.decode(text, most_structure(max_data))
-        now_ms = int(self._wall() * 1000)
-        return self._commit.publish(topic, publisher, [event_fragment(topic, body, now_ms, max_data)])
-
-    async def _publish_bulk(self, topic: str, publisher: str, text: bytes) -> Published:
-        """Append the events of an array, which are checked one after the other, in turn with other requests."""
-        if len(text) > self._limits.max_bulk_body:
-            raise _too_large("a bulk", self._limits.max_bulk_body)
-        now_ms = int(self._wall() * 1000)
-        limit = self._data_limits.known(topic, text)
-        if limit is None:
-            limit = await self._data_limits.read(topic)
-        events = strict_json.decode_array(text, most_structure(limit))
-        del text  # it is not needed while the events wait for the store
-        fragments = await self._turns.collect(event_fragments(topic, events, now_ms, limit))
-        return await self._commit.publish(topic, publisher, fragments)
 
     async def delete_topic(self, request: Any, name: str) -> bytes:
         """DELETE /topics/:name"""
@@ -332,17 +267,6 @@ class Api:
     def ping(self, request: Any) -> bytes:
         """GET /health/ping"""
         return json_answer(request, {"pong": datetime.fromtimestamp(self._wall(), UTC).isoformat()})
-
-
-def _too_large(what: str, most: int) -> TooLarge:
-    return TooLarge(f"body is too large: expected at most {most} bytes for {what}")
-
-
-def _published(ids: Published, request: Any, bulk: bool) -> bytes:
-    """The answer to a publication, with the ID of its event, or of the first and the last of a bulk."""
-    shown_ids = b"%d-%d..%d-%d" % (*ids.first, *ids.last) if bulk else b"%d-%d" % ids.first
-    request.responseHeaders.setRawHeaders(b"Routemaster-Event", [shown_ids])
-    return no_content(request)
 
 
 def _owner(principal: Principal) -> str | None:

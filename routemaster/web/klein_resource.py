@@ -51,14 +51,14 @@ class BusApp(Klein):
         self,
         admit: Callable[[str, Headers, Any], Hashable] = lambda endpoint, headers, channel: None,
         observe: Callable[[str, int, float], None] = lambda endpoint, status, seconds: None,
-        begin: Callable[[Any], None] | None = None,
+        begin: Sequence[Callable[[Any], None]] = (),
     ) -> None:
         """
         Args:
             admit: refuses a request by the endpoint's name, the headers and the channel: it raises Refused.
                 It returns whose request it is, None if that is not known.
             observe: is called with the endpoint's name, which may be empty, status and seconds of each answer.
-            begin: is called with each complete request before its handler; it raises Refused.
+            begin: are called with each complete request before its handler; they raise Refused.
         """
         super().__init__()
         self.admit, self.observe, self.begin = admit, observe, begin
@@ -72,7 +72,7 @@ class BusApp(Klein):
         refuse: Callable[[Any, Failure], Failure],
         admit: Callable[[str, Headers, Any], Hashable],
         observe: Callable[[str, int, float], None],
-        begin: Callable[[Any], None] | None,
+        begin: Sequence[Callable[[Any], None]],
     ) -> BusApp:
         """An application of these handlers, by endpoint: method and path, such as "GET /topics".
 
@@ -152,8 +152,8 @@ class FastKleinResource(KleinResource):
         result: object
         try:
             request.endpoint, arguments = self._route(request.method, request.path)
-            if self._begin is not None:
-                self._begin(request)
+            for begin in self._begin:
+                begin(request)
             result = self._app.execute_endpoint(request.endpoint, request, **arguments)
         except Exception:
             result = fail(Failure())

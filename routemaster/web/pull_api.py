@@ -110,5 +110,7 @@ class PullApi:
 
 
 def _answer(answer: Answer, request: Any) -> bytes:
+    if request.span is not None:
+        request.span.pulled(answer.count, answer.traces)
     body = b'{"events":%b,"cursor":"%b","queued":%d}'
     return ready_json(request, body % (answer.events, answer.cursor.encode(), answer.queued))

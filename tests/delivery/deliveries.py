@@ -21,6 +21,7 @@ from routemaster.metrics.meter import Meter
 from routemaster.model import Subscription
 from routemaster.store.memory_store import MemoryStore
 from routemaster.testing.script_sender import ACKNOWLEDGED, Attempt, ScriptedSender
+from routemaster.traces import AttemptTracer
 
 TTL = 10.0
 RECONCILE = 3.0
@@ -111,6 +112,8 @@ class FaultyStore:
 class DeliveryTestCase(SynchronousTestCase):
     """Workers without the API; after each test all workers stop, and no timer may be left."""
 
+    tracer: AttemptTracer | None = None  #: of all workers
+
     def setUp(self) -> None:
         self.clock = Clock()
         self.clock.advance(NOW)
@@ -154,6 +157,7 @@ class DeliveryTestCase(SynchronousTestCase):
             lambda: self.chance,
             Rules(lease_ttl=TTL, **rules),
             self.meter,
+            tracer=self.tracer,
         )
         self.workers.append(worker)
         self.reconcile(worker)

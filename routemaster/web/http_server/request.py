@@ -39,6 +39,7 @@ class BusRequest(Request):
 
     defaultContentType = None
     endpoint = ""  #: its name, if there is one for the request
+    span: Any = None  #: with tracing, its span (`routemaster.traces.RequestSpan`), if it has one
     channel: Any
     _log = Logger()
 
@@ -121,7 +122,8 @@ class BusRequest(Request):
 
     def processingFailed(self, reason: Failure) -> Failure:
         """Log an exception of a handler and answer 500; abort if part of the answer is written."""
-        self._log.failure("a request handler failed", failure=reason)
+        ids = {} if self.span is None else self.span.ids
+        self._log.failure("a request handler failed", failure=reason, **ids)
         if self.startedWriting and not self.over:
             self.channel.transport.abortConnection()
         else:
