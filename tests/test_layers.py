@@ -48,7 +48,8 @@ LAWS: dict[str, tuple[str, ...]] = {
         "metrics.", "error_reporting.", "logs",  # `tracing.` by name, when it is switched on
     ),
     "tap": ("", "config", "errors", "daemon.", "logs"),
-    "cli.": (*VALUES, "redis.cluster_slots", "redis.server_info"),  # no reactor
+    # no reactor; keys: move-redis copies what the store keeps, whatever it means
+    "cli.": (*VALUES, "redis.cluster_slots", "redis.server_info", "store.keys"),
     # the bus's API, its HTTP server and its statsd: never store, Redis, deliveries or the bus's own wiring
     "console.": (
         *VALUES, "util.", "web.http_server.", "web.certificate_watch", "web.certificates",

@@ -12,6 +12,7 @@
     skip NAME --to next | 1h | 2026-11-27T08:00 [--topic TOPIC] [--wait]
     parked NAME [retry [ID ...] | drop]
     unsubscribe NAME
+    move-redis --to URL [--from URL]
     doctor
 
 It reads the daemon's configuration file and environment, secrets included, and

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from routemaster import __version__
-from routemaster.cli import bus_commands, subscription_commands, topic_commands, values
+from routemaster.cli import bus_commands, move_redis, subscription_commands, topic_commands, values
 
 PROGRAM = "routemaster-admin"
 EPILOG = (
@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     _topics(command)
     command("subscriptions", bus_commands.list_subscriptions, "List backlogs and the state of deliveries.")
     _subscriptions(command)
+    _move(command)
     command("doctor", bus_commands.examine, "Check everything from the configuration to a round trip.")
     return made
 
@@ -125,6 +126,19 @@ def _subscriptions(command: Callable[..., argparse.ArgumentParser]) -> None:
     again.add_argument("ids", nargs="*", type=values.event_id, metavar="ID", help="only these; default: all")
     _yes(command("drop", commands.drop_parked, "Remove all parked events.", actions))
     _yes(about("unsubscribe", commands.unsubscribe, "End a subscription, with the events that wait."))
+
+
+def _move(command: Callable[..., argparse.ArgumentParser]) -> None:
+    text = "Copy all that the bus keeps from one Redis to another, and compare both; the bus must not run."
+    made = command("move-redis", move_redis.move, text)
+    for option, text in (
+        ("from", "the Redis to copy; default: that of the configuration"),
+        ("to", "the Redis to copy to, where the bus has no keys yet"),
+    ):
+        forms = "a URL as in redis_url, embedded, or - to read it from standard input"
+        made.add_argument(
+            f"--{option}", metavar="URL", default=None, required=option == "to", help=f"{text}: {forms}"
+        )
 
 
 def _yes(made: argparse.ArgumentParser) -> None:

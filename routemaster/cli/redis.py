@@ -1,7 +1,7 @@
-"""A blocking Redis client for `doctor`: a server, the primaries of a cluster, the sentinels of a service.
+"""A blocking Redis client for `doctor` and `move-redis`: a server, the primaries of a cluster, its sentinels.
 
 URLs and INFO are parsed by `routemaster.redis`. The connection is this
-module's own: `doctor` runs without Twisted's reactor.
+module's own: commands run without Twisted's reactor.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import hiredis
@@ -85,12 +85,14 @@ def _query(address: SentinelAddress, sentinel: RedisAddress) -> SentinelReply:
 class Redis:
     """A connection; a context manager."""
 
-    def __init__(self, where: RedisAddress) -> None:
-        """Connect and authenticate; RedisError if either fails."""
+    def __init__(self, where: RedisAddress, timeout: float = TIMEOUT) -> None:
+        """Connect and authenticate; RedisError if either fails. `timeout` in seconds is for each reply."""
         self._where = where
+        self._timeout = timeout
         self._reader = hiredis.Reader()
         try:
             self._socket = _connect(where)
+            self._socket.settimeout(timeout)
         except (OSError, ssl.SSLError) as error:
             raise RedisError(f"no connection to {where.label}: {_reason(error)}") from None
         try:
@@ -117,15 +119,25 @@ class Redis:
 
     def ask_or_error(self, *args: bytes) -> Any:
         """The reply to one command; an error reply is a value."""
-        try:
-            self._socket.sendall(hiredis.pack_command(args))  # type: ignore[arg-type]  # its stub means a tuple of one
-            while (reply := self._reader.gets()) is False:
-                if not (data := self._socket.recv(65536)):
-                    raise ConnectionResetError("the connection was closed")
-                self._reader.feed(data)
-        except (OSError, hiredis.HiredisError) as error:
-            raise RedisError(f"{self._where.label}: connection lost: {_reason(error)}") from None
+        [reply] = self.pipeline([args])
         return reply
+
+    def pipeline(self, commands: Sequence[tuple[bytes, ...]]) -> list[Any]:
+        """The replies to commands that are sent at once; an error reply is a value."""
+        packed = [hiredis.pack_command(command) for command in commands]  # type: ignore[arg-type]  # its stub means a tuple of one
+        replies: list[Any] = []
+        try:
+            self._socket.sendall(b"".join(packed))
+            while len(replies) < len(commands):
+                if (reply := self._reader.gets()) is not False:
+                    replies.append(reply)
+                elif data := self._socket.recv(1 << 18):
+                    self._reader.feed(data)
+                else:
+                    raise ConnectionResetError("the connection was closed")
+        except (OSError, hiredis.HiredisError) as error:
+            raise RedisError(f"{self._where.label}: connection lost: {_reason(error, self._timeout)}") from None
+        return replies
 
     def _authenticate(self) -> None:
         where = self._where
@@ -161,11 +173,11 @@ def _connect(where: RedisAddress) -> socket.socket:
         raise
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, timeout: float = TIMEOUT) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({error.verify_message})"
     if isinstance(error, TimeoutError):
-        return f"no answer within {TIMEOUT:g} s"
+        return f"no answer within {timeout:g} s"
     return shown(getattr(error, "strerror", None) or str(error) or type(error).__name__, 200).strip("'")
 
 

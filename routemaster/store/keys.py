@@ -8,6 +8,13 @@ and tokens only (`model.check_topic`), never from other input of a client.
 from __future__ import annotations
 
 
+def unfinished(key: bytes) -> bytes:
+    """The name of a key that is not copied to its end yet; it lies in the same slot of a cluster."""
+    tagged = key.find(b"}", key.find(b"{") + 2) >= 0 <= key.find(b"{")
+    prefix = key.partition(b":")[0]
+    return key + b":unfinished" if tagged else b"%s:{%s}:unfinished" % (prefix, key)
+
+
 class Keys:
     """Key names under one namespace."""
 
@@ -24,6 +31,7 @@ class Keys:
         self.counters = prefix + b"counters"        #: hash: series -> total of all processes
         self.reported = prefix + b"reported"        #: hash: series -> total as last sent to the metrics service
         self.workers = prefix + b"workers"          #: sorted set: live workers, by expiry
+        self.move = prefix + b"move"                #: hash: from where keys are moved to this Redis
         self.wakeups = prefix + b"wakeups"          #: channel: hints for workers
 
     def topic(self, name: str) -> tuple[bytes, bytes, bytes]:
