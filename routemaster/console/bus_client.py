@@ -19,7 +19,7 @@ from urllib.parse import quote, urlencode
 from attrs import frozen
 from OpenSSL import SSL
 from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectError, ConnectionLost, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectionTimedOut
 from twisted.internet.protocol import Protocol, connectionDone
@@ -32,7 +32,7 @@ from twisted.internet.ssl import (
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone, ResponseFailed, ResponseNeverReceived
 from twisted.web.http import PotentialDataLoss
-from twisted.web.iweb import IAgent, IPolicyForHTTPS
+from twisted.web.iweb import IAgent, IBodyProducer, IPolicyForHTTPS
 from zope.interface.declarations import implementer
 
 from routemaster import __version__
@@ -83,6 +83,28 @@ class _Policy:
             pems = [pem for file in self._files for pem in _PEM.findall(file.read_bytes())]
             trust = trustRootFromCertificates([Certificate.loadPEM(pem) for pem in pems])
         return optionsForClientTLS(hostname.decode("ascii"), trust)
+
+
+@implementer(IBodyProducer)
+class _Body:
+    """A short body, written at once: Twisted's own writes a part in each turn of the global reactor."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body, self.length = body, len(body)
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        """Write it."""
+        consumer.write(self._body)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """There is nothing to pause."""
+
+    def resumeProducing(self) -> None:
+        """The same."""
+
+    def stopProducing(self) -> None:
+        """The same."""
 
 
 class _Collector(Protocol):
@@ -153,29 +175,37 @@ class BusClient:
         if given:
             url = f"{url}?{urlencode(given)}"
         exchange = Deferred.fromCoroutine(self._exchange(method, url, key.read(), body))
+        late = self._reactor.callLater(self._timeout, exchange.cancel)
         try:
-            return await exchange.addTimeout(self._timeout, self._reactor)
-        except (TimeoutError, CancelledError) as error:
-            if isinstance(error, CancelledError):
-                raise
-            raise BusError(f"no answer within {self._timeout:g} s", unknown=method != "GET") from None
-        except BusError as error:
-            error.unknown = error.unknown or (method != "GET" and not error.status)
-            raise
-        except ConnectError as error:
-            raise BusError(_not_connected(error)) from None
-        except DNSLookupError:
-            raise BusError("its host name does not resolve") from None
-        except OSError as error:  # of a ca_file
-            raise BusError(f"{error.filename}: {error.strerror}") from None
+            return await exchange
         except Exception as error:
-            raise BusError(_reason(error), unknown=method != "GET") from None
+            if not late.active():
+                raise BusError(f"no answer within {self._timeout:g} s", unknown=method != "GET") from None
+            raise self._error(error, method) from None
+        finally:
+            if late.active():
+                late.cancel()
+
+    def _error(self, error: Exception, method: str) -> Exception:
+        """What is told of an error of `_exchange`."""
+        if isinstance(error, BusError):
+            error.unknown = error.unknown or (method != "GET" and not error.status)
+            return error
+        if _is_cancelled(error):
+            return CancelledError()
+        if isinstance(error, ConnectError):
+            return BusError(_not_connected(error))
+        if isinstance(error, DNSLookupError):
+            return BusError("its host name does not resolve")
+        if isinstance(error, OSError):  # of a ca_file
+            return BusError(f"{error.filename}: {error.strerror}")
+        return BusError(_reason(error), unknown=method != "GET")
 
     async def _exchange(self, method: str, url: str, key: str, body: Any) -> Answer:
         headers: dict[bytes | str, bytes | str] = {"User-Agent": f"routemaster-console/{__version__}"}
-        data = None
+        data: Any = None
         if body is not None:
-            data, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
+            data, headers["Content-Type"] = _Body(json.dumps(body).encode()), "application/json"
         response = await self._http.request(
             method, url, data=data, auth=(key, ""), headers=headers, allow_redirects=False, unbuffered=True
         )
@@ -203,6 +233,13 @@ def refusal(status: int, body: bytes) -> BusError:
     if status == 401:
         text = "the key is refused"
     return BusError(f"answered {status}: {text[:300]}", status, unknown)
+
+
+def _is_cancelled(error: Exception) -> bool:
+    """Whether a request was cancelled, wherever it was."""
+    return isinstance(error, CancelledError) or any(
+        reason.check(CancelledError) for reason in getattr(error, "reasons", ())
+    )
 
 
 def _not_connected(error: ConnectError) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from attrs import frozen
-from twisted.internet.defer import ensureDeferred, gatherResults
+from twisted.internet.defer import Deferred
 
 from routemaster.console import exposition, listing
 from routemaster.console.bus_client import BusClient, BusError
@@ -25,6 +25,7 @@ from routemaster.console.rendering import Rendering
 from routemaster.console.samples import SPANS, Column, columns
 from routemaster.console.sessions import Session
 from routemaster.console.state import State
+from routemaster.util.gather import gather
 
 LATEST: Final = 20  #: changes on the overview and the page of a subscriber
 LISTED: Final = 50  #: events and parked events on a page, and changes
@@ -127,7 +128,7 @@ class Pages:
             self._asked(name, "subscriptions", subscriber, "attempts"),
             self._asked(name, "subscriptions", subscriber, "parked", max=LISTED),
         ]
-        answers = await gatherResults([ensureDeferred(each) for each in asked], consumeErrors=True)
+        answers = await gather([Deferred.fromCoroutine(each) for each in asked])
         (details, problem), (attempts, _), (parked, _) = answers
         text = self._watched[name].poller.exposition
         buckets = await self._in_thread(exposition.latency, text, subscriber) if text else []

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from attrs import evolve, frozen
-from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from routemaster.console.bus_client import BusClient, BusError
@@ -30,6 +30,7 @@ from routemaster.console.reading import (
     with_trouble,
 )
 from routemaster.interfaces import Clock
+from routemaster.util.gather import gather
 from routemaster.util.periodic import Periodic
 
 SHARE = 10  #: the pause after a reading is at least so many times as long as the reading
@@ -107,7 +108,8 @@ class Poller:
         )  # fmt: skip
 
     async def _reading(self, began: float) -> Bus:
-        measured, lists = await self._both(self._measure(began), self._lists(began))
+        asked = self._measure(began), self._lists(began)
+        measured, lists = await gather([Deferred.fromCoroutine(each) for each in asked])
         now = self._wall()
         bus = evolve(self.bus, at=now, error="", unreachable_since=None, measured=measured, redis_up=True)
         if measured is not None and measured.certificate_expires_in is not None:
@@ -117,18 +119,6 @@ class Poller:
             self._read_at = None
             return evolve(bus, redis_up=False, error=str(lists), received=None, sent=None)
         return evolve(bus, **lists)
-
-    async def _both(self, one: Any, other: Any) -> list[Any]:
-        """The results of two coroutines that run at once; raises the first error, when both have ended."""
-        both = [Deferred.fromCoroutine(each) for each in (one, other)]
-        try:
-            found: list[Any] = await gatherResults(both, consumeErrors=True)
-        except FirstError as error:
-            for each in both:
-                each.cancel()
-            reason: Any = error.subFailure.value
-            raise reason from None
-        return found
 
     async def _measure(self, began: float) -> Measured | None:
         if began < self._measure_at:
