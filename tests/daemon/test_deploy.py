@@ -52,12 +52,15 @@ def directives(unit: Path, section: str) -> list[tuple[str, str]]:
     return found
 
 
-def modules(without: str = "") -> Iterator[ast.Module]:
-    """The bus's own modules, without those of a name."""
+#: programs apart from the bus, with documents of their own
+APART = {"testing", "cli", "client", "receiver", "console"}
+
+
+def modules(*without: str) -> Iterator[ast.Module]:
+    """The bus's own modules, without these modules or packages."""
     home = Path(routemaster.__file__).parent
     for path in sorted(home.rglob("*.py")):
-        outside = path.relative_to(home).parts[0] in ("testing", "cli", "client", "receiver")
-        if not outside and path.stem != without:
+        if APART.union(without).isdisjoint(path.relative_to(home).with_suffix("").parts):
             yield ast.parse(path.read_text("utf-8"), str(path))
 
 
@@ -67,7 +70,7 @@ def metric_names() -> set[str]:
     files = {"redis.log", "redis.pid", "redis.sock"}
     return {
         node.value
-        for tree in modules(without="catalogue")
+        for tree in modules("catalogue", "tracing")  # attributes of spans have names of their own
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and name.fullmatch(node.value)
     } - files
