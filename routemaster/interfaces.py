@@ -101,6 +101,9 @@ class Turn(Protocol):
     async def __aexit__(self, *error: object) -> None:
         """Free the place."""
 
+    def connected(self) -> bool:
+        """Whether a kept connection can carry the request, which therefore costs little; ask once."""
+
     async def post(
         self, body: bytes, number: int = 1, signing: Signing | None = None,
         headers: Mapping[bytes, bytes] | None = None,

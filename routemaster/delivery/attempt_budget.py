@@ -2,7 +2,10 @@
 
 *Starts.* An event for a thousand subscribers makes a thousand couriers act at
 once. To start an attempt takes about half a millisecond, for which publishers at
-this process wait: so only a few start in one iteration of the reactor.
+this process wait: so only a few start in one iteration of the reactor. One that has to connect first
+costs several times as much, most of it later, for the handshake: fewer of these start, and those
+that are connected do not wait for them. So receivers that fail, or close each connection, do not
+delay the others.
 
 *Bytes.* A body is held until its attempt ends, and receivers may read slowly. The
 first body may take an eighth of all. As bytes get scarce, the largest body
@@ -19,7 +22,9 @@ from twisted.internet.defer import Deferred
 
 from routemaster.interfaces import Clock
 
-STARTS = 8           #: in one iteration of the reactor
+STARTS = 8           #: in one iteration of the reactor, of those that are connected
+CONNECTS = 2         #: the same, of the others
+LIMITS = {True: STARTS, False: CONNECTS}
 PART = 8             #: one body gets at most this part of all
 SMALLEST = 8 * 1024  #: bytes that a body may have, however little is left, as long as there are so many
 
@@ -31,40 +36,46 @@ class AttemptBudget:
         """`most`: bytes of all bodies."""
         self._clock = clock
         self._most = self._free = most
-        self._started = 0  #: in this iteration
-        self._to_start: deque[Deferred[None]] = deque()
+        # by whether they are connected
+        self._started = {True: 0, False: 0}  # in this iteration
+        self._to_start: dict[bool, deque[Deferred[None]]] = {True: deque(), False: deque()}
+        self._ticking = False  # whether the next iteration will be noticed
         self._for_bytes: deque[Deferred[None]] = deque()
 
-    async def reserve(self, wanted: int) -> int:
+    async def reserve(self, wanted: int, connected: bool = True) -> int:
         """Wait until an attempt may start; reserves the `wanted` bytes, or fewer as they get scarce.
 
-        Can be cancelled.
+        `connected`: whether it needs no new connection. Can be cancelled.
         """
-        await self._start()
+        await self._start(connected)
         while (share := self._share(wanted)) > self._free < self._most:
             await _wait_in(self._for_bytes)
-            await self._start()
+            await self._start(connected)
         self._free -= share
         return share
 
-    async def _start(self) -> None:
+    async def _start(self, connected: bool) -> None:
         """Wait until another attempt may start in this iteration of the reactor."""
-        if self._started >= STARTS or self._to_start:
-            await _wait_in(self._to_start)
-        elif not self._started:
+        if not self._ticking:
+            self._ticking = True
             self._clock.callLater(0, self._next_iteration)
-        self._started += 1
+        if self._started[connected] >= LIMITS[connected] or self._to_start[connected]:
+            await _wait_in(self._to_start[connected])
+        self._started[connected] += 1
 
     def _share(self, wanted: int) -> int:
         free = max(0, self._free)
         return min(wanted, max(free * free // (PART * self._most), SMALLEST))
 
     def _next_iteration(self) -> None:
-        self._started = 0
-        if self._to_start:
-            self._clock.callLater(0, self._next_iteration)
-        while self._to_start and self._started < STARTS:
-            _fire(self._to_start.popleft())
+        self._started = {True: 0, False: 0}
+        self._ticking = False
+        for connected, waiting in self._to_start.items():
+            if waiting and not self._ticking:
+                self._ticking = True
+                self._clock.callLater(0, self._next_iteration)
+            while waiting and self._started[connected] < LIMITS[connected]:
+                _fire(waiting.popleft())
 
     def release(self, reserved: int) -> None:
         """Give bytes back; fewer than 0 take more, for a single event that is larger than what was reserved."""

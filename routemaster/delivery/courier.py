@@ -256,7 +256,7 @@ class Courier:
     async def _send(self, attempt: Attempt) -> Outcome | None:
         """Wait for the turn, take the batch and post it; None if there is nothing to send any more."""
         async with self._sender.turn(*attempt.target, self._retries.last) as turn:
-            held = await self._budget.reserve(self._due.bytes_wanted())
+            held = await self._budget.reserve(self._due.bytes_wanted(), turn.connected())
             self._wait.reason = Reason.ANSWER
             attempt.began = self._clock.seconds()
             try:

@@ -2,7 +2,8 @@
 
 Spaces around a chunk's size and bare LF are read; the connection is not used
 again after them. The chunks that arrive together are handed on together, so that
-a body in chunks of one byte costs little more than another.
+a body in chunks of one byte costs little more than another; but not too many, so that one of which
+nothing more is wanted costs no more.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from twisted.web.http import _DataLoss
 
 MAX_LINE = 1024  #: bytes of a line with a chunk's size
 MAX_TRAILERS = 8192  #: bytes
+PORTION = 128  #: chunks that are handed on together
 
 _SIZE = re.compile(rb"([ \t]*)([0-9A-Fa-f]{1,16})([ \t]*)(?:;[^\r\n\0]*)?(\r?)\n")
 _LINE_END = re.compile(rb"(\r?)\n")
@@ -27,11 +29,11 @@ class ChunkDecoder:
 
     def __init__(
         self, on_data: Callable[[bytes], None], on_end: Callable[[bytes], None],
-        on_lenient: Callable[[], None], on_chunks: Callable[[int], None],
+        on_lenient: Callable[[], None], on_chunks: Callable[[int], bool],
     ) -> None:  # fmt: skip
         """`on_end` gets the bytes after the body; `on_lenient` is called if the coding is not exact.
 
-        `on_chunks` gets the number of chunks, before their data.
+        `on_chunks` gets the number of chunks, before their data, and returns whether the body is still wanted.
         """
         self._on_data, self._on_end, self._on_lenient, self._on_chunks = on_data, on_end, on_lenient, on_chunks
         self._buffer = b""   # an incomplete line, or incomplete trailers
@@ -41,15 +43,18 @@ class ChunkDecoder:
     def dataReceived(self, data: bytes) -> None:
         """Decode; raises ValueError if the coding is malformed."""
         data = self._buffer + data
-        position, body = 0, list[bytes]()
-        while (end := self._read(self, data, position, body)) is not None:
-            position = end
+        position, more = 0, True
+        while more:
+            body: list[bytes] = []
+            while len(body) < PORTION and (end := self._read(self, data, position, body)) is not None:
+                position = end
+            more = len(body) == PORTION
+            if body:
+                if not self._on_chunks(len(body)):
+                    break
+                self._on_data(b"".join(body))
         self._buffer = data[position:]
-        ended = self._read is ChunkDecoder._read_nothing
-        if body:
-            self._on_chunks(len(body))
-            self._on_data(b"".join(body))
-        if ended:
+        if self._read is ChunkDecoder._read_nothing:
             on_end = self._on_end
             self._release()
             on_end(self._buffer)
@@ -63,7 +68,7 @@ class ChunkDecoder:
     def _release(self) -> None:
         """Break the reference cycle of this and the parser."""
         self._on_data = self._on_end = lambda _: None
-        self._on_chunks = lambda _: None
+        self._on_chunks = lambda _: False
 
     # Each method reads from `position`, appends to `body`, and returns the next
     # position; None: it needs more bytes, or the body has ended.

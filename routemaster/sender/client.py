@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from routemaster.callback_policy import CallbackPolicy
 from routemaster.callback_url import parse_callback
 from routemaster.interfaces import LastAttempt, Outcome, Trial, Verdict
 from routemaster.model import Signing
+from routemaster.sender.connection import Key
 from routemaster.sender.connection_policy import ConnectionPolicy
 from routemaster.sender.dns_cache import DNSCache, Refused, Threads, look_up
 from routemaster.sender.exchange import Acknowledging, Exchange
@@ -27,7 +29,7 @@ from routemaster.sender.tls import ClientCertificate, TLSTrust
 from routemaster.sender.treq_agent import http_client
 from routemaster.sender.trial import TrialExchange
 
-PACE = 0.01  #: seconds between attempts to subscribers whose last attempt failed
+PACE = 0.02  #: seconds between attempts to subscribers whose last attempt failed, and a few that had none
 LONG = 0.5   #: seconds after which an attempt leaves its place to others that wait
 REFUSAL_TIMEOUT = 0.5  #: seconds for the look-up when a client subscribes: it waits for Redis too
 MAX_TARGETS = 10_000  #: parsed callbacks that are kept
@@ -80,6 +82,7 @@ class TreqSender:
         self._pacer: Any = None
         self._watch: Any = None
         self.under_way: dict[Turn, None] = {}  #: oldest first
+        self.claims: Counter[Key] = Counter()  #: idle connections that turns count on
         self._client = http_client(self.pool)
         self._targets: dict[tuple[str, str | None], Target] = {}  # oldest first
         self._exchanges: set[Exchange] = set()
@@ -201,6 +204,7 @@ class Turn:
         self._sender, self._callback, self._uuid, self._last = sender, callback, uuid, last
         self._target: Target | None = None
         self._refusal: Outcome | None = None
+        self._claims: Key | None = None  # an idle connection of this key
         self.began = 0.0  #: when it was given
 
     async def __aenter__(self) -> Turn:
@@ -220,6 +224,22 @@ class Turn:
             sender.under_way[self] = None
         return self
 
+    def connected(self) -> bool:
+        """`interfaces.Turn.connected`."""
+        if self._target is not None and self._claims is None:
+            key, claims = self._target.key, self._sender.claims
+            if self._sender.pool.count(key) > claims[key]:
+                self._claims = key
+                claims[key] += 1
+        return self._claims is not None
+
+    def _disclaim(self) -> None:
+        key, self._claims = self._claims, None
+        if key is not None:
+            self._sender.claims[key] -= 1
+            if not self._sender.claims[key]:
+                del self._sender.claims[key]
+
     def demote(self) -> None:
         """Leave the place to another attempt, if one waits for it."""
         if self._last is not LastAttempt.FAILED and self._target is not None:
@@ -231,11 +251,13 @@ class Turn:
         headers: Mapping[bytes, bytes] | None = None,
     ) -> Outcome:  # fmt: skip
         """`interfaces.Turn.post`."""
+        self._disclaim()
         if self._refusal is not None or self._target is None:
             return self._refusal or STOPPING
         return await self._sender.exchange(self._target, body, number, signing, headers)
 
     async def __aexit__(self, *error: object) -> None:
+        self._disclaim()
         if self._target is not None:
             del self._sender.under_way[self]
             self._sender.queue.leave(self._target.key, self._last)

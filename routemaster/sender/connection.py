@@ -36,8 +36,10 @@ from routemaster.sender.response_head import Malformed, read_head, status_of
 Key = tuple[str, int]  #: host and port; connections with the same key are interchangeable
 
 MAX_HEAD = 65536  #: bytes, 1xx responses included
+AT_ONCE = 64      #: reads of the socket for one request; later ones are made a few times a second
 
 _END = re.compile(rb"\n\r?\n")
+_EMPTY = re.compile(rb"[\r\n]+")
 
 
 class Owner(Protocol):
@@ -48,6 +50,9 @@ class Owner(Protocol):
 
     def keep(self, connection: Connection) -> None:
         """A response is complete: the connection may carry another request if it is `usable`."""
+
+    def rest(self, connection: Connection) -> None:
+        """The connection is to be read no more for a moment."""
 
     def closed(self, connection: Connection) -> None:
         """The connection is closed."""
@@ -68,8 +73,10 @@ class Connection(HTTP11ClientProtocol):
         self.requests = 0        #: sent so far
         self.received = 0        #: bytes since the last request
         self.encrypted = 0       #: the same with what is TLS's own, its handshake included
-        self.pieces = 0          #: reads, and chunks of the body, since the last request
+        self.reads = 0           #: of the socket, since the last request
+        self.pieces = 0          #: TLS records, and chunks of the body, since the last request
         self.fault: DeliveryError | None = None  #: why this side aborted it
+        self.dropped = False     #: whether this side aborted it
         self._reusable = True
         self._lost = False
         self._head: bytes | None = None   # collected so far; None while no head is expected
@@ -103,7 +110,7 @@ class Connection(HTTP11ClientProtocol):
     def request(self, request: Request) -> Deferred[IResponse]:
         self.requests += 1
         if self.requests > 1:
-            self.encrypted = 0
+            self.encrypted = self.reads = 0
         self.received = self.pieces = 0
         self._head = b""
         self._head_size = 0
@@ -116,8 +123,15 @@ class Connection(HTTP11ClientProtocol):
     def _chunk_decoder(self, on_data: Callable[[bytes], None], on_end: Callable[[bytes], None]) -> ChunkDecoder:
         return ChunkDecoder(on_data, on_end, self.use_no_more, self._count)
 
-    def _count(self, chunks: int) -> None:
+    def _count(self, chunks: int) -> bool:
         self.pieces += chunks
+        return not self.dropped
+
+    def has_read(self) -> None:
+        """Something came from the socket, if only TLS's own, and was handled."""
+        self.reads += 1
+        if self.reads > AT_ONCE and not self.dropped:
+            self._owner.rest(self)
 
     def use_no_more(self) -> None:
         """Carry no further request."""
@@ -138,6 +152,7 @@ class Connection(HTTP11ClientProtocol):
 
     def drop(self) -> None:
         """Abort in any state: nothing more is read, and no close_notify is exchanged."""
+        self.dropped = True
         self._reusable = False
         self._head = None
         if self.transport is not None and not self._lost:
@@ -178,21 +193,22 @@ class Connection(HTTP11ClientProtocol):
     def _checked(self, data: bytes) -> bytes:
         """What Twisted's parser may read: nothing until a final head is complete, then the head and the rest."""
         searched = max(0, len(self._head or b"") - 2)
-        data = self._without_empty_lines(self._head + data if self._head else data)
-        while (end := _END.search(data, searched)) is not None:
-            if self._head_size + end.end() > MAX_HEAD:
+        data = self._head + data if self._head else data
+        begin = self._after_empty_lines(data, 0)  # of the head; what is before it is never copied again
+        while (end := _END.search(data, max(begin, searched))) is not None:
+            size = end.end() - begin
+            if self._head_size + size > MAX_HEAD:
                 break
-            head, status, reusable = read_head(data[: end.end()])
+            head, status, reusable = read_head(data[begin : end.end()])
             if status == 101:
                 raise Malformed("answered 101 (no protocol switch was requested)")
             if status >= 200:
                 self._head = None
                 self._reusable = reusable and self._reusable
                 return head + data[end.end():]
-            self._head_size += end.end()
-            data = self._without_empty_lines(data[end.end():])
-            searched = 0
-        self._head = data
+            self._head_size += size
+            begin = self._after_empty_lines(data, end.end())
+        self._head = data = data[begin:]
         if self._head_size + len(data) > MAX_HEAD:
             raise Malformed(f"malformed answer: its head is over {MAX_HEAD} bytes")
         newline = data.find(b"\n", 0, 4096)
@@ -200,13 +216,14 @@ class Connection(HTTP11ClientProtocol):
             status_of(data[:newline].removesuffix(b"\r"))  # a wrong one is refused before the head is complete
         return b""
 
-    def _without_empty_lines(self, data: bytes) -> bytes:
-        """The beginning of a head without empty lines before its status line."""
-        head = data.lstrip(b"\r\n")
-        if len(head) < len(data):
+    def _after_empty_lines(self, data: bytes, begin: int) -> int:
+        """Where the status line of a head begins: behind the empty lines before it."""
+        end = begin
+        if data[begin : begin + 1] in (b"\r", b"\n") and (lines := _EMPTY.match(data, begin)) is not None:
+            end = lines.end()
             self._reusable = False
-            self._head_size += len(data) - len(head)
-        return head
+            self._head_size += end - begin
+        return end
 
     def _finishResponse(self, rest: bytes) -> None:
         if rest:

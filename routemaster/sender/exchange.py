@@ -38,7 +38,8 @@ from routemaster.sender.treq_agent import NO_COOKIES
 
 MAX_BODY = 65536  #: bytes of an answer's body that are read
 MAX_WIRE = 2 * 65536  #: bytes of an answer that are read, its head and the sizes of its chunks included
-MAX_PIECES = 512  #: reads and chunks of an answer, each second: a byte in a TLS record of its own costs like 1,000
+MAX_PIECES = 128  #: reads and chunks of an answer at once: a byte in a TLS record of its own costs like 1,000
+PIECES_PER_SECOND = 512  #: the same, later
 REFUSAL_BODY_TIMEOUT = 1.0  #: seconds for the body of an answer whose status is a failure
 
 PIECE = 65536  #: bytes of a request's body that are written at once
@@ -184,7 +185,7 @@ class Exchange(Protocol):
         connection = self.connection
         if connection is None or self._ended:
             return
-        pieces = MAX_PIECES * (1 + self._reactor.seconds() - self._began)
+        pieces = MAX_PIECES + PIECES_PER_SECOND * (self._reactor.seconds() - self._began)
         if self._received > MAX_BODY or connection.received > MAX_WIRE or connection.pieces > pieces:
             self._finish(self._error)
 

@@ -15,8 +15,9 @@ from routemaster.interfaces import LastAttempt
 
 SUCCEEDED, NONE, FAILED = LastAttempt.SUCCEEDED, LastAttempt.NONE, LastAttempt.FAILED
 
-BURST = 5    #: the most entries whose last attempt failed that are admitted per tick
-LINE = 100   #: waiting entries of that kind for each further one that is admitted per tick
+#: entries that are admitted per tick: at least, and at most
+BURSTS = {NONE: (4, 10), FAILED: (1, 5)}
+LINE = 100  #: waiting entries of that kind for each further one that is admitted per tick
 
 
 class QueueFull(Exception):
@@ -66,9 +67,9 @@ class FairQueue:
     and of each key; together with those that had none yet, three quarters. So
     an entry whose last attempt succeeded waits for none of the others, and one
     that had none waits for none that failed. If the queue is `paced`, entries
-    that failed are admitted one by one, a few per `tick` if many wait: those that
-    start together also time out together, and would hold up the process at that
-    moment.
+    that failed are admitted one by one, a few per `tick` if many wait, and those that had none
+    a few more: each may cost a connection with its handshake, those that start together also time out
+    together, and either would hold up the process at that moment.
 
     Waiting entries are served round robin: first among the three kinds, then by
     key. At most `max_waiting` wait.
@@ -84,8 +85,8 @@ class FairQueue:
         # Keys whose next entry of a kind could be served, in round robin order; the kinds take turns, too.
         self._ready: dict[LastAttempt, dict[_KeyQueue, None]] = {last: {} for last in LastAttempt}
         self._turns = deque(LastAttempt)
-        self._burst = 1      # entries that failed, admitted per tick
-        self._admitted = 0   # of them, since the last tick
+        self._burst = {kind: least for kind, (least, _) in BURSTS.items()}  # admitted per tick
+        self._admitted = dict.fromkeys(BURSTS, 0)  # since the last tick
         self._serving = False
         self.closed = False
 
@@ -101,8 +102,8 @@ class FairQueue:
 
     @property
     def delays_others(self) -> bool:
-        """Whether an entry waits whose last attempt did not fail."""
-        return self.waiting > self._waiting[FAILED]
+        """Whether an entry whose last attempt did not fail waits for a place."""
+        return self._waiting[SUCCEEDED] > 0 or (self._waiting[NONE] > 0 and not self._pauses(NONE))
 
     def enter(self, key: Hashable, last: LastAttempt) -> Deferred[None] | None:
         """Admit an entry: None if at once, else a Deferred that fires then; cancelling it withdraws the entry.
@@ -151,13 +152,14 @@ class FairQueue:
 
     @property
     def needs_tick(self) -> bool:
-        """Whether `tick` is to be called after the pause between two entries that failed."""
-        return self._admitted > 0 and not self.closed
+        """Whether `tick` is to be called after the pause between two paced entries."""
+        return any(self._admitted.values()) and not self.closed
 
     def tick(self) -> None:
-        """Allow the next entries that failed."""
-        self._burst = min(BURST, 1 + self._waiting[FAILED] // LINE)
-        self._admitted = 0
+        """Allow the next paced entries."""
+        for kind, (least, most) in BURSTS.items():
+            self._burst[kind] = min(most, least + self._waiting[kind] // LINE)
+            self._admitted[kind] = 0
         self._serve()
 
     def close(self) -> None:
@@ -173,15 +175,17 @@ class FairQueue:
         for entry in waiting:
             entry.errback(QueueClosed())
 
+    def _pauses(self, last: LastAttempt) -> bool:
+        return self._paced and last in BURSTS and self._admitted[last] >= self._burst[last]
+
     def _admits(self, last: LastAttempt) -> bool:
-        paused = last is FAILED and self._paced and self._admitted >= self._burst
-        return not paused and self._places.admits(last)
+        return not self._pauses(last) and self._places.admits(last)
 
     def _admit(self, queue: _KeyQueue, last: LastAttempt) -> None:
         queue.places.taken[last] += 1
         self._places.taken[last] += 1
-        if last is FAILED and self._paced:
-            self._admitted += 1
+        if self._paced and last in BURSTS:
+            self._admitted[last] += 1
         self._update(queue)
 
     def _update(self, queue: _KeyQueue) -> None:

@@ -28,6 +28,7 @@ from routemaster.sender.tls import TLSTrust
 from routemaster.sender.tls_transport import TLSTransport
 
 IDLE = 4.0  #: seconds
+REST = 0.05  #: seconds for which a connection that has been read often is not read: what it sends is read together
 UNSENT = 16_384  #: bytes of a request that the kernel holds before it sends them: so `Connection.sending` is exact
 CLOSE_TIMEOUT = 1.0  #: seconds from closing an idle connection to aborting it
 
@@ -51,6 +52,8 @@ class Pool:
         self._idle_since: dict[Connection, float] = {}  # longest idle first
         self._idle_timer: Any = None  # one for all idle connections
         self._aborts: dict[Connection, Any] = {}  # timers of the closing connections
+        self._resting: set[Connection] = set()
+        self._rest_timer: Any = None  # one for all of them
         self._open: set[Connection] = set()
         self._closing: Deferred[None] | None = None
 
@@ -63,6 +66,10 @@ class Pool:
     def idle(self) -> int:
         """How many of them are idle."""
         return len(self._idle_since)
+
+    def count(self, key: Key) -> int:
+        """How many idle connections there are for a key."""
+        return len(self._idle.get(key, ()))
 
     def take(self, key: Key) -> Connection | None:
         """The last used idle connection; None if there is none."""
@@ -146,9 +153,24 @@ class Pool:
         if self._idle_timer is None:
             self._idle_timer = self._reactor.callLater(IDLE, self._close_idle)
 
+    def rest(self, connection: Connection) -> None:
+        """`connection.Owner.rest`: pause the socket for a moment, in which its buffers fill."""
+        if connection in self._open and connection not in self._resting:
+            self._resting.add(connection)
+            connection.transport.transport.pauseProducing()
+            if self._rest_timer is None:
+                self._rest_timer = self._reactor.callLater(REST, self._wake)
+
+    def _wake(self) -> None:
+        self._rest_timer = None
+        resting, self._resting = self._resting, set()
+        for connection in resting:
+            connection.transport.transport.resumeProducing()
+
     def closed(self, connection: Connection) -> None:
         """`connection.Owner.closed`."""
         self._open.discard(connection)
+        self._resting.discard(connection)
         if connection.idle:
             self._remove(connection)
         if (abort := self._aborts.pop(connection, None)) is not None and abort.active():
@@ -159,9 +181,9 @@ class Pool:
     async def close(self) -> None:
         """Abort every connection; returns when all are closed."""
         self._closing = Deferred()
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-            self._idle_timer = None
+        for timer in (self._idle_timer, self._rest_timer):
+            if timer is not None and timer.active():
+                timer.cancel()
         for connection in tuple(self._open):
             connection.drop()
         if self._open:

@@ -33,6 +33,7 @@ class TLSTransport(BufferingTLSTransport):
             connection.refuse(f"malformed answer: over {MAX_RECEIVED} bytes of TLS")
         else:
             super().dataReceived(data)
+            connection.has_read()
 
     def _tlsShutdownFinished(self, reason: Failure | None) -> None:
         super()._tlsShutdownFinished(reason)

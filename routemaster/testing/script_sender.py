@@ -81,6 +81,7 @@ class ScriptedSender:
         self._script = deque(script)
         self.tried: list[tuple[str, str | None, bytes]] = []  #: arguments of `try_out` ...
         self.tried_signing: list[Signing | None] = []         #: ... and its last one
+        self.connected = True  #: whether turns need no new connection
         self.refused = ""  #: what `refusal` says of every callback
         self.asked: list[str | None] = []  #: arguments of `refusal`
 
@@ -154,6 +155,9 @@ class ScriptedTurn:
 
     async def __aexit__(self, *error: object) -> None:
         """Nothing is held."""
+
+    def connected(self) -> bool:
+        return self._sender.connected
 
     async def post(
         self, body: bytes, number: int = 1, signing: Signing | None = None,

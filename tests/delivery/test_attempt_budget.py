@@ -9,7 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.delivery.attempt_budget import SMALLEST, STARTS, AttemptBudget
+from routemaster.delivery.attempt_budget import CONNECTS, SMALLEST, STARTS, AttemptBudget
 
 MIB = 1024 * 1024
 
@@ -90,6 +90,24 @@ class AttemptBudgetTests(SynchronousTestCase):
         self.assertNoResult(waiting)
         small.release(500)
         self.assertEqual(self.successResultOf(waiting), 1)
+
+    def test_connected_ones_do_not_wait(self) -> None:
+        """Two attempts that have to connect start in one iteration; connected ones do not wait for them."""
+        calls: list[Callable[[], object]] = []
+        budget = AttemptBudget(Mock(callLater=lambda _delay, call: calls.append(call)), MIB)
+
+        def reserve(connected: bool) -> Deferred[int]:
+            return Deferred.fromCoroutine(budget.reserve(1, connected))
+
+        others, found = [reserve(False) for _ in range(200)], []
+        for _ in range(5):
+            mine = [reserve(True) for _ in range(STARTS)]
+            found.append((sum(each.called for each in others), all(each.called for each in mine)))
+            calls.pop()()
+        self.assertEqual(found, [(CONNECTS * number, True) for number in range(1, 6)])
+        while calls:
+            calls.pop()()
+        self.assertTrue(all(each.called for each in others))
 
     def test_starts(self) -> None:
         """Only a few attempts start in one iteration of the reactor, in order; cancelled ones do not count."""

@@ -1238,6 +1238,19 @@ class TurnTests(DeliveryTestCase):
         self.sender.waiting.pop().callback(None)
         self.assertEqual(self.batches, [[3]])
 
+    def test_not_connected(self) -> None:
+        """An attempt that has to connect starts as one of these."""
+        reserve, asked = self.first._budget.reserve, []
+
+        async def spy(wanted: int, connected: bool) -> int:
+            asked.append(connected)
+            return await reserve(wanted, connected)
+
+        self.patch(self.first._budget, "reserve", spy)
+        self.sender.connected = False
+        self.sender.give_turns()
+        self.assertEqual((asked, self.batches), ([False], [[1, 2]]))
+
     def test_stop_without_bytes(self) -> None:
         """A courier that waits for bytes for its body stops at once, too."""
         self.do(self.first._budget.reserve(1 << 30))

@@ -15,6 +15,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import globalLogPublisher
 
 from routemaster.interfaces import Outcome
+from routemaster.sender import pool
 from routemaster.sender.exchange import Exchange
 from routemaster.testing.zoo import Behaviour, ScriptedServer
 from tests.sender.case import SERVER, UUID, PostingSender, SenderCase
@@ -67,6 +68,7 @@ class HostileCase(SenderCase):
         self.contexts: list[SSL.Context] = []
         self.addCleanup(lambda: self.assertEqual(held(self.contexts), []))
         self.reactor = TimedReactor()
+        self.patch(pool, "REST", 0)  # time stands still
         self.logged: list[Any] = []
         globalLogPublisher.addObserver(self.logged.append)
         self.addCleanup(globalLogPublisher.removeObserver, self.logged.append)

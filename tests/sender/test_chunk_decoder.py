@@ -5,7 +5,9 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import _DataLoss
 
-from routemaster.sender.chunk_decoder import MAX_LINE, MAX_TRAILERS, ChunkDecoder
+from routemaster.sender.chunk_decoder import MAX_LINE, MAX_TRAILERS, PORTION, ChunkDecoder
+
+MANY = 10_000  #: chunks that are wanted
 
 
 class Decoded:
@@ -27,8 +29,9 @@ class Decoded:
     def _lenient(self) -> None:
         self.lenient = True
 
-    def _count(self, chunks: int) -> None:
+    def _count(self, chunks: int) -> bool:
         self.chunks += chunks
+        return self.chunks < MANY
 
 
 class ChunkDecoderTests(SynchronousTestCase):
@@ -74,6 +77,13 @@ class ChunkDecoderTests(SynchronousTestCase):
                 found.decoder.noMoreData()
 
     def test_small_chunks(self) -> None:
-        """The chunks of one piece are counted, and handed on together."""
-        found = Decoded(b"1\r\nx\r\n" * 5000)
-        self.assertEqual((found.body, found.calls, found.chunks), (b"x" * 5000, 1, 5000))
+        """The chunks of one piece are counted, and handed on together, 128 of them."""
+        found = Decoded(b"1\r\nx\r\n" * 5000 + b"0\r\n\r\nrest")
+        self.assertEqual((found.body, found.calls, found.chunks), (b"x" * 5000, 40, 5000))
+        self.assertEqual(found.rest, b"rest")
+
+    def test_not_wanted(self) -> None:
+        """Chunks behind those that are wanted are not decoded, nor handed on."""
+        found = Decoded(b"1\r\nx\r\n" * (10 * MANY))
+        self.assertEqual(found.chunks, -(-MANY // PORTION) * PORTION)
+        self.assertEqual(len(found.body), found.chunks - PORTION)

@@ -106,6 +106,20 @@ class SharingTests(SenderCase):
         async with sender.turn(sink.url, UUID), sender.turn(sink.url, UUID):
             self.assertEqual((sender.queue.active, sender.queue.waiting), (2, 0))
 
+    async def test_connected(self) -> None:
+        """A turn is connected if a kept connection is left for it: one for each turn, until it posts or ends."""
+        sink, sender = self.sink(), self.sender()
+        async with sender.turn(sink.url, UUID) as turn:
+            self.assertFalse(turn.connected())
+            await turn.post(b"[]")
+        async with sender.turn(sink.url, UUID) as turn, sender.turn(sink.url, UUID) as other:
+            self.assertEqual([each.connected() for each in (turn, other, turn)], [True, False, True])
+            self.assertTrue((await turn.post(b"[]")).reused)
+            self.assertTrue(other.connected())
+        async with sender.turn(sink.url, UUID) as turn:
+            self.assertTrue(turn.connected())
+        self.assertEqual(sender.claims, {})
+
     async def test_turn_comes_before_the_body(self) -> None:
         """A second turn at a full server waits until the first ends; a turn may end without a POST."""
         sink, sender, ready = self.sink(), self.sender(max_per_server=1), Deferred[bytes]()

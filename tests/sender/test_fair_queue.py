@@ -79,7 +79,7 @@ class FairQueueTests(SynchronousTestCase):
         self.assertIsNotNone(queue.enter("e", GOOD))
 
     def test_paced(self) -> None:
-        """In a paced queue one entry that failed is admitted per tick; others are not delayed."""
+        """In a paced queue one entry that failed is admitted per tick; those that succeeded are not delayed."""
         queue, served = FairQueue(20, 20, paced=True), list[str]()
         self.assertFalse(queue.needs_tick)
         for last in (BAD, NEW, GOOD):
@@ -93,7 +93,7 @@ class FairQueueTests(SynchronousTestCase):
         self.assertFalse(queue.needs_tick)
 
     def test_pace_grows(self) -> None:
-        """If many that failed wait, up to five are admitted per tick: 10,000 within 25 s at 100 ticks a second."""
+        """If many that failed wait, up to five are admitted per tick: 10,000 within 50 s at 50 ticks a second."""
         queue, served = FairQueue(30_000, 1, paced=True), list[str]()
         queue.enter("x", BAD)
         self.named(queue, served, BAD, *map(str, range(10_000)))
@@ -102,6 +102,27 @@ class FairQueueTests(SynchronousTestCase):
             queue.tick()
             self.assertLessEqual(len(served) - before, 5)
         self.assertEqual(queue.waiting, 0)
+
+    def test_first_attempts_are_paced(self) -> None:
+        """Of those that had no attempt yet four are admitted per tick, ten if many wait; they demote nobody."""
+        queue, served = FairQueue(3000, 3000, paced=True), list[str]()
+        self.assertEqual(self.admitted(queue, "x", NEW, 4), 4)
+        self.named(queue, served, NEW, *map(str, range(1000)))
+        self.assertEqual((served, queue.needs_tick, queue.delays_others), ([], True, False))
+        steps = []
+        while queue.waiting:
+            before = len(served)
+            self.assertIsNone(queue.enter("good", GOOD))
+            queue.tick()
+            steps.append(len(served) - before)
+        self.assertEqual((steps[0], steps[-2], sum(steps)), (10, 4, 1000))
+        self.assertEqual(steps, sorted(steps, reverse=True))
+
+    def test_new_ones_without_place(self) -> None:
+        """Those that had none yet do delay others if it is a place that they wait for."""
+        queue = FairQueue(4, 4, paced=True)
+        self.assertEqual(self.admitted(queue, "x", NEW, 4), 3)
+        self.assertTrue(queue.delays_others)
 
     def test_kinds_in_turn(self) -> None:
         """The three kinds are served in turn."""

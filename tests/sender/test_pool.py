@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 from twisted.internet import reactor
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.sender import pool
+from routemaster.sender.connection import AT_ONCE, Connection
 from routemaster.sender.dns_cache import NoAddress
-from routemaster.sender.pool import CLOSE_TIMEOUT, IDLE, Pool
+from routemaster.sender.pool import CLOSE_TIMEOUT, IDLE, REST, Pool
+from routemaster.testing.zoo import Wire
 from tests.sender.case import UUID, SenderCase
 
 
@@ -22,6 +25,12 @@ class FakeConnection:
         self.idle = False
         self.usable = True
         self.calls: list[str] = []
+
+    @property
+    def transport(self) -> Any:
+        """The one of TLS, over that of TCP, whose reading is paused."""
+        pause, resume = (lambda call=call: self.calls.append(call) for call in ("pause", "resume"))
+        return Mock(transport=Mock(pauseProducing=pause, resumeProducing=resume))
 
     def settle(self) -> None:
         """Nothing has arrived."""
@@ -53,6 +62,22 @@ class IdleTests(SynchronousTestCase):
         self.idle("b.example")
         taken = [self.pool.take(("a.example", 443)) for _ in range(3)]
         self.assertEqual((taken, self.pool.idle, last.idle), ([last, first, None], 1, False))
+
+    def test_rest(self) -> None:
+        """Connections that rest are read again `REST` seconds after the first of them, unless they are closed."""
+        first, closed, late = (self.idle() for _ in range(3))
+        for each in (first, first, closed):
+            self.pool.rest(each)
+        self.clock.advance(REST / 2)
+        self.pool.rest(late)
+        self.pool.closed(closed)
+        self.pool.rest(closed)
+        self.clock.advance(REST / 2)
+        both = ["pause", "resume"]
+        self.assertEqual([each.calls for each in (first, closed, late)], [both, ["pause"], both])
+        self.pool.rest(first)
+        self.clock.advance(REST)
+        self.assertEqual(first.calls, ["pause", "resume"] * 2)
 
     def test_not_usable(self) -> None:
         """A connection that became unusable is aborted, and another one is taken."""
@@ -86,6 +111,24 @@ class IdleTests(SynchronousTestCase):
 
 class PoolTests(SenderCase):
     """Idle connections, on real sockets."""
+
+    async def test_many_small_records(self) -> None:
+        """An answer in very many records is read a few times a second, and acknowledges."""
+        spied: list[Connection] = []
+
+        async def drips(wire: Wire) -> None:
+            await wire.request()
+            wire.write(b"HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n")
+            for _ in range(400):
+                wire.transport._flushSendBIO()
+                wire.write(b".")
+                await wire.sleep(0.001)
+
+        server, sender = self.server(drips), self.sender()
+        self.patch(sender.pool, "keep", spied.append)
+        began = sender.seconds()
+        self.assertAcknowledged(await sender.post(server.url, UUID, b"[]"))
+        self.assertLessEqual(spied[0].reads, AT_ONCE + 2 + (sender.seconds() - began) / REST)
 
     async def test_idle_makes_room(self) -> None:
         """At `max_open`, an idle connection is closed for a new one."""
