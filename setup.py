@@ -82,6 +82,8 @@ setup(
         **REPORTERS,
         "console": CONSOLE,
         "otel": TRACING,
+        # the site; on its own, because only `.ci/run` makes it
+        "docs": ["furo>=2025.12.19,<2027", "sphinx>=8.2,<10"],
         "fuzz": ["atheris>=3.0,<4"],  # on its own, because it has wheels for some systems only
         "test": [
             *(library for libraries in REPORTERS.values() for library in libraries),
