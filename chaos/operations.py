@@ -37,7 +37,6 @@ ALL, SOME, NONE = "all", "some", "none"  #: how much of a topic can come again
 HISTORY: Mapping[str, dict[str, int]] = {
     ALL: {"history": 3_600_000}, SOME: {"history": 3_600_000, "history_events": 100}, NONE: {},
 }  # fmt: skip
-WALL = time.time() - time.monotonic()  #: from a moment to the time of day
 
 
 @frozen
@@ -176,13 +175,16 @@ class Subscriber:
         await self.subscribe()
 
     def begin(self) -> None:
-        """Decide at random from now on."""
+        """Make each decision once, and then at random, from now on."""
         self._running = Deferred.fromCoroutine(self._run())
 
     async def _run(self) -> None:
-        while self._going:
+        habit = self.habit.decisions
+        first = self._chance.sample(habit, len(habit))  # each once, however short the run is; then at random
+        while self._going or first:
             await deferLater(self._reactor, PAUSE * self._chance.uniform(0.2, 1.8))
-            decision: Callable[[], Awaitable[None]] = getattr(self, self._chance.choice(self.habit.decisions))
+            name = first.pop() if first else self._chance.choice(habit)
+            decision: Callable[[], Awaitable[None]] = getattr(self, name)
             await decision()
 
     async def finish(self) -> None:
@@ -234,7 +236,7 @@ class Subscriber:
     async def skip(self) -> None:
         """Pass what waits, or what is older than a while."""
         to = self._chance.choice(("next", _ago(self._chance)))
-        until = inf if to == "next" else int(to) / 1000 - WALL + CLOCKS
+        until = inf if to == "next" else _moment(int(to)) + CLOCKS
         await self._decide("POST", "skip", {"to": to, **self._some()}, until=until)
 
     def _some(self) -> dict[str, Sequence[str]]:
@@ -261,11 +263,16 @@ def _ago(chance: random.Random) -> int:
     return int(1000 * (time.time() - chance.uniform(0, 3)))
 
 
+def _moment(at: int) -> float:
+    """A time of day, in milliseconds, as a moment; asked for at once, as the time of day may be corrected."""
+    return at / 1000 - time.time() + time.monotonic()
+
+
 def _begin(start: str | int, kept: str, asked: float, granted: float) -> Begin:
     """Where a subscription begins in a topic of which so much is kept."""
     if start == "next" or kept == NONE:
         return Begin(asked, granted)
-    moment = -inf if start == "oldest" else int(start) / 1000 - WALL
+    moment = -inf if start == "oldest" else _moment(int(start))
     certain = granted if kept == SOME else moment + CLOCKS
     return Begin(moment - CLOCKS, min(certain, granted))
 
