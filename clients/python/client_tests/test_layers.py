@@ -16,6 +16,7 @@ LIBRARIES = {
     "blocking": {"urllib3"},
     "aio": {"aiohttp", "yarl"},
     "tx": {"twisted", "OpenSSL", "zope"},
+    "tx_stream": {"twisted"},
     "resource": {"twisted"},
     "cli.connection": {"click", "yaml"},
     "cli.listening": {"click", "urllib3"},

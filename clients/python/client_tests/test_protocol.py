@@ -122,7 +122,7 @@ class AnswerTests(unittest.TestCase):
             (self.write, 400, bus, errors.Invalid), (self.write, 401, bus, errors.Unauthorized),
             (self.write, 403, bus, errors.Forbidden), (self.write, 404, bus, errors.NotFound),
             (self.write, 409, bus, errors.Conflict), (self.write, 413, proxy, errors.Invalid),
-            (self.write, 429, bus, errors.Unauthorized), (self.write, 503, bus, errors.Unavailable),
+            (self.write, 429, bus, errors.TooManyRequests), (self.write, 503, bus, errors.Unavailable),
             (self.write, 503, b'{"error": "the reason", "outcome": "unknown"}', errors.OutcomeUnknown),
             (self.read, 503, b'{"error": "the reason", "outcome": "unknown"}', errors.Unavailable),
             (self.write, 503, proxy, errors.OutcomeUnknown), (self.read, 503, proxy, errors.Unavailable),
@@ -138,6 +138,18 @@ class AnswerTests(unittest.TestCase):
             self.assertIn(f"{call.method} {call.path}: {status}: ", str(found))
             if b"the reason" in body:
                 self.assertIn("the reason", str(found))
+
+    def test_too_many(self) -> None:
+        """429 says when to try again and what to change; a call is repeated then, unless that is too late."""
+        found = error(self.write, 429, b'{"error": "too many requests are under way"}', retry_after="7")
+        self.assertEqual(
+            str(found), "POST /topics/cats: 429: too many requests are under way; nothing was stored: try again "
+            "in 7 s, with fewer requests at once, and without wrong tokens",
+        )  # fmt: skip
+        repetition = Repetition(Settings("https://bus.example.com", "shop"), lambda: 0.5)
+        self.assertEqual(repetition.after(found), 7.0)
+        with self.assertRaises(errors.TooManyRequests):
+            repetition.after(error(self.write, 429, b"", retry_after="31"))
 
     def test_redirect(self) -> None:
         """A redirect is an error that says where the bus is, and no secret of that URL."""

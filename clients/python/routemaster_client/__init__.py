@@ -19,6 +19,7 @@ from routemaster_client.errors import (
     NotFound,
     OutcomeUnknown,
     Refused,
+    TooManyRequests,
     Unauthorized,
     Unavailable,
     UnexpectedAnswer,
@@ -28,5 +29,6 @@ from routemaster_client.version import __version__
 
 __all__ = [
     "BusError", "Client", "Conflict", "Event", "EventIDs", "Forbidden", "Invalid", "NewEvent", "NotFound",
-    "OutcomeUnknown", "Pulled", "Refused", "Unauthorized", "Unavailable", "UnexpectedAnswer", "__version__",
+    "OutcomeUnknown", "Pulled", "Refused", "TooManyRequests", "Unauthorized", "Unavailable", "UnexpectedAnswer",
+    "__version__",
 ]  # fmt: skip

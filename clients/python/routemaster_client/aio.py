@@ -18,6 +18,7 @@ from routemaster_client.async_consumer import AsyncConsumer
 from routemaster_client.errors import BusError
 from routemaster_client.methods import method_of
 from routemaster_client.protocol import CONNECTING, Call, Repetition, Response, Settings
+from routemaster_client.streaming import SILENCE, AsyncSource, AsyncStream
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,6 +26,10 @@ T = TypeVar("T")
 
 def _method(build: Callable[P, Call[T]]) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
     return method_of(build, lambda self, call: self.call(call))
+
+
+def _streamed(build: Callable[P, Call[None]]) -> Callable[Concatenate[AsyncClient, P], AsyncStream]:
+    return method_of(build, lambda self, call: AsyncStream(call, lambda: self._repeated(lambda: self._open(call))))
 
 
 class AsyncClient:
@@ -52,19 +57,26 @@ class AsyncClient:
 
     async def call(self, call: Call[T]) -> T:
         """Execute a call; what every method does."""
+
+        async def attempt() -> T:
+            return call.result(await self._exchange(call))
+
+        return await self._repeated(attempt)
+
+    async def _repeated(self, attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
         repetition = Repetition(self.settings, self._chance)
         while True:
             try:
-                return call.result(await self._exchange(call))
+                return await attempt()
             except BusError as error:
                 await self._sleep(repetition.after(error))
 
     def consume(
-        self, *topics: str, max: int | None = None, wait: float = 20.0, **options: Any
+        self, *topics: str, max: int | None = None, wait: float = 20.0, stream: bool = False, **options: Any
     ) -> AsyncConsumer:
         """Iterate over the events of topics in batches, pulling them; as `Client.consume`."""
         return AsyncConsumer(
-            self, topics, max=max, wait=wait, options=options, sleep=self._sleep, handle=handle
+            self, topics, max=max, wait=wait, stream=stream, options=options, sleep=self._sleep, handle=handle
         )
 
     async def close(self) -> None:
@@ -97,12 +109,33 @@ class AsyncClient:
         patience = self.settings.timeout + call.wait
         # `connect` counts the wait for one of the connections too: a request that was not sent is known to be so
         limit = aiohttp.ClientTimeout(total=patience, connect=CONNECTING * self.settings.timeout)
-        url = self.settings.base + call.path
+        _, response = await self._request(call, limit, patience, lambda answer: answer.read())
+        return response
+
+    async def _open(self, call: Call[Any]) -> AsyncSource:
+        """One attempt to begin a stream; raises a BusError if there is none."""
+        patience = self.settings.timeout + SILENCE
+        limit = aiohttp.ClientTimeout(total=None, connect=self.settings.timeout, sock_read=patience)
+
+        async def unless_it_begins(answer: aiohttp.ClientResponse) -> bytes:
+            return b"" if answer.status == 200 else await answer.read()
+
+        answer, response = await self._request(call, limit, patience, unless_it_begins)
+        if response.status != 200:
+            call.result(response)
+        return _Stream(call, answer, patience)
+
+    async def _request(
+        self, call: Call[Any], limit: aiohttp.ClientTimeout, patience: float,
+        read: Callable[[aiohttp.ClientResponse], Coroutine[Any, Any, bytes]],
+    ) -> tuple[aiohttp.ClientResponse, Response]:  # fmt: skip
+        """Send a request; aiohttp's answer, and the same with the body that `read` returns."""
         try:
-            async with self._connections().request(
-                call.method, URL(url, encoded=True), data=call.body, allow_redirects=False, timeout=limit
-            ) as answer:
-                body = await answer.read()
+            answer = await self._connections().request(
+                call.method, URL(self.settings.base + call.path, encoded=True), data=call.body,
+                headers=call.headers, allow_redirects=False, timeout=limit,
+            )  # fmt: skip
+            body = await read(answer)
         except aiohttp.ClientConnectorCertificateError as error:
             found = error.certificate_error
             raise call.untrusted(getattr(found, "verify_message", "") or str(found)) from None
@@ -111,7 +144,8 @@ class AsyncClient:
             raise call.not_sent(_reason(cause or error, self.settings.timeout)) from None
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
             raise call.broken(_reason(error, patience)) from None
-        return Response(answer.status, {name.lower(): value for name, value in answer.headers.items()}, body)
+        headers = {name.lower(): value for name, value in answer.headers.items()}
+        return answer, Response(answer.status, headers, body)
 
     publish = _method(calls.publish)
     created = _method(calls.created)
@@ -132,6 +166,7 @@ class AsyncClient:
     subscriptions = _method(calls.subscriptions)
     subscription = _method(calls.subscription)
     pull = _method(calls.pull)
+    stream = _streamed(calls.stream)
     acknowledge = _method(calls.acknowledge)
     pause = _method(calls.pause)
     resume = _method(calls.resume)
@@ -147,6 +182,28 @@ class AsyncClient:
     add_token = _method(calls.add_token)
     delete_token = _method(calls.delete_token)
     pulse = _method(calls.pulse)
+
+
+class _Stream:
+    """The answer of a stream, see `streaming.AsyncSource`."""
+
+    def __init__(self, call: Call[Any], answer: aiohttp.ClientResponse, patience: float) -> None:
+        self._call, self._answer, self._patience, self._closed = call, answer, patience, False
+
+    async def read(self) -> bytes:
+        try:
+            return b"" if self._closed else await self._answer.content.readany()
+        except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
+            if self._closed:
+                return b""
+            raise self._call.broken(_reason(error, self._patience)) from None
+
+    def close(self) -> None:
+        self._closed = True
+        self._answer.close()
+
+    async def closed(self) -> None:
+        """Nothing to wait for."""
 
 
 def _reason(error: BaseException, patience: float) -> str:

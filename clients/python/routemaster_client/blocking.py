@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -29,6 +31,7 @@ from routemaster_client.consumer import Consumer
 from routemaster_client.errors import BusError
 from routemaster_client.methods import method_of
 from routemaster_client.protocol import CONNECTING, Call, Repetition, Response, Settings
+from routemaster_client.streaming import SILENCE, Source, Stream
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,6 +39,10 @@ T = TypeVar("T")
 
 def _method(build: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
     return method_of(build, lambda self, call: self.call(call))
+
+
+def _streamed(build: Callable[P, Call[None]]) -> Callable[Concatenate[Client, P], Stream]:
+    return method_of(build, lambda self, call: Stream(call, lambda: self._repeated(lambda: self._open(call))))
 
 
 class _OneWrite:
@@ -95,14 +102,19 @@ class Client:
 
     def call(self, call: Call[T]) -> T:
         """Execute a call; what every method does."""
+        return self._repeated(lambda: call.result(self._exchange(call)))
+
+    def _repeated(self, attempt: Callable[[], T]) -> T:
         repetition = Repetition(self.settings, self._chance)
         while True:
             try:
-                return call.result(self._exchange(call))
+                return attempt()
             except BusError as error:
                 self._sleep(repetition.after(error))
 
-    def consume(self, *topics: str, max: int | None = None, wait: float = 20.0, **options: Any) -> Consumer:
+    def consume(
+        self, *topics: str, max: int | None = None, wait: float = 20.0, stream: bool = False, **options: Any
+    ) -> Consumer:
         """Iterate over the events of topics in batches, pulling them; see `Consumer`.
 
         Without topics the subscription is taken as it is; otherwise it is created or changed to these topics, with
@@ -111,8 +123,10 @@ class Client:
         Args:
             max: the most events in a batch.
             wait: seconds of one request while nothing is there, up to 60.
+            stream: take them from one connection, sooner by the time of a request; a batch is then what came
+                together, and `max` and `wait` mean nothing.
         """
-        return Consumer(self, topics, max=max, wait=wait, options=options)
+        return Consumer(self, topics, max=max, wait=wait, stream=stream, options=options)
 
     def close(self) -> None:
         """Close the connections that are kept."""
@@ -144,10 +158,23 @@ class Client:
         """One attempt; raises a BusError if there is no answer."""
         patience = self.settings.timeout + call.wait
         limit = urllib3.Timeout(total=patience, connect=CONNECTING * self.settings.timeout)
+        return _response(self._request(call, limit, patience))
+
+    def _open(self, call: Call[Any]) -> Source:
+        """One attempt to begin a stream; raises a BusError if there is none."""
+        patience = self.settings.timeout + SILENCE
+        limit = urllib3.Timeout(connect=self.settings.timeout, read=patience)
+        answer = self._request(call, limit, patience, preload_content=False)
+        if answer.status != 200:
+            call.result(_response(answer))
+        return _Stream(call, answer, patience)
+
+    def _request(self, call: Call[Any], limit: urllib3.Timeout, patience: float, **options: Any) -> Any:
+        """Send a request, and return what urllib3 returns."""
         try:
-            answer = self._connections().urlopen(
-                call.method, self._prefix + call.path, body=call.body, headers=self._headers, retries=False,
-                redirect=False, assert_same_host=False, timeout=limit,
+            return self._connections().urlopen(
+                call.method, self._prefix + call.path, body=call.body, headers={**self._headers, **call.headers},
+                retries=False, redirect=False, assert_same_host=False, timeout=limit, **options,
             )  # fmt: skip
         except (NewConnectionError, ConnectTimeoutError) as error:
             raise call.not_sent(_reason(error, patience)) from None
@@ -158,8 +185,6 @@ class Client:
             raise call.broken(f"TLS: {cause}") from None
         except (HTTPError, OSError) as error:
             raise call.broken(_reason(error, patience)) from None
-        headers = {name.lower(): value for name, value in answer.headers.items()}
-        return Response(answer.status, headers, answer.data)
 
     publish = _method(calls.publish)
     created = _method(calls.created)
@@ -180,6 +205,7 @@ class Client:
     subscriptions = _method(calls.subscriptions)
     subscription = _method(calls.subscription)
     pull = _method(calls.pull)
+    stream = _streamed(calls.stream)
     acknowledge = _method(calls.acknowledge)
     pause = _method(calls.pause)
     resume = _method(calls.resume)
@@ -195,6 +221,40 @@ class Client:
     add_token = _method(calls.add_token)
     delete_token = _method(calls.delete_token)
     pulse = _method(calls.pulse)
+
+
+class _Stream:
+    """The answer of a stream, see `streaming.Source`; a silence of `patience` seconds breaks it."""
+
+    def __init__(self, call: Call[Any], answer: Any, patience: float) -> None:
+        self._call, self._answer, self._patience = call, answer, patience
+        self._reading = self._closed = False
+
+    def read(self) -> bytes:
+        self._reading = True
+        try:
+            return b"" if self._closed else bytes(self._answer.read1(65536))
+        except (HTTPError, OSError, ValueError) as error:
+            if self._closed:
+                return b""
+            raise self._call.broken(_reason(error, self._patience)) from None
+        finally:
+            self._reading = False
+            if self._closed:
+                self._answer.close()
+
+    def close(self) -> None:
+        self._closed = True
+        wire = getattr(self._answer.connection, "sock", None)
+        if wire is not None:
+            with suppress(OSError):
+                socket.socket.shutdown(wire, socket.SHUT_RDWR)  # ends a `read` of another thread
+        if not self._reading:
+            self._answer.close()
+
+
+def _response(answer: Any) -> Response:
+    return Response(answer.status, {name.lower(): value for name, value in answer.headers.items()}, answer.data)
 
 
 def _reason(error: BaseException, patience: float) -> str:

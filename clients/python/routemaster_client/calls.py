@@ -175,6 +175,20 @@ def acknowledge(cursor: str, subscriber: str | None = None) -> Call[None]:
     return _write("POST", _own("/ack", subscriber), {"cursor": cursor})
 
 
+def stream(*, ack: str | None = None, sent: bool = False, subscriber: str | None = None) -> Call[None]:
+    """The events that wait, and then those that are published, as they come, over one connection; see `Stream`.
+
+    At most `max` of the subscription are on their way without acknowledgement, so call `acknowledge` meanwhile.
+
+    Args:
+        ack: acknowledges up to this cursor before.
+        sent: each event counts as acknowledged when this machine has received it, handled or not.
+    """
+    headers = {"Accept": "text/event-stream", **({} if ack is None else {"Last-Event-ID": ack})}
+    query = {"ack": "sent" if sent else None}
+    return Call("GET", _own("/stream", subscriber) + _query(query), _nothing, statuses=(200,), headers=headers)
+
+
 def pause(subscriber: str | None = None) -> Call[None]:
     """Stop deliveries; events gather until `resume`."""
     return _write("POST", _own("/pause", subscriber))

@@ -51,10 +51,15 @@ class Pulling:
         """The next request."""
         return calls.pull(max=self._max, wait=self._wait, ack=self._handled)
 
-    def took(self, batch: Pulled) -> None:
-        """A request succeeded, and with it the acknowledgement."""
+    @property
+    def handled_up_to(self) -> str | None:
+        """The cursor that a new stream shall acknowledge."""
+        return self._handled
+
+    def took(self, batch: Pulled | None) -> None:
+        """A request succeeded, and with it the acknowledgement; None: it did nothing else."""
         self._handled = None
-        if not batch.events:
+        if batch is not None and not batch.events:
             self._failures = 0
 
     def handled(self, batch: Pulled) -> None:

@@ -3,11 +3,12 @@
     BusError
       Refused                  the bus refused the request, nothing was stored; a repetition fails again
         Invalid                400, 413, 415, or found by the client before anything was sent
-        Unauthorized           401, 429: the token
+        Unauthorized           401: the token
         Forbidden              403: another client's topic
         NotFound               404: no such topic, subscription, event
         Conflict               409
       Unavailable              nothing was stored; a later attempt may succeed
+        TooManyRequests        429: of this address, or too many wrong tokens from it
       OutcomeUnknown           the request may have been executed, or not
       UnexpectedAnswer         what answered is no Routemaster bus, or is configured wrongly
 """
@@ -40,7 +41,7 @@ class Invalid(Refused):
 
 
 class Unauthorized(Refused):
-    """The token is unknown, or not of the kind that the request needs (401); or too many such requests (429)."""
+    """The token is unknown, or not of the kind that the request needs (401)."""
 
 
 class Forbidden(Refused):
@@ -57,6 +58,11 @@ class Conflict(Refused):
 
 class Unavailable(BusError):
     """The bus cannot be reached, or cannot store now: nothing was stored, and a later attempt may succeed."""
+
+
+class TooManyRequests(Unavailable):
+    """The bus serves this address no more for now (429): it has too many requests under way, or has sent too many
+    wrong tokens. `retry_after` says for how long; a call that can be repeated in at most 30 s is."""
 
 
 class OutcomeUnknown(BusError):

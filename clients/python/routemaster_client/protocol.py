@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 from urllib.parse import urlsplit
 
 from routemaster_client import errors
-from routemaster_client.errors import BusError, OutcomeUnknown, Unavailable, UnexpectedAnswer
+from routemaster_client.errors import BusError, OutcomeUnknown, TooManyRequests, Unavailable, UnexpectedAnswer
 from routemaster_client.version import __version__
 
 T = TypeVar("T")
@@ -28,7 +28,7 @@ _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", r
 
 _BY_STATUS: Mapping[int, type[errors.Refused]] = {
     400: errors.Invalid, 413: errors.Invalid, 415: errors.Invalid, 401: errors.Unauthorized,
-    429: errors.Unauthorized, 403: errors.Forbidden, 404: errors.NotFound, 409: errors.Conflict,
+    403: errors.Forbidden, 404: errors.NotFound, 409: errors.Conflict,
 }  # fmt: skip
 _HINTS = {
     401: "check this client's token: the bus does not know it, or it is of another kind than the request needs",
@@ -55,6 +55,7 @@ class Call(Generic[T]):
     shown: str = ""                 #: the path for messages, where it holds a secret
     statuses: tuple[int, ...] = (200, 201, 204)
     wait: float = 0.0               #: seconds that the bus may take on purpose
+    headers: Mapping[str, str] = field(default_factory=dict)  #: besides those of every request
 
     @property
     def reads(self) -> bool:
@@ -67,10 +68,13 @@ class Call(Generic[T]):
             try:
                 return self.read(response)
             except (ValueError, LookupError, TypeError, AttributeError):
-                kind: type[BusError] = UnexpectedAnswer if self.reads else OutcomeUnknown
-                raise self._error(kind, "the answer is not what a Routemaster bus sends; check the URL",
-                                  response) from None  # fmt: skip
+                raise self.misunderstood(response) from None
         raise self._failure(response)
+
+    def misunderstood(self, response: Response | None = None) -> BusError:
+        """The error for an answer that makes no sense."""
+        kind: type[BusError] = UnexpectedAnswer if self.reads else OutcomeUnknown
+        return self._error(kind, "the answer is not what a Routemaster bus sends; check the URL", response)
 
     def not_sent(self, reason: str) -> Unavailable:
         """The error for a request that never left."""
@@ -101,6 +105,8 @@ class Call(Generic[T]):
         if 300 <= status < 400:
             target = _origin(response.headers.get("location", "another URL"))
             return self._error(UnexpectedAnswer, f"redirected to {target}: make that the client's URL", response)
+        if status == 429:
+            return self._error(TooManyRequests, f"{text or 'too many requests'}; {_too_many(response)}", response)
         if status in _BY_STATUS and (text or status == 413):
             hint = f" ({_HINTS[status]})" if status in _HINTS else ""
             return self._error(_BY_STATUS[status], (text or "too large") + hint, response)
@@ -112,9 +118,7 @@ class Call(Generic[T]):
     def _error(self, kind: type[_Error], text: str, response: Response | None = None) -> _Error:
         status = response.status if response else None
         place = f"{self.method} {self.shown or self.path.partition('?')[0]}"
-        after = None
-        if response is not None and re.fullmatch("[0-9]{1,6}", response.headers.get("retry-after", "")):
-            after = float(response.headers["retry-after"])
+        after = None if response is None else _retry_after(response)
         answered = f"{status}: " if status else ""
         return kind(f"{place}: {answered}{text}", status=status, reason=text, retry_after=after)
 
@@ -207,6 +211,19 @@ def certificates(pem: bytes) -> list[bytes]:
     if not found:
         raise errors.Invalid("ca_file is invalid: it holds no certificate in PEM")
     return found
+
+
+def _retry_after(response: Response) -> float | None:
+    """Seconds after which the bus wants to be asked again, if it says so."""
+    text = response.headers.get("retry-after", "")
+    return float(text) if re.fullmatch("[0-9]{1,6}", text) else None
+
+
+def _too_many(response: Response) -> str:
+    """What to do about a 429."""
+    after = _retry_after(response)
+    when = "later" if after is None else f"in {after:g} s"
+    return f"nothing was stored: try again {when}, with fewer requests at once, and without wrong tokens"
 
 
 def _object(body: bytes) -> dict[str, object]:

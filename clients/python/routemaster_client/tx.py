@@ -7,7 +7,7 @@ whichever part of it is under way.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
 
@@ -31,6 +31,8 @@ from routemaster_client.errors import BusError
 from routemaster_client.methods import method_of
 from routemaster_client.protocol import CONNECTING, Call, Repetition, Response, Settings, certificates
 from routemaster_client.resource import handle
+from routemaster_client.streaming import SILENCE, AsyncSource, AsyncStream
+from routemaster_client.tx_stream import StreamBody
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,6 +40,10 @@ T = TypeVar("T")
 
 def _method(build: Callable[P, Call[T]]) -> Callable[Concatenate[TwistedClient, P], Deferred[T]]:
     return method_of(build, lambda self, call: self.call(call))
+
+
+def _streamed(build: Callable[P, Call[None]]) -> Callable[Concatenate[TwistedClient, P], AsyncStream]:
+    return method_of(build, lambda self, call: AsyncStream(call, lambda: self._repeated(lambda: self._open(call))))
 
 
 class TwistedClient:
@@ -78,32 +84,47 @@ class TwistedClient:
         return Deferred.fromCoroutine(self._call(call))
 
     def consume(
-        self, *topics: str, max: int | None = None, wait: float = 20.0, **options: Any
+        self, *topics: str, max: int | None = None, wait: float = 20.0, stream: bool = False, **options: Any
     ) -> AsyncConsumer:
         """Iterate over the events of topics in batches, pulling them; as `Client.consume`."""
         return AsyncConsumer(
-            self, topics, max=max, wait=wait, options=options, handle=handle,
-            sleep=lambda seconds: deferLater(self._reactor, seconds),
-        )  # fmt: skip
+            self, topics, max=max, wait=wait, stream=stream, options=options, sleep=self._sleep, handle=handle
+        )
 
     def close(self) -> Deferred[None]:
         """Close the connections that are kept."""
         closed: Deferred[None] = self._pool.closeCachedConnections()
         return closed
 
+    def _sleep(self, seconds: float) -> Deferred[None]:
+        return deferLater(self._reactor, seconds)
+
     async def _call(self, call: Call[T]) -> T:
+        async def attempt() -> T:
+            return call.result(await self._exchange(call))
+
+        return await self._repeated(attempt)
+
+    async def _repeated(self, attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
         repetition = Repetition(self.settings, self._chance)
         while True:
             try:
-                return call.result(await self._exchange(call))
+                return await attempt()
             except BusError as error:
                 wait = repetition.after(error)
-            await deferLater(self._reactor, wait)
+            await self._sleep(wait)
 
     async def _exchange(self, call: Call[Any]) -> Response:
         """One attempt; raises a BusError if there is no answer."""
+        return await self._in_time(call, self._attempt(call))
+
+    async def _open(self, call: Call[Any]) -> AsyncSource:
+        """One attempt to begin a stream; raises a BusError if there is none."""
+        return await self._in_time(call, self._begun(call))
+
+    async def _in_time(self, call: Call[Any], exchange: Coroutine[Any, Any, T]) -> T:
         patience = self.settings.timeout + call.wait
-        attempt = Deferred.fromCoroutine(self._attempt(call)).addTimeout(patience, self._reactor, _late)
+        attempt = Deferred.fromCoroutine(exchange).addTimeout(patience, self._reactor, _late)
         try:
             return await attempt
         except Late:
@@ -119,16 +140,31 @@ class TwistedClient:
             raise call.broken(_words(error)) from None
 
     async def _attempt(self, call: Call[Any]) -> Response:
+        return await _complete(await self._answered(call))
+
+    async def _begun(self, call: Call[Any]) -> AsyncSource:
+        answer = await self._answered(call)
+        if answer.code != 200:
+            call.result(await _complete(answer))
+        patience = self.settings.timeout + SILENCE
+
+        def broken(error: BaseException | None) -> BusError:
+            return call.broken(f"nothing within {patience:g} s" if error is None else _words(error))
+
+        source = StreamBody(self._reactor, patience, broken)
+        answer.deliverBody(source)
+        return source
+
+    async def _answered(self, call: Call[Any]) -> Any:
+        """The answer whose body is still to come."""
         body: Any = None if call.body is None else _Body(call.body)
-        body_read = _Answer()
+        headers = self._headers
+        if call.headers:
+            headers = headers.copy()
+            for name, value in call.headers.items():
+                headers.setRawHeaders(name, [value])
         url = self.settings.base + call.path
-        answer: Any = await self._agent.request(call.method.encode(), url.encode(), self._headers, body)
-        headers = {
-            name.decode("latin-1").lower(): values[-1].decode("latin-1")
-            for name, values in answer.headers.getAllRawHeaders()
-        }
-        answer.deliverBody(body_read)
-        return Response(answer.code, headers, await body_read.done)
+        return await self._agent.request(call.method.encode(), url.encode(), headers, body)
 
     publish = _method(calls.publish)
     created = _method(calls.created)
@@ -149,6 +185,7 @@ class TwistedClient:
     subscriptions = _method(calls.subscriptions)
     subscription = _method(calls.subscription)
     pull = _method(calls.pull)
+    stream = _streamed(calls.stream)
     acknowledge = _method(calls.acknowledge)
     pause = _method(calls.pause)
     resume = _method(calls.resume)
@@ -164,6 +201,16 @@ class TwistedClient:
     add_token = _method(calls.add_token)
     delete_token = _method(calls.delete_token)
     pulse = _method(calls.pulse)
+
+
+async def _complete(answer: Any) -> Response:
+    body = _Answer()
+    answer.deliverBody(body)
+    headers = {
+        name.decode("latin-1").lower(): values[-1].decode("latin-1")
+        for name, values in answer.headers.getAllRawHeaders()
+    }
+    return Response(answer.code, headers, await body.done)
 
 
 @implementer(IBodyProducer)
