@@ -14,11 +14,9 @@ with status 1.
 
 from __future__ import annotations
 
-import atexit
 import os
-import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any, NoReturn
@@ -33,6 +31,7 @@ from routemaster.daemon.service import Bus
 from routemaster.daemon.supervisor import Supervisor
 from routemaster.daemon.systemd_notify import SystemdNotifier
 from routemaster.errors import ConfigError
+from routemaster.process import Process
 
 _HELP = help_texts()
 _log = Logger()
@@ -136,6 +135,11 @@ def _dropped() -> int:
     return 0 if _Log.observer is None else _Log.observer.dropped
 
 
+def _reopen_log() -> None:
+    if _Log.observer is not None:
+        _Log.observer.reopen()
+
+
 def _refuse(line: str) -> NoReturn:
     """End the process; `line` may be several, one for each fault."""
     SystemdNotifier(os.environ, None).status(line)
@@ -158,68 +162,5 @@ def makeService(options: Options) -> Bus | Supervisor:
             bus = Supervisor(options.config, options.child_arguments, reactor, process.fail)
     except ConfigError as error:
         _refuse(str(error))
-    process.handle_signals(bus)
+    process.handle_signals(bus, _reopen_log)
     return bus
-
-
-class Process:
-    """The signals and the exit status of the process."""
-
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
-        self._stopping = False
-
-    def handle_signals(self, bus: Bus | Supervisor) -> None:
-        """Install signal handlers now, and again when the reactor has installed its own."""
-
-        def reload() -> None:
-            if _Log.observer is not None:
-                _Log.observer.reopen()
-            bus.reload()
-
-        def interrupt() -> None:
-            bus.skip_drain_delay()
-            self._stop_on_signal("SIGINT")
-
-        def ignore() -> None:
-            """The default action of the operating system would end the process."""
-
-        for number, action in {
-            signal.SIGTERM: lambda: self._stop_on_signal("SIGTERM"),
-            signal.SIGINT: interrupt,
-            signal.SIGHUP: reload,
-            signal.SIGUSR1: ignore,
-            signal.SIGUSR2: bus.replace,
-        }.items():
-            self._install(number, action)
-            self._reactor.callWhenRunning(self._install, number, action)
-            # when the reactor has stopped, Python would restore the default action, which ends the process
-            self._reactor.addSystemEventTrigger("after", "shutdown", signal.signal, number, signal.SIG_IGN)
-
-    def _install(self, number: signal.Signals, action: Callable[[], None]) -> None:
-        # a handler may run between any two instructions, so it only schedules the call
-        signal.signal(number, lambda _number, _frame: self._reactor.callFromThread(action))
-
-    def _stop_on_signal(self, name: str) -> None:
-        if self._stopping:
-            _log.info("{name} ignored: the bus is already stopping", name=name)
-        else:
-            _log.info("{name}: the bus stops", name=name)
-            self._end()
-
-    def fail(self) -> None:
-        """Stop, and exit with status 1. twistd has no exit status of its own, so `atexit` sets it."""
-        atexit.register(_exit_with_failure)
-        if not self._stopping:
-            self._reactor.callWhenRunning(self._reactor.callLater, 0, self._end)
-
-    def _end(self) -> None:
-        if not self._stopping:
-            self._stopping = True
-            self._reactor.stop()
-
-
-def _exit_with_failure() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)

@@ -47,13 +47,15 @@ LAWS: dict[str, tuple[str, ...]] = {
         *VALUES, "util.", "redis.", "store.", "sender.", "delivery.", "pull.", "web.", "web.http_server.",
         "metrics.", "error_reporting.", "logs",  # `tracing.` by name, when it is switched on
     ),
-    "tap": ("", "config", "errors", "daemon.", "logs"),
+    "process": (),
+    "tap": ("", "config", "errors", "daemon.", "logs", "process"),
     # no reactor; keys: move-redis copies what the store keeps, whatever it means
     "cli.": (*VALUES, "redis.cluster_slots", "redis.server_info", "store.keys"),
     # the bus's API, its HTTP server and its statsd: never store, Redis, deliveries or the bus's own wiring
     "console.": (
         *VALUES, "util.", "web.http_server.", "web.certificate_watch", "web.certificates",
         "web.failed_authentications", "web.klein_resource", "metrics.statsd", "daemon.systemd_notify", "logs",
+        "process",
     ),
     "testing.": ("interfaces", "model", "redis.", "redis.address"),
 }  # fmt: skip

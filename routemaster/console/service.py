@@ -156,6 +156,12 @@ class ConsoleService(Service):
         """Read the certificate again."""
         self._certificates.reload()
 
+    def skip_drain_delay(self) -> None:
+        """There is no delay to skip."""
+
+    def replace(self) -> None:
+        """There are no child processes to replace."""
+
     async def _start(self) -> None:
         self._log.info("Routemaster console {version} starts", version=__version__)
         for part in self._parts():

@@ -3,17 +3,15 @@
 The options are those of `config.OPTIONS`, and `--bus NAME=URL` for each bus. Faults in the
 configuration end the process with a line for each and status 1, before anything is opened.
 
-Signals: SIGTERM and SIGINT stop the console with status 0; SIGHUP reads the certificate again
-and reopens the log. A console that cannot start ends with status 1.
+Signals: see `routemaster.process`; SIGHUP reads the certificate again and reopens the log. A
+console that cannot start ends with status 1.
 """
 
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
 
-import atexit
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +24,7 @@ from routemaster import __version__, logs
 from routemaster.config import help_texts
 from routemaster.console.config import OPTIONS, SHIPPED, ConsoleConfig, load
 from routemaster.errors import ConfigError
+from routemaster.process import Process
 
 _HELP = help_texts(SHIPPED)
 
@@ -128,33 +127,17 @@ def makeService(options: Options) -> Any:
         if error.name != "jinja2":
             raise
         _refuse("the console needs the extra console: pip install 'routemaster[console]'")
-    given: Any = reactor
-    given.seconds = monotonic  # timers do not depend on changes of the time of day
+    clock: Any = reactor
+    clock.seconds = monotonic  # timers do not depend on changes of the time of day
+    process = Process(reactor, "the console")
     try:
-        console = ConsoleService(options.config, given, lambda: _fail(given))
+        console = ConsoleService(options.config, reactor, process.fail)
     except ConfigError as error:
         _refuse(str(error))
-
-    def hang_up() -> None:
-        if _Log.observer is not None:
-            _Log.observer.reopen()
-        console.reload()
-
-    def install() -> None:
-        signal.signal(signal.SIGHUP, lambda _number, _frame: given.callFromThread(hang_up))
-
-    install()
-    given.callWhenRunning(install)
+    process.handle_signals(console, _reopen_log)
     return console
 
 
-def _fail(reactor: Any) -> None:
-    """Stop, and exit with status 1. twistd has no exit status of its own, so `atexit` sets it."""
-    atexit.register(_exit_with_failure)
-    reactor.callWhenRunning(reactor.callLater, 0, reactor.stop)
-
-
-def _exit_with_failure() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)
+def _reopen_log() -> None:
+    if _Log.observer is not None:
+        _Log.observer.reopen()

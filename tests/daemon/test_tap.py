@@ -14,9 +14,10 @@ from twisted.application.service import IServiceMaker
 from twisted.plugin import getPlugins
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster import __version__, tap
+from routemaster import __version__, process, tap
 from routemaster.config import OPTIONS
-from routemaster.tap import Options, Process
+from routemaster.process import Process
+from routemaster.tap import Options
 
 
 class OptionsTests(SynchronousTestCase):
@@ -182,7 +183,7 @@ class ProcessTests(SynchronousTestCase):
         self.installed: dict[int, Any] = {}
         self.patch(signal, "signal", self.installed.__setitem__)
         self.at_exit: list[Any] = []
-        self.patch(tap.atexit, "register", self.at_exit.append)
+        self.patch(process.atexit, "register", self.at_exit.append)
         self.reactor = FakeReactor()
         self.reloads = self.replacements = self.skipped = 0
         self.process = Process(self.reactor)
