@@ -18,9 +18,10 @@ from routemaster.console.model import Change, Snapshot
 from routemaster.interfaces import Clock
 from routemaster.web.http_server.body_writer import Outlet
 
-COMMENT_INTERVAL: Final = 15.0  #: seconds
+ALIVE_INTERVAL: Final = 15.0    #: seconds
 MAX_STREAMS: Final = 100
 MAX_CHANGES: Final = 100  #: that wait for one client
+ALIVE: Final = b"event: alive\ndata: {}\n\n"  #: an event, because pages do not see comments
 RETRY: Final = 3000  #: ms after which a browser connects again
 
 
@@ -35,7 +36,7 @@ class Stream:
         self._live, self._allowed = live, allowed
         self._snapshot = first
         self._changes: deque[bytes] = deque(maxlen=MAX_CHANGES)
-        self._comment = b"retry: %d\n\n" % RETRY
+        self._alive = b"retry: %d\n\n" % RETRY
         self._outlet: Outlet | None = None
         self._ended = False
 
@@ -48,8 +49,8 @@ class Stream:
         """See `OpenBody`."""
         if self._ended:
             return None
-        part = b"".join([self._comment, *self._changes, self._snapshot])
-        self._comment, self._snapshot = b"", b""
+        part = b"".join([self._alive, *self._changes, self._snapshot])
+        self._alive, self._snapshot = b"", b""
         self._changes.clear()
         return part
 
@@ -63,12 +64,12 @@ class Stream:
         self._changes.extend(changes)
         self._more()
 
-    def comment(self) -> None:
-        """Keep the connection open; end it if the session has ended."""
+    def keep_alive(self) -> None:
+        """Show page and proxies that the connection is alive; end it if the session has ended."""
         if not self._allowed():
             self.end()
             return
-        self._comment = self._comment or b":\n\n"
+        self._alive = self._alive or ALIVE
         self._more()
 
     def end(self) -> None:
@@ -122,7 +123,7 @@ class Live:
         """A stream's answer has begun."""
         self._streams.add(stream)
         if self._timer is None:
-            self._timer = self._clock.callLater(COMMENT_INTERVAL, self._comment)
+            self._timer = self._clock.callLater(ALIVE_INTERVAL, self._keep_alive)
 
     def closed(self, stream: Stream) -> None:
         """A stream's answer is over."""
@@ -137,10 +138,10 @@ class Live:
         for each in list(self._streams):
             each.end()
 
-    def _comment(self) -> None:
-        self._timer = self._clock.callLater(COMMENT_INTERVAL, self._comment)
+    def _keep_alive(self) -> None:
+        self._timer = self._clock.callLater(ALIVE_INTERVAL, self._keep_alive)
         for each in list(self._streams):
-            each.comment()
+            each.keep_alive()
 
 
 def message(event: str, data: object) -> bytes:

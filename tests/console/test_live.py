@@ -8,7 +8,7 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.console.live import COMMENT_INTERVAL, MAX_CHANGES, MAX_STREAMS, Live, Stream
+from routemaster.console.live import ALIVE, ALIVE_INTERVAL, MAX_CHANGES, MAX_STREAMS, Live, Stream
 from routemaster.console.model import Change, Snapshot
 from tests.console.made import NOW, bus, subscriber
 
@@ -95,14 +95,14 @@ class LiveTests(SynchronousTestCase):
         self.assertEqual(len(events), MAX_CHANGES + 1)
         self.assertEqual(events[-2][1]["text"], "999")
 
-    def test_comments(self) -> None:
-        """A comment keeps proxies from closing a quiet stream, and ends it when its session has ended."""
+    def test_alive(self) -> None:
+        """A quiet stream shows that it is alive, and ends when its session has ended."""
         outlet = self.opened()
         outlet.read()
-        self.clock.advance(COMMENT_INTERVAL)
-        self.assertEqual((outlet.pending, outlet.stream.next_part()), (1, b":\n\n"))
+        self.clock.advance(ALIVE_INTERVAL)
+        self.assertEqual((outlet.pending, outlet.stream.next_part()), (1, ALIVE))
         self.allowed = False
-        self.clock.advance(COMMENT_INTERVAL)
+        self.clock.advance(ALIVE_INTERVAL)
         self.assertIsNone(outlet.stream.next_part())
 
     def test_bounded(self) -> None:

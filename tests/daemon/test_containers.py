@@ -18,8 +18,8 @@ from tests.daemon.test_deploy import DEPLOY, ROOT, VARIABLE
 
 CONTAINERS = [ROOT / "Dockerfile", ROOT / "compose.yaml"]
 LOCKED = {
-    "requirements.txt": ["", "embedded"],
-    "requirements-reporters.txt": ["", "embedded", "sentry", "honeybadger", "newrelic"],
+    "requirements.txt": ["", "embedded", "console"],
+    "requirements-reporters.txt": ["", "embedded", "console", "sentry", "honeybadger", "newrelic"],
 }  #: files of locked requirements, and the extras that they are for
 
 

@@ -63,7 +63,7 @@
       if (event.data !== stream.seen) refresh();
       stream.seen = event.data;
     });
-    stream.addEventListener("change", () => { heard = Date.now(); });
+    for (const other of ["change", "alive"]) stream.addEventListener(other, () => { heard = Date.now(); });
     stream.onerror = () => {
       say("lost", "Connection to the console lost");
       if (stream.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
