@@ -13,6 +13,8 @@ from typing import Any, Protocol
 from routemaster.interfaces import Outcome
 from routemaster.model import EventID, Published, with_id
 
+_ODD = frozenset(b"%x" % digit for digit in range(1, 16, 2))
+
 
 class Traced(bytes):
     """An event's fragment, or its JSON object, with the trace context of its publication."""
@@ -30,6 +32,11 @@ class Traced(bytes):
 def trace_of(text: bytes) -> bytes:
     """The trace context of a fragment; empty: it has none."""
     return text.trace if isinstance(text, Traced) else b""
+
+
+def is_sampled(trace: bytes) -> bool:
+    """Whether the span of a publication, whose context this is, is recorded: the last bit of traceparent."""
+    return trace[54:55] in _ODD
 
 
 def traced_with_id(fragment: bytes, event: EventID) -> bytes:

@@ -8,7 +8,7 @@ import sys
 from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.model import EventID
-from routemaster.traces import Traced, trace_of, traced_with_id
+from routemaster.traces import Traced, is_sampled, trace_of, traced_with_id
 
 PROGRAM = """
 import sys
@@ -41,6 +41,13 @@ class TracedTests(SynchronousTestCase):
         self.assertEqual((traced, trace_of(traced)), (made, b"context"))
         plain = traced_with_id(b'{"n":1}', event)
         self.assertEqual((type(plain), plain), (bytes, made))
+
+
+    def test_sampled(self) -> None:
+        """A context tells by the last bit of its flags whether its span is recorded."""
+        begin = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-"
+        found = [is_sampled(begin + flags) for flags in (b"00", b"01", b"02", b"03", b"ff", b"01 a=1", b"00 a=1", b"")]
+        self.assertEqual(found, [False, True, False, True, True, True, False, False])
 
 
 class OffTests(SynchronousTestCase):

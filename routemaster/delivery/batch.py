@@ -15,7 +15,7 @@ from attrs import frozen
 
 from routemaster.delivery.log_cache import Entry, LogCache
 from routemaster.model import EventID, Span
-from routemaster.traces import Traced
+from routemaster.traces import Traced, is_sampled
 
 PIECE = 256  #: events that are asked for at once
 MOST_TRACES = 128  #: of one batch: as many links as OpenTelemetry's default limit of a span
@@ -54,18 +54,23 @@ class Batch:
 class TracedBatch(Batch):
     """A batch with the trace contexts of its events' publications."""
 
-    traces: Sequence[bytes] = ()  #: each once, at most `MOST_TRACES`, oldest first
+    #: of those that are sampled, each once, at most `MOST_TRACES`, oldest first; if none is, of one of them
+    traces: Sequence[bytes] = ()
 
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> TracedBatch:
         """See `Batch.of`."""
-        batch, found = super().of(entries), dict[bytes, None]()
+        batch, found, other = super().of(entries), dict[bytes, None](), tuple[bytes, ...]()
         for _, _, event in entries:
             if isinstance(event, Traced):
+                if not is_sampled(event.trace):
+                    other = (event.trace,)
+                    continue
                 found[event.trace] = None
                 if len(found) == MOST_TRACES:
                     break
-        return cls(batch.body, batch.events, batch.first, batch.last, batch.starts, batch.ends, tuple(found))
+        traces = tuple(found) or other
+        return cls(batch.body, batch.events, batch.first, batch.last, batch.starts, batch.ends, traces)
 
 
 class _Source:

@@ -39,11 +39,10 @@ class RequestTracer:
         if operation is None:
             return
         above = parent(request.requestHeaders)
-        span = self._tracer.start_span(
-            request.endpoint, above, SpanKind.SERVER, _attributes(request, *operation)
-        )
+        span = self._tracer.start_span(request.endpoint, above, SpanKind.SERVER)
         request.span = RequestSpan(span, has_parent(above))
         if span.is_recording():
+            span.set_attributes(_attributes(request, *operation))
             request.notifyFinish().addBoth(request.span.ended, request)
 
 

@@ -121,6 +121,14 @@ class AttemptTests(AttemptCase):
         self.pass_time(1)
         self.assertEqual(self.links(), [f"{number:x}" for number in range(1, MOST_TRACES + 1)])
 
+    def test_unsampled(self) -> None:
+        """Links lead to publications that are sampled, however many others come first; else to one of the others."""
+        self.subscribe("cats", max=1000, timeout=500)
+        self.worker()
+        self.traced("cats", *(context(number, "00") for number in range(1, 2 * MOST_TRACES)), context(999))
+        self.pass_time(1)
+        self.assertEqual(self.links(), [f"{999:x}"])
+
     def test_damaged(self) -> None:
         """A context that is none is passed over."""
         self.subscribe("cats")
@@ -137,7 +145,7 @@ class AttemptTests(AttemptCase):
         self.traced("cats", context(1, "00"))
         self.assertEqual(self.spans.ended, [])
         self.traced("cats", context(2, "00"), context(3))
-        self.assertEqual(self.links(), ["2", "3"])
+        self.assertEqual(self.links(), ["3"])
         flags = [int(attempt.headers[b"traceparent"][-2:], 16) for attempt in self.sender.attempts]
         self.assertEqual([each & 1 for each in flags], [0, 0, 1])
 
