@@ -2,7 +2,8 @@
 # with a Redis of its own unless ROUTEMASTER_REDIS_URL names one. docs/operations.rst tells more.
 
 FROM python:3.11-slim AS build
-# The libraries of exception services too: --build-arg REQUIREMENTS=requirements-reporters.txt
+# The libraries of exception services too: --build-arg REQUIREMENTS=requirements-reporters.txt; and those for traces:
+# requirements-full.txt
 ARG REQUIREMENTS=requirements.txt
 WORKDIR /build
 RUN python -m venv --without-pip /opt/routemaster

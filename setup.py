@@ -94,6 +94,7 @@ setup(
             "grafana-foundation-sdk>=0.0.21,<0.1",
             "hypothesis>=6.100",
             "jsonschema>=4.26,<5",
+            "kubernetes-validate>=1.35,<2",
             "mypy>=1.8",
             "openapi-spec-validator>=0.9,<0.10",
             "packaging>=24",

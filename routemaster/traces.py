@@ -48,8 +48,11 @@ def traced_with_id(fragment: bytes, event: EventID) -> bytes:
 class RequestSpan(Protocol):
     """The span of one request to the bus."""
 
-    trace: bytes | None         #: what is kept with the events that the request publishes; None: nothing
-    ids: Mapping[str, str]      #: `trace_id` and `span_id`, for log lines
+    trace: bytes | None  #: what is kept with the events that the request publishes; None: nothing
+
+    @property
+    def ids(self) -> Mapping[str, str]:
+        """`trace_id` and `span_id`, for log lines."""
 
     def published(self, stored: Published) -> None:
         """The request's events are stored."""

@@ -46,7 +46,8 @@ class TracedTests(SynchronousTestCase):
     def test_sampled(self) -> None:
         """A context tells by the last bit of its flags whether its span is recorded."""
         begin = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-"
-        found = [is_sampled(begin + flags) for flags in (b"00", b"01", b"02", b"03", b"ff", b"01 a=1", b"00 a=1", b"")]
+        ends = (b"00", b"01", b"02", b"03", b"ff", b"01 a=1", b"00 a=1", b"")
+        found = [is_sampled(begin + end) for end in ends]
         self.assertEqual(found, [False, True, False, True, True, True, False, False])
 
 

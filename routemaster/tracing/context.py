@@ -18,21 +18,15 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 _ROOT = Context()  #: without a parent
 
 
-def parent(headers: Headers) -> Context:
-    """The parent that a request's headers name; none if they name none, or not exactly one that is valid."""
+def parent(headers: Headers) -> SpanContext | None:
+    """The parent that a request's headers name; None if they name none, or not exactly one that is valid."""
     given = headers.getRawHeaders(b"traceparent")
     if given is None or len(given) != 1:
-        return _ROOT
-    carrier = {"traceparent": given[0].decode("latin-1")}
-    state = b",".join(headers.getRawHeaders(b"tracestate", ())).decode("latin-1")
-    if state:
-        carrier["tracestate"] = bounded(state)
-    return _PROPAGATOR.extract(carrier, _ROOT)
-
-
-def has_parent(context: Context) -> bool:
-    """Whether there is a parent."""
-    return get_current_span(context).get_span_context().is_valid
+        return None
+    state = headers.getRawHeaders(b"tracestate") or ()
+    if not state and b" " not in given[0]:
+        return restored(given[0])
+    return _extracted(given[0].decode("latin-1"), bounded(b",".join(state).decode("latin-1")))
 
 
 def bounded(state: str) -> str:
@@ -68,6 +62,11 @@ def restored(text: bytes) -> SpanContext | None:
         context = SpanContext(int(plain[1], 16), int(plain[2], 16), is_remote=True, trace_flags=flags)
         return context if context.is_valid else None
     traceparent, _, state = text.decode("latin-1").partition(" ")
+    return _extracted(traceparent, state)
+
+
+def _extracted(traceparent: str, state: str) -> SpanContext | None:
+    """By OpenTelemetry's propagator; an invalid tracestate is left out alone."""
     carrier = {"traceparent": traceparent, **({"tracestate": state} if state else {})}
     context = get_current_span(_PROPAGATOR.extract(carrier, _ROOT)).get_span_context()
     return context if context.is_valid else None

@@ -10,11 +10,20 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    Span,
+    SpanKind,
+    StatusCode,
+    Tracer,
+    set_span_in_context,
+)
 from twisted.python.failure import Failure
 
 from routemaster.model import Published
-from routemaster.tracing.context import has_parent, ids, parent, restored, stored
+from routemaster.tracing.context import ids, parent, restored, stored
 
 SYSTEM: Final = "routemaster"
 
@@ -23,6 +32,7 @@ _ENDPOINTS: Final[Mapping[str, tuple[str, str]]] = {
     "GET /subscription/events": ("poll", "receive"),
     "GET /subscriptions/<name>/events": ("poll", "receive"),
 }
+_ROOT: Final = Context()  #: without a parent
 _STRANGERS: Final = (401, 429)  #: statuses
 _TOPIC: Final = re.compile(rb"/topics/([a-z_]{1,32})")
 
@@ -39,8 +49,9 @@ class RequestTracer:
         if operation is None:
             return
         above = parent(request.requestHeaders)
-        span = self._tracer.start_span(request.endpoint, above, SpanKind.SERVER)
-        request.span = RequestSpan(span, has_parent(above))
+        context = _ROOT if above is None else set_span_in_context(NonRecordingSpan(above), _ROOT)
+        span = self._tracer.start_span(request.endpoint, context, SpanKind.SERVER)
+        request.span = RequestSpan(span, above is not None)
         if span.is_recording():
             span.set_attributes(_attributes(request, *operation))
             request.notifyFinish().addBoth(request.span.ended, request)
@@ -66,25 +77,30 @@ def _attributes(request: Any, name: str, kind: str) -> dict[str, str]:
 class RequestSpan:
     """`routemaster.traces.RequestSpan`."""
 
-    __slots__ = ("_span", "ids", "trace")
+    __slots__ = ("_span", "trace")
 
     def __init__(self, span: Span, has_parent: bool) -> None:
         """What is not sampled is kept only if the client gave a context: else nobody could look it up."""
         context = span.get_span_context()
-        self._span, self.ids = span, ids(context)
+        self._span = span
         self.trace = stored(context) if has_parent or context.trace_flags.sampled else None
 
-    def published(self, ids: Published) -> None:
+    @property
+    def ids(self) -> Mapping[str, str]:
+        """`trace_id` and `span_id`, for log lines."""
+        return ids(self._span.get_span_context())
+
+    def published(self, stored: Published) -> None:
         """The request's events are stored."""
         if not self._span.is_recording():
             return
-        count = ids.last.n - ids.first.n + 1
+        count = stored.last.n - stored.first.n + 1
         if count == 1:
-            self._span.set_attribute("messaging.message.id", str(ids.first))
+            self._span.set_attribute("messaging.message.id", str(stored.first))
         else:
             self._span.set_attribute("messaging.batch.message_count", count)
-            self._span.set_attribute("routemaster.message.first_id", str(ids.first))
-            self._span.set_attribute("routemaster.message.last_id", str(ids.last))
+            self._span.set_attribute("routemaster.message.first_id", str(stored.first))
+            self._span.set_attribute("routemaster.message.last_id", str(stored.last))
 
     def pulled(self, events: int, traces: Sequence[bytes]) -> None:
         """The request is answered with so many events, whose publications have these contexts."""

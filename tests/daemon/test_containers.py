@@ -20,6 +20,7 @@ CONTAINERS = [ROOT / "Dockerfile", ROOT / "compose.yaml"]
 LOCKED = {
     "requirements.txt": ["", "embedded", "console"],
     "requirements-reporters.txt": ["", "embedded", "console", "sentry", "honeybadger", "newrelic"],
+    "requirements-full.txt": ["", "embedded", "console", "sentry", "honeybadger", "newrelic", "otel"],
 }  #: files of locked requirements, and the extras that they are for
 
 

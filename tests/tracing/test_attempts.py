@@ -122,7 +122,7 @@ class AttemptTests(AttemptCase):
         self.assertEqual(self.links(), [f"{number:x}" for number in range(1, MOST_TRACES + 1)])
 
     def test_unsampled(self) -> None:
-        """Links lead to publications that are sampled, however many others come first; else to one of the others."""
+        """Links lead to publications that are sampled, however many others come first."""
         self.subscribe("cats", max=1000, timeout=500)
         self.worker()
         self.traced("cats", *(context(number, "00") for number in range(1, 2 * MOST_TRACES)), context(999))

@@ -39,12 +39,11 @@ NOW = 1_700_000_000
 A, B, MADE, MONITOR_KEY = "alice--a1", "bob--b1", "made--m1", "eve--e1"
 CALLBACK = "https://localhost/events"
 INTERNAL_ERROR = b'{"error":"internal error"}'  #: which no description promises
-DESCRIPTION = Description(
-    openapi.document(
-        [(path, method, who) for path, method, _, who in Api(*[Mock()] * 7)._table()],
-        max_event_data=64, max_body=65536, missing_topics="refuse",
-    )
+DOCUMENT = openapi.document(
+    [(path, method, who) for path, method, _, who in Api(*[Mock()] * 7)._table()],
+    max_event_data=64, max_body=65536, missing_topics="refuse",
 )  # fmt: skip
+DESCRIPTION = Description(DOCUMENT)
 EVENT = {"type": "update", "url": "https://example.com/cats/1"}
 
 UNAVAILABLE = StoreUnavailable("Redis at test is unavailable")
