@@ -69,10 +69,13 @@ def can_run() -> bool:
 
 @cache
 def kubectl() -> str:
-    """The program; raises SkipTest without it."""
+    """The program; raises SkipTest without it, or if it is too old."""
     program = shutil.which("kubectl")
     if program is None:
         raise SkipTest("kubectl is not here")
+    version = subprocess.run([program, "version", "--client"], capture_output=True, text=True, check=False).stdout
+    if "Kustomize Version: v5" not in version:
+        raise SkipTest("kubectl is too old: kustomize in it is not of version 5")
     return program
 
 
