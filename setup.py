@@ -82,6 +82,7 @@ setup(
         **REPORTERS,
         "console": CONSOLE,
         "otel": TRACING,
+        "title": ["setproctitle>=1.3,<2"],
         # the site; on its own, because only `.ci/run` makes it
         "docs": ["furo>=2025.12.19,<2027", "sphinx>=8.2,<10"],
         "fuzz": ["atheris>=3.0,<4"],  # on its own, because it has wheels for some systems only
@@ -101,6 +102,7 @@ setup(
             "promql-parser>=0.11,<0.13",
             "pyyaml>=6",
             "ruff>=0.6",
+            "setproctitle>=1.3,<2",
             "schemathesis>=4.32,<5",
             "standardwebhooks>=1.1,<2",
             "trustme>=1.2",

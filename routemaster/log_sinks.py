@@ -13,7 +13,7 @@ import os
 import select
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from io import FileIO
@@ -48,6 +48,15 @@ class Sink:
 
     def close(self) -> None:
         """Close what this object has opened."""
+
+
+def is_journal(stream: TextIO | None, environment: Mapping[str, str]) -> bool:
+    """Whether a stream is systemd's journal, as systemd says in JOURNAL_STREAM: systemd.exec(5)."""
+    try:
+        found = os.fstat(stream.fileno()) if stream is not None else None
+    except (OSError, ValueError):
+        found = None
+    return found is not None and environment.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 def sink_for(target: TextIO | Path | None) -> Sink:

@@ -8,6 +8,11 @@
 - json: one object on one line, with `time`, `level`, `namespace`, `message`,
   `traceback` for a failure, and the fields of the event that are scalars.
 
+Under systemd, where standard error is the journal, each line begins with its
+priority, `<4>` for a warning, see sd-daemon(3): the journal takes that away, and
+`journalctl -p warning` finds it. Text has no time there, because the journal has
+its own; a JSON object stays as it is, for the programs that read it.
+
 Unprintable characters are escaped and long texts are cut, because topics, URLs
 and names come from clients. Nothing is masked here: events must not contain
 secrets.
@@ -21,6 +26,7 @@ nothing here reads a clock.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -32,7 +38,7 @@ from typing import Any, TextIO
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent
 from zope.interface.declarations import implementer
 
-from routemaster.log_sinks import Sink, sink_for
+from routemaster.log_sinks import Sink, is_journal, sink_for
 
 LONGEST_FIELD = 8 * 1024
 LONGEST_TRACEBACK = 64 * 1024
@@ -46,6 +52,9 @@ LEVELS = {
 }
 LEVEL_NAMES = {level: name for name, level in LEVELS.items()}
 
+#: of syslog, for the journal
+PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
+
 # Fields that Twisted's legacy logging adds.
 LEGACY = {"isError", "system", "format", "why", "failure", "logLevel"}
 
@@ -56,7 +65,10 @@ def observer(target: TextIO | Path | None, level: str, form: str) -> LogObserver
     None is the standard error of the process, also after Twisted has replaced
     `sys.stderr`. Raises OSError if the file cannot be opened.
     """
-    return LogObserver(sink_for(target or sys.__stderr__), level, {"text": as_text, "json": as_json}[form])
+    forms: dict[str, Callable[[LogEvent], str]] = {"text": as_text, "json": as_json}
+    if target is None and stderr_prefix("INFO"):
+        forms = {"text": for_journal(as_text_without_time), "json": for_journal(as_json)}
+    return LogObserver(sink_for(target or sys.__stderr__), level, forms[form])
 
 
 @implementer(ILogObserver)  # type: ignore[no-untyped-call]  # zope.interface has no types
@@ -125,13 +137,33 @@ def _loss(event: LogEvent, lost: int) -> LogEvent:
 
 def as_text(event: LogEvent) -> str:
     """The event as one line, and its traceback, if it has one, as indented lines."""
+    return f"{_time(event) or '-'} {as_text_without_time(event)}"
+
+
+def as_text_without_time(event: LogEvent) -> str:
+    """The same without the time."""
     namespace = printable(str(event.get("log_namespace", "-")), LONGEST_FIELD)
     message = printable(formatEvent(event).rstrip("\n"), LONGEST_FIELD)
     if "trace_id" in event:
         message += printable(f" trace_id={event['trace_id']} span_id={event.get('span_id')}", LONGEST_FIELD)
-    lines = [f"{_time(event) or '-'} {_level(event)} {namespace} {message}\n"]
+    lines = [f"{_level(event)} {namespace} {message}\n"]
     lines += [f"    {printable(line, LONGEST_FIELD)}\n" for line in _traceback(event).split("\n") if line]
     return "".join(lines)
+
+
+def stderr_prefix(level: str) -> str:
+    """What a line of a level on standard error begins with: its priority, if that is the journal."""
+    return f"<{PRIORITIES[level]}>" if is_journal(sys.__stderr__, os.environ) else ""
+
+
+def for_journal(render: Callable[[LogEvent], str]) -> Callable[[LogEvent], str]:
+    """The same form, each line with its priority for the journal."""
+
+    def rendered(event: LogEvent) -> str:
+        prefix = f"<{PRIORITIES[_level(event)]}>"
+        return "".join(f"{prefix}{line}\n" for line in render(event).split("\n")[:-1])
+
+    return rendered
 
 
 def as_json(event: LogEvent) -> str:

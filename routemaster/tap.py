@@ -27,6 +27,7 @@ from twisted.python import usage
 from routemaster import __version__, logs
 from routemaster.config import OPTIONS, Config, help_texts, load
 from routemaster.daemon.assembly import check_tracing
+from routemaster.daemon.process_title import own_number, set_title, title
 from routemaster.daemon.service import Bus
 from routemaster.daemon.supervisor import Supervisor
 from routemaster.daemon.systemd_notify import SystemdNotifier
@@ -142,8 +143,9 @@ def _reopen_log() -> None:
 
 def _refuse(line: str) -> NoReturn:
     """End the process; `line` may be several, one for each fault."""
-    SystemdNotifier(os.environ, None).status(line)
-    sys.exit("\n".join(f"routemaster: {each}" for each in line.splitlines()))
+    SystemdNotifier(os.environ, None).failed(line)
+    prefix = logs.stderr_prefix("CRITICAL")
+    sys.exit("\n".join(f"{prefix}routemaster: {each}" for each in line.splitlines()))
 
 
 def makeService(options: Options) -> Bus | Supervisor:
@@ -163,4 +165,5 @@ def makeService(options: Options) -> Bus | Supervisor:
     except ConfigError as error:
         _refuse(str(error))
     process.handle_signals(bus, _reopen_log)
+    set_title(title(options.config.role, options.config.processes, own_number(os.environ)))
     return bus

@@ -20,8 +20,18 @@ from twisted.python.log import LogPublisher as LegacyPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from routemaster.log_sinks import BUFFER, DescriptorSink, FileSink, _write_if_ready
-from routemaster.logs import LEVELS, LONGEST_FIELD, LONGEST_TRACEBACK, LogObserver, as_json, as_text, observer
+from routemaster.log_sinks import BUFFER, DescriptorSink, FileSink, _write_if_ready, is_journal
+from routemaster.logs import (
+    LEVELS,
+    LONGEST_FIELD,
+    LONGEST_TRACEBACK,
+    LogObserver,
+    as_json,
+    as_text,
+    as_text_without_time,
+    for_journal,
+    observer,
+)
 
 WHEN = 1_767_323_045.678
 DANGEROUS = "\n\r\t\0\x1b[31m\x7f\x85\x9b\u2028\u2029\u202e\ud800"
@@ -44,6 +54,39 @@ def failure(sentence: str) -> Failure:
         raise ValueError(sentence)
     except ValueError:
         return Failure()
+
+
+class JournalTests(SynchronousTestCase):
+    """The form for systemd's journal."""
+
+    def test_priorities(self) -> None:
+        """Each line begins with its priority, those of a traceback too; text has no time."""
+        render = for_journal(as_text_without_time)
+        self.assertEqual(render(event()), "<6>INFO routemaster.web hello\n")
+        for level, priority in (("DEBUG", 7), ("WARNING", 4), ("ERROR", 3)):
+            rendered = render(event(log_level=LEVELS[level]))
+            self.assertEqual(rendered, f"<{priority}>{level} routemaster.web hello\n")
+        lines = render(event(log_level=LogLevel.critical, log_failure=failure("x"))).splitlines()
+        self.assertGreater(len(lines), 2)
+        self.assertEqual({line[:3] for line in lines}, {"<2>"})
+
+    def test_json(self) -> None:
+        """A JSON object stays whole behind its priority."""
+        line = for_journal(as_json)(event())
+        self.assertEqual(line[:3], "<6>")
+        self.assertEqual(json.loads(line[3:]), json.loads(as_json(event())))
+
+    def test_recognized(self) -> None:
+        """The journal is recognized by device and inode of the stream, as systemd gives them."""
+        with Path(self.mktemp()).open("w+") as file, Path(self.mktemp()).open("w+") as other:
+            found = os.fstat(file.fileno())
+            environment = {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}
+            self.assertTrue(is_journal(file, environment))
+            for stream in (other, None, StringIO()):
+                self.assertFalse(is_journal(stream, environment))
+            for given in ({}, {"JOURNAL_STREAM": "x"}, {"JOURNAL_STREAM": ""}):
+                self.assertFalse(is_journal(file, given))
+        self.assertFalse(is_journal(file, environment))  # it is closed
 
 
 class TextTests(SynchronousTestCase):

@@ -1,7 +1,7 @@
 """A child process of the supervisor, from its start to its end.
 
 A child reports its state to the parent with systemd's notify protocol:
-`READY=1`, `STATUS=` with a reason, `WATCHDOG=1`. The parent listens on a
+`READY=1`, `WATCHDOG=1`, why it does not start, and figures for the status. The parent listens on a
 datagram socket for each child, in a directory that only this user can enter. A
 child that sends nothing for `WATCHDOG_TIMEOUT` is blocked, and is killed.
 
@@ -27,6 +27,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from routemaster.daemon.process_title import NUMBER_VARIABLE
+from routemaster.daemon.status import VARIABLE as FIGURES_VARIABLE
+from routemaster.daemon.status import Figures
 from routemaster.util.parent_death import END_WITH_PARENT
 
 WATCHDOG_TIMEOUT = 30.0  #: seconds without a datagram from a child
@@ -75,6 +77,7 @@ class ChildProcess(ProcessProtocol):
         self.number = number
         self.ready = False
         self.reason = ""  #: of a failure, as the child reports it
+        self.figures: Figures | None = None  #: how it goes, as the child reports it
         self.ending = ""  #: a signal or a status; empty while it runs
         self.started = reactor.seconds()
         self._reactor = reactor
@@ -103,8 +106,10 @@ class ChildProcess(ProcessProtocol):
         if name == "READY":
             self.ready = True
             self._wake_waiters()
-        elif name == "STATUS":
+        elif name == "X_FAILURE":
             self.reason = value
+        elif name == FIGURES_VARIABLE:
+            self.figures = Figures.parse(value)
 
     def signal(self, which: signal.Signals) -> None:
         """Send a signal; does nothing if the process has ended."""

@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+from attrs import frozen
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger, globalLogPublisher
@@ -21,6 +22,14 @@ from routemaster.daemon.systemd_notify import SystemdNotifier
 from routemaster.errors import RoutemasterError
 
 GC_THRESHOLD = 5_000  #: allocations between two runs of Python's garbage collector
+
+
+@frozen
+class Part:
+    """A step of the start, and its counterpart at the stop; each may return an awaitable."""
+
+    start: Callable[[], Any] = lambda: None
+    stop: Callable[[], Any] = lambda: None
 
 
 class DaemonService(Service):
@@ -55,6 +64,7 @@ class DaemonService(Service):
         """Start in the background; a failure is logged in one line."""
         super().startService()
         self._notifier.start_watchdog()
+        self._notifier.status("Starting")
         if self._reporter is not None:
             globalLogPublisher.addObserver(self._reporter)  # type: ignore[arg-type]  # zope's interface
         self._starting = Deferred.fromCoroutine(self._start())
@@ -77,7 +87,7 @@ class DaemonService(Service):
             self._log.critical("cannot start: {reason}", reason=reason)
         else:
             self._log.failure("cannot start", failure)
-        self._notifier.status(f"cannot start: {reason}")
+        self._notifier.failed(f"cannot start: {reason}")
         self._on_failure()
 
     def _is_stopping(self) -> bool:
@@ -86,6 +96,7 @@ class DaemonService(Service):
     async def _shut_down(self) -> None:
         self._log.info("Routemaster stops")
         self._notifier.stopping()
+        self._notifier.status("Stopping: what is under way is finished first")
         self._stopping = True
         await self._stop()
         self._log.info("Routemaster has stopped")

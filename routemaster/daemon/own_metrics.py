@@ -40,7 +40,8 @@ class OwnMetrics:
         self._lag.start()
 
     def stop(self) -> None:
-        """Measure no more."""
+        """Count the stop, and measure no more."""
+        self.count_process("stop")
         self._lag.stop()
 
     def count_process(self, status: str, by: int = 1) -> None:

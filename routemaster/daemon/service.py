@@ -20,11 +20,11 @@ import secrets
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from random import random
 from time import time
 from typing import Any
 
-from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, TimeoutError, maybeDeferred
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
@@ -32,11 +32,12 @@ from twisted.internet.threads import deferToThread
 from routemaster import __version__
 from routemaster.config import Config
 from routemaster.daemon import assembly, freed_memory
-from routemaster.daemon.lifecycle import DaemonService, tune_garbage_collector
+from routemaster.daemon.lifecycle import DaemonService, Part, tune_garbage_collector
 from routemaster.daemon.listeners import Listeners, loopback_alone
 from routemaster.daemon.own_metrics import OwnMetrics
 from routemaster.daemon.process_title import own_number
 from routemaster.daemon.redis_settings import log_settings
+from routemaster.daemon.status import Figures, StatusReport, sentence
 from routemaster.delivery.worker import Worker
 from routemaster.errors import StoreUnavailable, WrongType
 from routemaster.hints import TokensChanged, TopicConfigured, decode
@@ -64,14 +65,6 @@ SETTINGS_POLL = 60      #: seconds; a hint announces changes of topics' settings
 CLEAN_UP_INTERVAL = 10  #: seconds between two runs of trimming and repairing
 AUTODROP_INTERVAL = 30  #: seconds between two runs of autodrop
 CONNECT_WAIT = 1.0      #: seconds for a Redis given by URL to answer before the ports open without it
-
-
-@frozen
-class Part:
-    """A step of the start, and its counterpart at the stop; each may return an awaitable."""
-
-    start: Callable[[], Any] = lambda: None
-    stop: Callable[[], Any] = lambda: None
 
 
 class Bus(DaemonService):
@@ -172,9 +165,8 @@ class Bus(DaemonService):
                 tasks.append(self._settings_poll)
         ordered_hints = not isinstance(address, ClusterAddress)
         if self._tls is not None:
-            self._pull = pull = PullService(
-                self._store, reactor, config.max_batch_body, ordered_hints, bool(tracing)
-            )
+            pull = PullService(self._store, reactor, config.max_batch_body, ordered_hints, bool(tracing))
+            self._pull = pull
             self._hinted.append(pull)
             sweep = Periodic("reconciliation of polls", pull.sweep, config.sweep_interval, reactor)
             self._hastened.append(sweep)
@@ -197,6 +189,7 @@ class Bus(DaemonService):
 
     def _parts(self) -> list[Part]:
         """In the order of the start."""
+        status = StatusReport(self._notifier, self._reactor, self._figures, partial(sentence, self._config.role))
         return [
             *(Part(connection.start, connection.stop) for connection in self._connections()),
             Part(start=self._wait_for_redis),
@@ -207,6 +200,7 @@ class Bus(DaemonService):
             *([Part(stop=self._tracing.stop)] if self._tracing else []),
             Part(stop=self._sender.close),
             Part(self._open_ports, self._finish_work),
+            Part(status.start, status.stop),
         ]
 
     def _connections(self) -> list[Connection | Cluster]:
@@ -281,6 +275,11 @@ class Bus(DaemonService):
         publishing = self._publishing is None or self._publishing.connection.connected
         return self._connection.connected and publishing and not self._stopping
 
+    def _figures(self) -> Figures:
+        """How it goes, for the service manager."""
+        connections = self._listeners.live if self._listeners else 0
+        return Figures(self._is_ready(), *(self._worker.counts if self._worker else (0, 0)), connections)
+
     def replace(self) -> None:
         """Log that there are no child processes to replace."""
         self._log.warn("SIGUSR2 is ignored: it replaces child processes, which only the option --processes starts")
@@ -339,7 +338,6 @@ class Bus(DaemonService):
             self._delay = None
 
     async def _close_metrics(self) -> None:
-        self._own_metrics.count_process("stop")
         self._own_metrics.stop()
         with suppress(StoreUnavailable):
             await self._flush_counters()

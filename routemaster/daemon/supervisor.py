@@ -44,6 +44,7 @@ from routemaster.daemon import assembly
 from routemaster.daemon.child_process import ChildProcess, ChildSettings
 from routemaster.daemon.lifecycle import DaemonService
 from routemaster.daemon.listeners import DRAIN, bind
+from routemaster.daemon.status import Figures, StatusReport, sentence, total
 from routemaster.redis.embedded import EmbeddedRedis
 from routemaster.util.backoff import backoff
 
@@ -78,6 +79,7 @@ class Supervisor(DaemonService):
         self._supervision: list[Deferred[None]] = []
         self._pauses: set[Deferred[None]] = set()
         self._replacing: Deferred[None] | None = None
+        self._status = StatusReport(self._notifier, reactor, self._figures, self._sentence)
 
     async def _start(self) -> None:
         config, count = self._config, self._config.processes
@@ -111,6 +113,7 @@ class Supervisor(DaemonService):
             await self._sleep(FIRST_PAUSE)
         if not self._stopping:
             self._notifier.ready()
+            self._status.start()
             self._log.info("all {count} processes are ready", count=count)
 
     async def _bind(self, name: str, endpoint: str) -> str:
@@ -123,6 +126,15 @@ class Supervisor(DaemonService):
         return f"systemd:domain={_DOMAINS[port.socket.family]}:name={name}"
 
     # -- children
+
+    def _figures(self) -> Figures:
+        """How it goes: what the children report, added up."""
+        return total(child.figures for child in self._children.values() if child.figures)
+
+    def _sentence(self, figures: Figures) -> str:
+        ready = sum(child.ready and not child.ending for child in self._children.values())
+        before = f"{ready} of {len(self._children)} processes are ready; "
+        return sentence(self._config.role, figures, before)
 
     def _launch(self, number: int) -> ChildProcess:
         self._serial += 1
@@ -212,6 +224,7 @@ class Supervisor(DaemonService):
             _signal_all(self._children.values(), signal.SIGINT)
 
     async def _stop(self) -> None:
+        self._status.stop()
         for waiting in list(self._pauses):
             waiting.cancel()
         if self._starting is not None:

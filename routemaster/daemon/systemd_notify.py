@@ -41,9 +41,20 @@ class SystemdNotifier:
         """Report that the bus is ready."""
         self._send(b"READY=1")
 
-    def status(self, line: str) -> None:
-        """Report a state in one line of text."""
-        self._send(b"STATUS=" + line.encode("utf-8", "replace").replace(b"\n", b" "))
+    @property
+    def listens(self) -> bool:
+        """Whether there is a manager to notify."""
+        return bool(self._address)
+
+    def status(self, line: str, **more: str) -> None:
+        """Report a state in one line of text; `more`: variables of the bus, whose names begin with `X_`."""
+        texts = {"STATUS": line, **more}
+        message = "\n".join(f"{name}={' '.join(text.splitlines())}" for name, text in texts.items())
+        self._send(message.encode("utf-8", "replace"))
+
+    def failed(self, reason: str) -> None:
+        """Report why this process cannot start."""
+        self.status(reason, X_FAILURE=reason)
 
     def stopping(self) -> None:
         """Report that the bus is stopping."""

@@ -62,10 +62,10 @@ class Courier:
         self.name = public_name(lease.subscriber)  #: for logs
         self._store, self._sender, self._backlog, self._attempts = store, sender, backlog, attempts
         self._clock, self._offset, self._random = clock, offset, random
-        self._retries, self._budget = Retries(rules, random), budget
+        self.retries, self._budget = Retries(rules, random), budget
         self._refusals, self._expiry = Refusals(), Expiry(offset)
-        self._due = Due(rules, backlog, self._retries, self._refusals, self._expiry)
-        self._settlement = Settlement(lease, store, backlog, self._retries, self._refusals, attempts, clock,
+        self._due = Due(rules, backlog, self.retries, self._refusals, self._expiry)
+        self._settlement = Settlement(lease, store, backlog, self.retries, self._refusals, attempts, clock,
                                       offset)  # fmt: skip
         self._run, self._wait = Run.RUNNING, Wait(clock)
         self.version = grant.version  #: of the subscription
@@ -224,10 +224,10 @@ class Courier:
             return
         ended, batch = self._clock.seconds(), attempt.batch
         oldest = attempt.began if attempt.retried else self._offset.local(batch.first.us)
-        self._attempts.ended(batch, outcome, self._retries.failures + 1, oldest, attempt.began, ended)
+        self._attempts.ended(batch, outcome, self.retries.failures + 1, oldest, attempt.began, ended)
         self._due.pace.ended(outcome.reused, ended)
         if outcome.verdict is Verdict.LOCAL:
-            self._retries.failed_here(ended)
+            self.retries.failed_here(ended)
         else:
             await self._until_stored(self._settlement.of(attempt, batch, outcome, subscription))
 
@@ -255,7 +255,7 @@ class Courier:
 
     async def _send(self, attempt: Attempt) -> Outcome | None:
         """Wait for the turn, take the batch and post it; None if there is nothing to send any more."""
-        async with self._sender.turn(*attempt.target, self._retries.last) as turn:
+        async with self._sender.turn(*attempt.target, self.retries.last) as turn:
             held = await self._budget.reserve(self._due.bytes_wanted(), turn.connected())
             self._wait.reason = Reason.ANSWER
             attempt.began = self._clock.seconds()
@@ -267,7 +267,7 @@ class Courier:
                 held = len(batch.body)
                 self._due.pace.started(batch.events, attempt.began)
                 signing = self._due.subscription.signing(self._offset.stored(attempt.began))
-                return await self._attempts.post(turn, attempt, batch, self._retries.failures + 1, signing)
+                return await self._attempts.post(turn, attempt, batch, self.retries.failures + 1, signing)
             finally:
                 self._budget.release(held)
 
@@ -281,7 +281,7 @@ class Courier:
             return None
         if attempt.retried is None:
             attempt.acks = self._backlog.acks(batch)
-            retries = self._retries
+            retries = self.retries
             if not retries.failures and not retries.batch_limit and self._backlog.count() > batch.events:
                 # after a failure it is unlikely that the next batch is needed soon, or how large it is
                 Deferred.fromCoroutine(self._backlog.prefetch(batch, self._due.most))
@@ -298,7 +298,7 @@ class Courier:
     async def _oldest_batch(self, most_bytes: int) -> Batch | None:
         """The oldest events, none of which has expired; None: there is none, or it is not due any more."""
         backlog, expiry, most = self._backlog, self._expiry, self._due.pace.most(self._due.most)
-        if self._retries.failures:
+        if self.retries.failures:
             await backlog.refresh()  # autodrop may have dropped some of the events that come again
         if expiry.too_many(backlog.count(), self._clock.seconds()):
             await self._expire()

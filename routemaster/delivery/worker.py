@@ -77,6 +77,11 @@ class Worker:
         """How many subscribers this worker delivers to."""
         return len(self._couriers)
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """The same, and to how many of them the last attempt failed."""
+        return len(self._couriers), sum(courier.retries.failures > 0 for courier in self._couriers.values())
+
     # -- hints
 
     def on_hint(self, hint: Hint) -> None:

@@ -190,7 +190,7 @@ class EmbeddedRedis:
             program.path, "--port", "0", "--unixsocket", self.address.path, "--unixsocketperm", "700",
             "--dir", directory, "--logfile", str(self._log_file), "--pidfile", str(self._pid_file),
             "--appendonly", "yes", "--appendfsync", "everysec", "--aof-load-truncated", "no", "--save", "",
-            "--maxmemory-policy", "noeviction", "--daemonize", "no",
+            "--maxmemory-policy", "noeviction", "--daemonize", "no", *program.title,
         ]  # fmt: skip
         self._process = ServerProcess()
         try:

@@ -44,6 +44,12 @@ class Program:
         found = _VERSION.match(output)
         return found and cls(found[1].decode().lower(), (int(found[2]), int(found[3]), int(found[4])), path)
 
+    @property
+    def title(self) -> tuple[str, ...]:
+        """Options for a title in lists of processes that says what it is; Redis 6.2 has a title of its own."""
+        template = f"routemaster: embedded {Path(self.path).name} {{listen-addr}}"
+        return ("--proc-title-template", template) if self.version >= (7, 0, 0) else ()
+
     def record(self) -> str:
         """The line that is kept with the data."""
         return f"{self.family} {'.'.join(map(str, self.version))} {self.path}\n"
