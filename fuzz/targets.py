@@ -69,7 +69,8 @@ def events(data: bytes) -> None:
         return [event_fragment("cats", strict_json.decode(data, ALLOWED), 1, MAX_DATA)]
 
     def many() -> list[bytes]:
-        return list(event_fragments("cats", strict_json.decode_array(data, ALLOWED), 1, MAX_DATA))
+        steps = event_fragments("cats", strict_json.decode_array(data, ALLOWED), 1, MAX_DATA)
+        return [fragment for fragment in steps if fragment is not None]
 
     bulk = data.lstrip(b" \t\r\n").startswith(b"[")
     fragments = attempted(many if bulk else one, Invalid)

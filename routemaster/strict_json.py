@@ -8,35 +8,47 @@ anything is stored.
 Each array, object and number costs up to a microsecond, a byte of a string a few
 nanoseconds. So the brackets and commas of a text are counted before it is decoded
 where the caller knows how many a valid one may have, and a long array is decoded
-element by element, between which the caller can pause.
+element by element, between which the caller can pause. A long element, or another value with many
+brackets and commas, is not decoded at all, but compacted in steps (`json_compaction`).
 """
 
 from __future__ import annotations
 
 import json
 import re
-import sys
-from bisect import bisect_right
-from collections.abc import Callable, Iterator
-from functools import cached_property
-from itertools import accumulate
-from math import isfinite
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, Final, TypeVar
 
 from routemaster.errors import Invalid
+from routemaster.json_compaction import (
+    MAX_DEPTH,
+    Compact,
+    Compaction,
+    check_number,
+    members,
+    no_json,
+    repeated_key,
+    too_deep,
+    too_many_digits,
+)
 
-MAX_DEPTH = 32  #: nested arrays and objects
-FEW = 8000      #: brackets and commas in an array that is decoded at once
+FEW = 8000      #: brackets and commas in a text that is decoded at once
 SHORT = 8192    #: characters of an element of an array that are decoded without counting
-BLOCK = 1024    #: characters whose brackets and commas are counted together
 SPARE = 1200    #: brackets and commas in the texts of an object with a few fields, a callback of 1,024 included
 
 
+class _Pause:
+    """See `PAUSE`."""
+
+
+PAUSE: Final = _Pause()  #: yielded between values: the caller may pause
+
+
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise Invalid("body is invalid: got a repeated key in a JSON object, expected unique keys")
-    return members
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise repeated_key()
+    return found
 
 
 class Number:
@@ -45,8 +57,7 @@ class Number:
     __slots__ = ("text",)
 
     def __init__(self, text: str) -> None:
-        if not isfinite(float(text)):
-            raise Invalid("body is invalid: got a number beyond the range of a 64-bit float")
+        check_number(text)
         self.text = text
 
     def __repr__(self) -> str:
@@ -86,6 +97,7 @@ _SIGNED_DECODER = json.JSONDecoder(
     object_pairs_hook=_no_repeats, parse_float=Number, parse_int=_integer, parse_constant=_no_constant
 )
 _NEGATIVE = re.compile(r"-0(?![0-9.eE])")
+_BLANK = re.compile(r"[ \t\n\r]*")
 _ARRAY = re.compile(r"[ \t\n\r]*\[[ \t\n\r]*")
 _AFTER_ELEMENT = re.compile(r"[ \t\n\r]*([,\]])[ \t\n\r]*")
 # Circular values cannot occur: each value was decoded before, or is built by a handler.
@@ -100,10 +112,34 @@ def decode(body: bytes, most: int | None = None) -> Any:
     `most`: a text with more brackets and commas, those in strings included, is refused before it is decoded.
     """
     text = _text(body)
-    brackets = _brackets(text)
-    if most is not None and brackets + text.count(",") > most:
+    if most is not None:
+        check_structure(text, most)
+    return _whole(text, _brackets(text))
+
+
+def check_structure(text: str, most: int) -> None:
+    """Raise Invalid for a text with more brackets and commas, those in strings included."""
+    if _brackets(text) + text.count(",") > most:
         raise Invalid(f"body is invalid: expected at most {most:,} brackets and commas")
-    return _whole(text, brackets)
+
+
+def is_dense(body: bytes) -> bool:
+    """Whether to decode a body may take long: `decode_event` does it in steps."""
+    return body.count(b"[") + body.count(b"{") + body.count(b",") > FEW
+
+
+def decode_event(body: bytes, most: int) -> Iterator[Any]:
+    """The value of a JSON text in UTF-8, behind a `PAUSE` after each step; raises Invalid.
+
+    Arrays and objects in an object, and whatever is long, are `Compact`. `most`: as for `decode`.
+    """
+    text = _text(body)
+    check_structure(text, most)
+    blank = _BLANK.match(text)
+    value, end = yield from _in_steps(text, 0 if blank is None else blank.end(), most, MAX_DEPTH)
+    if text[end:].strip(" \t\n\r"):
+        raise no_json(end, "Extra data")
+    yield value
 
 
 def decode_fields(body: bytes) -> Any:
@@ -117,7 +153,8 @@ def decode_fields(body: bytes) -> Any:
 def decode_array(body: bytes, most: int) -> Iterator[Any]:
     """The elements of a JSON array in UTF-8, each decoded when it is asked for; raises Invalid.
 
-    `most`: brackets and commas in an element longer than `SHORT`, those in strings included.
+    Of elements longer than `SHORT` the values are as those of `decode_event`, with a `PAUSE` after each step.
+    `most`: brackets and commas in such an element.
     """
     text = _text(body)
     start = _ARRAY.match(text)
@@ -127,65 +164,58 @@ def decode_array(body: bytes, most: int) -> Iterator[Any]:
     if brackets + text.count(",") <= FEW:
         yield from _whole(text, brackets)
         return
-    elements, at = _Elements(text, most), start.end()
+    scan, at = _decoder(text).raw_decode, start.end()
     more = not text.startswith("]", at)
     if not more:
         at += 1
     while more:
-        value, end = elements.decode(at)
+        short = _short(scan, text, at)
+        value, end = (yield from _in_steps(text, at, most, MAX_DEPTH - 1)) if short is None else short
         yield value
         after = _AFTER_ELEMENT.match(text, end)
         if after is None:
-            raise _no_json(end, "Expecting ',' delimiter")
+            raise no_json(end, "Expecting ',' delimiter")
         more, at = after[1] == ",", after.end()
     if text[at:].strip(" \t\n\r"):
-        raise _no_json(at, "Extra data")
+        raise no_json(at, "Extra data")
 
 
-class _Elements:
-    """The elements of an array: a text that ends where a valid element would have ended before is not decoded."""
+def _short(scan: Callable[[str], tuple[Any, int]], text: str, start: int) -> tuple[Any, int] | None:
+    """The value that begins at `start`, and where it ends; None if it is longer than `SHORT`, or invalid."""
+    part = text[start : start + SHORT]
+    try:
+        value, length = scan(part)
+    except (ValueError, RecursionError):  # invalid, or cut
+        return None
+    if length == SHORT or length == len(part) < len(text) - start:
+        return None
+    if _brackets(text, start, start + length) >= MAX_DEPTH:
+        _check_depth(value, MAX_DEPTH - 1)
+    return value, start + length
 
-    def __init__(self, text: str, most: int) -> None:
-        self._text, self._most = text, most
-        self._scan = _decoder(text).raw_decode
 
-    def decode(self, start: int) -> tuple[Any, int]:
-        """The value that begins at `start`, and where it ends."""
-        text = self._text
-        part = text[start : start + SHORT]
+def _in_steps(text: str, start: int, most: int, depth: int) -> Generator[Any, None, tuple[Any, int]]:
+    """The value that begins at `start`, see `decode_event`, and where it ends; yields `PAUSE`."""
+    if text[start : start + 1] != "{":
+        compaction = Compaction(text, start, most, depth)
+        for _ in compaction.steps():
+            yield PAUSE
+        return _scalar(compaction.value), compaction.end
+    reading = members(text, start, most, depth)
+    while True:
         try:
-            value, length = self._scan(part)
-        except (ValueError, RecursionError):  # invalid, or cut
-            value, length = None, SHORT
-        if length == SHORT or length == len(part) < len(text) - start:
-            value, length = self._long(start)
-        if _brackets(text, start, start + length) >= MAX_DEPTH:
-            _check_depth(value, MAX_DEPTH - 1)
-        return value, start + length
+            next(reading)
+        except StopIteration as read:
+            found, end = read.value
+            return {key: _scalar(value) for key, value in found.items()}, end
+        yield PAUSE
 
-    def _long(self, start: int) -> tuple[Any, int]:
-        """The value that begins at `start`, and its length."""
-        end = self._limit(start)
-        try:
-            return _run(self._scan, self._text[start:end], start)
-        except Invalid:
-            if end >= len(self._text):
-                raise
-            raise Invalid(
-                f"body is invalid: an element is not JSON or has more than {self._most:,} brackets and commas"
-            ) from None
 
-    def _limit(self, start: int) -> int:
-        """A place before which there are `most` brackets and commas from `start` on, up to two blocks more."""
-        before = self._counts[start // BLOCK]
-        return (bisect_right(self._counts, before + self._most) + 1) * BLOCK
-
-    @cached_property
-    def _counts(self) -> list[int]:
-        """How many brackets and commas there are up to the end of each block."""
-        text = self._text
-        blocks = (text[at : at + BLOCK] for at in range(0, len(text), BLOCK))
-        return list(accumulate(_brackets(block) + block.count(",") for block in blocks))
+def _scalar(value: Compact) -> Any:
+    """The decoded value if it is short and neither an array nor an object."""
+    if len(value.text) > SHORT or value.text[:1] in (b"[", b"{"):
+        return value
+    return _whole(value.text.decode(), 0)
 
 
 def _whole(text: str, brackets: int) -> Any:
@@ -222,21 +252,16 @@ def _run(decode: Callable[[str], _Result], text: str, offset: int) -> _Result:
     try:
         return decode(text)
     except json.JSONDecodeError as error:
-        raise _no_json(offset + error.pos, error.msg) from None
+        raise no_json(offset + error.pos, error.msg) from None
     except RecursionError:
-        raise _too_deep() from None
+        raise too_deep() from None
     except ValueError:  # raised by int()
-        most = sys.get_int_max_str_digits()
-        raise Invalid(f"body is invalid: got an integer of more than {most} digits") from None
-
-
-def _no_json(position: int, reason: str) -> Invalid:
-    return Invalid(f"body is invalid: expected JSON, failed at character {position}: {reason}")
+        raise too_many_digits() from None
 
 
 def _check_depth(value: Any, most: int) -> None:
     if _depth(value) > most:
-        raise _too_deep()
+        raise too_deep()
 
 
 def encode(value: Any) -> bytes:
@@ -244,6 +269,8 @@ def encode(value: Any) -> bytes:
 
     Raises Invalid for a lone surrogate.
     """
+    if isinstance(value, Compact):
+        return value.text
     try:
         try:
             return _encode(value).encode()
@@ -262,10 +289,6 @@ def _with_numbers(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ",".join(map(_with_numbers, value)) + "]"
     return _encode(value)
-
-
-def _too_deep() -> Invalid:
-    return Invalid(f"body is invalid: expected at most {MAX_DEPTH} nested arrays and objects")
 
 
 def _depth(value: Any) -> int:

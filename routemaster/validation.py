@@ -146,17 +146,17 @@ def event_fragment(
     return b'%s,"data":%s}' % (encoded, payload)
 
 
-def event_fragments(topic: str, events: Iterable[object], now_ms: int, max_data: int) -> Iterator[bytes]:
-    """The fragments of an array of events, each made when it is asked for; raises Invalid at the first bad one."""
+def event_fragments(topic: str, events: Iterable[object], now_ms: int, max_data: int) -> Iterator[bytes | None]:
+    """The fragments of an array of events, made one by one; None for each `strict_json.PAUSE`. Raises Invalid."""
     received, count = dict[object, int](), 0
     for event in events:
         if count == MAX_BULK:
             raise Invalid(f"body is invalid: got more than {MAX_BULK:,} events, expected 1 to {MAX_BULK:,}")
         try:
-            yield event_fragment(topic, event, now_ms, max_data, received)
+            yield None if event is strict_json.PAUSE else event_fragment(topic, event, now_ms, max_data, received)
         except Invalid as error:
             raise Invalid(f"event {count}: {error}") from None
-        count += 1
+        count += event is not strict_json.PAUSE
     if not count:
         raise Invalid(f"body is invalid: got 0 events, expected 1 to {MAX_BULK:,}")
 

@@ -16,7 +16,7 @@ HOME = Path(routemaster.__file__).parent
 
 #: the rooms that hold values and rules alone
 VALUES = ("", "model", "errors", "hints", "interfaces", "administration", "callback_policy", "callback_url",
-          "limits", "validation", "strict_json",
+          "limits", "validation", "strict_json", "json_compaction",
           "config", "config_sources", "config_tokens", "config_types", "redis.address", "token_hash",
           "traces")  # fmt: skip
 #: what each wing may import besides itself, by the closest name: "x" is the module x, "x." all of the package x

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from hypothesis import given
@@ -14,7 +15,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster import strict_json
 from routemaster.errors import Invalid
-from routemaster.strict_json import SHORT, SPARE, Number
+from routemaster.json_compaction import TOKENS, Compact
+from routemaster.strict_json import PAUSE, SHORT, SPARE, Number
 
 #: name of a case -> an invalid body
 REFUSED: dict[str, bytes] = {
@@ -222,8 +224,57 @@ class CountTests(SynchronousTestCase):
             self.assertRaises(Invalid, strict_json.decode_fields, body)
 
 
+def values(steps: Iterator[Any]) -> list[Any]:
+    """What was read in steps, all of it decoded."""
+    return [plain(value) for value in steps if value is not PAUSE]
+
+
+def plain(value: Any) -> Any:
+    """A value without `Compact`."""
+    if isinstance(value, Compact):
+        return strict_json.decode(value.text)
+    return {key: plain(member) for key, member in value.items()} if isinstance(value, dict) else value
+
+
 def elements(body: bytes, most: int = 100) -> list[Any]:
-    return list(strict_json.decode_array(body, most))
+    return values(strict_json.decode_array(body, most))
+
+
+class EventTests(SynchronousTestCase):
+    """`decode_event`."""
+
+    def test_like_decode(self) -> None:
+        """A text is accepted or rejected, and its value is the same, as if it was decoded at once."""
+        for body, _ in TAKEN:
+            for text in (body, b" \n" + body + b"\t", b'{"data":%s,"a":[1]}' % body):
+                if text.count(b"[") + text.count(b"{") < 34:
+                    found = values(strict_json.decode_event(text, 1 << 20))
+                    self.assertTrue(same(found, [strict_json.decode(text)]), text[:40])
+        for name, body in REFUSED.items():
+            for text in (body, b'{"data":[%s]}' % (body if body.strip() else b",")):
+                with self.subTest(name):
+                    self.assertRaises(Invalid, list, strict_json.decode_event(text, 1 << 20))
+
+    @given(JSON, st.integers(0, 3))
+    def test_any_value(self, value: Any, indent: int) -> None:
+        """Any value is the same as decoded at once."""
+        body = json.dumps(value, indent=indent or None).encode()
+        self.assertTrue(same(values(strict_json.decode_event(body, 1 << 20)), [strict_json.decode(body)]))
+
+    def test_too_many_brackets(self) -> None:
+        """A text with more brackets and commas than allowed is refused before it is read."""
+        self.assertRaises(Invalid, next, strict_json.decode_event(b'{"a":[1,2]}', 2))
+        self.assertEqual(len(values(strict_json.decode_event(b'{"a":[1,2]}', 3))), 1)
+
+    def test_pauses(self) -> None:
+        """A dense value of 1 MiB is read in hundreds of steps."""
+        for dense in (b"[],", b"{},", b"1,", b'"",', b"1.5,", b'{"":[]},'):
+            body = b'{"data":[%s0]}' % (dense * (1_000_000 // len(dense)))
+            self.assertTrue(strict_json.is_dense(body))
+            *pauses, value = strict_json.decode_event(body, 1 << 21)
+            self.assertEqual((set(pauses), strict_json.encode(value["data"])), ({PAUSE}, body[8:-1]))
+            self.assertGreaterEqual(len(pauses), 1_000_000 // len(dense) // TOKENS)
+        self.assertFalse(strict_json.is_dense(b'{"data":[%s0]}' % (b"1," * 7000)))
 
 
 class ArrayTests(SynchronousTestCase):
@@ -260,7 +311,7 @@ class ArrayTests(SynchronousTestCase):
 
     def test_too_many_brackets(self) -> None:
         """A long element with more brackets and commas than allowed is rejected, one with as many is accepted."""
-        for value in (b"[]", b"{}", b"1", b"1.5", b'"["', b"[[[]]]"):
+        for value in (b"[]", b"{}", b"1", b"1.5", b"[[[]]]"):
             element = b"[" + b",".join([value] * 10_000) + b"]"
             count = sum(element.count(each) for each in (b"[", b"{", b","))
             body = b"[1,%s,%s]" % (element, element)

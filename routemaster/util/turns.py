@@ -27,8 +27,11 @@ class Turns:
         self._waiting = 0
         self._cooperator = Cooperator(lambda: lambda: True, lambda step: clock.callLater(0, step))  # type: ignore
 
-    async def collect(self, values: Iterator[_T]) -> list[_T]:
-        """All values; to compute one must take a few milliseconds at most. What this raises is raised here."""
+    async def collect(self, values: Iterator[_T | None]) -> list[_T]:
+        """All values; to compute one must take a few milliseconds at most. What this raises is raised here.
+
+        None is no value: it says that the computation may pause.
+        """
         collected: list[_T] = []
         steps = self._steps(values, collected)
         if not self._waiting:
@@ -47,11 +50,12 @@ class Turns:
             self._waiting -= 1
         return collected
 
-    def _steps(self, values: Iterator[_T], collected: list[_T]) -> Iterator[None]:
+    def _steps(self, values: Iterator[_T | None], collected: list[_T]) -> Iterator[None]:
         seconds = self._clock.seconds
         ends = seconds() + STEP
         for value in values:
-            collected.append(value)
+            if value is not None:
+                collected.append(value)
             if seconds() >= ends:
                 yield
                 ends = seconds() + STEP

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from routemaster.callback_url import MAX_URL
 from routemaster.delivery.decision import State
+from routemaster.json_compaction import MAX_DEPTH
 from routemaster.limits import MAX_BULK, MAX_PLACE, MAX_TIMESTAMP, RANGES
 from routemaster.model import CUT_KINDS, DEFAULT_MAX, DEFAULT_TIMEOUT
-from routemaster.strict_json import MAX_DEPTH
 from routemaster.validation import EVENT_TYPES, MISSING_TOPICS, PATTERNS, PUSHED_ONLY
 
 Schema = dict[str, Any]

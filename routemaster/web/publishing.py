@@ -6,7 +6,7 @@ With tracing the context of the request's span is kept with each of its events.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -71,14 +71,14 @@ class Publishing:
         trace = None if request.span is None else request.span.trace
         if _ARRAY.match(text) is not None:
             return Deferred.fromCoroutine(self._publish_bulk(topic, publisher, text, trace)), True
-        large = self._data_limits.is_large(topic)
-        if len(text) <= self._limits.max_body:
+        large, body = self._data_limits.is_large(topic), None
+        if len(text) > self._limits.max_body and not large:
+            raise _too_large("one event", self._limits.max_body)
+        if len(text) <= self._limits.max_body and not strict_json.is_dense(text):
             # refused without a call to the store
             body = strict_json.decode(text, most_structure(MAX_DATA if large else self._limits.max_event_data))
         elif not large:
-            raise _too_large("one event", self._limits.max_body)
-        else:
-            body = None
+            strict_json.check_structure(text.decode(), most_structure(self._limits.max_event_data))
         limit = self._data_limits.known(topic, text)
         if limit is not None:
             return self._append(topic, publisher, text, body, limit, trace), False
@@ -93,14 +93,22 @@ class Publishing:
         if body is None:
             if len(text) > self._limits.max_body + max_data:
                 raise _too_large("one event", self._limits.max_body)
+            if strict_json.is_dense(text):
+                dense = self._fragment_in_steps(topic, text, max_data)
+                return Deferred.fromCoroutine(self._append_all(topic, publisher, dense, trace))
             body = strict_json.decode(text, most_structure(max_data))
         fragment = event_fragment(topic, body, int(self._wall() * 1000), max_data)
         if trace is not None:
             fragment = Traced.of(fragment, trace)
         return self._commit.publish(topic, publisher, [fragment])
 
+    def _fragment_in_steps(self, topic: str, text: bytes, max_data: int) -> Iterator[bytes | None]:
+        now_ms = int(self._wall() * 1000)
+        for event in strict_json.decode_event(text, most_structure(max_data)):
+            yield None if event is strict_json.PAUSE else event_fragment(topic, event, now_ms, max_data)
+
     async def _publish_bulk(self, topic: str, publisher: str, text: bytes, trace: bytes | None) -> Published:
-        """Append the events of an array, which are checked one after the other, in turn with other requests."""
+        """Append the events of an array."""
         if len(text) > self._limits.max_bulk_body:
             raise _too_large("a bulk", self._limits.max_bulk_body)
         now_ms = int(self._wall() * 1000)
@@ -109,7 +117,13 @@ class Publishing:
             limit = await self._data_limits.read(topic)
         events = strict_json.decode_array(text, most_structure(limit))
         del text  # it is not needed while the events wait for the store
-        fragments = await self._turns.collect(event_fragments(topic, events, now_ms, limit))
+        return await self._append_all(topic, publisher, event_fragments(topic, events, now_ms, limit), trace)
+
+    async def _append_all(
+        self, topic: str, publisher: str, steps: Iterator[bytes | None], trace: bytes | None
+    ) -> Published:  # fmt: skip
+        """Append fragments, which are made one after the other, in turn with other requests."""
+        fragments = await self._turns.collect(steps)
         if trace is not None:
             fragments = [Traced.of(fragment, trace) for fragment in fragments]
         return await self._commit.publish(topic, publisher, fragments)

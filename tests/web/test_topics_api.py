@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from routemaster.json_compaction import TOKENS
 from routemaster.limits import MAX_DATA
 from routemaster.model import TopicSettings
+from routemaster.util import turns
 from tests.web.test_api import EVENT, ROOT_KEY, A, B, Case
 
 
@@ -93,6 +95,24 @@ class DataTests(TopicCase):
         self.expect(413, "POST", "/topics/cats", EVENT | {"data": "x" * 70_000}, A)
         self.expect(204, "PUT", "/topics/cats", {"max_data": 70_000}, ROOT_KEY)
         self.expect(413, "POST", "/topics/cats", EVENT | {"data": "x" * 140_000}, A)
+
+    def test_dense(self) -> None:
+        """An event with many values, alone or in an array, is checked in steps; others are answered between."""
+        self.patch(turns, "STEP", -1.0)  # one step in each iteration
+        self.expect(204, "PUT", "/topics/cats", {"max_data": MAX_DATA, "history": 60_000}, ROOT_KEY)
+        data = [[], {}, 1, 1.5, "\u20ac", None] * 10_000
+        for body in (EVENT | {"data": data}, [EVENT, EVENT | {"data": data}]):
+            self.begin("POST", "/topics/cats", body, A)
+            transport, steps = self.wire.transport, 0
+            while self.clock.calls and not transport.value():
+                self.expect(200, "GET", "/health", user=None)
+                step = self.clock.calls.pop(0)
+                step.called = 1
+                step.func()
+                steps += 1
+            self.assertIn(b" 204 ", transport.value()[:20])
+            self.assertGreaterEqual(steps, 60_000 // TOKENS)
+            self.assertEqual(self.get("/topics/cats/events?max=100")["events"][-1]["data"], data)
 
     def test_other_process(self) -> None:
         """A change made through another process is in force within a few seconds."""
