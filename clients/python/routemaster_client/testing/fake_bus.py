@@ -7,9 +7,11 @@
         bus.deliver("mail", receiver)  # what waits for the subscriber "mail"
 
 Clients, background publishers and consumers work on it as they are, of all three kinds, with the URL `bus.url`
-and a token of `add_client`: while it is active their requests go to it, and no connection is made. It knows
-topics, publishing, subscriptions and pulling; what it does not know raises NotImplementedError: use `RealBus`
-there. Nothing is delivered unless the test says so.
+and a token of `add_client`: while it is active their requests go to it, and no connection is made. It knows topics
+with their settings and history, publishing, subscriptions with all that decides what is delivered, pulling,
+streams, and tokens. Nothing is delivered unless the test says so, so there are no attempts, no failures of
+deliveries and no parked events, and `rate` and `timeout` change nothing. What it does not know raises
+NotImplementedError: use `RealBus` there.
 """
 
 from __future__ import annotations
@@ -17,44 +19,25 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-import time
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import cache
 from types import TracebackType
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 from routemaster_client.blocking import Client
 from routemaster_client.model import Event
 from routemaster_client.protocol import Call, Response, Settings
 from routemaster_client.receiver import Receiver
-from routemaster_client.testing import fake_rules as rules
+from routemaster_client.testing.fake_api import FakeApi
 from routemaster_client.testing.fake_rules import Refusal
+from routemaster_client.testing.fake_streams import BlockingStream, FakeStream, WaitingStream
 
 _active: dict[str, FakeBus] = {}
 _numbers = itertools.count(1)
 
 
-@dataclass
-class _Topic:
-    publisher: str
-    events: list[Event] = field(default_factory=list)
-
-
-@dataclass
-class _Subscription:
-    options: dict[str, Any]
-    queue: list[Event] = field(default_factory=list)
-    sent: int = 0
-    paused: bool = False
-
-
-class FakeBus:
+class FakeBus(FakeApi):
     """See the module. `root_key` is accepted as token too."""
-
-    root_key = "root-key-of-tests"
 
     def __init__(self) -> None:
         self.url = f"https://fake-bus-{next(_numbers)}.invalid"
@@ -63,12 +46,8 @@ class FakeBus:
 
     def reset(self) -> None:
         """Forget everything."""
-        self._clients: dict[str, str] = {}  # token -> name
-        self._topics: dict[str, _Topic] = {}
-        self._subscriptions: dict[str, _Subscription] = {}
-        self._count = itertools.count(1)
+        super().reset()
         self._failures: list[Response] = []
-        self.published: list[Event] = []  #: every event accepted, in order
 
     def __enter__(self) -> FakeBus:
         _install()
@@ -116,18 +95,25 @@ class FakeBus:
         if found := self.events(topic):
             raise AssertionError(f"{len(found)} events were published: {found}")
 
+    def root(self, **options: Any) -> Client:
+        """A blocking client with the root key."""
+        return Client(self.url, self.root_key, **options)
+
     def deliver(self, subscriber: str, receiver: Receiver) -> int:
         """Deliver what waits for a subscriber, batch by batch, as the bus does; returns how many events.
 
-        Raises what a handler raises; its batch stays in the queue.
+        Raises what a handler raises; its batch stays in the queue. A pause is respected.
         """
-        subscription, delivered = self._subscriptions[f"{subscriber}--secret"], 0
-        while subscription.queue and not subscription.paused:
-            batch = subscription.queue[: subscription.options["max"]]
+        delivered = 0
+        while True:
+            with self._lock:
+                subscription = self.subscription(self._named(subscriber))
+                batch = [] if subscription.paused else subscription.queue[: subscription.most]
+            if not batch:
+                return delivered
             receiver.handle(batch)
-            self._acknowledge(subscription, len(batch))
-            delivered += len(batch)
-        return delivered
+            with self._lock:
+                delivered += subscription.take(batch, "acknowledged")
 
     def answer(self, settings: Settings, call: Call[Any]) -> Response:
         """Answer a request, as the bus does."""
@@ -135,150 +121,16 @@ class FakeBus:
             if self._failures:
                 return self._failures.pop(0)
             try:
-                return self._route(settings.token, call)
+                return self.route(settings.token, call)
             except Refusal as error:
                 return Response(error.status, {}, json.dumps({"error": str(error)}).encode())
 
-    def _route(self, token: str, call: Call[Any]) -> Response:
-        parts = urlsplit(call.path)
-        path, query = parts.path.strip("/").split("/"), dict(parse_qsl(parts.query))
-        if token not in self._clients and token != self.root_key:
-            raise Refusal(401, "authentication required: send your token as the HTTP Basic user name")
-        one_topic = path[0] == "topics" and len(path) == 2
-        name = "_".join([call.method.lower(), "topics_one" if one_topic else "_".join(path)])
-        handler: Callable[..., Response] | None = getattr(self, f"_do_{name}", None)
-        if handler is None:
-            raise NotImplementedError(f"the fake bus does not know {call.method} {parts.path}: use RealBus")
-        if token == self.root_key and call.method != "GET":
-            raise Refusal(401, "authentication required: send your token as the HTTP Basic user name")
-        return handler(token, path[1] if one_topic else query, call.body)
-
-    def _do_get_pulse(self, token: str, query: Any, body: Any) -> Response:
-        return Response(204, {}, b"")
-
-    def _do_get_topics(self, token: str, query: Any, body: Any) -> Response:
-        return _json([{"name": name, "publisher": self._shown(topic.publisher, token), "events": len(topic.events)}
-                      for name, topic in self._topics.items()])  # fmt: skip
-
-    def _do_post_topics_one(self, token: str, name: str, body: bytes | None) -> Response:
-        rules.topic(name)
-        accepted = [self._received(name, each) for each in rules.events(rules.decoded(body))]
-        topic = self._claim(token, name)
-        topic.events += accepted
-        self.published += accepted
-        for subscription in self._subscriptions.values():
-            if name in subscription.options["topics"]:
-                subscription.queue += accepted
-        ids = dict.fromkeys((accepted[0].id, accepted[-1].id))
-        return Response(204, {"routemaster-event": "..".join(ids)}, b"")
-
-    def _do_put_topics_one(self, token: str, name: str, body: bytes | None) -> Response:
-        self._claim(token, rules.topic(name))
-        return Response(204, {}, b"")
-
-    def _do_delete_topics_one(self, token: str, name: str, body: bytes | None) -> Response:
-        if name not in self._topics:
-            raise Refusal(404, f"topic {name} does not exist")
-        self._claim(token, name)
-        del self._topics[name]
-        for subscription in self._subscriptions.values():
-            subscription.options["topics"] = [each for each in subscription.options["topics"] if each != name]
-        return Response(204, {}, b"")
-
-    def _do_post_subscription(self, token: str, query: Any, body: bytes | None) -> Response:
-        options = rules.subscription(rules.decoded(body))
-        if options["missing_topics"] != "await":
-            for name in options["topics"]:
-                if name not in self._topics:
-                    raise Refusal(404, f"topic {name} does not exist")
-        there = self._subscriptions.get(token)
-        if there is None:
-            self._subscriptions[token] = _Subscription(options)
-        else:
-            there.options = options
-        return Response(204, {}, b"")
-
-    def _do_delete_subscription(self, token: str, query: Any, body: Any) -> Response:
-        self._own(token)
-        del self._subscriptions[token]
-        return Response(204, {}, b"")
-
-    def _do_get_subscription(self, token: str, query: Any, body: Any) -> Response:
-        return _json(self._described(token, self._own(token)))
-
-    def _do_get_subscriptions(self, token: str, query: Any, body: Any) -> Response:
-        return _json([self._described(each, self._subscriptions[each]) for each in self._subscriptions])
-
-    def _do_post_subscription_pause(self, token: str, query: Any, body: Any) -> Response:
-        self._own(token).paused = True
-        return Response(204, {}, b"")
-
-    def _do_post_subscription_resume(self, token: str, query: Any, body: Any) -> Response:
-        self._own(token).paused = False
-        return Response(204, {}, b"")
-
-    def _do_get_subscription_events(self, token: str, query: dict[str, str], body: Any) -> Response:
-        subscription = self._pulled(token)
-        if "ack" in query:
-            self._ack(subscription, query["ack"])
-        most = int(query.get("max", subscription.options["max"]))
-        batch = [] if subscription.paused else subscription.queue[:most]
-        if not batch and "wait" in query:
-            time.sleep(0.01)  # a consumer asks again and again
-        shown = [{name: value for name, value in vars(event).items() if value is not None} for event in batch]
-        cursor = str(subscription.sent + len(batch))
-        return _json({"events": shown, "cursor": cursor, "queued": len(subscription.queue)})
-
-    def _do_post_subscription_ack(self, token: str, query: Any, body: bytes | None) -> Response:
-        self._ack(self._pulled(token), rules.decoded(body)["cursor"])
-        return Response(204, {}, b"")
-
-    def _ack(self, subscription: _Subscription, cursor: str) -> None:
-        if not cursor.isdecimal() or int(cursor) > subscription.sent + len(subscription.queue):
-            raise Refusal(400, "cursor is invalid: expected one that this subscription was given with its events")
-        self._acknowledge(subscription, max(0, int(cursor) - subscription.sent))
-
-    def _acknowledge(self, subscription: _Subscription, count: int) -> None:
-        del subscription.queue[:count]
-        subscription.sent += count
-
-    def _pulled(self, token: str) -> _Subscription:
-        subscription = self._own(token)
-        if subscription.options["callback"] is not None:
-            raise Refusal(409, "this subscription has a callback: its events are delivered there")
-        return subscription
-
-    def _own(self, token: str) -> _Subscription:
-        if token not in self._subscriptions:
-            raise Refusal(404, "this client has no subscription")
-        return self._subscriptions[token]
-
-    def _claim(self, token: str, name: str) -> _Topic:
-        topic = self._topics.setdefault(name, _Topic(token))
-        if topic.publisher != token:
-            raise Refusal(403, f"topic {name} is owned by another client")
-        return topic
-
-    def _received(self, topic: str, event: dict[str, Any]) -> Event:
-        now, number = time.time(), next(self._count)
-        t = event.get("timestamp")
-        at = int(now * 1000) if t is None else t
-        return Event(topic, event["type"], event["url"], at, event.get("data"), f"{int(now * 1e6)}-{number}")
-
-    def _described(self, token: str, subscription: _Subscription) -> dict[str, Any]:
-        options = subscription.options
-        shown = {name: options[name] for name in rules.SUBSCRIPTION if name not in ("max", "secret", "topics")}
-        known = [name for name in options["topics"] if name in self._topics]
-        return {
-            **shown, "subscriber": token, "max_events": options["max"], "topics": known,
-            "awaited": [name for name in options["topics"] if name not in known],
-            "events": {"sent": subscription.sent, "queued": len(subscription.queue), "oldest": None},
-            "health": {"state": "paused" if subscription.paused else "idle", "failures": 0, "last_attempt": None,
-                       "last_success": None, "last_error": None, "next_attempt": None},
-        }  # fmt: skip
-
-    def _shown(self, owner: str, token: str) -> str:
-        return owner if owner == token or token == self.root_key else owner.partition("--")[0]
+    def open(self, settings: Settings, call: Call[Any]) -> FakeStream:
+        """Begin a stream, as the bus does; raises a BusError."""
+        answer = self.answer(settings, call)
+        call.result(answer)
+        token, sent = answer.headers["subscriber"], "ack" in answer.headers
+        return FakeStream(lambda: self.subscription(token, pulled=True), sent, self._lock)
 
 
 @cache
@@ -296,26 +148,32 @@ def _install() -> None:
 
 
 def _intercept(client: Any) -> None:
-    exchange = client._exchange
+    exchange, connect = client._exchange, client._open
 
     def intercepted(self: Any, call: Call[Any]) -> Response:
         bus = _active.get(self.settings.base)
         answer: Response = exchange(self, call) if bus is None else bus.answer(self.settings, call)
         return answer
 
-    client._exchange = intercepted
+    def opened(self: Any, call: Call[Any]) -> Any:
+        bus = _active.get(self.settings.base)
+        return connect(self, call) if bus is None else BlockingStream(bus.open(self.settings, call))
+
+    client._exchange, client._open = intercepted, opened
 
 
 def _intercept_async(client: Any) -> None:
-    exchange = client._exchange
+    exchange, connect = client._exchange, client._open
 
     async def intercepted(self: Any, call: Call[Any]) -> Response:
         bus = _active.get(self.settings.base)
         answer: Response = await exchange(self, call) if bus is None else bus.answer(self.settings, call)
         return answer
 
-    client._exchange = intercepted
+    async def opened(self: Any, call: Call[Any]) -> Any:
+        bus = _active.get(self.settings.base)
+        if bus is None:
+            return await connect(self, call)
+        return WaitingStream(bus.open(self.settings, call), self._sleep)
 
-
-def _json(value: object) -> Response:
-    return Response(200, {}, json.dumps(value).encode())
+    client._exchange, client._open = intercepted, opened
