@@ -154,6 +154,14 @@ class CommandTests(FakeCase):
         self.bus.fail(outcome_unknown=True)
         self.assertEqual(rtm("pub", "noop", "dogs", URL, *self.options).status, 4)
 
+    def test_options_in_errors(self) -> None:
+        """What a certificate is refused for names the option, not the client's argument."""
+        where = ("topics", "-b", real_bus().url, "-t", "x")
+        self.assertIn("give its CA as --ca-file, or correct the URL", rtm(*where).error)
+        empty = self.folder / "empty"
+        empty.write_text("")
+        self.assertIn("rtm: --ca-file is invalid: ", rtm(*where, "--ca-file", str(empty)).error)
+
     def test_unavailable(self) -> None:
         """A bus that cannot be reached has a status of its own."""
         server = ScriptedServer()
@@ -351,11 +359,14 @@ class PublishFileTests(FolderCase):
         self.assertEqual(self.sent(second), list(range(500, 1200)))
 
     def test_unknown_outcome(self) -> None:
-        """An unknown outcome ends the run with its own status, and names the lines."""
+        """An unknown outcome ends the run with its own status, and names the lines, or the one line."""
         self.write(3)
         lost = answer(503, {"error": "lost", "outcome": "unknown"})
         result = self.publish(self.server(lost))
         self.assertEqual((result.status, "lines 1 to 3: " in result.error), (4, True))
+        self.write(1)
+        self.assertIn("rtm: line 1: ", self.publish(self.server(lost)).error)
+        self.assertEqual(self.publish(self.server(OK)).error, "rtm: 1 line is published\n")
 
     def test_bad_line(self) -> None:
         """A bad line is named; what stands before its bulk is published, and goes on after it is corrected."""

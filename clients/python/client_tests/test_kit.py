@@ -312,8 +312,11 @@ class KitTests(FakeBusMixin, SynchronousTestCase):
             self.bus.assert_published("orders")
         with self.assertRaisesRegex(AssertionError, "0 events match"):
             self.bus.assert_published("orders", "delete")
-        with self.assertRaises(AssertionError):
+        with self.assertRaisesRegex(AssertionError, "^2 events were published: "):
             self.bus.assert_nothing_published("orders")
+        shop.updated("pets", URL)
+        with self.assertRaisesRegex(AssertionError, "^1 event was published: "):
+            self.bus.assert_nothing_published("pets")
 
     def test_deliveries(self) -> None:
         """What waits for a subscriber is delivered to a receiver; a failed batch stays."""

@@ -6,6 +6,7 @@ later), 4 the outcome is unknown (it may have been stored), 130 interrupted.
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from routemaster_client.errors import BusError, OutcomeUnknown, Unavailable
 
 USAGE, FAILED, UNAVAILABLE, UNKNOWN, INTERRUPTED = 1, 2, 3, 4, 130
 RC_FILE = ".rtmrc"
+_ARGUMENT = re.compile(r"\bca_file\b")  # of the client; here it is an option
 
 
 class Usage(click.ClickException):
@@ -75,7 +77,7 @@ def connect(bus: str | None, token: str | None, ca_file: str | None) -> Client:
 
 def fail(error: Exception) -> NoReturn:
     """End the program with an error's message and status."""
-    click.echo(f"rtm: {error}", err=True)
+    click.echo(f"rtm: {_ARGUMENT.sub('--ca-file', str(error))}", err=True)
     kinds = {Unavailable: UNAVAILABLE, OutcomeUnknown: UNKNOWN}
     sys.exit(next((status for kind, status in kinds.items() if isinstance(error, kind)), FAILED))
 

@@ -89,13 +89,14 @@ def publish_file(client: Client, path: Path, topic: str | None) -> None:
                 if texts:
                     client.call(calls.bulk_of(name, body))
             except BusError as error:
-                count = sum(1 for line in lines)
-                error.args = (f"lines {source.line + 1} to {source.line + count}: {error}",)
+                first, last = source.line + 1, source.line + len(lines)
+                where = f"line {first}" if first == last else f"lines {first} to {last}"
+                error.args = (f"{where}: {error}",)
                 raise
             source.published(b"".join(lines), len(lines))
             advance(source.offset)
     source.done()
-    click.echo(f"rtm: {source.line} lines are published", err=True)
+    click.echo(f"rtm: {source.line} {'line is' if source.line == 1 else 'lines are'} published", err=True)
 
 
 def parse(line: bytes, topic: str | None) -> tuple[str, bytes]:

@@ -93,7 +93,8 @@ class FakeBus(FakeApi):
     def assert_nothing_published(self, topic: str | None = None) -> None:
         """AssertionError if there is an event (of this topic)."""
         if found := self.events(topic):
-            raise AssertionError(f"{len(found)} events were published: {found}")
+            counted = "1 event was" if len(found) == 1 else f"{len(found)} events were"
+            raise AssertionError(f"{counted} published: {found}")
 
     def root(self, **options: Any) -> Client:
         """A blocking client with the root key."""
