@@ -14,6 +14,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs, quote, urlsplit
 
 from attrs import evolve
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from routemaster.console.bus_client import BusError
@@ -43,7 +44,7 @@ HTML: Final = "text/html; charset=utf-8"
 NOBODY: Final = Session("", "", 0.0, 0.0)
 _TITLES: Final = {
     400: "That was not understood", 403: "Not allowed", 404: "Not found", 405: "Not allowed",
-    429: "Too many attempts", 502: "The bus did not answer", 503: "Not now",
+    429: "Too many attempts", 500: "Internal error", 502: "The bus did not answer", 503: "Not now",
 }  # fmt: skip
 
 Handler = Callable[..., Awaitable[Any]]
@@ -132,6 +133,11 @@ class Console:
                 return self._error(request, 429, str(error))
             except (BusError, BadAnswer) as error:
                 return self._error(request, 502, f"the bus could not be asked: {error}")
+            except CancelledError:  # the browser has gone away
+                raise
+            except Exception:
+                self._log.failure("internal error at {path}", path=request.path.decode("latin-1"))
+                return self._error(request, 500, "the console has made an error, which is in its log")
 
         return guarded
 
@@ -141,7 +147,7 @@ class Console:
         context = {"status": status, "title": _TITLES[status], "text": text}
         try:
             return self._pages.render(self._visit(request), "error.html", **context).encode()
-        except NotLoggedIn:
+        except Exception:  # nobody is logged in, or the page of a user is what fails
             return self._rendering.page("error.html", **context).encode()
 
     def _to_login(self, request: Any) -> bytes:

@@ -19,7 +19,7 @@ from urllib.parse import quote, urlencode
 from attrs import frozen
 from OpenSSL import SSL
 from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, succeed
 from twisted.internet.error import ConnectError, ConnectionLost, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectionTimedOut
 from twisted.internet.protocol import Protocol, connectionDone
@@ -39,6 +39,7 @@ from routemaster import __version__
 from routemaster.console.credentials import Key
 
 CONNECTIONS = 4  #: to one bus, kept between requests
+AT_ONCE = 8  #: requests to one bus under way; further ones wait, which is a part of their time
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
@@ -153,6 +154,7 @@ class BusClient:
         """`timeout`: seconds for one request; `max_answer`: bytes; `agent`: in place of real connections."""
         self._reactor, self._url = reactor, url
         self._timeout, self._max_answer = timeout, max_answer
+        self._turns = DeferredSemaphore(AT_ONCE)
         self._pool = HTTPConnectionPool(reactor)
         self._pool.maxPersistentPerHost = CONNECTIONS
         self._pool._factory.noisy = False
@@ -174,7 +176,7 @@ class BusClient:
         given = {name: value for name, value in query.items() if value is not None}
         if given:
             url = f"{url}?{urlencode(given)}"
-        exchange = Deferred.fromCoroutine(self._exchange(method, url, key.read(), body))
+        exchange = self._turns.run(lambda: Deferred.fromCoroutine(self._exchange(method, url, key.read(), body)))
         late = self._reactor.callLater(self._timeout, exchange.cancel)
         try:
             return await exchange

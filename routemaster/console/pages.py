@@ -179,7 +179,7 @@ class Pages:
         text = f"{question.title}, by {visit.session.user}: {notice}"
         change = Change(visit.now, name, "control", "info", text, subscriber, user=visit.session.user)
         await self._state.record([change])
-        self._watched[name].poller.hasten()
+        await self._watched[name].poller.refresh()
         visit.session.notice = notice
         return None
 
@@ -233,7 +233,9 @@ class Pages:
         return bus, found
 
     async def _ask(self, name: str, *path: str, **query: str | int | None) -> Any:
-        watched = self._watched[name]
+        watched, bus = self._watched[name], self._bus(name)
+        if bus.unreachable_since is not None:  # nobody waits for a bus that is known not to answer
+            raise BusError(bus.error)
         return (await watched.client.get(watched.monitor_key, *path, **query)).json
 
     async def _asked(self, name: str, *path: str, **query: str | int | None) -> tuple[Any, str]:

@@ -33,6 +33,7 @@ from routemaster.interfaces import Clock
 from routemaster.util.gather import gather
 from routemaster.util.periodic import Periodic
 
+REFRESH = 2.0  #: seconds for a reading that somebody waits for
 SHARE = 10  #: the pause after a reading is at least so many times as long as the reading
 
 _T = TypeVar("_T")
@@ -68,16 +69,21 @@ class Poller:
         self._read_at: float | None = None  # by `clock`, the last lists
         self._measure_at = self._poll_at = 0.0
         self._last_error = ""
+        self._waiting: list[Deferred[None]] = []
         self._task = Periodic(f"reading bus {bus.name}", self.read, poll.interval, clock)
 
     def start(self) -> None:
         """Read now, and then every interval."""
         self._task.start()
 
-    def hasten(self) -> None:
-        """Read now: something was changed."""
+    def refresh(self) -> Deferred[None]:
+        """Read now, because something was changed; fires after that, or when it takes too long."""
+        refreshed: Deferred[None] = Deferred()
+        self._waiting.append(refreshed)
         self._poll_at = 0.0
         self._task.hasten()
+        clock: Any = self._clock
+        return refreshed.addTimeout(REFRESH, clock, lambda result, seconds: None)
 
     async def stop(self) -> None:
         """Stop reading."""
@@ -89,6 +95,7 @@ class Poller:
         began = self._clock.seconds()
         if began < self._poll_at:
             return
+        waiting, self._waiting = self._waiting, []
         try:
             bus = await self._reading(began)
         except (BusError, BadAnswer) as error:
@@ -98,6 +105,9 @@ class Poller:
         self._tell(bus)
         self.bus = bus
         self._publish(bus)
+        for each in waiting:
+            if not each.called:
+                each.callback(None)
 
     def _failed(self, why: str) -> Bus:
         self._measure_at, self._read_at = 0.0, None

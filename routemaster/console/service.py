@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 from routemaster import __version__
 from routemaster.console.app import MAX_BODY, Console
 from routemaster.console.bus_client import BusClient
+from routemaster.console.changes import counted
 from routemaster.console.config import ConsoleConfig
 from routemaster.console.control import Control
 from routemaster.console.history import History
@@ -41,6 +42,7 @@ from routemaster.console.statsd_push import Growth
 from routemaster.daemon.systemd_notify import SystemdNotifier
 from routemaster.errors import ConfigError, RoutemasterError
 from routemaster.metrics.statsd import Statsd
+from routemaster.util.log_throttle import LogThrottle
 from routemaster.util.periodic import Periodic
 from routemaster.web.certificate_watch import CHECK_INTERVAL, CertificateWatch
 from routemaster.web.certificates import ReloadableTLS, ensure_self_signed
@@ -87,6 +89,7 @@ class ConsoleService(Service):
         self._started: list[Part] = []
         self._starting: Deferred[None] | None = None
         self._port: Any = None
+        self._status = ""
 
     def _build(self, tokens: tuple[str, ...]) -> None:
         config, reactor = self._config, self._reactor
@@ -119,7 +122,7 @@ class ConsoleService(Service):
         self._statsd = None
         if config.metric_collection_service == "statsd":
             self._statsd = Statsd(reactor, config.app_name, *config.statsd_address)
-            self._growth = Growth()
+            self._growth, self._throttle = Growth(), LogThrottle()
 
     def _watch(self, bus: Bus) -> Watched:
         """What watches one bus."""
@@ -131,12 +134,23 @@ class ConsoleService(Service):
         client = BusClient(self._reactor, bus.url, ca_files, config.request_timeout, config.max_answer)
         poller = Poller(
             bus, client, credentials, Poll(config.poll_interval, config.late_after), self._reactor, time,
-            deferToThread, self._state.publish,
+            deferToThread, self._publish,
         )  # fmt: skip
         control = None
         if bus.control and credentials.root_key is not None:
             control = Control(client, credentials.monitor_key, credentials.root_key, time)
         return Watched(client, credentials.monitor_key, poller, control)
+
+    def _publish(self, bus: Bus) -> None:
+        """There is a new reading of a bus."""
+        self._state.publish(bus)
+        buses = self._state.snapshot.buses
+        away = [each.name for each in buses if each.unreachable_since is not None]
+        status = f"watching {counted(len(buses), 'bus', 'buses')}"
+        status += f", unreachable: {', '.join(away)}" if away else ""
+        if status != self._status:
+            self._status = status
+            self._notifier.status(status)
 
     # -- start and stop
 
@@ -182,8 +196,17 @@ class ConsoleService(Service):
         return parts
 
     async def _send_metrics(self) -> None:
-        if self._statsd is not None:
+        if self._statsd is None:
+            return
+        try:
             await self._statsd.send(self._growth.snapshot(self._state.snapshot.buses, time()))
+        except OSError as error:
+            since = self._throttle.failed(self._reactor.seconds(), str(error))
+            if since is not None:
+                self._log.warn("sending metrics failed: {error}", error=str(error))
+        else:
+            if self._throttle.succeeded(self._reactor.seconds()) is not None:
+                self._log.info("sending metrics succeeds again")
 
     async def _listen(self) -> None:
         endpoint = self._config.https

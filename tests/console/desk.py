@@ -67,6 +67,8 @@ class Desk(SynchronousTestCase):
             Bus("main", ""), self.scripted.client, Credentials(WATCHER), Poll(), self.clock, self.time,
             maybeDeferred, lambda bus: None,
         )  # fmt: skip
+        self.refreshed = 0
+        self.patch(poller, "refresh", self.refresh)
         control = Control(self.scripted.client, WATCHER, ROOT, self.time)
         watched = {"main": Watched(self.scripted.client, WATCHER, poller, control)}
         proxies = TrustedProxies()
@@ -83,6 +85,11 @@ class Desk(SynchronousTestCase):
 
     def time(self) -> float:
         return NOW + self.clock.seconds()
+
+    def refresh(self) -> Deferred[None]:
+        """The bus is read again, after a change."""
+        self.refreshed += 1
+        return succeed(None)
 
     def make_secret(self) -> str:
         self.secrets += 1

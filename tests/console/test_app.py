@@ -175,6 +175,33 @@ class PageTests(Case):
         for path in ("/buses/main/topics/cats", "/buses/main/topics/cats/events/1-1", SHOP, f"{SHOP}/parked"):
             self.assertIn("no answer within 10 s", self.page(path), path)
 
+    def test_unreachable_bus(self) -> None:
+        """Nobody waits for a bus that is known not to answer: its pages show what was read last, at once."""
+        self.publish(self.shop, unreachable_since=NOW, error="connection refused")
+        self.scripted.asked.clear()
+        for path in (SHOP, "/buses/main/topics/cats", f"{SHOP}/parked"):
+            self.assertIn("connection refused", self.page(path))
+        self.assertEqual(self.scripted.asked, [])
+
+    def test_internal_error(self) -> None:
+        """A fault of the console is a page that says so, and a line in its log; it shows nothing of the fault."""
+        self.patch(self.rendering, "page", self.fault)
+        answer = self.get("/")
+        self.assertEqual(answer.status, 500)
+        self.assertNotIn(b"d1vided", answer.body)
+        self.assertIn("content-security-policy", answer.headers)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def fault(self, template: str, **context: Any) -> str:
+        if template == "overview.html":
+            raise ZeroDivisionError("d1vided")
+        return type(self.rendering).page(self.rendering, template, **context)
+
+    def test_odd_paths(self) -> None:
+        """A path that is no text is not found, and no fault."""
+        for path in ("/buses/%FF", "/%00", "/buses/main/subscribers/%F0%9F%92%A5", "/buses//topics", "//"):
+            self.assertIn(self.get(path).status, (400, 404), path)
+
     def test_not_found(self) -> None:
         """What is not there is a page with 404."""
         for path in (
@@ -287,6 +314,7 @@ class ControlTests(Case):
         answer = self.post(self.path, {"csrf": self.csrf(), "expected": "3"})
         self.assertEqual((answer.status, answer.headers["location"]), (303, SHOP))
         self.assertEqual(self.scripted.sent, [("POST", "root", "subscriptions/shop/pause", None)])
+        self.assertEqual(self.refreshed, 1)
         self.assertIn("shop is paused.", self.page(SHOP))
         self.assertNotIn('role="status">shop is paused.', self.page(SHOP))
         self.assertIn("by ann", self.page("/changes"))

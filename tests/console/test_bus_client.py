@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from treq.testing import RequestTraversalAgent
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import (
     ConnectError,
     ConnectionLost,
@@ -26,7 +26,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface.declarations import implementer
 
-from routemaster.console.bus_client import Answer, BusClient, BusError, refusal
+from routemaster.console.bus_client import AT_ONCE, Answer, BusClient, BusError, refusal
 from routemaster.console.credentials import Key
 
 URL = "https://bus.example.com"
@@ -170,10 +170,21 @@ class FailureTests(Case):
             error = self.failureResultOf(begun, BusError).value
             self.assertEqual((str(error), error.unknown), ("no answer within 10 s", unknown))
 
+    def test_at_once(self) -> None:
+        """Only so many requests to one bus are under way; the others wait, and no longer than for an answer."""
+        self.bus.holds = True
+        begun = [self.begin(self.client.get(self.key, str(each))) for each in range(AT_ONCE + 2)]
+        self.assertEqual(len(self.bus.requests), AT_ONCE)
+        begun[-1].cancel()
+        self.failureResultOf(begun[-1], CancelledError)
+        self.clock.advance(10)
+        for each in begun[:-1]:
+            self.failureResultOf(each, BusError)
+        self.bus.holds = False
+        self.successResultOf(self.begin(self.client.get(self.key, "x")))
+
     def test_cancelled(self) -> None:
         """A browser that goes away cancels the request, which is no failure of the bus."""
-        from twisted.internet.defer import CancelledError
-
         self.bus.holds = True
         begun = self.begin(self.client.get(self.key, "x"))
         begun.cancel()

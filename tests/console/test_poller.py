@@ -141,9 +141,33 @@ class PollerTests(SynchronousTestCase):
         self.assertTrue(self.bus.closed)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_hasten(self) -> None:
-        """After a change it reads at once, also a slow bus."""
+    def test_refresh(self) -> None:
+        """After a change it reads at once, also a slow bus; who waits for that waits for two seconds at most."""
         self.start()
         self.poller._poll_at = 1000.0
-        self.poller.hasten()
+        self.successResultOf(self.poller.refresh())
+        self.assertEqual(len(self.readings), 2)
+        self.bus.held = held = Deferred()
+        waiting = self.poller.refresh()
+        self.clock.advance(1.9)
+        self.assertNoResult(waiting)
+        self.clock.advance(0.1)
+        self.successResultOf(waiting)
+        self.bus.held = None
+        held.callback(None)
+        self.assertEqual(len(self.readings), 3)
+
+    def test_refresh_during_a_reading(self) -> None:
+        """A reading that had begun before the change does not count: the next one follows at once."""
+        self.bus.held = held = Deferred()
+        self.start()
+        waiting = self.poller.refresh()
+        self.bus.held = again = Deferred()
+        held.callback(None)
+        self.clock.advance(0)
+        self.assertNoResult(waiting)
+        self.bus.held = None
+        again.callback(None)
+        self.clock.advance(0)
+        self.successResultOf(waiting)
         self.assertEqual(len(self.readings), 2)
