@@ -18,9 +18,9 @@ REPORTERS = {
 CONSOLE = ["jinja2>=3.1.5,<4"]
 #: for the option tracing: OTLP over HTTP
 TRACING = [
-    "opentelemetry-api>=1.40,<2",
-    "opentelemetry-exporter-otlp-proto-http>=1.40,<2",
-    "opentelemetry-sdk>=1.40,<2",
+    "opentelemetry-api>=1.45,<2",
+    "opentelemetry-exporter-otlp-proto-http>=1.45,<2",
+    "opentelemetry-sdk>=1.45,<2",
 ]
 
 setup(

@@ -7,6 +7,7 @@ import json
 from twisted.internet import reactor
 
 from chaos.fleet import stretched
+from chaos.release import Release
 from routemaster.testing.daemon import LOOPBACK, Daemon
 from routemaster.testing.zoo import Answer
 from tests.system.test_secrets import SecretCase
@@ -115,6 +116,31 @@ class TracingTests(TracingCase):
             daemon.launch()
             self.assertEqual(await daemon.ended(), 1)
             self.assertIn("OTEL_EXPORTER_OTLP_PROTOCOL is invalid: got 'grpc', expected http/protobuf", daemon.log)
+
+
+class UpgradeTests(TracingCase):
+    """A bus with tracing beside processes of the last release."""
+
+    async def test_last_release(self) -> None:
+        """Its workers deliver events that are kept with a context exactly as others, and know nothing of it."""
+        redis = self.redis("--port", str(port := free_port()))
+        self.assertIsNotNone(redis)
+        url = ("--redis-url", f"redis://{LOOPBACK}:{port}")
+        web, worker = self.traced("--role", "web", *url), self.daemon("--role", "worker", *url, name="worker")
+        worker.environment |= Release.unpack(self.place / "release").environment()
+        await web.start()
+        await worker.start("ready")
+        client, sink = self.client(web), self.sink()
+        await self.make_topics(client, "cats")
+        await self.ok(client.subscribe(sink.url, "cats", timeout=200))
+        for _ in range(3):
+            await self.publish(web, traceparent=TRACEPARENT, tracestate="vendor=1")
+        await until(lambda: sum(map(len, sink.batches)) == 3, "the deliveries")
+        for batch in sink.batches:
+            for event in batch:
+                self.assertEqual(set(event), {"topic", "type", "url", "t", "id"})
+        self.assertFalse([each for each in sink.received if b"traceparent" in each.headers])
+        self.assertEqual((await worker.stop(), await web.stop()), (0, 0))
 
 
 class CanaryTests(SecretCase):
