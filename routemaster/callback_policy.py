@@ -174,10 +174,23 @@ def parse_rule(text: str) -> Rule:
 
 def never_allowed(rule: Rule) -> str:
     """The kind of a network that is never allowed as a whole, so that to allow it is a mistake; else empty."""
-    if isinstance(rule, str) or embedded(rule.network_address):
+    if isinstance(rule, str):
         return ""
+    if isinstance(rule, IPv6Network) and embedded(rule.network_address):
+        inner = _embedded_network(rule)
+        return "" if inner is None else never_allowed(inner)
     kinds = [kind for network, kind in _KINDS if network.prefixlen and _covers(network, rule)]
     return "" if not kinds or kinds[0] in _ALLOWABLE else kinds[0]
+
+
+def _embedded_network(rule: IPv6Network) -> IPv4Network | None:
+    """The network of all IPv4 addresses that a network's addresses embed; None if each embeds two."""
+    number = int(rule.network_address)
+    for network, shift in _EMBEDDING:
+        if rule.subnet_of(network):
+            prefix = min(32, rule.prefixlen - network.prefixlen)
+            return IPv4Network((number >> shift & _IPV4, prefix))
+    return None
 
 
 def _covers(network: Network, part: Network) -> bool:

@@ -190,7 +190,22 @@ def parse_endpoint(text: str) -> str:
 
 def parse_peer(text: str) -> IPv4Network | IPv6Network | str:
     """A network, or `unix`."""
-    return text if text == "unix" else ip_network(text)
+    return text if text == "unix" else with_reason(ip_network, text)
+
+
+def with_reason(parse: Callable[[str], Any], text: str) -> Any:
+    """What `parse` returns; IllFormed if it refuses a network because its address is that of a host."""
+    try:
+        return parse(text)
+    except ValueError:
+        try:
+            network = ip_network(text, strict=False)
+        except ValueError:
+            pass
+        else:
+            problem = f"an address within the network {network}, not the network"
+            raise IllFormed(f"{problem}: {text}", problem) from None
+        raise
 
 
 def parse_origin(text: str) -> str:
@@ -312,7 +327,10 @@ PEERS = comma_separated(
     OptionType("an IP address or network such as 10.0.0.0/8, or unix for peers on a Unix socket", parse_peer)
 )
 CALLBACKS = comma_separated(
-    OptionType("an IP address or network such as 10.0.0.0/8, or a host name such as *.example.com", parse_rule)
+    OptionType(
+        "an IP address or network such as 10.0.0.0/8, or a host name such as *.example.com",
+        lambda text: with_reason(parse_rule, text),
+    )
 )
 PATH = OptionType("a path", parse_path)
 STATUSES = OptionType(

@@ -280,6 +280,15 @@ def encode(value: Any) -> bytes:
         raise Invalid("body is invalid: got half of a surrogate pair, expected Unicode text") from None
 
 
+def printable(value: Any) -> str:
+    """A value on one line of printable ASCII, for errors: JSON, but a text in Python's quotes."""
+    try:
+        text = ascii(value) if isinstance(value, str) else encode(value).decode()
+    except (Invalid, TypeError):  # half of a surrogate pair, or no value of JSON
+        text = ascii(value)
+    return "".join(each if " " <= each <= "~" else ascii(each)[1:-1] for each in text)
+
+
 def _with_numbers(value: Any) -> str:
     if isinstance(value, Number):
         return value.text

@@ -75,7 +75,7 @@ _TOKEN_FIELDS: Final = dict.fromkeys(("name", "token", "replaces")).keys()
 
 def shown(value: object, limit: int = 60) -> str:
     """A value as error messages quote it: short, printable, on one line, without webhook secrets or user info."""
-    text = _USER_INFO.sub("//…@", _WEBHOOK_SECRET.sub("whsec_…", ascii(value)))
+    text = _USER_INFO.sub("//…@", _WEBHOOK_SECRET.sub("whsec_…", strict_json.printable(value)))
     return text if len(text) <= limit else f"{text[:limit]}…"
 
 

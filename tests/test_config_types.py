@@ -149,6 +149,13 @@ class KindTests(SynchronousTestCase):
             self.assertEqual(line.splitlines(), [line])
             self.assertRegex(line, rf"^{name} is invalid: got '.*' \(command line\), expected .+")
 
+    def test_host_bits(self) -> None:
+        """An address with the length of a network is refused with the network that may be meant."""
+        for name in ("trusted_proxies", "allow_callbacks", "deny_callbacks"):
+            for text, network in (("10.1.2.3/8", "10.0.0.0/8"), ("::1, fd00::1/8", "fd00::/8")):
+                line = str(self.assertRaises(ConfigError, value, name, text))
+                self.assertIn(f"(an address within the network {network}, not the network)", line)
+
     def test_unknown_home(self) -> None:
         """A path in the home directory of an unknown user is an error."""
         self.assertRaises(ConfigError, value, "state_dir", "~no-such-user-here/x")

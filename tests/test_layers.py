@@ -50,7 +50,7 @@ LAWS: dict[str, tuple[str, ...]] = {
     "process": (),
     "tap": ("", "config", "errors", "daemon.", "logs", "process"),
     # no reactor; keys: move-redis copies what the store keeps, whatever it means
-    "cli.": (*VALUES, "redis.cluster_slots", "redis.server_info", "store.keys"),
+    "cli.": (*VALUES, "redis.cluster_slots", "redis.server_info", "store.keys", "util.key_pair"),
     # the bus's API, its HTTP server and its statsd: never store, Redis, deliveries or the bus's own wiring
     "console.": (
         *VALUES, "util.", "web.http_server.", "web.certificate_watch", "web.certificates",

@@ -88,6 +88,15 @@ class NameTests(Case):
             self.assertTrue(shown(value).isprintable())
             self.assertLessEqual(len(shown(value)), 61)
 
+    def test_shown_as_json(self) -> None:
+        """What is no text is shown as it was sent, and not as Python writes it."""
+        for text in ("true", "null", "[true,false,null]", '{"a":[1.50,-0,1E5]}', '["it\'s"]', "1.10"):
+            self.assertEqual(shown(strict_json.decode(text.encode())), text)
+        self.assertEqual(shown({"é": "\x7f"}), '{"\\xe9":"\\x7f"}')
+        self.assertEqual((shown("it"), shown(["\ud800"])), ("'it'", "['\\ud800']"))
+        error = self.assertRaises(Invalid, check_subscription, "a", {"topics": [True]})
+        self.assertIn("got true, expected", str(error))
+
 
 GOOD_URLS = [
     "https://a",

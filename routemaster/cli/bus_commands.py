@@ -7,7 +7,8 @@ import shutil
 import sys
 
 from routemaster.cli import session, tables
-from routemaster.cli.doctor import Finding, Verdict, examination
+from routemaster.cli.doctor import examination
+from routemaster.cli.findings import Finding, Verdict
 from routemaster.errors import ConfigError
 from routemaster.token_hash import hashed
 

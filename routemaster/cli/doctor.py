@@ -9,16 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from enum import Enum
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from attrs import frozen
-from cryptography import x509
-
 from routemaster.callback_policy import CallbackPolicy, listens_on_loopback, on_loopback
 from routemaster.cli.api_client import SELF_MADE, Bus, BusError
+from routemaster.cli.certificates import certificate, client_certificate
+from routemaster.cli.findings import Finding, Verdict
 from routemaster.cli.redis import (
     Redis,
     RedisError,
@@ -30,40 +28,14 @@ from routemaster.cli.redis import (
     query_sentinels,
 )
 from routemaster.cli.round_trip import round_trip
-from routemaster.cli.tables import clean, size, span
+from routemaster.cli.session import NO_CREDENTIALS
+from routemaster.cli.tables import size
 from routemaster.config import Config
 from routemaster.errors import ConfigError
 from routemaster.redis.address import ClusterAddress, RedisAddress, SentinelAddress
 
 OLDEST_REDIS = (6, 2)
 MAX_SKEW = 1.0   #: seconds
-DAYS_LEFT = 14.0  #: of a certificate, below which the check warns
-DAY = 86400
-
-
-class Verdict(Enum):
-    """The verdict of a check; only `FAIL` makes the exit status 1."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "FAIL"
-    SKIP = "skip"
-
-
-@frozen
-class Finding:
-    """The result of one check."""
-
-    check: str
-    verdict: Verdict
-    found: str
-    todo: str = ""
-
-    @property
-    def line(self) -> str:
-        """The line that is printed."""
-        todo = f"; {self.todo}" if self.todo else ""
-        return clean(f"{self.verdict.value:<4}  {self.check:<13}  {self.found}{todo}")
 
 
 def examination(config: Config, bus: Bus, file: Path | None) -> Iterator[Finding]:
@@ -79,6 +51,8 @@ def examination(config: Config, bus: Bus, file: Path | None) -> Iterator[Finding
         with suppress(BusError):
             presented = bus.certificate()
     yield certificate(config, presented, time.time())
+    if config.client_certificate is not None:
+        yield client_certificate(config, time.time())
     yield loopback(bus, config, alive)
 
 
@@ -255,61 +229,12 @@ def pulse(bus: Bus, config: Config) -> Finding:
     """Whether the daemon can use its Redis."""
     who = config.root_key or next(iter(config.clients), None)
     if who is None:
-        return Finding("pulse", Verdict.SKIP, "skipped: neither a root key nor a client is configured")
+        return Finding("pulse", Verdict.SKIP, f"skipped: {NO_CREDENTIALS}")
     try:
         bus.want("GET", "/pulse", who, statuses=(204,))
     except BusError as error:
         return Finding("pulse", Verdict.FAIL, str(error))
     return Finding("pulse", Verdict.OK, "the daemon can use its Redis")
-
-
-def certificate(config: Config, presented: bytes | None, now: float) -> Finding:
-    """How long the certificate is valid, and for which names.
-
-    `presented` (DER) is the certificate that the daemon sends; without it the
-    one in the file is checked.
-    """
-    path = config.certificate or config.state_dir / SELF_MADE[0]
-    own: x509.Certificate | None = None
-    problem = ""
-    try:
-        own = x509.load_pem_x509_certificates(path.read_bytes())[0]
-    except FileNotFoundError:
-        problem = f"{path} does not exist"
-    except OSError as error:
-        problem = f"{path} cannot be read: {error.strerror}"
-    except ValueError:
-        problem = f"{path} holds no PEM certificate"
-    shown = x509.load_der_x509_certificate(presented) if presented else own
-    if shown is None:
-        if config.certificate is None:
-            return Finding("certificate", Verdict.WARN, problem, "the daemon makes one when it starts")
-        return Finding("certificate", Verdict.FAIL, problem, "check certificate, and run doctor as the bus's user")
-    days = (shown.not_valid_after_utc.timestamp() - now) / DAY
-    names = _names(shown)
-    if days < 0:
-        return Finding("certificate", Verdict.FAIL, f"expired {span(-days * DAY)} ago, {names}", _renewal(config))
-    found = f"valid for {days:.0f} days, {names}"
-    if days < DAYS_LEFT:
-        return Finding("certificate", Verdict.WARN, found, _renewal(config))
-    if own is not None and own != shown:
-        todo = "send the daemon SIGHUP to reload the file, unless a proxy terminates TLS"
-        return Finding("certificate", Verdict.WARN, f"{found}, is not the one in {path}", todo)
-    return Finding("certificate", Verdict.OK, found)
-
-
-def _renewal(config: Config) -> str:
-    if config.certificate is None:
-        return "restart the daemon, which then makes a new one"
-    return "renew it, and send the daemon SIGHUP"
-
-
-def _names(shown: x509.Certificate) -> str:
-    try:
-        names = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
-        return "for no name"
-    return "for " + ", ".join(str(name.value) for name in names)
 
 
 def loopback(bus: Bus, config: Config, alive: Finding) -> Finding:

@@ -20,6 +20,7 @@ from routemaster.token_hash import is_hash
 from routemaster.validation import shown
 
 BAR = 20  #: characters of a full progress bar
+NO_CREDENTIALS = "neither a root key nor a client's token is configured (a hash of one cannot be sent)"
 
 
 class AdminError(RoutemasterError):
@@ -73,7 +74,7 @@ def as_any_client(arguments: argparse.Namespace) -> tuple[Bus, str]:
     config = configured(arguments)
     who = config.root_key or next(iter(config.clients), None)
     if who is None:
-        raise AdminError("neither a root key nor a client is configured: give --root-key-file or --config")
+        raise AdminError(f"{NO_CREDENTIALS}: give --root-key-file or --config")
     return bus_of(arguments, config), who
 
 

@@ -49,7 +49,7 @@ def found(arguments: argparse.Namespace, patience: float = TIMEOUT) -> Subscribe
     bus = session.bus_of(arguments, config, patience)
     if config.root_key is None:
         if not config.clients:
-            raise AdminError("neither a root key nor a client is configured: give --root-key-file or --config")
+            raise AdminError(f"{session.NO_CREDENTIALS}: give --root-key-file or --config")
         clients = config.clients
         client = clients.get(name) or chosen(
             name, set(clients.values()), "configured client", confirmed(arguments)

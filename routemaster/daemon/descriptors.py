@@ -35,6 +35,17 @@ def places(connections: int, deliveries: int) -> int:
     return most
 
 
+def for_deliveries(deliveries: int) -> None:
+    """Raise the process's limit for so many deliveries and no clients; if it stays below, a warning is logged."""
+    wanted = deliveries + OTHERS
+    limit = _raise_limit(wanted)
+    if limit < wanted:
+        _log.warn(
+            "only {limit} file descriptors for {deliveries} deliveries at once (max_open_deliveries); raise the "
+            "limit of open files to {wanted}", limit=limit, deliveries=deliveries, wanted=wanted,
+        )  # fmt: skip
+
+
 def _raise_limit(wanted: int) -> int:
     """Raise the limit as far as the system allows, if it is lower; returns what it is then, at most `wanted`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -31,7 +31,7 @@ from twisted.internet.threads import deferToThread
 
 from routemaster import __version__
 from routemaster.config import Config
-from routemaster.daemon import assembly, freed_memory
+from routemaster.daemon import assembly, descriptors, freed_memory
 from routemaster.daemon.lifecycle import DaemonService, Part, tune_garbage_collector
 from routemaster.daemon.listeners import Listeners, loopback_alone
 from routemaster.daemon.own_metrics import OwnMetrics
@@ -171,6 +171,8 @@ class Bus(DaemonService):
             sweep = Periodic("reconciliation of polls", pull.sweep, config.sweep_interval, reactor)
             self._hastened.append(sweep)
             self._periodic.append(sweep)
+        if config.role == "worker":
+            descriptors.for_deliveries(config.max_open_deliveries)
         if config.role != "web":
             self._worker = worker = assembly.worker(
                 config, reactor, self._process, self._store, self._sender, self._meter, ordered_hints,

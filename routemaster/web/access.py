@@ -47,6 +47,7 @@ class Access:
     ) -> None:
         self._authenticator, self._meter, self._proxies = authenticator, meter, proxies or TrustedProxies()
         self._failures = FailedAuthentications(clock)
+        self._guesses = FailedAuthentications(clock)  # unknown tokens until all are known; some may be valid
         for status in ("401", "429"):
             meter.count(COUNTER, 0, status=status)  # so that its growth from 0 to 1 is seen
 
@@ -63,10 +64,15 @@ class Access:
 
         Raises Unauthorized, TooManyFailures, or StoreUnavailable as `identify` does.
         """
-        principal = self.identify(headers)
+        try:
+            principal = self.identify(headers)
+        except StoreUnavailable:
+            self._undecided(headers, peer)
+            raise
         if principal is None:
             raise self._failed(headers, peer)
-        if self._failures.blocked or (channel is not None and channel.principal is not principal):
+        blocks = self._failures.blocked or (self._guesses.blocked and not self._authenticator.complete)
+        if blocks or (channel is not None and channel.principal is not principal):
             self._note(principal, headers, peer, channel)
         if principal.role not in who:
             raise Unauthorized(_REQUIRED[who])
@@ -93,10 +99,21 @@ class Access:
             return TooManyFailures(ceil(seconds))
         return Unauthorized("authentication required: send your token as the HTTP Basic user name")
 
+    def _undecided(self, headers: Headers, peer: Any) -> None:
+        """Count an unknown token while not all are known: it may be a guess at a configured one."""
+        seconds = self._guesses.failed(self._client(headers, peer))
+        if seconds:
+            self._meter.count(COUNTER, status="429")
+            raise TooManyFailures(ceil(seconds)) from None
+
     def _note(self, principal: Principal, headers: Headers, peer: Any, channel: Any) -> None:
         """Note a success, unless its address is blocked: then raise TooManyFailures."""
         address = self._client(headers, peer)
         seconds = self._failures.wait(address, principal)
+        if not self._authenticator.complete:
+            seconds = max(seconds, self._guesses.wait(address, principal))
+            if not seconds:
+                self._guesses.succeeded(address, principal)
         if seconds:
             self._meter.count(COUNTER, status="429")
             raise TooManyFailures(ceil(seconds))

@@ -75,7 +75,9 @@ class ApiTokens:
         made = check_api_token(strict_json.decode_fields(request.take_body()), self._hex_digits(16))
         if self._authenticator.is_key(made.token):
             raise Invalid("token is invalid: it is the root key or a monitor key")
-        if made.replaces is not None and self._configured(made.token):
+        if self._configured(made.token):
+            if made.replaces is None:
+                raise Refused(409, "token is configured: it would stay valid once the option clients lacks it")
             raise Refused(409, "token is configured: write NEW=OLD into the option clients, and restart the bus")
         await complete(self._add(made))
         return json_answer(request, {"name": made.name, "token": made.token}, 201)

@@ -18,7 +18,7 @@ from attrs import evolve, frozen
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import TCP4ServerEndpoint
@@ -29,7 +29,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 import routemaster
 from routemaster.cli import doctor, round_trip, tables
 from routemaster.cli.api_client import SELF_MADE
-from routemaster.cli.doctor import Verdict
+from routemaster.cli.findings import Finding, Verdict
 from routemaster.cli.redis import Redis, RedisError, Server, address, examine
 from routemaster.config import Config, load
 from routemaster.errors import StoreBroken, StoreUnavailable
@@ -145,7 +145,7 @@ class TableTests(SynchronousTestCase):
             *tables.subscriptions([wild], NOW, 120),
             *tables.topics([{"name": "\x1b", "publisher": "\r", "events": 1}]),
             *tables.tokens([{"name": "\x9b", "token": "\u202e"}]),
-            doctor.Finding("x", Verdict.OK, "a\nb", "\x1b").line,
+            Finding("x", Verdict.OK, "a\nb", "\x1b").line,
         ):
             self.assertTrue(text.isprintable(), ascii(text))
 
@@ -175,7 +175,7 @@ def configured(**values: str) -> Config:
 class JudgementTests(SynchronousTestCase):
     """Doctor's verdicts on given facts."""
 
-    def judge(self, finding: doctor.Finding, verdict: Verdict, word: str = "") -> None:
+    def judge(self, finding: Finding, verdict: Verdict, word: str = "") -> None:
         self.assertEqual(finding.verdict, verdict, finding)
         self.assertIn(word, finding.line)
         self.assertEqual(bool(finding.todo), verdict in (Verdict.WARN, Verdict.FAIL), finding)
@@ -261,9 +261,9 @@ class JudgementTests(SynchronousTestCase):
             self.judge(doctor.callbacks(load(values, {}, None)), verdict, word)
 
 
-def certificate(days: float) -> x509.Certificate:
+def certificate(days: float, key: Any = None) -> x509.Certificate:
     """A certificate that expires so many days after NOW."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = key or ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([])
     end = datetime.fromtimestamp(NOW, UTC) + timedelta(days=days)
     return (
@@ -280,7 +280,7 @@ class CertificateTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.file = Path(self.mktemp())
 
-    def judge(self, presented: x509.Certificate | None, own: bytes | None, **values: str) -> doctor.Finding:
+    def judge(self, presented: x509.Certificate | None, own: bytes | None, **values: str) -> Finding:
         self.file.unlink(missing_ok=True)
         if own is not None:
             self.file.write_bytes(own)
@@ -316,6 +316,39 @@ class CertificateTests(SynchronousTestCase):
         finding = self.judge(None, None, state_dir=self.mktemp())
         self.assertEqual(finding.verdict, Verdict.WARN)
         self.assertIn("when it starts", finding.todo)
+
+
+class ClientCertificateTests(SynchronousTestCase):
+    """Doctor's verdict on the certificate that receivers are shown."""
+
+    def judge(self, days: float, rubbish: bytes | None = None) -> Finding:
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        key = ec.generate_private_key(ec.SECP256R1())
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        (folder / "crt").write_bytes(certificate(days, key).public_bytes(Encoding.PEM))
+        (folder / "key").write_bytes(pem if rubbish is None else rubbish)
+        values = {"client_certificate": str(folder / "crt"), "client_private_key": str(folder / "key")}
+        return doctor.client_certificate(configured(**values), NOW)
+
+    def test_days(self) -> None:
+        """A warning from two weeks before its end, a failure after it."""
+        for days, verdict, word in (
+            (90.0, Verdict.OK, "90 days"), (13.9, Verdict.WARN, "SIGHUP"), (-2.0, Verdict.FAIL, "2d00h ago"),
+        ):  # fmt: skip
+            finding = self.judge(days)
+            self.assertEqual(finding.verdict, verdict)
+            self.assertIn(word, finding.line)
+
+    def test_key(self) -> None:
+        """A pair that cannot be used is a failure that names the option; nothing is checked without one."""
+        other = ec.generate_private_key(ec.SECP256R1())
+        pem = other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        for wrong in (b"rubbish", pem):
+            finding = self.judge(90, wrong)
+            self.assertEqual(finding.verdict, Verdict.FAIL)
+            self.assertIn("client_private_key: ", finding.found)
+        self.assertEqual(doctor.client_certificate(configured(), NOW).verdict, Verdict.SKIP)
 
 
 class KnowledgeTests(SynchronousTestCase):

@@ -9,7 +9,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.daemon import descriptors
-from routemaster.daemon.descriptors import OTHERS, places
+from routemaster.daemon.descriptors import OTHERS, for_deliveries, places
 
 INFINITY = resource.RLIM_INFINITY
 
@@ -35,7 +35,17 @@ class _System:
 
 
 class DescriptorTests(SynchronousTestCase):
-    """`places`."""
+    """`places` and `for_deliveries`."""
+
+    def test_deliveries(self) -> None:
+        """A process that only delivers has its limit raised, too, and a warning if that is not enough."""
+        needed = 5000 + OTHERS
+        for soft, hard, after in ((1024, 1_048_576, needed), (65_536, 65_536, 65_536), (1024, 4096, 4096)):
+            system: Any = _System(soft, hard)
+            self.patch(descriptors, "resource", system)
+            with capturedLogs() as events:
+                for_deliveries(5000)
+            self.assertEqual((system.limits[0], len(events)), (after, after < needed))
 
     def test_table(self) -> None:
         """The limit is raised to what is needed, not above the hard one; without enough, half are for clients."""

@@ -1116,11 +1116,13 @@ class TokenTests(Case):
         self.expect(401, "GET", "/pulse", user=MADE)
 
     def test_taken(self) -> None:
-        """The root key cannot be a token; a configured client's token can be added, and stays configured."""
+        """Neither the root key nor a configured client's token can be made; that stays configured."""
         self.root_key = "root--1"
         self.setUp()
         self.expect(400, "POST", "/api_tokens", {"name": "x", "token": "root--1"}, "root--1")
-        self.expect(201, "POST", "/api_tokens", {"name": "alice", "token": A}, "root--1")
+        answer = self.expect(409, "POST", "/api_tokens", {"name": "alice", "token": A}, "root--1")
+        self.assertIn("token is configured", answer.error)
+        self.assertNotIn(A, self.done(self.store.tokens()).names)
         self.expect(409, "DELETE", f"/api_tokens/{A}", user="root--1")
         self.expect(204, "GET", "/pulse", user=A)
 
@@ -1312,3 +1314,14 @@ class NeverReadTests(Case):
         self.store.error = None
         self.done(self.auth.poll())
         self.expect(401, "GET", "/topics", user=MADE)
+
+    def test_guesses(self) -> None:
+        """20 unknown tokens in a minute block an address, for right ones too, but not when all are known."""
+        self.expect(200, "GET", "/topics", user=MONITOR_KEY)
+        statuses = [self.call("GET", "/topics", None, f"guess--{number}").status for number in range(22)]
+        self.assertEqual(statuses, [503] * 20 + [429] * 2)
+        self.expect(429, "GET", "/topics", user=A)
+        self.expect(200, "GET", "/topics", user=MONITOR_KEY)  # known from there
+        self.done(self.auth.poll())
+        self.expect(401, "GET", "/topics", user=MADE)
+        self.expect(200, "GET", "/topics", user=A)

@@ -112,7 +112,7 @@ class BodyReader:
             self._missing -= len(data) - len(rest)
             return None if self._missing else rest
         after = self._chunks.feed(data)
-        if len(self._body) > self._limit:
+        if len(self._body) + self._chunks.announced > self._limit:
             raise Refused(413, "body is too large")
         self._count(len(self._body))
         return after

@@ -29,6 +29,11 @@ class ChunkReader:
         self._overhead = 0
         self._last = False     # the last chunk has come: trailers follow
 
+    @property
+    def announced(self) -> int:
+        """Bytes of content that the current chunk still has."""
+        return max(0, self._missing - 2)
+
     def feed(self, data: bytes) -> bytes | None:
         """Read data; returns what follows the body, None if the body is incomplete. Raises Refused."""
         data, self._rest = self._rest + data, b""

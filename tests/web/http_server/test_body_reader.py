@@ -28,8 +28,11 @@ class BodyReaderTests(SynchronousTestCase):
             self.assertEqual(reader.take(), b"abc")
 
     def test_refused(self) -> None:
-        """A body in chunks over the limit raises 413, a malformed chunk 400."""
-        for data, status in ((b"4\r\nabcd\r\n", 413), (b"x\r\n", 400)):
+        """A body in chunks over the limit raises 413, as soon as a size says so; a malformed chunk 400."""
+        for data, status in (
+            (b"4\r\nabcd\r\n", 413), (b"4\r\n", 413), (b"1\r\na\r\n3\r\nb", 413), (b"ffffffff\r\n", 413),
+            (b"x\r\n", 400),
+        ):  # fmt: skip
             reader = BodyReader(None, 3, BodyBudget(9))
             self.assertEqual(self.assertRaises(Refused, reader.feed, data).status, status)
 
