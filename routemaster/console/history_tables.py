@@ -129,7 +129,8 @@ class Database:
                 self._prune(now)
                 self._pruned_at = now
         except BaseException:
-            execute("ROLLBACK")
+            if self._connection.in_transaction:  # a full disk has ended it already
+                execute("ROLLBACK")
             raise
         execute("COMMIT")
         return stored

@@ -2,7 +2,8 @@
 
 A reading is three requests: the topics, the subscriptions and the metrics. On a bus with
 thousands of subscribers these cost it time: the next reading begins after at least
-`SHARE` times what the last one took, and so does the next request for metrics.
+`SHARE` times what the last one took, and so does the next request for metrics. A bus that
+does not answer is asked again every interval.
 
 A bus that gives no answer keeps what was read before, with the reason and since when. If only
 Redis is unavailable, the bus is reachable, and its lists are those of the reading before.
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from attrs import evolve, frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from routemaster.console.bus_client import BusClient, BusError
@@ -34,7 +35,8 @@ from routemaster.util.gather import gather
 from routemaster.util.periodic import Periodic
 
 REFRESH = 2.0  #: seconds for a reading that somebody waits for
-SHARE = 10  #: the pause after a reading is at least so many times as long as the reading
+SHARE = 10  #: the next reading begins at least so many times the duration of the last one after its beginning
+LONGEST = 300.0  #: seconds until the next reading, however long the last one took
 
 _T = TypeVar("_T")
 
@@ -70,6 +72,7 @@ class Poller:
         self._measure_at = self._poll_at = 0.0
         self._last_error = ""
         self._waiting: list[Deferred[None]] = []
+        self._under_way: Deferred[Bus] | None = None
         self._task = Periodic(f"reading bus {bus.name}", self.read, poll.interval, clock)
 
     def start(self) -> None:
@@ -86,8 +89,11 @@ class Poller:
         return refreshed.addTimeout(REFRESH, clock, lambda result, seconds: None)
 
     async def stop(self) -> None:
-        """Stop reading."""
-        await self._task.stop()
+        """Stop reading; a reading under way is given up."""
+        stopped = Deferred.fromCoroutine(self._task.stop())
+        if self._under_way is not None:
+            self._under_way.cancel()
+        await stopped
         await self._client.close()
 
     async def read(self) -> None:
@@ -96,12 +102,18 @@ class Poller:
         if began < self._poll_at:
             return
         waiting, self._waiting = self._waiting, []
+        self._under_way = Deferred.fromCoroutine(self._reading(began))
         try:
-            bus = await self._reading(began)
+            bus = await self._under_way
+        except CancelledError:
+            return
         except (BusError, BadAnswer) as error:
-            bus = self._failed(str(error))
-        took = self._clock.seconds() - began
-        self._poll_at = began + SHARE * took if took > self._poll.interval / SHARE else 0.0
+            bus, rest = self._failed(str(error)), 0.0
+        else:
+            rest = min(SHARE * (self._clock.seconds() - began), LONGEST)
+        finally:
+            self._under_way = None
+        self._poll_at = began + rest
         self._tell(bus)
         self.bus = bus
         self._publish(bus)
@@ -137,7 +149,7 @@ class Poller:
         self.exposition = answer.body
         measured: Measured = await self._in_thread(read_metrics, answer.body)
         took = self._clock.seconds() - began
-        self._measure_at = began + SHARE * took
+        self._measure_at = began + min(SHARE * took, LONGEST)
         return measured
 
     async def _lists(self, began: float) -> dict[str, Any] | BusError:

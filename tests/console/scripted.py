@@ -6,6 +6,7 @@ import json
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
 
 from routemaster.console.bus_client import Answer, BusClient, BusError
 from routemaster.console.credentials import Key
@@ -50,13 +51,24 @@ class ScriptedBus:
 
     async def _answer(self, text: str) -> Answer:
         if self.held is not None:
-            await self.held
+            await self._release(self.held)
         found = self.answers.get(text, BusError(f"answered 404: there is no {text}", 404))
         if isinstance(found, Exception):
             raise found
         if found is None:
             return Answer(204, b"")
         return Answer(200, found if isinstance(found, bytes) else json.dumps(found).encode())
+
+    def _release(self, held: Deferred[None]) -> Deferred[None]:
+        """Fires, or fails, as `held` does, for each request."""
+        mine: Deferred[None] = Deferred()
+
+        def passed(result: Any) -> Any:
+            if not mine.called:
+                mine.errback(result) if isinstance(result, Failure) else mine.callback(result)
+
+        held.addBoth(passed)
+        return mine
 
     def close(self) -> Deferred[None]:
         """See `BusClient`."""

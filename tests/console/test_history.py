@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import TestCase
 
 from routemaster.console.history import MAX_JOBS, History
-from routemaster.console.history_tables import BUS, Sample, Wanted
+from routemaster.console.history_tables import BUS, SUBSCRIBER, Sample, Wanted
 from routemaster.console.model import Change
 from tests.console.made import NOW
 
@@ -90,6 +91,25 @@ class HistoryTests(TestCase):
                 self.assertEqual(await history.add([wrong], [CHANGE], NOW), [CHANGE])
         self.assertEqual(len([each for each in logs if "cannot be used" in each.get("log_format", "")]), 1)
         self.assertEqual(len(await history.add([SAMPLE], [], NOW)), 0)
+
+    async def test_full_disk(self) -> None:
+        """When the disk is full, nothing of a reading is kept and nothing else is lost; with room it goes on."""
+        history = self.started()
+        await history.add([SAMPLE], [CHANGE], NOW)
+
+        async def room(pages: int) -> None:
+            limit = f"PRAGMA max_page_count={pages}"
+            await history._call(lambda database: list(database._connection.execute(limit)))
+
+        await room(10)
+        many = [evolve(SAMPLE, name=f"s{each}", kind=SUBSCRIBER) for each in range(2000)]
+        with capturedLogs() as logs:
+            self.assertEqual(await history.add(many, [CHANGE], NOW), [CHANGE])
+            self.assertEqual(len(await history.changes(Wanted())), 1)
+        self.assertIn("full", str([each.get("error") for each in logs]))
+        await room(10_000)
+        self.assertEqual([each.id for each in await history.add(many, [CHANGE], NOW)], [2])
+        self.assertEqual(await self.samples(history), [SAMPLE])
 
     async def test_bounded(self) -> None:
         """While the disk hangs, only so many jobs wait; a further one keeps and finds nothing, at once."""
