@@ -6,8 +6,10 @@ from typing import Any
 
 from opentelemetry.sdk.trace.sampling import DEFAULT_OFF
 from opentelemetry.trace import SpanKind, StatusCode
+from twisted.logger import globalLogPublisher
 
 from routemaster.hints import decode
+from routemaster.logs import as_text
 from routemaster.pull.service import PullService
 from routemaster.store.memory_store import MemoryStore
 from routemaster.traces import trace_of
@@ -134,8 +136,14 @@ class PublishTests(TracedCase):
 
     def test_internal_error(self) -> None:
         """The log line of a handler that failed has the IDs of the span."""
+        lines: list[Any] = []
+        globalLogPublisher.addObserver(lines.append)
+        self.addCleanup(globalLogPublisher.removeObserver, lines.append)
         self.store.error = ValueError("canary")
         self.assertEqual(self.send(SENT), 500)
+        [line] = [each for each in lines if "log_failure" in each]
+        self.assertEqual((line["trace_id"], line["span_id"]), (TRACE, span_id(self.spans.only)))
+        self.assertIn(f"failed trace_id={TRACE} span_id={span_id(self.spans.only)}\n", as_text(line))
         [failure] = self.flushLoggedErrors(ValueError)
         self.assertEqual(failure.getErrorMessage(), "canary")
         self.assertEqual(self.spans.only.status.status_code, StatusCode.ERROR)
