@@ -37,12 +37,17 @@ class SentinelLocator:
         ]
         replies: list[tuple[int, RedisAddress]] = []
         problems: list[Exception] = []
-        results: list[tuple[bool, Any]] = await DeferredList(queries, consumeErrors=True)
+        asked, answered = DeferredList(queries, consumeErrors=True), Deferred[list[tuple[bool, Any]]]()
+        asked.chainDeferred(answered)
+        try:
+            results = await answered
+        except CancelledError:  # what the queries result in does not tell: they may just end by themselves
+            asked.cancel()
+            await asked
+            raise
         for succeeded, result in results:
             if succeeded:
                 replies.append(result)
-            elif result.check(CancelledError):  # the caller cancelled; a time-out is a TimeoutError
-                result.raiseException()
             else:
                 problems.append(result.value)
         if not replies:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import trustme
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import globalLogPublisher
@@ -23,13 +23,14 @@ from routemaster.errors import StoreUnavailable
 from routemaster.model import Published
 from routemaster.redis.address import SentinelAddress, parse
 from routemaster.redis.connection import Connection
-from routemaster.redis.sentinel import SentinelLocator
+from routemaster.redis.sentinel import POLL, QUERY_TIMEOUT, SentinelLocator
 from routemaster.redis.wait_replicas import Replication
 from routemaster.store.redis_store import RedisStore
 from routemaster.store.scripts import SCRIPTS
 from routemaster.testing.redis_server import PrivateRedis, servers
 from routemaster.testing.sentinels import Sentinel, SentinelGroup, free_ports
 from tests.redis.fake_redis import CLOSE, FakeRedis, polite
+from tests.sender.timed_reactor import TimedReactor
 from tests.system.test_system import Mark, SystemCase, marks, until
 
 DOWN_AFTER = 0.5  #: seconds without a reply after which sentinels consider the master down
@@ -248,6 +249,21 @@ class LocatorTests(TestCase):
         for answers in ((NO_REPLY, CLOSES), (UNKNOWN,), NONSENSE):
             error = await self.assertFailure(Deferred.fromCoroutine(self.locate(*answers)), StoreUnavailable)
             self.assertIn("no sentinel reports a master of s", str(error))
+
+    async def test_cancelled(self) -> None:
+        """A search that is cancelled ends, though its queries have just ended by their time-out."""
+        fake = FakeRedis(lambda _, words: NO_REPLY.get(words[1], b"+OK\r\n"))
+        await fake.listen(reactor, TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1"))
+        self.addCleanup(fake.stop)
+        timed = TimedReactor()
+        address = parse(f"redis+sentinel://127.0.0.1:{fake.port}/s")
+        assert isinstance(address, SentinelAddress)
+        following = Deferred.fromCoroutine(SentinelLocator(address, timed).moved(parse("redis://127.0.0.1:1")))
+        timed.clock.advance(POLL)
+        await until(lambda: fake.seen, "a query")
+        timed.clock.advance(QUERY_TIMEOUT)  # its connection is being closed now
+        following.cancel()
+        await self.assertFailure(following, CancelledError)
 
     async def test_password(self) -> None:
         """Sentinels receive their own password, not that of the server."""
