@@ -10,6 +10,7 @@ from routemaster.testing.zoo import Behaviour, Wire
 
 #: The behaviours by name; those of `odd_answers` are among them.
 ZOO: dict[str, Behaviour] = {}
+TURNS = 10  #: of the reactor in which what was written is read
 
 
 def answering(answer: bytes, end: Callable[[Wire], None] = lambda _: None) -> Behaviour:
@@ -264,11 +265,20 @@ def ends_later(name: str, end: Callable[[Wire], None], wait: Callable[[Wire], Aw
     ZOO[name] = end_later
 
 
+async def read_by_peer(wire: Wire) -> None:
+    """Wait until a client on this reactor has read what was written: a reset would take it away.
+
+    Turns, not time: on a busy machine a time may pass within one turn.
+    """
+    for _ in range(TURNS):
+        await wire.sleep(0)
+
+
 for end in (Wire.close, Wire.cut, Wire.reset):
-    ends_later(f"{end.__name__}s_when_idle", end, lambda wire: wire.sleep(0.001))
+    ends_later(f"{end.__name__}s_when_idle", end, read_by_peer)
     ends_later(f"{end.__name__}s_on_reuse", end, Wire.more)        # has read a part of the second request
     ends_later(f"{end.__name__}s_when_sent", end, Wire.request)    # or all of it
-ends_later("only_notifies_when_idle", lambda wire: wire.notify(), lambda wire: wire.sleep(0.001))
+ends_later("only_notifies_when_idle", lambda wire: wire.notify(), read_by_peer)
 ends_later("only_notifies_on_reuse", lambda wire: wire.notify(), Wire.more)
 
 
