@@ -73,7 +73,10 @@ class Terminal(ProcessProtocol):
     async def end(self) -> None:
         """Be gone, for the clean-up."""
         if self.status is None:
-            os.killpg(self.transport.pid, signal.SIGTERM)
+            try:
+                os.killpg(self.transport.pid, signal.SIGTERM)
+            except ProcessLookupError:  # it has no session of its own yet
+                self.transport.signalProcess("KILL")
             await until(lambda: self.status is not None, "the end", PATIENCE)
 
 

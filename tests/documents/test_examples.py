@@ -43,6 +43,8 @@ NOT_RUN = {
     (OPERATIONS, "Move to another Redis"): "tests.system.test_move_redis runs it",
     (OPERATIONS, "Size Redis"): "a formula",
     (OPERATIONS, "Tokens as hashes"): SAMPLE,
+    ("docs/kubernetes.rst", "Begin"): "needs a cluster of Kubernetes",
+    ("docs/kubernetes.rst", "Redis"): SAMPLE,
     ("docs/performance.rst", "Performance"): LOAD,
     ("docs/reliability.rst", "Run the tests"): LOAD,
     ("docs/security.rst", "Security"): "it is a test",
@@ -265,6 +267,7 @@ class ConsoleTests(TourCase):
         tour = Tour("docs/console.rst", "Run it")
         await self.start_bus(tour.next("venv/bin/pip install '.[console]'").lines[1])
         console = self.terminal(tour.next("export ROUTEMASTER_CONSOLE_MONITOR_KEY").text)
+        tour.next("docker run")  # needs Docker
         tour.done()
         await console.shows("(?i)ready|HTTPS on")
         certificate = self.home / ".local" / "state" / "routemaster-console" / "localhost.crt"

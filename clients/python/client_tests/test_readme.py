@@ -68,7 +68,7 @@ class BusTests(TestCase):
     def test_publish_and_pull(self) -> None:
         """Publishing, alone, in bulk and in the background; subscribing, pulling and consuming."""
         (publish, bulk), (background,) = blocks("Publish"), blocks("Publish without waiting")
-        pull, consume = blocks("Subscribe and pull")
+        pull, consume, stream = blocks("Subscribe and pull")
         self.blocks.run(publish)
         bus = self.blocks.names["bus"]
         self.addCleanup(bus.close)
@@ -87,6 +87,11 @@ class BusTests(TestCase):
         with redirect_stdout(io.StringIO()) as shown:
             self.blocks.run(consume.replace("...", "print(event.url)") + "    break\n")
         self.assertEqual(shown.getvalue(), f"{CAT}\n")
+        self.assertEqual(bus.subscription()["events"]["queued"], 1)  # not acknowledged: the loop did not go on
+        with redirect_stdout(io.StringIO()) as shown:
+            self.blocks.run(stream.replace("...", "print(*(event.url for event in batch))").rstrip() + "\n        break\n")
+        self.assertEqual(shown.getvalue(), f"{CAT}\n")
+        self.assertEqual(bus.subscription()["events"]["queued"], 0)
 
     def test_asyncio(self) -> None:
         """The client for asyncio."""
