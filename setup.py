@@ -99,6 +99,7 @@ setup(
             "mypy>=1.8",
             "openapi-spec-validator>=0.9,<0.10",
             "packaging>=24",
+            "playwright>=1.55,<2",  # drives a Chromium that is installed, not one of its own
             "promql-parser>=0.11,<0.13",
             "pyyaml>=6",
             "ruff>=0.6",

@@ -68,6 +68,7 @@
       say("lost", "Connection to the console lost");
       if (stream.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
       close();
+      if (live) htmx.trigger(live, "refresh"); // which finds out whether the session is over
       retry = setTimeout(open, RETRY);
     };
   };
@@ -82,6 +83,11 @@
   addEventListener("pageshow", open);
   setInterval(check, 5000);
 
+  document.addEventListener("htmx:beforeOnLoad", (event) => {
+    if (event.detail.xhr.status !== 401) return;
+    event.preventDefault(); // the session is over: the login leads back to this page
+    location.reload();
+  });
   document.addEventListener("htmx:responseError", (event) => {
     if (event.target === live) say("lost", `Not live: the console answered ${event.detail.xhr.status}`);
   });

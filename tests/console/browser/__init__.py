@@ -1,1 +1,1 @@
-"""The console in a real browser: Debian's Chromium, driven by Playwright, against real buses and a real console."""
+"""The console in a real browser: Chromium, driven by Playwright, against real buses and a real console."""

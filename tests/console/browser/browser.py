@@ -7,8 +7,8 @@
     await browser.stop()
 
 Playwright's objects belong to the thread that made them: everything that touches
-a page is a function for `do`. A `Sheet` records what no page of the console may cause:
-messages of the browser, errors of scripts, refused content, requests to other hosts.
+a page is a function for `do`. `complaints` has what no page of the console may cause: errors and
+warnings of the browser and of scripts, refused content, requests to other hosts.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 from twisted.trial.unittest import SkipTest
 
+from chaos.fleet import stretched
+
 try:
     from playwright.sync_api import sync_playwright
 except ImportError:
@@ -31,7 +33,7 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update",
 )  # fmt: skip
-PATIENCE = 20_000  #: ms for what ought to take one second, on a machine that others keep busy
+PATIENCE = 20.0  #: seconds for what ought to take one, on a machine with nothing else to do
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 WIDE = {"width": 1280, "height": 900}
 TELEPHONE = {"width": 390, "height": 844}
@@ -66,9 +68,19 @@ class Browser:
             self._pool.stop()
 
     async def do(self, work: Callable[..., _T], *args: Any, **named: Any) -> _T:
-        """Call a function in the browser's thread."""
-        result: _T = await deferToThreadPool(self._reactor, self._pool, work, *args, **named)
+        """Call a function in the browser's thread; an error says what the pages show."""
+        result: _T = await deferToThreadPool(self._reactor, self._pool, self._done, work, *args, **named)
         return result
+
+    def _done(self, work: Callable[..., _T], *args: Any, **named: Any) -> _T:
+        try:
+            return work(*args, **named)
+        except BaseException as error:
+            raise AssertionError("\n".join([str(error), *self.complaints, *self._shown()])) from error
+
+    def _shown(self) -> list[str]:
+        pages = [page for context in self._browser.contexts for page in context.pages] if self._browser else []
+        return [f"-- {page.url}\n{page.locator('body').inner_text()[:2000]}" for page in pages]
 
     def _launch(self) -> None:
         self._playwright = sync_playwright().start()
@@ -84,10 +96,13 @@ class Browser:
             self._playwright.stop()
 
     def context(self, **options: Any) -> Any:
-        """A profile of its own, without cookies; the console's certificate is its own."""
-        given = {"viewport": WIDE, "color_scheme": "light", "timezone_id": "Europe/Berlin", "locale": "en-GB"}
+        """A profile without cookies, that accepts the certificate which the console makes for itself."""
+        given = {
+            "viewport": WIDE, "color_scheme": "light", "reduced_motion": "reduce",  # no colour between two others
+            "timezone_id": "Europe/Berlin", "locale": "en-GB",
+        }  # fmt: skip
         context = self._browser.new_context(ignore_https_errors=True, **given | options)
-        context.set_default_timeout(PATIENCE)
+        context.set_default_timeout(1000 * stretched(PATIENCE))
         return context
 
     def page(self, context: Any) -> Any:
@@ -99,7 +114,8 @@ class Browser:
         return page
 
     def _heard(self, page: Any, text: str, kind: str) -> None:
-        if kind in ("error", "warning"):
+        # a request that another replaces, as on purpose, is logged by htmx
+        if kind in ("error", "warning") and "htmx:sendAbort" not in text and "htmx:afterRequest" not in text:
             self.complaints.append(f"{page.url}: {text}")
 
     def _requested(self, page: Any, url: str) -> None:
@@ -115,12 +131,16 @@ def log_in(page: Any, base: str, token: str, path: str = "/") -> None:
     page.wait_for_url(f"{base}{path}")
 
 
-def axe(page: Any) -> list[str]:
-    """What axe finds wrong with the page: rule, advice, and the first elements."""
+def axe(page: Any, *rules: str) -> list[str]:
+    """What axe finds wrong with the page, by all rules or by these: rule, advice, and the first elements."""
     if not page.evaluate("typeof axe === 'object'"):
         page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run().then((result) => result.violations)")
-    return [f"{each['id']}: {each['help']}: {[node['html'][:120] for node in each['nodes'][:3]]}" for each in found]
+    options = {"resultTypes": ["violations"], **({"runOnly": list(rules)} if rules else {})}
+    found = page.evaluate("(options) => axe.run(options).then((result) => result.violations)", options)
+    return [
+        f"{page.url}: {each['id']}: {each['help']}: {[node['html'][:150] for node in each['nodes'][:3]]}"
+        for each in found
+    ]
 
 
 def live(page: Any) -> None:
@@ -128,6 +148,11 @@ def live(page: Any) -> None:
     page.locator("#live-status.live").wait_for()
 
 
-def text_is(page: Any, selector: str, wanted: str, patience: int = PATIENCE) -> None:
-    """Wait until an element's text has a part."""
-    page.locator(selector).filter(has_text=wanted).first.wait_for(timeout=patience)
+def has(page: Any, selector: str, wanted: str) -> None:
+    """Wait until an element that can be seen has a part of a text."""
+    page.locator(selector).filter(has_text=wanted).first.wait_for()
+
+
+def has_no(page: Any, selector: str) -> None:
+    """Wait until there is no such element."""
+    page.locator(selector).first.wait_for(state="detached")

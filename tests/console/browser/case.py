@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 
 from routemaster.testing.daemon import LOOPBACK, Client, Daemon
 from routemaster.testing.zoo import Answer as SinkAnswer
@@ -13,6 +13,7 @@ from tests.console.browser.browser import Browser, log_in
 from tests.system.test_system import Sink, SystemCase, until
 
 MONITOR, ROOT, TOKEN = "watcher--1", "root-key-of-the-test", "olga--1f2e3d4c5b6a"
+SHOP = ("shop", "search", "warehouse", "billing", "mailer", "audit")
 URL = "https://shop.example.com/{topic}/{number}"
 UNAVAILABLE = SinkAnswer(503, b"upstream connect error")
 REFUSED = SinkAnswer(422, b"unknown currency")
@@ -32,7 +33,7 @@ class ConsoleProcess(Daemon):
 class BrowserCase(SystemCase):
     """A browser; buses with a monitor and a root key, and consoles that watch them."""
 
-    timeout = 100
+    timeout = 240
 
     async def setUp(self) -> None:
         super().setUp()
@@ -94,23 +95,46 @@ class BrowserCase(SystemCase):
         await self.ok(client.subscribe(sink.url, *topics, **options))
         return client
 
-    async def state(self, client: Client, state: str) -> None:
-        """Wait until a subscription is in a state."""
-        seen: list[str] = []
+    async def until_state(self, client: Client, wanted: str) -> None:
+        """Wait until the client's subscription is in a state."""
+        states: list[str] = []
 
-        async def look() -> None:
-            answer = await client.ask("GET", "/subscription")
-            seen.append(answer.json["health"]["state"])
+        def look() -> bool:
+            if not states or states[-1] != "asked":
+                if states and states[-1] == wanted:
+                    return True
+                states.append("asked")
+                Deferred.fromCoroutine(ask())
+            return False
 
-        while not seen or seen[-1] != state:
-            await look()
-        await until(lambda: seen[-1] == state, state)
+        async def ask() -> None:
+            states.append((await client.ask("GET", "/subscription")).json["health"]["state"])
+
+        await until(look, f"state {wanted}")
+
+    async def shop(self, bus: Daemon) -> Client:
+        """A bus with subscribers in every state, whose clients are those of SHOP; the publisher."""
+        shop = self.client(bus, "shop")
+        await self.ok(shop.ask("PUT", "/topics/orders", {"history": 3_600_000}))
+        await self.publish(shop, "orders", *range(20), total="19.90", currency="EUR")
+        await self.publish(shop, "customers", 1)
+        for name, answer, options in (
+            ("search", SinkAnswer(204), {"topics": ("orders", "customers")}),
+            ("warehouse", UNAVAILABLE, {"retention": 86_400_000, "rate": 100}),
+            ("billing", REFUSED, {"park_after": 1}),
+            ("mailer", SinkAnswer(204), {"topics": ("customers",)}),
+        ):  # fmt: skip
+            given = dict(options)
+            topics = given.pop("topics", ("orders",))
+            await self.subscribe(bus, name, answer, *topics, **given)
+        audit = self.client(bus, "audit")
+        await self.ok(audit.ask("POST", "/subscription", {"topics": ["orders", "customers"], "start": "oldest"}))
+        await self.ok(self.client(bus, "mailer").ask("POST", "/subscription/pause"))
+        await self.publish(shop, "orders", 20, 21, total="7.50", currency="EUR")
+        await self.publish(shop, "customers", 2)
+        await self.until_state(self.client(bus, "warehouse"), "backoff")
+        return shop
 
     def no_complaints(self) -> None:
         """Nothing was refused by the browser, no script failed, and no other host was asked."""
         self.assertEqual(self.browser.complaints, [])
-
-
-def written(page: Any, path: Path) -> None:
-    """Store a picture of the page."""
-    page.screenshot(path=str(path), animations="disabled")
