@@ -45,7 +45,7 @@ OVERVIEW: Final = [
     number("Redis", "short", redis, (None, BAD), (1, OK)).mappings([up]),
     number("Workers", "short", f"sum({top('workers')})", (None, BAD), (1, OK)),
     number("Events waiting", "short", f"sum({top('subscriber_queue_events', by='subscriber')})"),
-    number("Oldest event", "s", f"max({top('subscriber_oldest_seconds')})", (None, OK), (900, WARN), (3600, BAD)),
+    number("Most overdue", "s", f"max({top('subscriber_overdue_seconds')})", (None, OK), (60, WARN), (900, BAD)),
     number(
         "Subscribers that fail",
         "short",

@@ -38,6 +38,8 @@ _GAUGES: Final = {
     "subscriber.queue.batches": Metric("Deliveries that the subscriber's waiting events make."),
     "subscriber.failures": Metric("Failed attempts in a row to deliver to the subscriber."),
     "subscriber.oldest_seconds": Metric("Age of the subscriber's oldest waiting event; 0 if none waits."),
+    "subscriber.overdue_seconds": Metric(
+        "Age of the subscriber's oldest waiting event beyond the timeout of the subscription; 0 if none is due."),
     "subscriber.last_success": Metric(
         "When a delivery to the subscriber was last acknowledged, in seconds since the epoch; 0: never.",
         "subscriber_last_success_timestamp_seconds"),

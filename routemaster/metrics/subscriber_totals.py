@@ -30,6 +30,7 @@ class SubscriberTotals:
         self._queued, self._ready, self._removed = Counter[str](), Counter[str](), Counter[str]()
         self._undelivered = {name: Counter[str]() for name in _UNDELIVERED}
         self._failures, self._ages = dict[str, int](), dict[str, float]()
+        self._overdue = dict[str, float]()
         self._successes, self._states = dict[str, float](), Counter[tuple[str, str]]()
 
     @property
@@ -49,6 +50,8 @@ class SubscriberTotals:
         self._failures[name] = max(self._failures.get(name, 0), health.failures)
         age = max(0.0, round(now - info.oldest, 3)) if info.oldest else 0.0
         self._ages[name] = max(self._ages.get(name, 0.0), age)
+        overdue = max(0.0, round(age - info.subscription.timeout / 1000, 3))
+        self._overdue[name] = max(self._overdue.get(name, 0.0), overdue)
         success = round(health.last_success or 0.0, 3)
         self._successes[name] = min(self._successes.get(name, success), success)
         self._states[name, step_of(info, now).state.value] += 1
@@ -60,6 +63,7 @@ class SubscriberTotals:
             ("subscriber.queue.batches", self._ready),
             ("subscriber.failures", self._failures),
             ("subscriber.oldest_seconds", self._ages),
+            ("subscriber.overdue_seconds", self._overdue),
             ("subscriber.last_success", self._successes),
         ):
             for name, value in values.items():

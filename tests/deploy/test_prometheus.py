@@ -21,6 +21,7 @@ from twisted.trial.unittest import SkipTest
 from twisted.web.client import ResponseFailed
 
 from routemaster.testing.daemon import LOOPBACK, Daemon
+from tests.deploy.test_exposition import queries
 from tests.deploy.test_rules import FOLDER, RULES
 from tests.system.test_system import SystemCase, free_port
 
@@ -85,6 +86,16 @@ class PrometheusTests(SystemCase):
         alerts = answer.get("data", {}).get("alerts", ())
         return {each["labels"]["alertname"]: each for each in alerts if each["state"] == "firing"}
 
+    async def assert_dashboard_works(self) -> None:
+        """Prometheus evaluates each query of the dashboard, and most of them find something."""
+        found = 0
+        for title, expression, _ in queries():
+            url = f"http://{LOOPBACK}:{self.port}/api/v1/query"
+            answer = await (await treq.get(url, params={"query": expression}, persistent=False)).json()
+            self.assertEqual(answer["status"], "success", f"{title}: {expression}: {answer}")
+            found += bool(answer["data"]["result"])
+        self.assertGreater(found, 40)
+
     async def until_fires(self, name: str, fires: bool = True) -> dict[str, Any]:
         """Wait until an alert fires, or ceases to; its labels and annotations."""
         limit = reactor.seconds() + PATIENCE
@@ -96,7 +107,7 @@ class PrometheusTests(SystemCase):
         raise AssertionError(f"{name}: {not fires}\n{self.server.output[-2000:].decode()}")
 
     async def test_alerts(self) -> None:
-        """What is wrong with a bus fires, with its words; what is repaired ceases."""
+        """What is wrong with a bus fires, with its words; repaired, it ceases; the dashboard's queries work."""
         redis = self.redis()
         daemon = self.daemon("--redis-url", redis.url, "--monitor-keys", "monitor-key")
         await daemon.start()
@@ -109,6 +120,7 @@ class PrometheusTests(SystemCase):
         self.assertEqual(alert["labels"]["subscriber"], "demo")
         self.assertIn("demo has never taken an event", alert["annotations"]["summary"])
         self.assertIn("routemaster-admin test demo", alert["annotations"]["description"])
+        await self.assert_dashboard_works()
         redis.kill()
         alert = await self.until_fires("RoutemasterRedisUnavailable")
         self.assertEqual(alert["annotations"]["summary"], f"{LOOPBACK}:{daemon.port} has no Redis")

@@ -220,6 +220,15 @@ class MonitorTests(SynchronousTestCase):
         ):  # fmt: skip
             self.assertIn((name, value, {"subscriber": "svc"} | tags), gauges)
 
+    def test_overdue(self) -> None:
+        """An event is overdue when it has waited for longer than the timeout of the subscription."""
+        self.done(self.store.subscribe(Subscription("svc--secret", ("cats",), "https://localhost/", timeout=5000)))
+        self.done(self.store.publish("cats", "pub", [b"1"]))
+        for seconds, overdue in ((0, 0), (5, 0), (2, 2), (3, 5)):
+            self.clock.advance(seconds)
+            [found] = [g for g in self.measured(self.monitor).gauges if g.name == "subscriber.overdue_seconds"]
+            self.assertEqual((round(found.value), found.tags), (overdue, {"subscriber": "svc"}))
+
     def test_last_success(self) -> None:
         """The time of the last success is a gauge, 0 before the first; of one name the worst counts."""
 
