@@ -3,7 +3,7 @@
 A reading is three requests: the topics, the subscriptions and the metrics. On a bus with
 thousands of subscribers these cost it time: the next reading begins after at least
 `SHARE` times what the last one took, and so does the next request for metrics. A bus that
-does not answer is asked again every interval.
+does not answer is asked again every interval, one that refuses the key after `REFUSED` seconds.
 
 A bus that gives no answer keeps what was read before, with the reason and since when. If only
 Redis is unavailable, the bus is reachable, and its lists are those of the reading before.
@@ -36,6 +36,7 @@ from routemaster.util.periodic import Periodic
 
 REFRESH = 2.0  #: seconds for a reading that somebody waits for
 SHARE = 10  #: the next reading begins at least so many times the duration of the last one after its beginning
+REFUSED = 30.0  #: seconds until a key that was refused is shown again, unless it is replaced
 LONGEST = 300.0  #: seconds until the next reading, however long the last one took
 
 _T = TypeVar("_T")
@@ -73,6 +74,7 @@ class Poller:
         self._last_error = ""
         self._waiting: list[Deferred[None]] = []
         self._under_way: Deferred[Bus] | None = None
+        self._refused: tuple[str, float] | None = None  # the key, and until when it is not shown again
         self._task = Periodic(f"reading bus {bus.name}", self.read, poll.interval, clock)
 
     def start(self) -> None:
@@ -99,7 +101,7 @@ class Poller:
     async def read(self) -> None:
         """Read once, unless the last reading took so long that the bus needs a rest."""
         began = self._clock.seconds()
-        if began < self._poll_at:
+        if began < self._poll_at or self._is_refused(began):
             return
         waiting, self._waiting = self._waiting, []
         self._under_way = Deferred.fromCoroutine(self._reading(began))
@@ -109,6 +111,8 @@ class Poller:
             return
         except (BusError, BadAnswer) as error:
             bus, rest = self._failed(str(error)), 0.0
+            if isinstance(error, BusError) and error.status in (401, 429):
+                self._refused = self._key.read(), self._clock.seconds() + REFUSED
         else:
             rest = min(SHARE * (self._clock.seconds() - began), LONGEST)
         finally:
@@ -120,6 +124,10 @@ class Poller:
         for each in waiting:
             if not each.called:
                 each.callback(None)
+
+    def _is_refused(self, now: float) -> bool:
+        """Whether the bus has refused this key lately: it blocks addresses from which too many come."""
+        return self._refused is not None and now < self._refused[1] and self._key.read() == self._refused[0]
 
     def _failed(self, why: str) -> Bus:
         self._measure_at, self._read_at = 0.0, None

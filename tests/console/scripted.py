@@ -28,6 +28,7 @@ class ScriptedBus:
         self.sent: list[tuple[str, str, str, Any]] = []  #: method, key, path, body
         self.held: Deferred[None] | None = None  #: what further requests wait for
         self.closed = False
+        self.keys = WATCHER  #: with which it may be read
 
     @property
     def client(self) -> BusClient:
@@ -36,7 +37,7 @@ class ScriptedBus:
 
     async def get(self, key: Key, *path: str, **query: str | int | None) -> Answer:
         """See `BusClient`."""
-        assert key is WATCHER
+        assert key is self.keys
         text = "/".join(path)
         values = [str(value) for name, value in query.items() if value is not None and name != "max"]
         text += f"?{'&'.join(values)}" if values else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -10,7 +11,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.console.bus_client import BusError
-from routemaster.console.credentials import Credentials
+from routemaster.console.credentials import Credentials, Key
 from routemaster.console.model import Bus
 from routemaster.console.poller import Poll, Poller
 from tests.console.made import NOW, metrics, subscription_json
@@ -129,6 +130,23 @@ class PollerTests(SynchronousTestCase):
         self.assertEqual([each.reachable for each in self.readings], [True, False])
         self.clock.advance(5)
         self.assertEqual([each.reachable for each in self.readings], [True, False, True])
+
+    def test_refused_key(self) -> None:
+        """A key that is refused is shown again only after a while, or when it was replaced."""
+        file = Path(self.mktemp())
+        file.write_text("wrong")
+        self.poller._key = Key("test", "wrong", file)
+        self.bus.keys = self.poller._key
+        answer, self.bus.answers["metrics"] = self.bus.answers["metrics"], BusError("answered 401: x", 401)
+        self.start()
+        self.clock.pump([5] * 5)
+        self.assertEqual(self.bus.asked.count("metrics"), 1)
+        self.clock.advance(5)
+        self.assertEqual(self.bus.asked.count("metrics"), 2)
+        self.bus.answers["metrics"] = answer
+        file.write_text("right")
+        self.clock.advance(5)
+        self.assertTrue(self.readings[-1].reachable)
 
     def test_slow_metrics(self) -> None:
         """The metrics are asked for less often than the lists if they alone take long; the last ones stay."""
