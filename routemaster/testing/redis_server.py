@@ -127,8 +127,9 @@ class PrivateRedis:
 
     def start(self, wait: bool = True) -> None:
         """Start the server; with `wait` return when it answers."""
-        # its output would only repeat the log, and a pipe would have to be read
-        self._process = subprocess.Popen(self.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
+        # its output would only repeat the log; and a pipe of this process that it held would seem to be in use
+        nothing = subprocess.DEVNULL
+        self._process = subprocess.Popen(self.command(), stdin=nothing, stdout=nothing, stderr=nothing)  # noqa: S603
         if wait:
             self.wait()
 
