@@ -232,7 +232,7 @@ class ConsoleService(Service):
             self._log.critical("cannot start: {reason}", reason=failure.getErrorMessage())
         else:
             self._log.failure("cannot start", failure)
-        self._notifier.status(f"cannot start: {failure.getErrorMessage()}")
+        self._notifier.failed(f"cannot start: {failure.getErrorMessage()}")
         self._on_failure()
 
     async def _stop(self) -> None:

@@ -23,6 +23,8 @@ from twisted.python import usage
 from routemaster import __version__, logs
 from routemaster.config import help_texts
 from routemaster.console.config import OPTIONS, SHIPPED, ConsoleConfig, load
+from routemaster.daemon.process_title import set_title
+from routemaster.daemon.systemd_notify import SystemdNotifier
 from routemaster.errors import ConfigError
 from routemaster.process import Process
 
@@ -114,7 +116,9 @@ def observer() -> Any:
 
 def _refuse(line: str) -> NoReturn:
     """End the process; `line` may be several, one for each fault."""
-    sys.exit("\n".join(f"routemaster-console: {each}" for each in line.splitlines()))
+    SystemdNotifier(os.environ, None).failed(line)
+    prefix = logs.stderr_prefix("CRITICAL")
+    sys.exit("\n".join(f"{prefix}routemaster-console: {each}" for each in line.splitlines()))
 
 
 def makeService(options: Options) -> Any:
@@ -129,6 +133,7 @@ def makeService(options: Options) -> Any:
         _refuse("the console needs the extra console: pip install 'routemaster[console]'")
     clock: Any = reactor
     clock.seconds = monotonic  # timers do not depend on changes of the time of day
+    set_title("routemaster: console")
     process = Process(reactor, "the console")
     try:
         console = ConsoleService(options.config, reactor, process.fail)

@@ -354,6 +354,26 @@ class ProcessTests(Case):
         self.assertIn("cannot start: cannot listen for HTTPS", console.log)
         self.assertNotIn("Traceback", console.log)
 
+    async def test_service_manager(self) -> None:
+        """systemd is told that it is ready, how many buses it watches, which are away, and that it stops."""
+        bus = await self.running_bus()
+        received: list[bytes] = []
+
+        class Manager(DatagramProtocol):
+            def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+                received.append(datagram)
+
+        address = str(self.place / "notify")
+        port = reactor.listenUNIXDatagram(address, Manager())
+        self.addCleanup(port.stopListening)
+        console = self.console(NOTIFY_SOCKET=address)
+        await console.start()
+        await until(lambda: {b"READY=1", b"STATUS=watching 1 bus"} <= set(received), "ready")
+        await bus.kill()
+        await until(lambda: b"STATUS=watching 1 bus, unreachable: main" in received, "the status of a bus that is away")
+        self.assertEqual(await console.stop(), 0)
+        await until(lambda: b"STOPPING=1" in received, "stopping")
+
     async def test_reload(self) -> None:
         """SIGHUP has it read its certificate again."""
         await self.running_bus()
