@@ -53,9 +53,13 @@ class Options(usage.Options):
         self._buses.append(bus)
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """Parse as Twisted does, but report an error in one line, without the help text."""
+        """Parse as Twisted does, but report an error in one line, without the help text.
+
+        `--allow-control` alone means YES.
+        """
+        given = sys.argv[1:] if options is None else options
         try:
-            super().parseOptions(options)
+            super().parseOptions([f"{each}=YES" if each == "--allow-control" else each for each in given])
         except usage.UsageError as error:
             _refuse(f"{error}; `twistd routemaster-console --help` shows every option")
 

@@ -45,6 +45,13 @@ class OptionsTests(SynchronousTestCase):
             for line in found:
                 self.assertTrue(line.startswith("routemaster-console: "), line)
 
+    def test_allow_control(self) -> None:
+        """--allow-control alone is YES."""
+        os.environ["ROUTEMASTER_CONSOLE_ROOT_KEY"] = "root--1"
+        for arguments, allowed in ((("--allow-control",), True), (("--allow-control=NO",), False), ((), False)):
+            options = self.parsed("--bus", "a=https://a", *arguments)
+            self.assertEqual(options.config.allow_control, allowed, arguments)
+
     def test_misplaced_secret(self) -> None:
         """What is no option is not repeated: it may be a key."""
         self.assertNotIn("s3cret", self.refused("--bus", "a=https://a", "s3cret"))

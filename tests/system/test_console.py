@@ -238,7 +238,7 @@ class ConsoleTests(Case):
     async def test_control(self) -> None:
         """With a root key, events are skipped after a question with their number; the bus has none left."""
         await self.running_bus()
-        console = self.console("--allow-control", "YES", ROUTEMASTER_CONSOLE_ROOT_KEY=ROOT)
+        console = self.console("--allow-control", ROUTEMASTER_CONSOLE_ROOT_KEY=ROOT)
         browser = await self.browser(console)
         sink = self.sink()
         sink.default = SinkAnswer(status=500)
@@ -325,7 +325,7 @@ class ProcessTests(Case):
     async def test_secrets(self) -> None:
         """No key or token is in the log, on the command line, or on a page."""
         await self.running_bus()
-        options = "--allow-control", "YES", "--log-level", "DEBUG"
+        options = "--allow-control", "--log-level", "DEBUG"
         console = self.console(*options, ROUTEMASTER_CONSOLE_ROOT_KEY=ROOT)
         browser = await self.browser(console)
         paths = "/", "/changes", "/buses/main/topics", "/buses/main/subscribers"
