@@ -10,10 +10,13 @@ import subprocess
 import sys
 import tempfile
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
+import routemaster_client
 from site_extension.commands import commands
 from site_extension.http_api import described
+from site_extension.python_api import PUBLIC, members
 from site_extension.sections import split
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -92,6 +95,17 @@ class SiteTests(SynchronousTestCase):
         self.assertGreater(len(names), 20)
         for name in names:
             self.assertIn(name, shown)
+
+    def test_python(self) -> None:
+        """Every class for users of the client is there, with its methods, and what it exports is among them."""
+        shown, names = self.text("reference/python_api"), {each for some in PUBLIC.values() for each in some}
+        for module, classes in PUBLIC.items():
+            for each in classes:
+                self.assertIn(each, shown)
+                methods = [] if each.endswith("Error") else members(getattr(import_module(module), each))
+                for name, _ in methods:
+                    self.assertIn(f"{name}(", shown)
+        self.assertEqual(set(routemaster_client.__all__) - names, {"__version__"})
 
     def test_whole_texts(self) -> None:
         """Each section of the files above `docs` is on a page, and each file in `docs` is one."""
