@@ -129,7 +129,7 @@ class Supervisor(DaemonService):
 
     def _figures(self) -> Figures:
         """How it goes: what the children report, added up."""
-        return total(child.figures for child in self._children.values() if child.figures)
+        return total(child.figures for child in self._children.values() if child.figures and not child.ending)
 
     def _sentence(self, figures: Figures) -> str:
         ready = sum(child.ready and not child.ending for child in self._children.values())
