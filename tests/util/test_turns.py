@@ -8,7 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.util.turns import STEP, Turns
+from routemaster.util.turns import STEP, TOGETHER, Turns
 
 
 class TurnsTests(SynchronousTestCase):
@@ -63,6 +63,25 @@ class TurnsTests(SynchronousTestCase):
             self.assertLess(self.turn(), STEP * 1.01)
         self.assertEqual([self.successResultOf(each) for each in results[1:]], [list(range(8))] * 2)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_together(self) -> None:
+        """No more than so many have begun, in the order in which they came; a cancelled one takes no place."""
+        begun: list[int] = []
+
+        def long(number: int) -> Iterator[int]:
+            begun.append(number)
+            yield from self.values(12)
+
+        results = [self.collect(long(number)) for number in range(3 * TOGETHER)]
+        cancelled = results.pop(TOGETHER + 1)
+        cancelled.cancel()
+        self.failureResultOf(cancelled, CancelledError)
+        while not all(each.called for each in results):
+            done = sum(each.called for each in results)
+            self.assertLessEqual(len(begun) - done, TOGETHER + 1)  # the first had a step at once
+            self.turn()
+        self.assertEqual(begun, [number for number in range(3 * TOGETHER) if number != TOGETHER + 1])
+        self.assertEqual([self.successResultOf(each) for each in results], [list(range(12))] * len(results))
 
     def test_fails(self) -> None:
         """An exception of a computation is raised, at once or later, and the others go on."""

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from routemaster.web.http_server.unsent import buffered
 
-BUFFERS = 16 * 1024 * 1024  #: bytes
+BUFFERS = 8 * 1024 * 1024  #: bytes
 MOST = 65536                #: bytes of one share
 LEAST = 4096                #: the same
 UNREAD = 32 * 1024 * 1024   #: bytes

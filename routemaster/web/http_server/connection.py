@@ -3,7 +3,7 @@
 What it waits for, and how long, is in `states`; what it may hold, in `buffers`.
 
 A request is handled when its last byte has arrived, one request at a time.
-Pipelined requests behind it stay unparsed, up to PIPELINED bytes; then reading
+Pipelined requests behind it stay unparsed, up to half of PIPELINED bytes; then reading
 is paused. Parsing also stops while the client does not read its answers:
 otherwise a few bytes could request any amount of memory.
 
@@ -164,7 +164,7 @@ class BusChannel(HTTPChannel):
         elif not self._queued:
             self._queued = True
             self.site.queue.run(self._go_on)
-        if len(self._inbox) > self._share:
+        if len(self._inbox) > self._share // 2:
             self._regulate()
 
     def _go_on(self) -> None:
@@ -340,7 +340,7 @@ class BusChannel(HTTPChannel):
         if self.state is State.CLOSING:
             return
         waits = self._queued or self.state is State.HANDLING
-        enough = self._waitingForTransport or (waits and len(self._inbox) > self._share)
+        enough = self._waitingForTransport or (waits and len(self._inbox) > self._share // 2)
         if enough is not self._paused:
             self._paused = enough
             if enough:
