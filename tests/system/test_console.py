@@ -370,7 +370,7 @@ class ProcessTests(Case):
         await console.start()
         await until(lambda: {b"READY=1", b"STATUS=watching 1 bus"} <= set(received), "ready")
         await bus.kill()
-        await until(lambda: b"STATUS=watching 1 bus, unreachable: main" in received, "the status of a bus that is away")
+        await until(lambda: b"STATUS=watching 1 bus, unreachable: main" in received, "a bus that is away")
         self.assertEqual(await console.stop(), 0)
         await until(lambda: b"STOPPING=1" in received, "stopping")
 

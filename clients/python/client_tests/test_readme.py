@@ -88,8 +88,9 @@ class BusTests(TestCase):
             self.blocks.run(consume.replace("...", "print(event.url)") + "    break\n")
         self.assertEqual(shown.getvalue(), f"{CAT}\n")
         self.assertEqual(bus.subscription()["events"]["queued"], 1)  # not acknowledged: the loop did not go on
+        stream = stream.replace("...", "print(*(event.url for event in batch))").rstrip()
         with redirect_stdout(io.StringIO()) as shown:
-            self.blocks.run(stream.replace("...", "print(*(event.url for event in batch))").rstrip() + "\n        break\n")
+            self.blocks.run(f"{stream}\n        break\n")
         self.assertEqual(shown.getvalue(), f"{CAT}\n")
         self.assertEqual(bus.subscription()["events"]["queued"], 0)
 
