@@ -29,6 +29,7 @@ from routemaster.util.gather import gather
 CACHE_BYTES = 16 * 1024 * 1024  #: over all topics
 RUN_EVENTS = 256     #: events in one run, which is dropped as a whole
 ENTRY_BYTES = 250    #: what an event takes in memory beside its bytes
+TRACED_BYTES = 300   #: what one with a trace context takes besides
 
 Entry = tuple[str, EventID, bytes]  #: topic, ID, JSON object as it is delivered
 
@@ -83,6 +84,7 @@ class LogCache:
     def __init__(self, store: Store, render: Callable[[bytes, EventID], bytes] = with_id) -> None:
         """`render` makes the JSON object of a fragment."""
         self._store, self._render = store, render
+        self._entry_bytes = ENTRY_BYTES if render is with_id else ENTRY_BYTES + TRACED_BYTES
         self._runs: dict[str, list[_Run]] = {}  #: by topic, in the order of their numbers
         self._recent: OrderedDict[_Run, None] = OrderedDict()  #: used least recently first
         self._size = 0
@@ -178,7 +180,7 @@ class LogCache:
             run = _Run(topic, after)
             runs.insert(index, run)
             self._recent[run] = None
-        size = sum([len(entry[2]) for entry in entries]) + ENTRY_BYTES * len(entries)
+        size = sum([len(entry[2]) for entry in entries]) + self._entry_bytes * len(entries)
         run.entries.extend(entries)
         run.size += size
         self._size += size

@@ -14,6 +14,7 @@ from routemaster.delivery.log_cache import LogCache
 from routemaster.errors import StoreUnavailable
 from routemaster.interfaces import LogEntry
 from routemaster.model import EventID
+from routemaster.traces import Traced, trace_of, traced_with_id
 
 
 def event(n: int) -> EventID:
@@ -188,3 +189,13 @@ class LogCacheTests(SynchronousTestCase):
         self.read(10, cats=0)
         self.assertEqual(len(self.log.reads), before + 1)
         self.assertLessEqual(self.cache._size, log_cache.CACHE_BYTES)
+
+    def test_traced(self) -> None:
+        """An event with a trace context keeps it, and counts with what that takes in memory."""
+        self.log.logs["cats"] = [(at, Traced.of(fragment, b"context")) for at, fragment in self.log.logs["cats"]]
+        self.read(10, cats=0)
+        plain, self.cache = self.cache._size, LogCache(self.log, traced_with_id)  # type: ignore[arg-type]
+        self.read(10, cats=0)
+        found = self.successResultOf(self.start(10, cats=0))
+        self.assertEqual([trace_of(event) for _, _, event in found["cats"]], [b"context"] * 10)
+        self.assertEqual(self.cache._size - plain, 10 * log_cache.TRACED_BYTES)
