@@ -110,7 +110,7 @@ def size(count: float | None) -> str:
 
 def sentence(text: str) -> str:
     """A message of an error as a sentence."""
-    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '?')) else '.'}"
 
 
 def received(event_id: str) -> float:

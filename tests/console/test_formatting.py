@@ -51,7 +51,7 @@ class ValueTests(SynchronousTestCase):
             formatting.moment: {None: DASH, 0: "1970-01-01 00:00:00"},
             formatting.iso: {0: "1970-01-01T00:00:00Z"},
             formatting.received: {"1700000000500000-3": 1_700_000_000.5},
-            formatting.sentence: {"no route": "No route.", "It ends.": "It ends."},
+            formatting.sentence: {"no route": "No route.", "It ends.": "It ends.", "why?": "Why?"},
         }.items():  # fmt: skip
             for value, shown in rows.items():
                 self.assertEqual(function(value), shown, (function.__name__, value))

@@ -102,7 +102,7 @@ class Browser:
             "timezone_id": "Europe/Berlin", "locale": "en-GB",
         }  # fmt: skip
         context = self._browser.new_context(ignore_https_errors=True, **given | options)
-        context.set_default_timeout(1000 * stretched(PATIENCE))
+        context.set_default_timeout(1000 * min(60.0, stretched(PATIENCE)))
         return context
 
     def page(self, context: Any) -> Any:

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from routemaster.testing.daemon import LOOPBACK, Client, Daemon
 from routemaster.testing.zoo import Answer as SinkAnswer
 from tests.console.browser.browser import Browser, log_in
+from tests.console.browser.many import ManyBus
 from tests.system.test_system import Sink, SystemCase, until
 
 MONITOR, ROOT, TOKEN = "watcher--1", "root-key-of-the-test", "olga--1f2e3d4c5b6a"
@@ -51,7 +52,7 @@ class BrowserCase(SystemCase):
         await daemon.start()
         return daemon
 
-    async def console(self, *options: str, control: bool = True, **buses: Daemon) -> ConsoleProcess:
+    async def console(self, *options: str, control: bool = True, **buses: Daemon | ManyBus) -> ConsoleProcess:
         """A console that runs and watches these buses."""
         roots = self.place / "buses.pem"
         roots.write_bytes(b"".join((bus.state_dir / "localhost.crt").read_bytes() for bus in buses.values()))
