@@ -7,12 +7,19 @@
 
 (() => {
   const SPANS = { "15m": [900, 0], "1h": [3600, 15], "6h": [21600, 60], "24h": [86400, 120] }; // s, s between fetches
+  const NARROWEST = 60; // s
   const ROWS = 12; // of the table
   const charts = new Map();
   let span = sessionStorage.getItem("span") in SPANS ? sessionStorage.getItem("span") : "15m";
 
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+
+  // the span, or so much of it as is known, if that is less: the chart of a new console is not empty
+  const shown = (first) => {
+    const now = Date.now() / 1000;
+    return [Math.min(now - NARROWEST, Math.max(now - SPANS[span][0], first ?? 0)), now];
+  };
 
   // -- values in words
 
@@ -85,7 +92,7 @@
       cursor: { y: false, points: { size: 6 } },
       legend: { show: false },
       hooks: { setCursor: [(chart) => hover(chart)] },
-      scales: { x: { time: true, range: () => [Date.now() / 1000 - SPANS[span][0], Date.now() / 1000] },
+      scales: { x: { time: true, range: () => shown(state.columns.at[0]) },
                 y: { range: (_, low, high) => [0, high > 0 ? high * 1.08 : 1] } },
       axes: [
         { stroke: colour("--pico-muted-color"), grid: { show: false }, ticks: { show: false }, size: 26, space: 70,
@@ -101,6 +108,7 @@
     });
     const state = { chart: null, columns: null, fetched: 0, busy: false, shown: "" };
     const words = figure.querySelector(".summary"), details = figure.querySelector("details");
+    words.textContent = "Loading…";
 
     const hover = (chart) => {
       const index = chart.cursor.idx;

@@ -60,7 +60,7 @@ class BrowserCase(SystemCase):
         keys = {"ROUTEMASTER_CONSOLE_MONITOR_KEY": MONITOR, "ROUTEMASTER_CONSOLE_LOGIN_TOKENS": TOKEN}
         if control:
             keys["ROUTEMASTER_CONSOLE_ROOT_KEY"] = ROOT
-            given.append("--allow-control=YES")
+            given.append("--allow-control")
         console = ConsoleProcess(
             reactor, self.place / "console", *given, "--ca-file", str(roots), "--poll-interval", "1", *options,
             environment=keys,
