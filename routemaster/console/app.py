@@ -125,6 +125,8 @@ class Console:
             except NotLoggedIn:
                 return self._to_login(request)
             except NotFound as error:
+                if _is_fragment(request):  # what the page shows is there no more: have the whole page say so
+                    return _no_part(request, reload=True)
                 return self._error(request, 404, str(error))
             except Forbidden as error:
                 return self._error(request, 403, str(error))
@@ -162,10 +164,9 @@ class Console:
     def _visit(self, request: Any) -> Visit:
         session = self._login.session(request)
         lists = {_text(name): [_text(each) for each in values] for name, values in request.args.items()}
-        is_fragment = request.getHeader("HX-Request") == "true" and request.getHeader("HX-Boosted") != "true"
         return Visit(
             session, request.uri.decode("latin-1"), {name: values[-1] for name, values in lists.items()}, lists,
-            is_fragment, self._login.may_control(session.user), self._wall(),
+            _is_fragment(request), self._login.may_control(session.user), self._wall(),
         )  # fmt: skip
 
     def _shared(self, page: Handler) -> Handler:
@@ -202,7 +203,12 @@ class Console:
 
     async def _question(self, request: Any, visit: Visit, **parts: str) -> bytes:
         self._check_may_control(visit)
-        return (await self._pages.question(visit, **parts)).encode()
+        try:
+            return (await self._pages.question(visit, **parts)).encode()
+        except (BusError, NotFound):
+            if visit.fragment:  # the answer may be under way to whoever has just confirmed
+                return _no_part(request, reload=False)
+            raise
 
     async def _act(self, request: Any, visit: Visit, name: str, subscriber: str, action: str) -> bytes:
         form = _form(request)
@@ -284,6 +290,19 @@ class Console:
     async def _unknown(self, request: Any, rest: str) -> bytes:
         self._login.session(request)  # strangers learn nothing, not even which pages there are
         raise NotFound("there is no such page")
+
+
+def _is_fragment(request: Any) -> bool:
+    """Whether only the live part of a page is wanted."""
+    return bool(request.getHeader("HX-Request") == "true" and request.getHeader("HX-Boosted") != "true")
+
+
+def _no_part(request: Any, reload: bool) -> bytes:
+    """There is no live part: the page stays as it is, or is loaded again."""
+    request.setResponseCode(204)
+    if reload:
+        request.setHeader("HX-Refresh", "true")
+    return b""
 
 
 def _text(value: bytes) -> str:

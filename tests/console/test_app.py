@@ -280,6 +280,17 @@ class FragmentTests(Case):
             self.assertNotIn(self.csrf(), text)
         self.assertIn("<html", self.page("/", "HX-Request: true", "HX-Boosted: true"))
 
+    def test_gone(self) -> None:
+        """When what an open page shows is there no more, the page is loaded again; a question stays."""
+        self.scripted.answers["subscriptions/shop"] = BusError("answered 404: not subscribed", 404)
+        question = self.get(f"{SHOP}/control/unsubscribe", "HX-Request: true")
+        self.assertEqual((question.status, question.headers.get("hx-refresh")), (204, None))
+        self.assertEqual(self.get(f"{SHOP}/control/unsubscribe").status, 502)
+        self.publish()
+        answer = self.get(SHOP, "HX-Request: true")
+        self.assertEqual((answer.status, answer.headers.get("hx-refresh")), (204, "true"))
+        self.assertEqual(self.get(SHOP).status, 404)
+
     def test_shared(self) -> None:
         """It is made once for each snapshot: the bus is asked once for all who look."""
         for user in ("ann--1", "ann--1"):
