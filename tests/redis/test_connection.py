@@ -145,7 +145,7 @@ class RealRedis(Case):
 
     async def test_script_flush_is_invisible(self) -> None:
         """A script that the server has flushed still runs, once."""
-        _, connection = await self.up()
+        _, connection = await self.up(reply_timeout=60.0)  # to flush takes a busy machine its time
         calls = []
         for n in range(200):
             if n % 20 == 0:

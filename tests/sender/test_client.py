@@ -17,6 +17,7 @@ from routemaster.testing import zoo
 from routemaster.testing.hostile_tls import black_hole, no_handshake
 from routemaster.testing.zoo import Answer, ScriptedServer
 from tests.sender.case import SERVER, UUID, PostingSender, SenderCase
+from tests.sender.timed_reactor import TimedReactor
 
 
 class TryOutTests(SenderCase):
@@ -216,10 +217,12 @@ class SharingTests(SenderCase):
             return ["127.0.0.1"]
 
         self.patch(names_module, "STALE", 0.0)
+        self.reactor = TimedReactor()
         sender = self.sender(resolve=ask, connect_timeout=1.5)
         self.assertAcknowledged(await sender.post(sink.url_for("localhost"), UUID, b"[]"))
         stuck = [ensureDeferred(sender.post(f"https://dead{n}.example/", UUID, b"[]")) for n in range(40)]
         self.assertAcknowledged(await sender.post(sink.url_for("localhost"), UUID, b"[]"))
         self.assertFalse(any(each.called for each in stuck))
+        self.reactor.clock.advance(1.5)
         for outcome in await gatherResults(stuck):
             self.assertFailed(outcome, "took over 1.5 s")
