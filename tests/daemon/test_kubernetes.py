@@ -25,6 +25,7 @@ from routemaster.config import OPTIONS, load
 from routemaster.daemon.listeners import DRAIN
 from routemaster.daemon.supervisor import MARGIN
 from routemaster.metrics.catalogue import METRICS
+from routemaster.redis.address import parse
 from routemaster.tap import Options
 from routemaster.testing.daemon import LOOPBACK, RUN, Daemon
 from tests.daemon.test_deploy import DEPLOY, OPERATIONS, ROOT
@@ -430,3 +431,20 @@ class PageTests(SynchronousTestCase):
         for folder in [*(HERE / "overlays").iterdir(), *(HERE / "components").iterdir()]:
             self.assertIn(f"``{folder.relative_to(HERE)}``", page)
         self.assertIn("kubernetes.rst", OPERATIONS.read_text("utf-8"))
+
+    def test_rules(self) -> None:
+        """Its line makes the alerts a resource for the Prometheus Operator, and loses none."""
+        page = (ROOT / "docs" / "kubernetes.rst").read_text("utf-8")
+        (line,) = re.findall(r"^    (\(printf .+\)) >prometheusrule.yaml$", page, re.MULTILINE)
+        made = yaml.safe_load(subprocess.check_output(["sh", "-c", line], cwd=ROOT, text=True))
+        rules = yaml.safe_load((DEPLOY / "prometheus" / "routemaster.rules.yml").read_text("utf-8"))
+        self.assertEqual((made["kind"], made["spec"]), ("PrometheusRule", rules))
+
+    def test_addresses(self) -> None:
+        """The addresses of Redis in it, and in the examples, are ones that the bus reads."""
+        page = (ROOT / "docs" / "kubernetes.rst").read_text("utf-8")
+        found = re.findall(r"^    (redis\S+)$", page, re.MULTILINE)
+        for example in HERE.rglob("secrets.env.example"):
+            found += re.findall(r"^ROUTEMASTER_REDIS_URL=(\S+)$", example.read_text("utf-8"), re.MULTILINE)
+        kinds = {type(parse(url, None, None)).__name__ for url in found}
+        self.assertEqual(kinds, {"RedisAddress", "SentinelAddress", "ClusterAddress"})
