@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.console.browser.browser import has, has_no, live
-from tests.console.browser.case import UNAVAILABLE, BrowserCase
+from tests.console.browser.case import TOKEN, UNAVAILABLE, BrowserCase
 from tests.system.test_system import SinkAnswer, free_port
 
 MARK = "window.sameDocument = true"
@@ -88,15 +88,18 @@ class LiveTests(BrowserCase):
         await self.browser.do(after)
         self.no_complaints()
 
-    async def test_bus_goes_away_and_comes_back(self) -> None:
-        """While a bus cannot be reached the page says so and shows the last figures; then it goes on."""
+    async def test_bus_and_console_go_away_and_come_back(self) -> None:
+        """While a bus or the console cannot be reached the page says so, with the last figures; then it goes on.
+
+        A console that was started again asks for a login, which leads back to the page.
+        """
         endpoint = f"tcp:{free_port()}:interface=127.0.0.1"
         bus = await self.bus("shop", options=("--https", endpoint))
         shop = self.client(bus, "shop")
         await self.publish(shop, "orders", 1)
         await self.ok(shop.ask("POST", "/subscription", {"topics": ["orders"]}))
         await self.publish(shop, "orders", 2, 3)
-        console = await self.console(main=bus)
+        console = await self.console("--https", f"tcp:{free_port()}:interface=127.0.0.1", main=bus)
         page = await self.page(console)
         queued = "#bus-main .figures div:nth-child(3) dd"
         await self.browser.do(lambda: (live(page), page.evaluate(MARK), has(page, queued, "2")))
@@ -121,19 +124,16 @@ class LiveTests(BrowserCase):
 
         await self.browser.do(back)
         self.no_complaints()
-
-    async def test_console_goes_away_and_comes_back(self) -> None:
-        """A page that has lost the console says so at once; when it is back, the login leads back to the page."""
-        bus = await self.bus("shop")
-        console = await self.console("--https", f"tcp:{free_port()}:interface=127.0.0.1", main=bus)
-        page = await self.page(console, "/changes")
-        await self.browser.do(live, page)
         await console.stop()
         await self.browser.do(has, page, "#live-status.lost", "Connection to the console lost")
+        await self.browser.do(has, page, queued, "3")
         await console.start(or_until="Routemaster console is ready")
 
         def again() -> None:
-            page.wait_for_url("**/login?next=%2Fchanges")
-            has(page, "h1", "Log in")
+            page.wait_for_url("**/login")
+            page.get_by_label("Token").fill(TOKEN)
+            page.get_by_role("button", name="Log in").click()
+            has(page, queued, "3")
+            live(page)
 
         await self.browser.do(again)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.internet import reactor
 
-from tests.console.browser.browser import has, live
+from tests.console.browser.browser import axe, has, live
 from tests.console.browser.case import BrowserCase
 from tests.console.browser.many import ManyBus
 from tests.system.test_system import AUTHORITY, stretched
@@ -26,8 +26,10 @@ class ManyTests(BrowserCase):
     async def test_no_stutter(self) -> None:
         """The page is never busy for long: not when it is loaded, sorted, filtered, scrolled or renewed."""
         bus = ManyBus(reactor, AUTHORITY, self.place / "many", COUNT)
-        self.addCleanup(bus.stop)
-        console = await self.console(main=bus)
+        small = ManyBus(reactor, AUTHORITY, self.place / "small", 3)
+        for each in (bus, small):
+            self.addCleanup(each.stop)
+        console = await self.console(main=bus, small=small)
         page = await self.page(console)
 
         def longest(what: str) -> None:
@@ -63,6 +65,18 @@ class ManyTests(BrowserCase):
         await self.browser.do(used)
         bus.published = 1000
         await self.browser.do(renewed)
+
+        def several() -> None:
+            page.get_by_role("navigation", name="Buses").get_by_role("link", name="small").click()
+            has(page, ".pages", "3 subscribers")
+            self.assertEqual(axe(page), [])
+            page.get_by_role("link", name="Overview").click()
+            has(page, "#bus-main", "1,000 subscribers in trouble")
+            has(page, "#bus-small", "working")
+            has(page, "#live p", "All 1,000 in trouble on main")
+            self.assertEqual(axe(page), [])
+
+        await self.browser.do(several)
         self.no_complaints()
 
 
