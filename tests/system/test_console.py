@@ -20,6 +20,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface.declarations import implementer
 
+from chaos.fleet import stretched
 from routemaster.testing.daemon import LOOPBACK, Client, Daemon
 from routemaster.testing.zoo import Answer as SinkAnswer
 from tests.system.test_system import DEADLINE, Sink, SystemCase, free_port, until
@@ -104,7 +105,7 @@ class Browser:
 
     async def until(self, path: str, wanted: str | Callable[[str], bool], seconds: float = DEADLINE) -> str:
         """Load a page again and again until its text has these words, or fits; returns the text without tags."""
-        limit = reactor.seconds() + seconds
+        limit = reactor.seconds() + stretched(seconds)
         while True:
             text = await self.page(path)
             words = re.sub("<[^>]+>", "", text)
