@@ -57,14 +57,14 @@ class Poller:
 
     def __init__(
         self, bus: Bus, client: BusClient, credentials: Credentials, poll: Poll, clock: Clock,
-        wall: Callable[[], float], in_thread: Callable[..., Any], publish: Callable[[Bus], None],
+        wall: Callable[[], float], in_thread: Callable[..., Any], publish: Callable[[Bus], Any],
     ) -> None:  # fmt: skip
         """
         Args:
             bus: its name and URL; nothing was read yet.
             wall: the time of day.
             in_thread: calls a function, perhaps in a thread; returns an awaitable of its result.
-            publish: is called with each reading.
+            publish: is called with each reading; returns an awaitable.
         """
         self.bus, self.exposition = bus, b""
         self._client, self._key, self._poll, self._clock = client, credentials.monitor_key, poll, clock
@@ -120,7 +120,7 @@ class Poller:
         self._poll_at = began + rest
         self._tell(bus)
         self.bus = bus
-        self._publish(bus)
+        await self._publish(bus)
         for each in waiting:
             if not each.called:
                 each.callback(None)

@@ -42,6 +42,7 @@ from routemaster.console.statsd_push import Growth
 from routemaster.daemon.systemd_notify import SystemdNotifier
 from routemaster.errors import ConfigError, RoutemasterError
 from routemaster.metrics.statsd import Statsd
+from routemaster.util.garbage_collector import tune_garbage_collector
 from routemaster.util.log_throttle import LogThrottle
 from routemaster.util.periodic import Periodic
 from routemaster.web.certificate_watch import CHECK_INTERVAL, CertificateWatch
@@ -100,7 +101,7 @@ class ConsoleService(Service):
             Bus(name, url, control=config.allow_control and config.credentials[name].root_key is not None)
             for name, url in config.buses.items()
         ]
-        self._state = State(buses, self._history, self._live, time, rows)
+        self._state = State(buses, self._history, self._live, time, rows, deferToThread)
         self._watched = {bus.name: self._watch(bus) for bus in buses}
         proxies = TrustedProxies(config.trusted_proxies)
         sessions = Sessions(
@@ -141,9 +142,9 @@ class ConsoleService(Service):
             control = Control(client, credentials.monitor_key, credentials.root_key, time)
         return Watched(client, credentials.monitor_key, poller, control)
 
-    def _publish(self, bus: Bus) -> None:
+    async def _publish(self, bus: Bus) -> None:
         """There is a new reading of a bus."""
-        self._state.publish(bus)
+        await self._state.publish(bus)
         buses = self._state.snapshot.buses
         away = [each.name for each in buses if each.unreachable_since is not None]
         status = f"watching {counted(len(buses), 'bus', 'buses')}"
@@ -181,6 +182,7 @@ class ConsoleService(Service):
         for part in self._parts():
             self._started.append(part)
             await maybeDeferred(part.start)
+        tune_garbage_collector()
         self._notifier.ready()
         self._log.info("Routemaster console is ready, watching {buses}", buses=", ".join(self._config.buses))
 

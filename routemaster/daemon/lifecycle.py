@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from abc import abstractmethod
 from collections.abc import Callable
@@ -20,8 +19,6 @@ from routemaster.config import Config
 from routemaster.daemon import assembly
 from routemaster.daemon.systemd_notify import SystemdNotifier
 from routemaster.errors import RoutemasterError
-
-GC_THRESHOLD = 5_000  #: allocations between two runs of Python's garbage collector
 
 
 @frozen
@@ -104,14 +101,3 @@ class DaemonService(Service):
         if self._reporter is not None:
             globalLogPublisher.removeObserver(self._reporter)  # type: ignore[arg-type]
             await self._reporter.stop()
-
-
-def tune_garbage_collector() -> None:
-    """Run Python's garbage collector seldom, and not over objects that live as long as the process.
-
-    A full collection stops the process for a time that grows with the number of
-    objects: 150 ms, every other second, with 2,000 unreachable subscribers.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD, 20, 20)

@@ -32,7 +32,7 @@ from twisted.internet.threads import deferToThread
 from routemaster import __version__
 from routemaster.config import Config
 from routemaster.daemon import assembly, descriptors, freed_memory
-from routemaster.daemon.lifecycle import DaemonService, Part, tune_garbage_collector
+from routemaster.daemon.lifecycle import DaemonService, Part
 from routemaster.daemon.listeners import Listeners, loopback_alone
 from routemaster.daemon.own_metrics import OwnMetrics
 from routemaster.daemon.process_title import own_number
@@ -52,6 +52,7 @@ from routemaster.redis.embedded import EmbeddedRedis
 from routemaster.redis.pubsub import PubSub
 from routemaster.store.keys import Keys
 from routemaster.store.redis_store import RedisStore
+from routemaster.util.garbage_collector import tune_garbage_collector
 from routemaster.util.periodic import Periodic
 from routemaster.web.api import Api
 from routemaster.web.api_tokens import warn_about_tokens

@@ -62,10 +62,11 @@ class Desk(SynchronousTestCase):
         self.addCleanup(kept.database.close)
         self.history = cast(History, kept)
         self.live = Live(self.clock)
-        self.state = State([evolve(bus(), control=True)], self.history, self.live, self.time, 1_000_000)
+        buses = [evolve(bus(), control=True)]
+        self.state = State(buses, self.history, self.live, self.time, 1_000_000, maybeDeferred)
         poller = Poller(
             Bus("main", ""), self.scripted.client, Credentials(WATCHER), Poll(), self.clock, self.time,
-            maybeDeferred, lambda bus: None,
+            maybeDeferred, lambda bus: succeed(None),
         )  # fmt: skip
         self.refreshed = 0
         self.patch(poller, "refresh", self.refresh)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
@@ -32,7 +32,7 @@ class PollerTests(SynchronousTestCase):
             self.clock,
             lambda: NOW + self.clock.seconds(),
             maybeDeferred,
-            self.readings.append,
+            lambda bus: succeed(self.readings.append(bus)),
         )
         logs = capturedLogs()
         self.logs: list[Any] = logs.__enter__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from attrs import evolve
+from twisted.internet.defer import maybeDeferred
 
 from routemaster.console.history_tables import BUS, Wanted
 from routemaster.console.live import Live
@@ -42,14 +43,14 @@ class StateTests(Desk):
     def test_one_of_several(self) -> None:
         """A reading of one bus leaves the others as they are."""
         two = evolve(bus(), name="two")
-        state = State([bus(), two], self.history, self.live, self.time, 100)
+        state = State([bus(), two], self.history, self.live, self.time, 100, maybeDeferred)
         state.publish(bus(subscriber()))
         self.assertIs(state.snapshot.buses[1], two)
         self.assertEqual(len(state.snapshot.buses[0].subscribers), 1)
 
     def test_without_history(self) -> None:
         """With no room for samples none are made; what happened is kept all the same."""
-        state = State([bus()], self.history, self.live, self.time, 0)
+        state = State([bus()], self.history, self.live, self.time, 0, maybeDeferred)
         state.publish(bus(subscriber()))
         self.assertEqual(self.successResultOf(self.history.samples("main", BUS, "", 0, False)), [])
         self.assertEqual([each.kind for each in self.changes()], ["subscribed"])
@@ -58,5 +59,5 @@ class StateTests(Desk):
         """The versions of a console that has restarted are greater: a page that is open still sees what is new."""
         self.state.publish(bus())
         self.clock.advance(1)
-        again = State([bus()], self.history, self.live, self.time, 0)
+        again = State([bus()], self.history, self.live, self.time, 0, maybeDeferred)
         self.assertGreater(again.snapshot.version, self.state.snapshot.version)
