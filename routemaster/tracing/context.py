@@ -73,11 +73,15 @@ def _extracted(traceparent: str, state: str) -> SpanContext | None:
 
 
 def headers(context: SpanContext) -> Mapping[bytes, bytes]:
-    """The headers of a request whose caller is this span."""
+    """The headers of a request whose caller is this span; none if the SDK is switched off, and it is no span."""
+    if not context.is_valid:
+        return {}
     traceparent, _, state = stored(context).partition(b" ")
     return {b"traceparent": traceparent, **({b"tracestate": state} if state else {})}
 
 
 def ids(context: SpanContext) -> Mapping[str, str]:
     """The fields of log lines, by OpenTelemetry's names for formats of logs that are not its own."""
+    if not context.is_valid:
+        return {}
     return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}

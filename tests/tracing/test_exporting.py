@@ -157,6 +157,22 @@ class StopTests(ExportCase):
         self.assertEqual((list(logger.handlers), logger.propagate), before)
 
 
+class DisabledTests(ExportCase):
+    """OTEL_SDK_DISABLED."""
+
+    async def test_nothing(self) -> None:
+        """An SDK that is switched off makes no span, and the bus sends no header without one."""
+        set_variables(self, OTEL_SDK_DISABLED="true")
+        tracing = self.tracing(Stuck())
+        batch = Batch.of([("cats", EventID(1, 1), b"{}")])
+        context = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        span = tracing.attempts.attempt("sub", "https://h.example/", batch, 1, (context,))
+        span.ended(None)
+        self.assertEqual((dict(span.headers), dict(span.ids)), ({}, {}))
+        await tracing.stop()
+        self.assertEqual(self.lines, [])
+
+
 class TroubleTests(ExportCase):
     """What OpenTelemetry logs."""
 
