@@ -210,12 +210,14 @@ class Bus(DaemonService):
         """All that publishing and delivering require."""
         return [self._connection, *([self._publishing.connection] if self._publishing else [])]
 
-    def _wait_for_redis(self) -> Deferred[Any]:
+    async def _wait_for_redis(self) -> None:
         connected = self._connection.when_connected()
         if self._config.redis_url is not None:
             connected.addTimeout(CONNECT_WAIT, self._reactor)
             connected.addErrback(lambda failure: failure.trap(TimeoutError))
-        return connected
+        await connected
+        if self._connection.connected:
+            await self._store.refuse_part_of_a_move()
 
     async def _open_ports(self) -> None:
         if self._listeners is not None:

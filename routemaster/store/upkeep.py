@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 
-from routemaster.errors import StoreUnavailable, WrongType
+from routemaster.errors import RoutemasterError, StoreUnavailable, WrongType
 from routemaster.model import EventID, StoreStats
 from routemaster.redis.errors import NotPermitted
 from routemaster.store import codec
@@ -31,6 +31,17 @@ class Upkeep:
 
     def _log_key(self, topic: str) -> tuple[bytes, ...]:
         return (self._keys.topic(topic)[1],)
+
+    async def refuse_part_of_a_move(self) -> None:
+        """Raise RoutemasterError if `move-redis` has begun to move keys to this Redis, and is not done."""
+        source = None
+        with suppress(StoreUnavailable, WrongType):
+            source = await self._redis.command(b"HGET", self._keys.move, b"from")
+        if source is not None:
+            raise RoutemasterError(
+                f"Redis has only a part of what is moved from {source.decode('utf-8', 'replace')}: complete that "
+                "with routemaster-admin move-redis"
+            )
 
     async def add_counts(self, counts: Mapping[str, int]) -> None:
         await self._redis.run("count", (self._keys.counters,), *codec.pairs(counts))

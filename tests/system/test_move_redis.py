@@ -75,6 +75,21 @@ class MoveTests(SystemCase):
         self.assertEqual(lacking(before, await self.answers(bus, cluster.url)), [])
         await self.continue_on(bus, cluster.url)
 
+    async def test_incomplete(self) -> None:
+        """A bus does not start on a Redis to which a move was begun and not completed; afterwards it does."""
+        bus, source, target = Furnished(self), self.redis(), self.redis()
+        old = await self.filled(bus, "--redis-url", source.url)
+        self.assertEqual(await old.stop(), 0)
+        target.call(b"HSET", b"rm:move", b"from", source.url.encode())
+        daemon = self.daemon(*OPTIONS, "--redis-url", target.url)
+        daemon.launch()
+        self.assertEqual(await daemon.ended(), 1)
+        self.assertIn(f"cannot start: Redis has only a part of what is moved from {source.url}", daemon.log)
+        self.assertNotIn("Traceback", daemon.log)
+        status, said = await self.move("--from", source.url, "--to", target.url)
+        self.assertEqual(status, 0, said)
+        await self.continue_on(bus, target.url)
+
     async def answers(self, bus: Furnished, url: str) -> dict[str, object]:
         """Of a bus without a worker, which changes nothing."""
         quiet = self.daemon(*OPTIONS, "--redis-url", url, "--role", "web")
