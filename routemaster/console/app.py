@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote
 
 from attrs import evolve
 from twisted.internet.defer import CancelledError
@@ -25,6 +25,7 @@ from routemaster.console.reading import BadAnswer
 from routemaster.console.rendering import Fragments, Rendering
 from routemaster.console.sessions import Session
 from routemaster.console.state import State
+from routemaster.web.completion import complete
 from routemaster.web.klein_resource import BusApp
 
 CSP: Final = (
@@ -154,7 +155,7 @@ class Console:
 
     def _to_login(self, request: Any) -> bytes:
         """Send the browser to the login; a script gets 401."""
-        if request.path.startswith((b"/data/", b"/live")) or request.getHeader("HX-Request"):
+        if request.path.startswith((b"/data/", b"/live")) or request.getHeader(b"HX-Request"):
             request.setResponseCode(401)
             request.setHeader("HX-Redirect", "/login")
             return b""
@@ -214,21 +215,29 @@ class Console:
         form = _form(request)
         self._login.check_form(request, visit.session, _first(form, "csrf"))
         self._check_may_control(visit)
-        again = await self._pages.act(visit, name, subscriber, action, form)
+        again = await complete(self._change(visit, name, subscriber, action, form))
         if again is not None:
             request.setResponseCode(200 if form.get("count") else 409)
             return again.encode()
         target = f"/buses/{quote(name)}/subscribers"
         target += "" if action == "unsubscribe" else f"/{quote(subscriber, safe='')}"
-        self._log.info(
-            "{user}: {action} of {subscriber} on bus {bus}", user=visit.session.user, action=action,
-            subscriber=subscriber, bus=name,
-        )  # fmt: skip
-        if request.getHeader("HX-Request"):
+        if request.getHeader(b"HX-Request"):
             request.setResponseCode(204)
             request.setHeader("HX-Redirect", target)
             return b""
         return _redirect(request, target)
+
+    async def _change(
+        self, visit: Visit, name: str, subscriber: str, action: str, form: Mapping[str, list[str]]
+    ) -> str | None:
+        """See `Pages.act`; who did it is logged, and in the history, though the browser may have gone away."""
+        again = await self._pages.act(visit, name, subscriber, action, form)
+        if again is None:
+            self._log.info(
+                "{user}: {action} of {subscriber} on bus {bus}", user=visit.session.user, action=action,
+                subscriber=subscriber, bus=name,
+            )  # fmt: skip
+        return again
 
     def _check_may_control(self, visit: Visit) -> None:
         if not visit.may_control:
@@ -294,7 +303,7 @@ class Console:
 
 def _is_fragment(request: Any) -> bool:
     """Whether only the live part of a page is wanted."""
-    return bool(request.getHeader("HX-Request") == "true" and request.getHeader("HX-Boosted") != "true")
+    return bool(request.getHeader(b"HX-Request") == b"true" and request.getHeader(b"HX-Boosted") != b"true")
 
 
 def _no_part(request: Any, reload: bool) -> bytes:
@@ -324,8 +333,7 @@ def _first(form: Mapping[str, list[str]], name: str) -> str:
 
 def _target(text: str) -> str:
     """Where to go after the login: a path of this console, never another host."""
-    parts = urlsplit(text) if text.isascii() and text.isprintable() and "\\" not in text else None
-    safe = parts is not None and not parts.scheme and not parts.netloc and text.startswith("/")
+    safe = text.startswith("/") and text.isascii() and text.isprintable() and "\\" not in text
     return text if safe and not text.startswith(("//", "/login", "/logout", "/data/", "/live")) else "/"
 
 

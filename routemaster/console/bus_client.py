@@ -37,13 +37,14 @@ from zope.interface.declarations import implementer
 
 from routemaster import __version__
 from routemaster.console.credentials import Key
+from routemaster.errors import RoutemasterError
 
 CONNECTIONS = 4  #: to one bus, kept between requests
 AT_ONCE = 8  #: requests to one bus under way; further ones wait, which is a part of their time
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
-class BusError(Exception):
+class BusError(RoutemasterError):
     """The bus gave no usable answer; the message is one sentence, without secrets.
 
     `status`: of its answer, 0 if there was none; `unknown`: a change may have been made all the same.

@@ -46,6 +46,7 @@ class Question:
     danger: bool = False  #: whether events are lost by it
     fields: tuple[Field, ...] = ()
     problem: str = ""
+    unknown: bool = False  #: whether it may have been done in spite of the problem
 
 
 @frozen
@@ -151,7 +152,7 @@ class Control:
             answer = await self._client.send(it.method, self._root, "subscriptions", name, *it.path, body=body)
         except BusError as error:
             unknown = "; whether it was done is not known" if error.unknown else ""
-            return evolve(question, problem=f"{error}{unknown}"), ""
+            return evolve(question, problem=f"{error}{unknown}", unknown=error.unknown), ""
         moved = answer.json["events"] if it.moves and answer.body else question.events or 0
         return question, it.done.format(events=counted(int(moved), "event"), name=name)
 
@@ -166,7 +167,9 @@ class Control:
         wanted = tuple(each for each in form.get("topics", ()) if each in topics)
         problem = ""
         if to not in (it.moves[0], TIME):
-            to = it.moves[0]
+            to, problem = it.moves[0], f"where to is invalid: {to[:20]!r}, expected {it.moves[0]} or {TIME}"
+        if form.get("topics") and not wanted:  # none chosen would mean all
+            problem = "it does not subscribe to the chosen topics any more: choose again"
         if to == TIME and _milliseconds(time) is None:
             problem = "the time is invalid: expected one such as 2026-01-31T16:05, in UTC"
         elif to == TIME and (_milliseconds(time) or 0) > self._wall() * 1000 + 60_000:

@@ -81,13 +81,12 @@ class Login:
 
     def check_origin(self, request: Any) -> None:
         """Raises Forbidden if the browser says that the request comes from another site."""
-        site = request.getHeader("Sec-Fetch-Site")
-        if site is not None:
-            if site not in ("same-origin", "none"):
-                raise Forbidden("the request comes from another site")
-            return
-        origin, host = request.getHeader("Origin"), request.getHeader("Host")
-        if origin is not None and urlsplit(origin).netloc.lower() != (host or "").lower():
+        if sites := headers(request, "Sec-Fetch-Site"):
+            same = all(each in ("same-origin", "none") for each in sites)
+        else:
+            host = "".join(headers(request, "Host")).lower()
+            same = all(_host(origin) == host for origin in headers(request, "Origin"))
+        if not same:
             raise Forbidden("the request comes from another site")
 
     def log_in(self, request: Any, token: str) -> str | None:
@@ -119,8 +118,11 @@ class Login:
         """The user whom a trusted proxy names."""
         if self._user_header is None or not self._proxies.trusts(request.channel.transport.getPeer()):
             return None
-        values = request.requestHeaders.getRawHeaders(self._user_header, ())
-        text = values[0].strip() if len(values) == 1 else ""
+        values = request.requestHeaders.getRawHeaders(self._user_header.encode("ascii"), ())
+        try:
+            text = values[0].decode().strip() if len(values) == 1 else ""
+        except UnicodeDecodeError:
+            return None
         return text if 0 < len(text) <= 64 and text.isprintable() else None
 
     def _proxy_session(self, user: str) -> Session:
@@ -142,12 +144,25 @@ def _is_hash(token: str) -> bool:
 
 def cookie(request: Any) -> str:
     """The secret in the request's cookie, or nothing."""
-    for header in request.requestHeaders.getRawHeaders("Cookie", ()):
+    for header in headers(request, "Cookie"):
         for part in header.split(";"):
             name, _, value = part.strip().partition("=")
             if name == COOKIE and value.isascii() and len(value) <= 128:
-                return str(value)
+                return value
     return ""
+
+
+def headers(request: Any, name: str) -> list[str]:
+    """The values of a header, which may hold any bytes."""
+    return [value.decode("latin-1") for value in request.requestHeaders.getRawHeaders(name.encode("ascii"), ())]
+
+
+def _host(origin: str) -> str | None:
+    """The host and port of an origin, in small letters; None if it has none."""
+    try:
+        return urlsplit(origin).netloc.lower() or None
+    except ValueError:
+        return None
 
 
 def set_cookie(request: Any, secret: str) -> None:

@@ -19,19 +19,20 @@ from routemaster.console.control import ACTIONS, Control
 from routemaster.console.credentials import Key
 from routemaster.console.history import History
 from routemaster.console.history_tables import BUS, FINE_KEPT, SUBSCRIBER, TOPIC, Wanted
-from routemaster.console.model import Bus, Change, Subscriber
+from routemaster.console.model import INFO, WARNING, Bus, Change, Subscriber
 from routemaster.console.poller import Poller
 from routemaster.console.rendering import Rendering
 from routemaster.console.samples import SPANS, Column, columns
 from routemaster.console.sessions import Session
 from routemaster.console.state import State
+from routemaster.errors import RoutemasterError
 from routemaster.util.gather import gather
 
 LATEST: Final = 20  #: changes on the overview and the page of a subscriber
 LISTED: Final = 50  #: events and parked events on a page, and changes
 
 
-class NotFound(Exception):
+class NotFound(RoutemasterError):
     """There is no such page; the message is one sentence."""
 
 
@@ -175,13 +176,17 @@ class Pages:
             return self._asked_page(visit, bus, subscriber, action, await control.ask(action, subscriber, form))
         question, notice = await control.do(action, subscriber, form, (form.get("expected") or [""])[0])
         if question.problem:
+            if question.unknown:
+                await self._record(visit, name, subscriber, f"{question.title}: {question.problem}", WARNING)
             return self._asked_page(visit, bus, subscriber, action, question)
-        text = f"{question.title}, by {visit.session.user}: {notice}"
-        change = Change(visit.now, name, "control", "info", text, subscriber, user=visit.session.user)
-        await self._state.record([change])
+        await self._record(visit, name, subscriber, f"{question.title}, by {visit.session.user}: {notice}", INFO)
         await self._watched[name].poller.refresh()
         visit.session.notice = notice
         return None
+
+    async def _record(self, visit: Visit, bus: str, subscriber: str, text: str, severity: str) -> None:
+        change = Change(visit.now, bus, "control", severity, text, subscriber, user=visit.session.user)
+        await self._state.record([change])
 
     def _asked_page(self, visit: Visit, bus: Bus, subscriber: str, action: str, question: Any) -> str:
         return self.render(

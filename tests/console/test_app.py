@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import urlencode
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
@@ -14,6 +15,7 @@ from routemaster.console.control import ACTIONS
 from routemaster.console.model import Change, Topic
 from tests.console.desk import Desk
 from tests.console.made import NOW, bus, metrics, subscriber, subscription_json
+from tests.web.wire import request
 
 SHOP = "/buses/main/subscribers/shop"
 EVENT = {"topic": "cats", "type": "update", "url": "https://x.example.com/1", "t": 1, "id": "1-1"}
@@ -329,6 +331,28 @@ class ControlTests(Case):
         self.assertIn("shop is paused.", self.page(SHOP))
         self.assertNotIn('role="status">shop is paused.', self.page(SHOP))
         self.assertIn("by ann", self.page("/changes"))
+
+    def test_browser_goes_away(self) -> None:
+        """A change whose browser goes away is completed, and what happened has who did it."""
+        for refusal in (None, BusError("answered 503: Redis", 503)):
+            self.scripted.answers["POST subscriptions/shop/pause"] = refusal
+            self.scripted.held = held = Deferred()
+            self.wire.connect()
+            body = urlencode({"csrf": self.csrf()}).encode()
+            cookie = f"Cookie: __Host-routemaster-console={self.cookie}"
+            self.wire.send_only(request("POST", self.path, body, cookie))
+            self.wire.transport.lose()
+            self.scripted.held = None
+            held.callback(None)
+        self.assertEqual(len(self.scripted.sent), 2)
+        self.assertEqual(self.page("/changes").count("Pause deliveries, by ann"), 1)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_unknown_outcome(self) -> None:
+        """A change of which the bus did not say whether it was done is among what happened, too."""
+        self.scripted.answers["POST subscriptions/shop/pause"] = BusError("no answer within 10 s", unknown=True)
+        self.assertEqual(self.post(self.path, {"csrf": self.csrf()}).status, 409)
+        self.assertIn("whether it was done is not known", self.page("/changes"))
 
     def test_htmx(self) -> None:
         """htmx is sent to the page by its own header."""

@@ -73,6 +73,21 @@ class QuestionTests(Case):
         self.assertEqual(self.events("skip", topics=["dogs"]), 4)
         self.assertEqual(self.events("skip", topics=["dogs", "birds"]), 4)
 
+    def test_chosen_topics_are_gone(self) -> None:
+        """If none of the chosen topics is there any more, nothing is done: none chosen would mean all."""
+        for action in ("rewind", "skip"):
+            question, notice = self.result(self.control.do(action, "shop", {"topics": ["birds"]}, "34"))
+            self.assertIn("the chosen topics", question.problem)
+            self.assertEqual((question.events, notice), (None, ""))
+        self.assertEqual(self.bus.sent, [])
+
+    def test_invalid_target(self) -> None:
+        """Where to that is neither a word of the question nor a time is not taken for the default."""
+        for to in ("nxt", "", "oldest"):
+            question, _ = self.result(self.control.do("skip", "shop", {"to": [to]}, "34"))
+            self.assertIn(f"{to!r}, expected next or time", question.problem)
+        self.assertEqual(self.bus.sent, [])
+
     def test_time(self) -> None:
         """Up to a time, or from one on, the event that was accepted next after it decides."""
         time = {"to": ["time"], "time": ["2027-01-15T08:00"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
+from urllib.parse import urlencode
 
 from twisted.logger import capturedLogs
 
@@ -93,8 +94,9 @@ class TokenTests(Desk):
             ("/buses/main/topics?x=1#y", "/buses/main/topics?x=1#y"), ("https://evil.example.com", "/"),
             ("//evil.example.com", "/"), ("/\\evil.example.com", "/"), ("javascript:alert(1)", "/"), ("", "/"),
             ("/x\r\nSet-Cookie: a=b", "/"), ("/login", "/"), ("/ä", "/"), ("/live", "/"), ("http:/x", "/"),
-            ("/[", "/["),
+            ("/[", "/["), ("//[", "/"), ("http://[", "/"),
         ):  # fmt: skip
+            self.assertIn(self.get(f"/login?{urlencode({'next': target})}").status, (200, 303), target)
             answer = self.post("/login", {"token": TOKEN, "next": target})
             self.assertEqual(answer.headers["location"], expected, target)
 
@@ -115,6 +117,8 @@ class TokenTests(Desk):
             ("Sec-Fetch-Site: cross-site", 403), ("Sec-Fetch-Site: same-site", 403),
             ("Sec-Fetch-Site: same-origin", 303),
             ("Origin: https://evil.example.com", 403), ("Origin: null", 403), ("Origin: https://bus.test", 303),
+            ("Origin: http://[", 403), ("Origin: https://evil.example.com\r\nOrigin: https://bus.test", 403),
+            ("Sec-Fetch-Site: cross-site\r\nSec-Fetch-Site: none", 403),
         ):  # fmt: skip
             self.assertEqual(self.post("/login", {"token": TOKEN}, header).status, status, header)
 
@@ -124,6 +128,17 @@ class TokenTests(Desk):
             self.assertEqual(self.ask("POST", "/login", body).status, 403, body[:20])
         for cookie in ("", "=", f"{COOKIE}=", f"{COOKIE}=\u00e4", f"{COOKIE}={'x' * 200}", "a=b; c"):
             self.assertEqual(self.get("/", f"Cookie: {cookie}").status, 303)
+
+    def test_any_bytes(self) -> None:
+        """Headers with bytes that are no text are as good as absent."""
+        for name in ("Cookie", "HX-Request", "Origin", "Sec-Fetch-Site", "X-Forwarded-User", "X-Forwarded-For"):
+            self.wire.connect()
+            head = b"GET / HTTP/1.1\r\nHost: bus.test\r\n%b: \xff\xfe\r\n\r\n" % name.encode()
+            [answer] = self.wire.send(head)
+            self.assertEqual(answer.status, 401 if name == "HX-Request" else 303, name)
+            self.wire.connect()
+            [answer] = self.wire.send(head.replace(b"GET /", b"POST /login"))
+            self.assertEqual(answer.status, 403, name)
 
 
 class ProxyTests(Desk):
@@ -161,6 +176,9 @@ class ProxyTests(Desk):
         for headers in (("X-Forwarded-User: a", "X-Forwarded-User: b"), ("X-Forwarded-User: ",), (),
                         ("X-Forwarded-User: " + "x" * 65,)):  # fmt: skip
             self.assertEqual(self.get("/", *headers).status, 303, headers)
+        self.wire.connect()
+        [answer] = self.wire.send(b"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-User: \xff\r\n\r\n")
+        self.assertEqual(answer.status, 303)
 
     def test_address(self) -> None:
         """Failed logins count for the client whom the proxy names, not for the proxy."""
