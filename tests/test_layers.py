@@ -54,8 +54,8 @@ LAWS: dict[str, tuple[str, ...]] = {
     # the bus's API, its HTTP server and its statsd: never store, Redis, deliveries or the bus's own wiring
     "console.": (
         *VALUES, "util.", "web.http_server.", "web.certificate_watch", "web.certificates",
-        "web.failed_authentications", "web.klein_resource", "metrics.statsd", "daemon.process_title",
-        "daemon.systemd_notify", "logs", "process",
+        "web.completion", "web.failed_authentications", "web.klein_resource", "metrics.statsd",
+        "daemon.process_title", "daemon.systemd_notify", "logs", "process",
     ),
     "testing.": ("interfaces", "model", "redis.", "redis.address"),
 }  # fmt: skip
