@@ -1,4 +1,4 @@
-"""The tests of the bus."""
+"""The tests: each states one rule in its docstring; run them with `trial tests`."""
 
 from hypothesis import HealthCheck, settings
 
