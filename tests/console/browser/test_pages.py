@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tests.console.browser.browser import TELEPHONE, WIDE, axe, has, live, log_in
+from tests.console.browser.browser import TELEPHONE, WIDE, axe, has, has_no, live, log_in
 from tests.console.browser.case import SHOP, TOKEN, BrowserCase
 
 BUS = "/buses/main"
@@ -113,6 +113,9 @@ class PagesTests(BrowserCase):
         self.assertTrue(page.locator(":focus").inner_text().startswith("Queued"), "the focus stays")
         rows = [int(text) for text in page.locator("tbody td:nth-child(3)").all_inner_texts()]
         self.assertEqual(rows, sorted(rows, reverse=True))
+        page.go_back()  # to the whole page, not to the part of it that was fetched
+        live(page)
+        has_no(page, "th[aria-sort=descending]")
 
     async def test_without_scripts(self) -> None:
         """Without JavaScript users log in and out, read what they would with it, filter and sort."""
