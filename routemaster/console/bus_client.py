@@ -37,6 +37,7 @@ from zope.interface.declarations import implementer
 
 from routemaster import __version__
 from routemaster.console.credentials import Key
+from routemaster.console.reading import BadAnswer, parse
 from routemaster.errors import RoutemasterError
 
 CONNECTIONS = 4  #: to one bus, kept between requests
@@ -66,9 +67,9 @@ class Answer:
     def json(self) -> Any:
         """The body; None if there is none. Raises BusError."""
         try:
-            return json.loads(self.body) if self.body else None
-        except (ValueError, RecursionError):
-            raise BusError("the answer is not JSON: is this the URL of a bus?", self.status) from None
+            return parse(self.body) if self.body else None
+        except BadAnswer as error:
+            raise BusError(str(error), self.status) from None
 
 
 @implementer(IPolicyForHTTPS)
@@ -229,9 +230,9 @@ def refusal(status: int, body: bytes) -> BusError:
     """The error that the bus answered."""
     unknown = False
     try:
-        answer = json.loads(body)
-        text, unknown = str(answer["error"]), answer.get("outcome") == "unknown"
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        answer = parse(body)
+        text, unknown = " ".join(str(answer["error"]).split()), answer.get("outcome") == "unknown"
+    except (BadAnswer, TypeError, KeyError, AttributeError):
         text = "the answer has no error message: is this the URL of a bus?"
     if status == 401:
         text = "the key is refused"

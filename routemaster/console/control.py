@@ -14,9 +14,10 @@ from typing import Any, Final
 
 from attrs import evolve, frozen
 
-from routemaster.console.bus_client import BusClient, BusError
+from routemaster.console.bus_client import Answer, BusClient, BusError
 from routemaster.console.changes import counted
 from routemaster.console.credentials import Key
+from routemaster.console.reading import WRONG, lacking
 
 OLDEST, NEXT, TIME = "oldest", "next", "time"
 PARKED_PAGE: Final = 256  #: parked events in one answer
@@ -113,10 +114,16 @@ class Control:
         self._client, self._monitor, self._root, self._wall = client, monitor_key, root_key, wall
 
     async def ask(self, action: str, name: str, form: Mapping[str, Sequence[str]]) -> Question:
-        """The question for an action on a subscriber; raises BusError.
+        """The question for an action on a subscriber; raises BusError, BadAnswer.
 
         `form`: the fields as the user has filled them in, empty at first.
         """
+        try:
+            return await self._ask(action, name, form)
+        except WRONG as error:
+            raise lacking(error) from None
+
+    async def _ask(self, action: str, name: str, form: Mapping[str, Sequence[str]]) -> Question:
         it = ACTIONS[action]
         info = (await self._client.get(self._monitor, "subscriptions", name)).json
         topics = tuple(sorted(map(str, info["topics"])))
@@ -153,8 +160,8 @@ class Control:
         except BusError as error:
             unknown = "; whether it was done is not known" if error.unknown else ""
             return evolve(question, problem=f"{error}{unknown}", unknown=error.unknown), ""
-        moved = answer.json["events"] if it.moves and answer.body else question.events or 0
-        return question, it.done.format(events=counted(int(moved), "event"), name=name)
+        moved = _moved(answer) if it.moves else None
+        return question, it.done.format(events=counted(now if moved is None else moved, "event"), name=name)
 
     def _fields(
         self, it: Action, topics: tuple[str, ...], form: Mapping[str, Sequence[str]]
@@ -234,6 +241,14 @@ class Control:
             if after is None:
                 break
         return total
+
+
+def _moved(answer: Answer) -> int | None:
+    """How many events a change was of, by the answer to it; None: that does not say."""
+    try:
+        return int(answer.json["events"])
+    except (BusError, *WRONG):
+        return None
 
 
 def _running(event: str) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from routemaster.console.model import Bucket, Measured, RedisNode
-from routemaster.console.reading import BadAnswer
+from routemaster.console.reading import MOST, BadAnswer
 
 _LOST = {f"routemaster_events_{kind}_total": kind for kind in ("autodropped", "expired", "parked")}
 _NODE = {
@@ -81,7 +81,10 @@ def latency(body: bytes, subscriber: str) -> list[Bucket]:
     ]
     below: dict[float, float] = {}
     for _, labels, value in _samples(lines):
-        limit = inf if labels["le"] == "+Inf" else float(labels["le"])
+        try:
+            limit = inf if labels["le"] == "+Inf" else float(labels["le"])
+        except (KeyError, ValueError):
+            continue
         below[limit] = below.get(limit, 0) + value
     buckets, before = [], 0
     for limit, count in sorted(below.items()):
@@ -95,6 +98,7 @@ def _samples(lines: Iterable[str]) -> Iterable[tuple[str, Mapping[str, str], flo
         for family in text_string_to_metric_families("\n".join(lines) + "\n"):
             for sample in family.samples:
                 each: Any = sample
-                yield each.name, each.labels, each.value
+                if abs(each.value) <= MOST:  # one that is no number, or infinite, is not known
+                    yield each.name, each.labels, each.value
     except (ValueError, KeyError, IndexError) as error:
         raise BadAnswer(f"the metrics are not in Prometheus's text format: {error}") from None

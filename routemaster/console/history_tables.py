@@ -146,7 +146,8 @@ class Database:
         if not self._summed:
             first = self._connection.execute("SELECT min(at) FROM sample WHERE tier = 0").fetchone()[0]
             self._summed = current if first is None else int(first) // COARSE * COARSE
-        self._summed = max(self._summed, current - int(FINE_KEPT))
+        # not in the future, either: the clock was set back
+        self._summed = min(max(self._summed, current - int(FINE_KEPT)), current)
         while self._summed < current:
             self._connection.execute(_SUM_UP, {"start": self._summed, "end": self._summed + COARSE})
             self._summed += COARSE

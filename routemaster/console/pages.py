@@ -21,7 +21,8 @@ from routemaster.console.history import History
 from routemaster.console.history_tables import BUS, FINE_KEPT, SUBSCRIBER, TOPIC, Wanted
 from routemaster.console.model import INFO, WARNING, Bus, Change, Subscriber
 from routemaster.console.poller import Poller
-from routemaster.console.rendering import Rendering
+from routemaster.console.reading import WRONG, lacking
+from routemaster.console.rendering import Missing, Rendering
 from routemaster.console.samples import SPANS, Column, columns
 from routemaster.console.sessions import Session
 from routemaster.console.state import State
@@ -78,6 +79,13 @@ class Pages:
             notice="" if visit.fragment else visit.session.take_notice(), **context,
         )  # fmt: skip
 
+    def render_answer(self, visit: Visit, template: str, **context: Any) -> str:
+        """The same with what a bus has answered; raises BadAnswer if that is not as its API promises."""
+        try:
+            return self.render(visit, template, **context)
+        except (Missing, *WRONG) as error:
+            raise lacking(error) from None
+
     # -- pages
 
     async def overview(self, visit: Visit) -> str:
@@ -101,18 +109,23 @@ class Pages:
             details = await self._ask(name, "topics", topic)
             events = await self._ask(name, "topics", topic, "events", after=after, url=url, max=LISTED)
             problem = ""
+            listed, more = events["events"], events["next"]
         except BusError as error:
-            details, events, problem = None, {"events": [], "next": None}, str(error)
-        return self.render(
-            visit, "topic.html", bus=bus, topic=found, details=details, events=events["events"],
-            next=events["next"], after=after or "", url=url or "", problem=problem,
+            details, listed, more, problem = None, [], None, str(error)
+        except WRONG as error:
+            raise lacking(error) from None
+        return self.render_answer(
+            visit, "topic.html", bus=bus, topic=found, details=details, events=listed, next=more,
+            after=after or "", url=url or "", problem=problem,
         )  # fmt: skip
 
     async def event(self, visit: Visit, name: str, topic: str, event: str) -> str:
         """Where one event is."""
         bus = self._bus(name)
         place, problem = await self._asked(name, "topics", topic, "events", event)
-        return self.render(visit, "event.html", bus=bus, topic=topic, id=event, place=place, problem=problem)
+        return self.render_answer(
+            visit, "event.html", bus=bus, topic=topic, id=event, place=place, problem=problem
+        )
 
     async def subscribers(self, visit: Visit, name: str) -> str:
         """The subscribers of a bus."""
@@ -134,7 +147,7 @@ class Pages:
         text = self._watched[name].poller.exposition
         buckets = await self._in_thread(exposition.latency, text, subscriber) if text else []
         happened = await self._history.changes(Wanted(name, subscriber=subscriber, most=LATEST))
-        return self.render(
+        return self.render_answer(
             visit, "subscriber.html", bus=bus, subscriber=found, details=details, attempts=attempts,
             parked=parked, latency=buckets, changes=happened, problem=problem,
         )  # fmt: skip
@@ -144,7 +157,7 @@ class Pages:
         bus, found = self._found(name, subscriber)
         after = visit.query.get("after") or None
         parked, problem = await self._asked(name, "subscriptions", subscriber, "parked", after=after, max=LISTED)
-        return self.render(visit, "parked.html", bus=bus, subscriber=found, parked=parked, problem=problem)
+        return self.render_answer(visit, "parked.html", bus=bus, subscriber=found, parked=parked, problem=problem)
 
     async def changes(self, visit: Visit) -> str:
         """What happened."""

@@ -113,6 +113,9 @@ class Poller:
             bus, rest = self._failed(str(error)), 0.0
             if isinstance(error, BusError) and error.status in (401, 429):
                 self._refused = self._key.read(), self._clock.seconds() + REFUSED
+        except Exception:  # figures of the past must not look as if they were of now
+            self._log.failure("reading bus {bus} failed", bus=self.bus.name)
+            bus, rest = self._failed("its answers cannot be read: the console's log has the reason"), REFUSED
         else:
             rest = min(SHARE * (self._clock.seconds() - began), LONGEST)
         finally:

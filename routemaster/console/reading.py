@@ -7,6 +7,7 @@ all: whatever is missing or of another type is one `BadAnswer`.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,6 +17,9 @@ from attrs import evolve
 from routemaster.console.model import FAILING, LATE, PAUSED, Subscriber, Topic
 
 LATEST = 2.0**36  #: seconds since the epoch; no bus measures a later time
+MOST = 2**53  #: of anything that is counted; all JSON parsers read whole numbers up to this
+LONGEST = 10_000  #: characters of a name, a URL or a reason
+_LONE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")  #: where a half of a surrogate pair may be
 
 
 class BadAnswer(Exception):
@@ -23,9 +27,12 @@ class BadAnswer(Exception):
 
 
 def parse(body: bytes) -> Any:
-    """The JSON value; raises BadAnswer."""
+    """The JSON value; raises BadAnswer. Halves of surrogate pairs, which no page can show, become `?`."""
     try:
-        return json.loads(body)
+        value = json.loads(body)
+        if _LONE.search(body):
+            value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+        return value
     except (ValueError, RecursionError):
         raise BadAnswer("the answer is not JSON: is this the URL of a bus?") from None
 
@@ -45,33 +52,59 @@ def read_subscribers(body: bytes) -> tuple[Subscriber, ...]:
 def _each(body: bytes, read: Callable[[Any], Any]) -> list[Any]:
     try:
         return [read(item) for item in parse(body)]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadAnswer(f"the answer lacks what the API promises: {type(error).__name__} {error}") from None
+    except WRONG as error:
+        raise lacking(error) from None
+
+
+#: what code that reads an answer raises if that is not as promised
+WRONG = (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError)
+
+
+def lacking(error: Exception) -> BadAnswer:
+    """What is told of one of `WRONG`."""
+    text = " ".join(f"{type(error).__name__} {error}".split())
+    return BadAnswer(f"the answer lacks what the API promises: {text[:200]}")
 
 
 def _topic(item: Any) -> Topic:
-    return Topic(str(item["name"]), str(item["publisher"]), int(item["events"]))
+    return Topic(_name(item["name"]), _name(item["publisher"]), _count(item["events"]))
 
 
 def _subscriber(item: Any) -> Subscriber:
     events, health = item["events"], item["health"]
     return Subscriber(
-        name=str(item["subscriber"]),
-        callback=item["callback"],
-        max_events=int(item["max_events"]),
-        timeout=int(item["timeout"]),
+        name=_name(item["subscriber"]),
+        callback=_text(item["callback"]),
+        max_events=_count(item["max_events"]),
+        timeout=_count(item["timeout"]),
         topics=tuple(sorted(map(str, item["topics"]))),
         awaited=tuple(sorted(map(str, item.get("awaited", ())))),
-        sent=int(events["sent"]),
-        queued=int(events["queued"]),
+        sent=_count(events["sent"]),
+        queued=_count(events["queued"]),
         oldest=_time(events["oldest"]),
         state=str(health["state"]),
-        failures=int(health["failures"]),
+        failures=_count(health["failures"]),
         last_attempt=_time(health["last_attempt"]),
         last_success=_time(health["last_success"]),
-        last_error=health["last_error"],
+        last_error=_text(health["last_error"]),
         next_attempt=_time(health["next_attempt"]),
     )
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or abs(value) > MOST:
+        raise ValueError(f"{value!s:.40} is no whole number of at most {MOST}")
+    return value
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > LONGEST:
+        raise ValueError(f"{value!s:.40} is no text of at most {LONGEST} characters")
+    return value
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else _name(value)
 
 
 def _time(value: Any) -> float | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from attrs import frozen
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 from twisted.internet.defer import Deferred
 
 from routemaster import __version__
@@ -21,6 +21,7 @@ from routemaster.console import changes
 from routemaster.console.control import ACTIONS
 from routemaster.console.formatting import FILTERS
 
+Missing = UndefinedError  #: a template asks for what its context, or an answer in that, does not have
 HERE: Final = Path(__file__).parent
 MAX_FRAGMENTS: Final = 1000  #: of one snapshot that are kept
 

@@ -177,6 +177,21 @@ class PageTests(Case):
         for path in ("/buses/main/topics/cats", "/buses/main/topics/cats/events/1-1", SHOP, f"{SHOP}/parked"):
             self.assertIn("no answer within 10 s", self.page(path), path)
 
+    def test_answers_that_are_none(self) -> None:
+        """Whatever a bus answers to what a page asks, the page says that it is no answer; nothing is logged."""
+        for answer in ({}, [], None, 3, "x", {"events": 3}, {"topics": 3}, {"events": [{}], "next": None}):
+            for path in list(self.scripted.answers):
+                if "/" in path:
+                    self.scripted.answers[path] = answer
+            for page in PAGES:
+                status = self.get(page).status
+                self.assertIn(status, (200, 502), (page, answer))
+            for action in ACTIONS:
+                form = {"csrf": self.csrf(), "expected": "3"}
+                status = self.post(f"{SHOP}/control/{action}", form).status
+                self.assertIn(status, (303, 409, 502), (action, answer))
+        self.assertEqual(self.flushLoggedErrors(), [])
+
     def test_unreachable_bus(self) -> None:
         """Nobody waits for a bus that is known not to answer: its pages show what was read last, at once."""
         self.publish(self.shop, unreachable_since=NOW, error="connection refused")

@@ -66,6 +66,13 @@ class MetricsTests(SynchronousTestCase):
             self.assertEqual(len(str(error).splitlines()), 1)
 
 
+    def test_no_numbers(self) -> None:
+        """What is not a number, or infinite, is not known; the rest is read."""
+        body = metrics().replace(b" 86400.0", b" -Inf").replace(b" 3600.0", b" NaN").replace(b" 0.25", b" +Inf")
+        found = read_metrics(body)
+        self.assertEqual((found.redis_up, found.certificate_expires_in, found.redis), (True, None, ()))
+
+
 class LatencyTests(SynchronousTestCase):
     """The histogram of one subscriber."""
 

@@ -107,6 +107,8 @@ class SampleTests(Case):
         self.database.add([sample(NOW + 10 * COARSE_KEPT)], [], NOW + 10 * COARSE_KEPT)
         self.database.add([sample(NOW)], [], NOW)
         self.assertEqual(self.times(), [NOW])
+        self.database.add([sample(NOW + COARSE)], [], NOW + COARSE)
+        self.assertEqual(self.times(coarse=True), [NOW // COARSE * COARSE])  # summed up again
 
     def test_long_pause(self) -> None:
         """After days without the console, it does not sum up each five minutes of them."""

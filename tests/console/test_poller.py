@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
+from routemaster.console import poller
 from routemaster.console.bus_client import BusError
 from routemaster.console.credentials import Credentials, Key
 from routemaster.console.model import Bus
@@ -167,6 +168,19 @@ class PollerTests(SynchronousTestCase):
         self.assertEqual(self.readings, [])
         self.assertTrue(self.bus.closed)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_own_fault(self) -> None:
+        """If the reading itself fails, the figures of the past do not look as if they were of now."""
+        self.start()
+
+        def fail(*_: object) -> None:
+            raise ZeroDivisionError("a fault")
+
+        self.patch(poller, "read_metrics", fail)
+        self.clock.advance(5)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertIn("cannot be read", self.readings[-1].error)
+        self.assertFalse(self.readings[-1].reachable)
 
     def test_refresh(self) -> None:
         """After a change it reads at once, also a slow bus; who waits for that waits for two seconds at most."""

@@ -47,6 +47,26 @@ class ReadingTests(SynchronousTestCase):
         found = read_subscribers(encoded([subscription_json("a"), subscription_json("b"), subscription_json("a")]))
         self.assertEqual([(each.name, each.shared) for each in found], [("a", True), ("a", True), ("b", False)])
 
+    def test_impossible_values(self) -> None:
+        """A value that the API does not have is refused: pages, charts and the history could not take it."""
+        for fields in (
+            {"events": {"sent": 10**400}}, {"events": {"queued": float("nan")}}, {"events": {"queued": "3"}},
+            {"events": {"sent": float("inf")}}, {"events": {"oldest": float("nan")}},
+            {"events": {"oldest": 1e300}},
+            {"callback": {"a": 1}}, {"callback": "x" * 10_001}, {"health": {"last_error": ["x"]}},
+            {"subscriber": None}, {"subscriber": "x" * 10_001},
+        ):  # fmt: skip
+            error = self.assertRaises(BadAnswer, read_subscribers, encoded([subscription_json(**fields)]))
+            self.assertLess(len(str(error)), 300)
+        self.assertRaises(BadAnswer, read_topics, b'[{"name": "a", "publisher": "b", "events": 1e999}]')
+
+    def test_half_pairs(self) -> None:
+        """Halves of surrogate pairs, which cannot be written as UTF-8, become `?`; whole pairs stay."""
+        for name in (b"\\ud800", b"\\uDFFF", b"\xed\xa0\x80"):
+            body = b'[{"name": "a%b", "publisher": "\\ud83d\\ude00", "events": 1}]' % name
+            [topic] = read_topics(body)
+            self.assertEqual((topic.name, topic.publisher), ("a?", "\U0001f600"))
+
     def test_bad_answers(self) -> None:
         """Whatever else is answered is one error of one line."""
         for body in (
