@@ -113,8 +113,10 @@ async def renegotiates(wire: Wire) -> None:
             tls.do_handshake()
         except SSL.WantReadError:
             pass
-        except SSL.Error:
-            wire.reset()  # the client has refused
+        except SSL.Error:  # the client has refused; a reset might reach it before the alert
+            wire.transport._flushSendBIO()
+            wire.cut()
+            return
         wire.transport._flushSendBIO()
         await wire.sleep(0.001)
 
