@@ -187,13 +187,12 @@ class PythonTests(TourCase):
         await self.start_bus()
         tour = Tour(README, "Five minutes with Python")
         _install, export = tour.next("venv/bin/pip install 'clients/python[cli]'").lines
-        publish, listen = tour.next("venv/bin/rtm pub").lines
         first = self.terminal()
         await first.type(self.adapted(export))
-        await first.type(publish)
-        listening = self.terminal(f"{export}\n{listen}")
+        _, topics = await self.type_all(first, tour.next("venv/bin/rtm pub created dogs"))
+        self.assertIn("dogs", topics)
+        listening = self.terminal(f"{export}\n{tour.next('venv/bin/rtm listen dogs').text}")
         made, consumed = tour.next("import os").text, tour.next("bus.deleted").text
-        tour.done()
         while "dogs" not in await first.type("venv/bin/rtm sub list"):
             self.assertIsNone(listening.status, listening.shown)
         script = self.place / "script.py"
@@ -206,6 +205,18 @@ class PythonTests(TourCase):
         python.transport.write(b"\n")
         await python.shows("delete https://app.example.com/dogs/1")
         await python.interrupt()
+        receiver = self.terminal(tour.next("python3 examples/receiver.py").text)
+        await receiver.shows("https://localhost:")
+        subscribe, publish, where, listed = tour.next("venv/bin/rtm sub add").lines
+        tour.done()
+        await first.type(self.adapted(subscribe))
+        await first.type(publish)  # it prints the ID on a real terminal only
+        client = "Client('https://localhost:17890', 'demo', ca_file=os.environ['RTM_CA_FILE'])"
+        program = f"import os; from routemaster_client import Client; print({client}.topic('dogs')['last'])"
+        event = (await first.type(self.adapted(f'venv/bin/python -c "{program}"'))).strip()
+        await receiver.shows("dogs noop https://app.example.com/dogs/1")
+        self.assertIn('"topic": "dogs"', await first.type(where.replace("ID", event)))
+        self.assertIn("dogs", await first.type(listed))
 
 
 class OperationsTests(TourCase):
