@@ -136,9 +136,10 @@
     const fetchData = async (force) => {
       const now = Date.now();
       if (state.busy || (!force && now - state.fetched < SPANS[span][1] * 1000)) return;
+      const asked = span;
       state.busy = true;
       try {
-        const asked = span, answer = await fetch(`${figure.dataset.source}?span=${asked}`, { headers: { Accept: "application/json" } });
+        const answer = await fetch(`${figure.dataset.source}?span=${asked}`, { headers: { Accept: "application/json" } });
         if (!answer.ok) throw new Error(`the console answered ${answer.status}`);
         const columns = await answer.json();
         if (asked === span) {
@@ -151,6 +152,7 @@
       } finally {
         state.busy = false;
       }
+      if (asked !== span) await fetchData(true); // another one was chosen meanwhile
     };
 
     const renew = () => {
