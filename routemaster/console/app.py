@@ -135,6 +135,8 @@ class Console:
                 request.setHeader("Retry-After", str(error.seconds))
                 return self._error(request, 429, str(error))
             except (BusError, BadAnswer) as error:
+                if isinstance(error, BusError) and error.status == 404:
+                    return self._error(request, 404, f"the bus {error}")
                 return self._error(request, 502, f"the bus could not be asked: {error}")
             except CancelledError:  # the browser has gone away
                 raise

@@ -215,7 +215,7 @@ class Control:
         queued = [int(each["queued"]) for each in shown.get("subscribers", ()) if each["subscriber"] == name]
         if len(queued) != 1:
             return None
-        if shown["last"] is None:
+        if shown["last"] is None or shown["first"] is None:  # none was ever published, or none is kept
             return 0
         last = _running(shown["last"])
         position = last - queued[0]  # the last one acknowledged

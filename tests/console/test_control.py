@@ -116,8 +116,9 @@ class QuestionTests(Case):
 
     def test_empty_topic(self) -> None:
         """A topic that keeps nothing has nothing to deliver again."""
-        self.bus.answers["topics/cats"] = self.topic(None, None, 0)
-        self.assertEqual(self.events("rewind"), 6)
+        for last in (None, "9-100"):  # nothing was ever published; all is acknowledged, and there is no history
+            self.bus.answers["topics/cats"] = self.topic(None, last, 0)
+            self.assertEqual((self.events("rewind"), self.events("skip", topics=["cats"])), (6, 0))
 
     def test_unknown_number(self) -> None:
         """Where several subscribers have the name, the number is unknown, and the question says so."""
