@@ -52,8 +52,8 @@ def invalid(name: str, value: object, expected: str) -> Refusal:
 
 
 def shown(value: object) -> str:
-    """A value in a message."""
-    text = ascii(value)
+    """A value in a message: a text as Python writes it, all else as JSON."""
+    text = ascii(value) if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
