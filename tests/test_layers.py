@@ -70,7 +70,7 @@ PURE = (*VALUES, "delivery.decision", "delivery.forecast", "delivery.live_worker
 WIRING = ("daemon.", "tap", "cli.", "testing.", "console.service", "console.tap")
 #: which wing knows which library
 HOMES = {
-    "txredisapi": ("redis.",), "hiredis": ("redis.",), "treq": ("sender.", "metrics.", "console.bus_client"),
+    "txredisapi": ("redis.",), "hiredis": ("redis.",), "treq": ("sender.", "metrics."),
     "klein": ("web.",), "werkzeug": ("web.",),
     "OpenSSL": ("sender.", "web.", "redis.", "util.key_pair", "console.bus_client"),
     "jinja2": ("console.rendering",), "sqlite3": ("console.history", "console.history_tables"),

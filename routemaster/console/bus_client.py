@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from urllib.parse import quote, urlencode
 
 from attrs import frozen
 from OpenSSL import SSL
-from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, succeed
 from twisted.internet.error import ConnectError, ConnectionLost, DNSLookupError
 from twisted.internet.error import TimeoutError as ConnectionTimedOut
@@ -32,6 +32,7 @@ from twisted.internet.ssl import (
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone, ResponseFailed, ResponseNeverReceived
 from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IPolicyForHTTPS
 from zope.interface.declarations import implementer
 
@@ -160,8 +161,8 @@ class BusClient:
         self._pool = HTTPConnectionPool(reactor)
         self._pool.maxPersistentPerHost = CONNECTIONS
         self._pool._factory.noisy = False
-        connect: Any = agent or Agent(reactor, _Policy(ca_files), timeout, pool=self._pool)
-        self._http = HTTPClient(connect)
+        # not treq, which unpacks whatever an answer says is packed: a few kB may become gigabytes
+        self._agent: Any = agent or Agent(reactor, _Policy(ca_files), timeout, pool=self._pool)
 
     async def get(self, key: Key, *path: str, **query: str | int | None) -> Answer:
         """GET a path, given by its parts; raises BusError."""
@@ -206,13 +207,15 @@ class BusClient:
         return BusError(_reason(error), unknown=method != "GET")
 
     async def _exchange(self, method: str, url: str, key: str, body: Any) -> Answer:
-        headers: dict[bytes | str, bytes | str] = {"User-Agent": f"routemaster-console/{__version__}"}
+        headers = Headers({
+            "User-Agent": [f"routemaster-console/{__version__}"],
+            "Authorization": [f"Basic {b64encode(f'{key}:'.encode()).decode()}"],
+        })  # fmt: skip
         data: Any = None
         if body is not None:
-            data, headers["Content-Type"] = _Body(json.dumps(body).encode()), "application/json"
-        response = await self._http.request(
-            method, url, data=data, auth=(key, ""), headers=headers, allow_redirects=False, unbuffered=True
-        )
+            data = _Body(json.dumps(body).encode())
+            headers.addRawHeader("Content-Type", "application/json")
+        response = await self._agent.request(method.encode(), url.encode("ascii"), headers, data)
         collector = _Collector(self._max_answer)
         response.deliverBody(collector)
         content = await collector.body

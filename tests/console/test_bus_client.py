@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Coroutine
+from gzip import compress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -121,6 +122,15 @@ class RequestTests(Case):
 
 class FailureTests(Case):
     """What goes wrong."""
+
+    def test_packed(self) -> None:
+        """No answer is unpacked, whatever it says of itself: a few bytes could become gigabytes."""
+        self.bus.body = compress(compress(b"0" * 1_000_000))
+        self.bus.headers = {"Content-Encoding": "gzip, gzip"}
+        answer = self.successResultOf(self.begin(self.client.get(self.key, "x")))
+        self.assertEqual(answer.body, self.bus.body)
+        self.assertIsNone(self.bus.requests[0][0].getHeader("Accept-Encoding"))
+        self.assertRaises(BusError, getattr, answer, "json")
 
     def test_refusals(self) -> None:
         """The bus's error is told with its status; a refused key is called so; a redirect is not followed."""
