@@ -139,19 +139,28 @@ class _Troubles(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Log a line of any thread. What a client's headers are is nobody's trouble."""
         if record.name.startswith(("opentelemetry.sdk", "opentelemetry.exporter")):
-            self._reactor.callFromThread(self._report, _line(record))
+            self._reactor.callFromThread(self._report, _line(record), _reason(record))
 
-    def _report(self, line: str) -> None:
-        since = self._throttle.failed(self._reactor.seconds(), line)
+    def _report(self, line: str, reason: str) -> None:
+        since = self._throttle.failed(self._reactor.seconds(), reason)
         if since is not None:
             _log.warn("tracing: {line} ({count} since the last line)", line=line, count=since.failures)
 
 
 def _line(record: logging.LogRecord) -> str:
     """A record in one line, with the types of exceptions instead of their texts."""
-    arguments = record.args if isinstance(record.args, tuple) else ()
-    shown = tuple(type(each).__name__ if isinstance(each, BaseException) else each for each in arguments)
+    shown = _shown(record)
     try:
         return str(record.msg) % shown if shown else str(record.msg)
     except (TypeError, ValueError):
         return str(record.msg)
+
+
+def _reason(record: logging.LogRecord) -> str:
+    """What repetitions of a record have in common: not the seconds until the next attempt, which are random."""
+    return repr((str(record.msg), [each for each in _shown(record) if not isinstance(each, float)]))
+
+
+def _shown(record: logging.LogRecord) -> tuple[object, ...]:
+    arguments = record.args if isinstance(record.args, tuple) else ()
+    return tuple(type(each).__name__ if isinstance(each, BaseException) else each for each in arguments)

@@ -177,11 +177,15 @@ class TroubleTests(ExportCase):
     """What OpenTelemetry logs."""
 
     async def test_throttled(self) -> None:
-        """Its warnings become lines of the bus's log, each reason seldom, without the text of exceptions."""
+        """Its warnings become lines of the bus's log, each reason seldom, and without the text of exceptions.
+
+        A reason is the same whatever the times in it.
+        """
         tracing = self.tracing(Stuck())
         logger = logging.getLogger("opentelemetry.exporter.otlp.proto.http.trace_exporter")
-        for _ in range(50):
-            logger.warning("Transient error %s encountered, retrying in %.2fs.", ConnectionError("canary"), 1.0)
+        for number in range(50):
+            delay = 1 + number / 100
+            logger.warning("Transient error %s encountered, retrying in %.2fs.", ConnectionError("canary"), delay)
         logger.error("Failed to export %s batch code: %s, reason: %s", "spans", 401, "Unauthorized")
         logger.error("broken %s %s", 1)
         logging.getLogger("opentelemetry.trace.span").warning("Invalid pair (%s) found", "canary")
