@@ -7,7 +7,7 @@ dropped, expired, parked. That a subscriber is idle, waiting or delivering is no
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from routemaster.console.model import ERROR, FAILING, GOOD, INFO, LATE, PAUSED, WARNING, Bus, Change, Subscriber
@@ -19,7 +19,7 @@ NEAR, FAR = 0.8, 0.6  #: of the way to autodrop: from where memory is a change, 
 KINDS: Final = {
     "unreachable": "bus unreachable", "reachable": "bus reachable again",
     "redis_down": "Redis unavailable", "redis_up": "Redis available again",
-    "restarted": "process started", "version": "other version",
+    "started": "processes started", "stopped": "processes stopped", "version": "other version",
     "certificate": "certificate expires", "memory": "memory near autodrop",
     "failing": "deliveries fail", "recovered": "deliveries succeed again",
     "late": "events wait too long", "caught_up": "caught up",
@@ -70,14 +70,9 @@ def _bus(old: Bus, new: Bus, at: float) -> Iterator[Change]:
         return
     if before.version and now.version and before.version != now.version:
         yield Change(at, name, "version", INFO, f"{name} runs version {now.version}, before {before.version}")
-    grown = {kind: count - before.started.get(kind, 0) for kind, count in sorted(now.started.items())}
-    started = {kind: count for kind, count in grown.items() if count > 0}
-    if started and any(before.started.values()):
-        roles = ", ".join(f"{count} {kind}" for kind, count in started.items())
-        unclean = sum(started.values()) > now.stopped - before.stopped
-        text = f"processes of {name} have started: {roles}"
-        text += "; not as many had been shut down cleanly" if unclean else ""
-        yield Change(at, name, "restarted", WARNING if unclean else INFO, text)
+    if any(before.started.values()):
+        yield from _processes(name, "stopped", "have been shut down cleanly", before.stopped, now.stopped, at)
+        yield from _processes(name, "started", "have started", before.started, now.started, at)
     nearness = [max((node.nearness for node in each.redis), default=0.0) for each in (before, now)]
     if nearness[0] < NEAR <= nearness[1]:
         text = f"Redis of {name} has used {nearness[1]:.0%} of its memory between the marks: autodrop is near"
@@ -87,6 +82,15 @@ def _bus(old: Bus, new: Bus, at: float) -> Iterator[Change]:
     ends = [each.certificate_expires_in for each in (before, now)]
     if ends[0] is not None and ends[1] is not None and ends[0] >= CERTIFICATE > ends[1]:
         yield Change(at, name, "certificate", WARNING, f"the certificate of {name} expires in {duration(ends[1])}")
+
+
+def _processes(
+    name: str, kind: str, text: str, before: Mapping[str, int], now: Mapping[str, int], at: float
+) -> Iterator[Change]:  # fmt: skip
+    grown = {role: count - before.get(role, 0) for role, count in sorted(now.items())}
+    roles = ", ".join(f"{count} {role}" for role, count in grown.items() if count > 0)
+    if roles:
+        yield Change(at, name, kind, INFO, f"processes of {name} {text}: {roles}")
 
 
 def _lists(old: Bus, new: Bus, at: float) -> Iterator[Change]:

@@ -59,7 +59,7 @@ def read_metrics(body: bytes) -> Measured:
         certificate_expires_in=min(expires, default=None),
         lost=lost,
         started=_processes(found, "start"),
-        stopped=sum(_processes(found, "stop").values()),
+        stopped=_processes(found, "stop"),
     )
 
 

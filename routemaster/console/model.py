@@ -75,7 +75,8 @@ class Measured:
     """Events ever, by `autodropped`, `expired` or `parked`, and by subscriber; those without any are left out."""
     started: Mapping[str, int] = field(factory=dict)
     """Processes that ever became ready, by `web` or `worker`; one of both roles counts as both."""
-    stopped: int = 0  #: processes that were ever shut down cleanly, counted in the same way
+    stopped: Mapping[str, int] = field(factory=dict)
+    """Processes that were ever shut down cleanly, counted in the same way."""
 
 
 @frozen

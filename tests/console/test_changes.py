@@ -59,14 +59,15 @@ class BusTests(Case):
         self.assertEqual(self.kinds(down, evolve(down, redis_up=True)), ["redis_up"])
 
     def test_processes(self) -> None:
-        """Started processes are recorded by role, as a warning unless as many were shut down cleanly."""
-        old = bus(measured=measured(started={"web": 2, "worker": 1}, stopped=1))
-        for stopped, severity in ((1, "warning"), (3, "info")):
-            new = bus(measured=measured(started={"web": 3, "worker": 2}, stopped=stopped))
+        """Processes that were shut down cleanly and those that started are recorded by role, each when counted."""
+        first = bus(measured=measured(started={"web": 2, "worker": 1}, stopped={"web": 1}))
+        down = bus(measured=measured(started={"web": 2, "worker": 1}, stopped={"web": 2, "worker": 1}))
+        up = bus(measured=measured(started={"web": 3, "worker": 2}, stopped={"web": 2, "worker": 1}))
+        for old, new, kind in ((first, down, "stopped"), (down, up, "started")):
             [change] = between(old, new, NOW)
-            self.assertEqual((change.kind, change.severity), ("restarted", severity))
+            self.assertEqual((change.kind, change.severity), (kind, "info"))
             self.assertIn("1 web, 1 worker", change.text)
-        self.assertEqual(self.kinds(bus(), new), [])  # nothing had been counted before
+        self.assertEqual(self.kinds(bus(), up), [])  # nothing had been counted before
 
     def test_version(self) -> None:
         """Another version is recorded."""

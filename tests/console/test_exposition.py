@@ -29,7 +29,7 @@ class MetricsTests(SynchronousTestCase):
         )
         self.assertEqual((found.redis_up, found.version, found.certificate_expires_in), (True, "0.1.0", 3600.0))
         self.assertEqual(found.redis, (RedisNode("", 10, 100, 80, 90, 0.25),))
-        self.assertEqual((found.started, found.stopped), ({"web": 3, "worker": 1}, 2))
+        self.assertEqual((found.started, found.stopped), ({"web": 3, "worker": 1}, {"web": 2}))
 
     def test_cluster(self) -> None:
         """Each node of a cluster is one entry."""

@@ -9,8 +9,13 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import aiohttp
-from yarl import URL
+try:
+    import aiohttp
+    from yarl import URL
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "AsyncClient needs aiohttp: pip install 'routemaster-client[asyncio]'", name=error.name
+    ) from None
 
 from routemaster_client import calls
 from routemaster_client.asgi import handle
