@@ -77,6 +77,8 @@ class PullService:
         acks: Sequence[Ack] = CursorTokens(subscriber, state.created).decode(cursor)
         if acks:
             await self._store.acknowledge_pulled(subscriber, acks)
+            for stream in self._streams.get(subscriber, {}).values():
+                stream.reading.moved()  # the hint wakes it; what it is about to send again may be acknowledged now
 
     def poll(self, state: SubscriberState, most: int | None, wait: float) -> Deferred[Answer]:
         """See `Poller.poll`; `state`: as just read; `most` None: as many events as the subscription says."""

@@ -70,6 +70,7 @@ class Stream:
         self._ended = False
         self._owed = 0         #: events that are still to be sent of those that were due together
         self._full = False     #: whether the next event's topic has no place in a cursor
+        self._read_again = False  #: whether the last part was read, and not sent
         self._comment_at = inf
         self._sent_check, self._sent_pause = 0.0, SENT_CHECK[0]
 
@@ -192,6 +193,10 @@ class Stream:
                 return until if step.until is None else min(until, step.until)
             self._owed = min(backlog.count(), room)
         entries = await reading.next_events(min(self._owed, room, PIECE), PART_BYTES)
+        self._read_again = not self._read_again and not reading.is_current
+        if self._read_again:  # they may be acknowledged by now; once, as acknowledgements may come all the time
+            self._owed = 0
+            return None
         self._owed = max(0, self._owed - len(entries)) if entries else 0
         self._full = not entries and bool(backlog.places) and backlog.count() > 0
         if entries and not self._ended:

@@ -529,3 +529,36 @@ class EndTests(StreamCase):
         self.pull.reload_all()
         self.turn()
         self.assertEqual(connection.numbers, [1, 2, 2])
+
+    def test_acknowledged_while_read(self) -> None:
+        """What is acknowledged after a part was read and before it is sent is not sent again, hint or not."""
+        for self.lose_hints in (False, True):
+            with self.subTest(lose_hints=self.lose_hints):
+                self.setUp()
+                self.subscribe("cats")
+                self.publish("cats", 2)
+                connection = self.stream()
+                reading = self.store.delay("read")
+                self.pull.reload_all()
+                self.turn()
+                self.assertEqual(connection.numbers, [1, 2])
+                self.take(connection.events[1])
+                reading.callback(None)
+                self.turn()
+                self.assertEqual(connection.numbers, [1, 2])
+                connection.disconnect()
+
+    def test_acknowledged_all_the_time(self) -> None:
+        """A part is read again only once: a client that acknowledges without pause still gets events."""
+        self.subscribe("cats")
+        self.publish("cats", 3)
+        connection = self.stream()
+        readings = self.store.delay("read"), self.store.delay("read")
+        self.pull.reload_all()
+        self.turn()
+        for event, reading in zip(connection.events, readings, strict=False):
+            self.pull._cache.clear()  # so that it is read from the store again
+            self.take(event)
+            reading.callback(None)
+            self.turn()
+        self.assertEqual(connection.numbers, [1, 2, 3, 2, 3])
