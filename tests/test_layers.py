@@ -48,14 +48,15 @@ LAWS: dict[str, tuple[str, ...]] = {
         "metrics.", "error_reporting.", "logs",  # `tracing.` by name, when it is switched on
     ),
     "process": (),
-    "tap": ("", "config", "errors", "daemon.", "logs", "process"),
+    "twistd_command": ("", "daemon.systemd_notify", "logs"),
+    "tap": ("", "config", "errors", "daemon.", "process", "twistd_command"),
     # no reactor; keys: move-redis copies what the store keeps, whatever it means
     "cli.": (*VALUES, "redis.cluster_slots", "redis.server_info", "store.keys", "util.key_pair"),
     # the bus's API, its HTTP server and its statsd: never store, Redis, deliveries or the bus's own wiring
     "console.": (
         *VALUES, "util.", "web.http_server.", "web.certificate_watch", "web.certificates",
         "web.completion", "web.failed_authentications", "web.klein_resource", "metrics.statsd",
-        "daemon.process_title", "daemon.systemd_notify", "logs", "process",
+        "daemon.process_title", "daemon.systemd_notify", "process", "twistd_command",
     ),
     "testing.": ("interfaces", "model", "redis.", "redis.address"),
 }  # fmt: skip

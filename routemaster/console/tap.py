@@ -16,31 +16,28 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any, NoReturn
+from typing import Any
 
-from twisted.python import usage
-
-from routemaster import __version__, logs
 from routemaster.config import help_texts
 from routemaster.console.config import OPTIONS, SHIPPED, ConsoleConfig, load
 from routemaster.daemon.process_title import set_title
-from routemaster.daemon.systemd_notify import SystemdNotifier
 from routemaster.errors import ConfigError
 from routemaster.process import Process
+from routemaster.twistd_command import Command, reopen_log
 
 _HELP = help_texts(SHIPPED)
 
 
-class Options(usage.Options):
+class Options(Command):
     """The command line of `twistd routemaster-console`."""
 
+    program = "routemaster-console"
     synopsis = "--bus NAME=URL [options]"
     longdesc = "Run pages that show one or several Routemaster buses. Keys are read from files or the environment."
     optParameters = [
         ["config", "c", None, "Configuration file, stronger than the shipped one."],
         *([option.flag, None, None, _HELP[option.name]] for option in OPTIONS),
     ]
-    optFlags = [["print-config", None, "Print the configuration in force, and where each value came from."]]
 
     config: ConsoleConfig
 
@@ -53,20 +50,9 @@ class Options(usage.Options):
         self._buses.append(bus)
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """Parse as Twisted does, but report an error in one line, without the help text.
-
-        `--allow-control` alone means YES.
-        """
+        """Parse; `--allow-control` alone means YES."""
         given = sys.argv[1:] if options is None else options
-        try:
-            super().parseOptions([f"{each}=YES" if each == "--allow-control" else each for each in given])
-        except usage.UsageError as error:
-            _refuse(f"{error}; `twistd routemaster-console --help` shows every option")
-
-    def parseArgs(self, *surplus: str) -> None:
-        """Accept no positional arguments. The error does not repeat them: one may be a misplaced secret."""
-        if surplus:
-            raise usage.UsageError("only options are allowed")
+        super().parseOptions([f"{each}=YES" if each == "--allow-control" else each for each in given])
 
     def postOptions(self) -> None:
         """Load the configuration, and make twistd log through the log observer of the bus."""
@@ -76,53 +62,8 @@ class Options(usage.Options):
         try:
             self.config = load(given, os.environ, None if self["config"] is None else Path(self["config"]))
         except ConfigError as error:
-            _refuse(str(error))
-        if self["print-config"]:
-            sys.stdout.write(self.config.describe())
-            sys.exit(0)
-        if self.parent is not None:
-            self._set_twistd_options(self.parent)
-
-    def _set_twistd_options(self, twistd: Any) -> None:
-        for name in ("logfile", "syslog"):
-            if twistd.get(name):
-                _refuse(f"twistd's own --{name} is not used: give --log-file after the word routemaster-console")
-        if twistd.get("nodaemon") and twistd.get("pidfile") == "twistd.pid":
-            twistd["pidfile"] = ""  # in the foreground the process that started it has its ID
-        if twistd.get("logger"):
-            return
-        _Log.config = self.config
-        _Log.file = self.config.log_file or (None if twistd.get("nodaemon") else Path("twistd.log"))
-        twistd["logger"] = f"{__name__}.observer"
-
-    def opt_version(self) -> NoReturn:
-        """Print the version of Routemaster."""
-        sys.stdout.write(f"Routemaster {__version__}\n")
-        sys.exit(0)
-
-
-class _Log:
-    """The settings of `observer`, which twistd finds by name and calls without arguments."""
-
-    config: ConsoleConfig
-    file: Path | None
-    observer: logs.LogObserver | None = None
-
-
-def observer() -> Any:
-    """The log observer; called by twistd."""
-    try:
-        _Log.observer = logs.observer(_Log.file, _Log.config.log_level, _Log.config.log_format)
-    except OSError as error:
-        _refuse(f"log_file {_Log.file}: {error.strerror}")
-    return _Log.observer
-
-
-def _refuse(line: str) -> NoReturn:
-    """End the process; `line` may be several, one for each fault."""
-    SystemdNotifier(os.environ, None).failed(line)
-    prefix = logs.stderr_prefix("CRITICAL")
-    sys.exit("\n".join(f"{prefix}routemaster-console: {each}" for each in line.splitlines()))
+            self.refuse(str(error))
+        self.take(self.config)
 
 
 def makeService(options: Options) -> Any:
@@ -134,7 +75,7 @@ def makeService(options: Options) -> Any:
     except ModuleNotFoundError as error:
         if error.name != "jinja2":
             raise
-        _refuse("the console needs the extra console: pip install 'routemaster[console]'")
+        options.refuse("the console needs the extra console: pip install 'routemaster[console]'")
     clock: Any = reactor
     clock.seconds = monotonic  # timers do not depend on changes of the time of day
     set_title("routemaster: console")
@@ -142,11 +83,7 @@ def makeService(options: Options) -> Any:
     try:
         console = ConsoleService(options.config, reactor, process.fail)
     except ConfigError as error:
-        _refuse(str(error))
-    process.handle_signals(console, _reopen_log)
+        options.refuse(str(error))
+    process.handle_signals(console, reopen_log)
     return console
 
-
-def _reopen_log() -> None:
-    if _Log.observer is not None:
-        _Log.observer.reopen()

@@ -76,4 +76,4 @@ class OptionsTests(SynchronousTestCase):
         options.parent = {"nodaemon": True, "pidfile": "twistd.pid"}
         options.parseOptions(["--bus", "a=https://a"])
         self.assertEqual(options.parent["pidfile"], "")
-        self.assertEqual(options.parent["logger"], "routemaster.console.tap.observer")
+        self.assertEqual(options.parent["logger"], "routemaster.twistd_command.observer")

@@ -118,12 +118,13 @@ class OptionsTests(SynchronousTestCase):
 
     def test_log_in_the_background(self) -> None:
         """In the background the log is written to a file, because standard error is closed."""
-        self.parse(nodaemon=1, pidfile="twistd.pid")
-        self.assertIsNone(tap._Log.file)
-        self.parse(nodaemon=0, pidfile="twistd.pid")
-        self.assertEqual(tap._Log.file, Path("twistd.log"))
-        self.parse("--log-file", "/tmp/own.log", nodaemon=0, pidfile="twistd.pid")
-        self.assertEqual(tap._Log.file, Path("/tmp/own.log"))
+        for arguments, foreground, file in (
+            ((), 1, []),
+            ((), 0, ["--log-file", str(Path("twistd.log").absolute())]),
+            (("--log-file", "/tmp/own.log"), 0, ["--log-file", "/tmp/own.log"]),
+        ):
+            options = self.parse(*arguments, nodaemon=foreground, pidfile="twistd.pid")
+            self.assertEqual(options.child_arguments[-2:], file or ["-n", "routemaster"])
 
     def test_process_id(self) -> None:
         """In the foreground there is no file with the process ID, unless an option names it."""
