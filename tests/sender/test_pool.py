@@ -125,7 +125,8 @@ class PoolTests(SenderCase):
                 await wire.sleep(0.001)
 
         server, sender = self.server(drips), self.sender()
-        self.patch(sender.pool, "keep", spied.append)
+        opened = sender.pool.opened
+        self.patch(sender.pool, "opened", lambda connection: (spied.append(connection), opened(connection)))
         began = sender.seconds()
         self.assertAcknowledged(await sender.post(server.url, UUID, b"[]"))
         self.assertLessEqual(spied[0].reads, AT_ONCE + 2 + (sender.seconds() - began) / REST)
