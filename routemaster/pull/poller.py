@@ -38,6 +38,11 @@ class Answer:
     count: int = 0  #: events in the answer
     traces: Sequence[bytes] = ()  #: see `TracedBatch`
 
+    @property
+    def size(self) -> int:
+        """Bytes of memory."""
+        return len(self.events)
+
 
 @define(eq=False)
 class _Poll:

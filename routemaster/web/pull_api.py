@@ -5,7 +5,7 @@ A monitor may look at the events, but acknowledges none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -21,11 +21,13 @@ from routemaster.validation import check_cursor, shown
 from routemaster.web.access import CLIENTS, MONITORS, Access
 from routemaster.web.auth import Principal
 from routemaster.web.completion import complete
+from routemaster.web.http_server.body_writer import PART, Body
 from routemaster.web.query import integer, parameters
 from routemaster.web.responses import no_content, ready_json
 from routemaster.web.subscribers import Subscribers
 from routemaster.web.subscription_api import Route, own_and_named
 
+_BEGIN = b'{"events":'
 #: nothing on the way may keep events back
 _STREAM_HEADERS = (
     (b"Content-Type", b"text/event-stream"), (b"Cache-Control", b"no-store"), (b"X-Accel-Buffering", b"no"),
@@ -46,7 +48,7 @@ class PullApi:
             *own_and_named("/stream", "GET", self.stream),
         ]
 
-    def events(self, request: Any, name: str | None = None) -> Deferred[bytes]:
+    def events(self, request: Any, name: str | None = None) -> Deferred[bytes | Body]:
         """GET /subscription/events"""
         # no coroutine of this handler waits with the poll: that would take a kilobyte for each
         return Deferred.fromCoroutine(self._begin(request, name)).addCallback(self._wait, request)
@@ -62,7 +64,7 @@ class PullApi:
         request.extend(wait)
         return state, most, wait
 
-    def _wait(self, poll: tuple[SubscriberState, int | None, float], request: Any) -> Deferred[bytes]:
+    def _wait(self, poll: tuple[SubscriberState, int | None, float], request: Any) -> Deferred[bytes | Body]:
         return self._pull.poll(*poll).addCallback(_answer, request)
 
     async def acknowledge(self, request: Any, name: str | None = None) -> bytes:
@@ -109,8 +111,24 @@ class PullApi:
             raise HasCallback(f"{error}; {names} cannot be given") from None
 
 
-def _answer(answer: Answer, request: Any) -> bytes:
+def _answer(answer: Answer, request: Any) -> bytes | Body:
     if request.span is not None:
         request.span.pulled(answer.count, answer.traces)
-    body = b'{"events":%b,"cursor":"%b","queued":%d}'
-    return ready_json(request, body % (answer.events, answer.cursor.encode(), answer.queued))
+    end = b',"cursor":"%b","queued":%d}' % (answer.cursor.encode(), answer.queued)
+    if answer.size > PART:
+        return ready_json(request, _LongAnswer(answer, end))
+    return ready_json(request, _BEGIN + answer.events + end)
+
+
+class _LongAnswer:
+    """A `body_writer.Body`: a poll's answer is not copied for each of the polls that get it."""
+
+    def __init__(self, answer: Answer, end: bytes) -> None:
+        self.source, self._end = answer, end
+        self.length = len(_BEGIN) + answer.size + len(end)
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield _BEGIN
+        for start in range(0, self.source.size, PART):
+            yield self.source.events[start : start + PART]
+        yield self._end

@@ -6,7 +6,7 @@ The body of an error is `{"error": "<message>"}`; one of Redis adds
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.python.failure import Failure
 
@@ -30,6 +30,8 @@ from routemaster.web.http_server.body_reader import RETRY_AFTER
 from routemaster.web.http_server.body_writer import Body
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.listing import Listing
+
+AnyBody = TypeVar("AnyBody", bytes, Body)
 
 
 class Unauthorized(RoutemasterError):
@@ -68,7 +70,7 @@ def json_answer(request: Any, value: object, status: int = 200) -> bytes:
     return strict_json.encode(value)
 
 
-def ready_json(request: Any, body: bytes) -> bytes:
+def ready_json(request: Any, body: AnyBody) -> AnyBody:
     """The body of an answer that is JSON already; sets status and Content-Type."""
     _json_head(request, 200)
     return body

@@ -175,6 +175,27 @@ class WaitingTests(PullCase):
         [again] = self.wire.send(request("GET", f"{EVENTS}?ack={answer['cursor']}", b"", basic(A)))
         self.assertEqual(json.loads(again.body)["events"], [])
 
+    def test_long(self) -> None:
+        """A long answer is written in parts; polls that are answered together share its events."""
+        connections, sources, begin = [], list[Any](), self.wire.site.writer.begin
+
+        def spy(request: Any, head: bytes, body: Any) -> None:
+            sources.append(body.source)
+            begin(request, head, body)
+
+        self.expect(204, "POST", "/subscription", {"topics": ["cats"], "max": 1000})
+        self.patch(self.wire.site.writer, "begin", spy)
+        for _ in range(3):
+            self.begin_poll("?wait=60000&max=1000")
+            connections.append(self.wire.transport)
+        self.done(self.store.store.publish("cats", A, [FRAGMENT] * 1000))
+        self.clock.advance(0)
+        self.assertEqual(len(sources), 3)
+        self.assertTrue(all(source is sources[0] for source in sources))
+        self.wire.pass_time(1)
+        for self.wire.transport in connections:
+            self.assertEqual(len(self.finish()["events"]), 1000)
+
     def test_end(self) -> None:
         """It is answered empty when its wait ends."""
         self.begin_poll("?wait=1500")

@@ -38,7 +38,9 @@ READ_CHECK = 5.0         #: seconds between two looks whether the client of an o
 class Source(Protocol):
     """What the parts of an answer are made from; shared by several answers."""
 
-    size: int  #: bytes of memory
+    @property
+    def size(self) -> int:
+        """Bytes of memory."""
 
 
 class Body(Protocol):
