@@ -192,7 +192,7 @@ class BusClient:
                 late.cancel()
 
     def _error(self, error: Exception, method: str) -> Exception:
-        """What is told of an error of `_exchange`."""
+        """The exception that callers get for an error of `_exchange`."""
         if isinstance(error, BusError):
             error.unknown = error.unknown or (method != "GET" and not error.status)
             return error

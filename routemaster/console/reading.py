@@ -61,7 +61,7 @@ WRONG = (KeyError, IndexError, TypeError, ValueError, AttributeError, Arithmetic
 
 
 def lacking(error: Exception) -> BadAnswer:
-    """What is told of one of `WRONG`."""
+    """The exception that callers get for one of `WRONG`."""
     text = " ".join(f"{type(error).__name__} {error}".split())
     return BadAnswer(f"the answer lacks what the API promises: {text[:200]}")
 
