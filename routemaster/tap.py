@@ -20,8 +20,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from twisted.logger import Logger
-
 from routemaster.config import OPTIONS, Config, help_texts, load
 from routemaster.daemon.assembly import check_tracing
 from routemaster.daemon.process_title import own_number, set_title, title
@@ -32,7 +30,6 @@ from routemaster.process import Process
 from routemaster.twistd_command import Command, dropped_lines, reopen_log
 
 _HELP = help_texts()
-_log = Logger()
 
 
 class Options(Command):
