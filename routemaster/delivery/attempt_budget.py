@@ -7,26 +7,27 @@ costs several times as much, most of it later, for the handshake: fewer of these
 that are connected do not wait for them. So receivers that fail, or close each connection, do not
 delay the others.
 
-*Bytes.* A body is held until its attempt ends, and receivers may read slowly. The
-first body may take an eighth of all. As bytes get scarce, the largest body
-shrinks with the square of what is left: a hundred receivers that hang leave room
-for others, and small bodies still get through at once. Who finds nothing left
-waits.
+*Reads.* A few at a time read the events for their batches: `ReadTurns`. Large batches take many reads and some
+milliseconds; they have turns of their own, so that small ones do not wait for them.
+
+*Bytes.* A body is held until its attempt ends, and receivers may read slowly: `ByteBudget`.
 """
 
 from __future__ import annotations
 
 from collections import deque
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
+from routemaster.delivery.batch import PIECE
 from routemaster.interfaces import Clock
+from routemaster.util.byte_budget import ByteBudget
+from routemaster.util.read_turns import ReadTurns
 
 STARTS = 8           #: in one iteration of the reactor, of those that are connected
 CONNECTS = 2         #: the same, of the others
+LARGE_READS = 2      #: batches of several reads that are read at the same time
 LIMITS = {True: STARTS, False: CONNECTS}
-PART = 8             #: one body gets at most this part of all
-SMALLEST = 8 * 1024  #: bytes that a body may have, however little is left, as long as there are so many
 
 
 class AttemptBudget:
@@ -35,12 +36,16 @@ class AttemptBudget:
     def __init__(self, clock: Clock, most: int) -> None:
         """`most`: bytes of all bodies."""
         self._clock = clock
-        self._most = self._free = most
+        self._bytes = ByteBudget(most)
+        self._small_reads, self._large_reads = ReadTurns(clock), ReadTurns(clock, LARGE_READS)
         # by whether they are connected
         self._started = {True: 0, False: 0}  # in this iteration
         self._to_start: dict[bool, deque[Deferred[None]]] = {True: deque(), False: deque()}
         self._ticking = False  # whether the next iteration will be noticed
-        self._for_bytes: deque[Deferred[None]] = deque()
+
+    def reads(self, events: int) -> ReadTurns:
+        """The turns at reading a batch of so many events."""
+        return self._small_reads if events <= PIECE else self._large_reads
 
     async def reserve(self, wanted: int, connected: bool = True) -> int:
         """Wait until an attempt may start; reserves the `wanted` bytes, or fewer as they get scarce.
@@ -48,10 +53,15 @@ class AttemptBudget:
         `connected`: whether it needs no new connection. Can be cancelled.
         """
         await self._start(connected)
-        while (share := self._share(wanted)) > self._free < self._most:
-            await _wait_in(self._for_bytes)
+        reserved = self._bytes.reserve(wanted)
+        if reserved.called:
+            return await reserved
+        share = await reserved
+        try:
             await self._start(connected)
-        self._free -= share
+        except CancelledError:
+            self.release(share)
+            raise
         return share
 
     async def _start(self, connected: bool) -> None:
@@ -60,12 +70,10 @@ class AttemptBudget:
             self._ticking = True
             self._clock.callLater(0, self._next_iteration)
         if self._started[connected] >= LIMITS[connected] or self._to_start[connected]:
-            await _wait_in(self._to_start[connected])
+            turn: Deferred[None] = Deferred()
+            self._to_start[connected].append(turn)
+            await turn
         self._started[connected] += 1
-
-    def _share(self, wanted: int) -> int:
-        free = max(0, self._free)
-        return min(wanted, max(free * free // (PART * self._most), SMALLEST))
 
     def _next_iteration(self) -> None:
         self._started = {True: 0, False: 0}
@@ -75,23 +83,10 @@ class AttemptBudget:
                 self._ticking = True
                 self._clock.callLater(0, self._next_iteration)
             while waiting and self._started[connected] < LIMITS[connected]:
-                _fire(waiting.popleft())
+                turn = waiting.popleft()
+                if not turn.called:  # otherwise it was cancelled
+                    turn.callback(None)
 
     def release(self, reserved: int) -> None:
-        """Give bytes back; fewer than 0 take more, for a single event that is larger than what was reserved."""
-        self._free += reserved
-        waiting, self._for_bytes = self._for_bytes, deque()
-        for each in waiting:
-            _fire(each)
-
-
-def _wait_in(queue: deque[Deferred[None]]) -> Deferred[None]:
-    waiting: Deferred[None] = Deferred()
-    queue.append(waiting)
-    return waiting
-
-
-def _fire(waiting: Deferred[None]) -> None:
-    """End a wait, unless it was cancelled."""
-    if not waiting.called:
-        waiting.callback(None)
+        """See `ByteBudget.release`."""
+        self._bytes.release(reserved)

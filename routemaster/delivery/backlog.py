@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from math import inf
 
-from routemaster.delivery.batch import PIECE, Batch, Limits, oldest_entries
+from routemaster.delivery.batch import PIECE, Batch, Batches, Limits, oldest_entries
 from routemaster.delivery.clock_offset import ClockOffset
 from routemaster.delivery.filling import Filling
 from routemaster.delivery.log_cache import Entry, LogCache
@@ -29,7 +29,7 @@ class Backlog:
 
     def __init__(
         self, subscriber: str, store: Store, cache: LogCache, index: WakeupIndex, clock: Clock,
-        offset: ClockOffset, batches: type[Batch] = Batch,
+        offset: ClockOffset, batches: Batches,
     ) -> None:  # fmt: skip
         self._batches = batches
         self._subscriber, self._store, self._cache, self._index = subscriber, store, cache, index

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from heapq import heappop, heappush, heapreplace
 from math import inf
+from operator import itemgetter
+from weakref import WeakValueDictionary
 
 from attrs import frozen
 
@@ -18,6 +20,7 @@ from routemaster.model import EventID, Span
 from routemaster.traces import Traced, is_sampled
 
 PIECE = 256  #: events that are asked for at once
+LARGE = 64    #: events from which on it is worth it to look for a batch with the same ones
 MOST_TRACES = 128  #: of one batch: as many links as OpenTelemetry's default limit of a span
 
 
@@ -44,10 +47,14 @@ class Batch:
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> Batch:
         """One JSON array of the entries, of which there is at least one."""
-        starts = {topic: entry_id for topic, entry_id, _ in reversed(entries)}
-        ends = {topic: entry_id for topic, entry_id, _ in entries}
-        body = b"[%s]" % b",".join([entry[2] for entry in entries])
-        return cls(body, len(entries), entries[0][1], entries[-1][1], starts, ends)
+        first, last = entries[0], entries[-1]
+        if _are_of_one_log(entries):
+            starts, ends = {first[0]: first[1]}, {last[0]: last[1]}
+        else:
+            starts = {topic: entry_id for topic, entry_id, _ in reversed(entries)}
+            ends = {topic: entry_id for topic, entry_id, _ in entries}
+        body = b"[%b]" % b",".join([entry[2] for entry in entries])
+        return cls(body, len(entries), first[1], last[1], starts, ends)
 
 
 @frozen
@@ -71,6 +78,29 @@ class TracedBatch(Batch):
                     break
         traces = tuple(found) or other
         return cls(batch.body, batch.events, batch.first, batch.last, batch.starts, batch.ends, traces)
+
+
+class Batches:
+    """Makes batches, and those that hold the same events once, as long as one of them is in use."""
+
+    def __init__(self, kind: type[Batch] = Batch) -> None:
+        self._kind = kind
+        self._large: WeakValueDictionary[tuple[str, EventID, EventID], Batch] = WeakValueDictionary()
+
+    def of(self, entries: Sequence[Entry]) -> Batch:
+        """See `Batch.of`."""
+        (topic, first, _), (_, last, _), count = entries[0], entries[-1], len(entries)
+        # as many events of one log as lie between two IDs are always the same ones
+        if count < LARGE or last.n - first.n + 1 != count or not _are_of_one_log(entries):
+            return self._kind.of(entries)
+        batch = self._large.get((topic, first, last))
+        if batch is None:
+            batch = self._large[topic, first, last] = self._kind.of(entries)
+        return batch
+
+
+def _are_of_one_log(entries: Sequence[Entry]) -> bool:
+    return len(set(map(itemgetter(0), entries))) == 1
 
 
 class _Source:

@@ -275,7 +275,8 @@ class Courier:
         """The batch to send; None if there is no reason for an attempt any more, because the turn came late."""
         if not (self._may_send() and self._due.is_now(self._clock.seconds())):
             return None
-        batch = await (self._parked_batch(attempt) if self._due.retried else self._oldest_batch(most_bytes))
+        async with self._budget.reads(min(self._backlog.count(), self._due.most)):
+            batch = await (self._parked_batch(attempt) if self._due.retried else self._oldest_batch(most_bytes))
         attempt.began = self._clock.seconds()
         if batch is None or not self._may_send():
             return None

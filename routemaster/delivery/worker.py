@@ -25,7 +25,7 @@ from twisted.logger import Logger
 from routemaster.delivery.attempt_budget import AttemptBudget
 from routemaster.delivery.attempt_log import Allowances, AttemptLog, TracedAttemptLog, log_suppressed
 from routemaster.delivery.backlog import Backlog
-from routemaster.delivery.batch import Batch, TracedBatch
+from routemaster.delivery.batch import Batch, Batches, TracedBatch
 from routemaster.delivery.clock_offset import ClockOffset
 from routemaster.delivery.courier import Courier
 from routemaster.delivery.decision import Rules
@@ -59,7 +59,7 @@ class Worker:
 
         `ordered_hints`: as for `WakeupIndex`. `tracer` makes each attempt a span.
         """
-        self._tracer, self._batches = tracer, Batch if tracer is None else TracedBatch
+        self._tracer, self._batches = tracer, Batches(Batch if tracer is None else TracedBatch)
         self._name, self._store, self._sender, self._clock = name, store, sender, clock
         self._random, self._rules, self._meter = random, rules, meter
         self._index, self._offset, self._allowances = WakeupIndex(ordered_hints), ClockOffset(), Allowances()

@@ -2,7 +2,8 @@
 
 One loop serves them all: it looks, answers what is due and what has waited long enough, and sleeps until
 a wake-up, a hint or the next deadline. So polls that wait together get the same answer, and a waiting poll
-costs no call to the store. Each answer is read behind cursors that were read after its request came.
+costs no call to the store. Each answer is read behind cursors that were read after its request came, in
+one of the turns of all pollers; what it holds until it is sent counts in their budget.
 
 An answer acknowledges nothing: until the client sends its cursor, the same events come again.
 """
@@ -24,19 +25,41 @@ from routemaster.delivery.log_cache import Entry
 from routemaster.errors import RoutemasterError
 from routemaster.model import EventID
 from routemaster.pull.reading import Reading, Shared
+from routemaster.util.byte_budget import ByteBudget
 
 MOST_WAITING = 100  #: polls of one client in one process
 
 
+@define(eq=False)
+class Hold:
+    """What an answer takes of the budget until it is sent to all the polls that get it."""
+
+    budget: ByteBudget
+    size: int
+    polls: int
+
+    def sent(self) -> None:
+        """It is sent to one of them, or cannot be."""
+        self.polls -= 1
+        if not self.polls:
+            self.budget.release(self.size)
+
+
 @frozen
 class Answer:
-    """What a poll is answered."""
+    """What a poll is answered; `sent` is to be called when it is, or the client has disconnected."""
 
     events: bytes  #: a JSON array
     cursor: str    #: acknowledges them
     queued: int    #: events that wait, these included
     count: int = 0  #: events in the answer
     traces: Sequence[bytes] = ()  #: see `TracedBatch`
+    hold: Hold | None = None
+
+    def sent(self) -> None:
+        """See above."""
+        if self.hold is not None:
+            self.hold.sent()
 
     @property
     def size(self) -> int:
@@ -55,15 +78,16 @@ class Poller:
     """See above. It ends when no poll is left."""
 
     # thousands may wait
-    __slots__ = ("_batches", "_clock", "_on_end", "_polls", "_running", "_turns", "_wait", "reading")
+    __slots__ = ("_on_end", "_polls", "_reserving", "_room", "_running", "_shared", "_wait", "reading")
 
     def __init__(self, state: SubscriberState, shared: Shared, on_end: Callable[[Poller], None]) -> None:
         """`state`: as just read, of a pulled subscription; `on_end` is called when no poll is left."""
         self.reading = Reading(state, shared, self)
-        self._clock, self._turns, self._on_end = shared.clock, shared.turns, on_end
-        self._batches = shared.batches
+        self._shared, self._on_end = shared, on_end
         self._polls: list[_Poll] = []
         self._wait = Wait(shared.clock)
+        self._room = 0  # bytes reserved for the next answer
+        self._reserving: Deferred[int] | None = None  # waits for them
         self._running: Deferred[None] | None = None
 
     @property
@@ -76,7 +100,7 @@ class Poller:
 
         It fails with StoreUnavailable, NotSubscribed or HasCallback; cancelling it gives the poll up.
         """
-        poll = _Poll(most, self._clock.seconds() + wait)
+        poll = _Poll(most, self._shared.clock.seconds() + wait)
         poll.answer = Deferred(lambda _: self._give_up(poll))
         self._polls.append(poll)
         self.reading.moved()
@@ -94,7 +118,7 @@ class Poller:
         """A log has grown; see `wakeup_index.Waiter`."""
         self.reading.backlog.grown(topic, first, was_empty=False)
         self.reading.moved()
-        self._turns.add(self._wait.end)
+        self._shared.turns.add(self._wait.end)
 
     def moved(self) -> None:
         """Positions have changed: look before the next answer."""
@@ -123,14 +147,18 @@ class Poller:
         error: Exception | None = None
         try:
             while self._polls:
-                polls, fresh = list(self._polls), not self.reading.is_current
-                await self.reading.look()
-                until = await self._answer(polls, fresh)
+                async with self._shared.turns:
+                    polls, fresh = list(self._polls), not self.reading.is_current
+                    await self.reading.look()
+                    until = await self._answer(polls, fresh)
+                    self._give_back()
                 if self._polls and self.reading.is_current:
                     self.reading.wake_when(min(poll.most for poll in self._polls))
-                    await self._wait.wait(Reason.EVENTS, until - self._clock.seconds())
+                    seconds = None if until == inf else until - self._shared.clock.seconds()
+                    await self._wait.wait(Reason.EVENTS, seconds)
         except Exception as raised:
             error = raised
+        self._give_back()
         self.reading.close()
         self._on_end(self)
         polls, self._polls = self._polls, []
@@ -141,7 +169,7 @@ class Poller:
     async def _answer(self, polls: Sequence[_Poll], fresh: bool) -> float:
         """Answer those of the polls that are due; returns when the next is, by the clock here.
 
-        `fresh`: whether positions were read since the polls came.
+        Infinite: when something else happens. `fresh`: whether positions were read since the polls came.
         """
         times = [inf]
         for most in {poll.most for poll in polls}:
@@ -150,23 +178,56 @@ class Poller:
                 if not fresh:
                     self.reading.moved()
                     return inf
-                if events := await self.reading.next_events(most, self.reading.most_bytes):
-                    answer = self._answer_of(events)
-                    for poll in polls:
-                        if poll.most == most:
-                            self._end(poll, answer)
+                if not (room := self._reserve()):
+                    return inf
+                if await self._answer_with_events([poll for poll in polls if poll.most == most], most, room):
                     continue
                 step = await self.reading.step(most)
             if step.until is not None:
                 times.append(step.until)
-        now = self._clock.seconds()
+        now = self._shared.clock.seconds()
         for poll in polls:
             if poll.until <= now:
                 self._end(poll)
         return min([*times, *(poll.until for poll in self._polls)])
 
-    def _answer_of(self, events: Sequence[Entry]) -> Answer:
-        batch, backlog = self._batches.of(events), self.reading.backlog
+    def _reserve(self) -> int:
+        """Bytes for an answer; 0: there are none, and the loop goes on when there are."""
+        if not self._room and self._reserving is None:
+            self._reserving = self._shared.budget.reserve(self.reading.most_bytes)
+            self._reserving.addCallback(self._reserved)  # perhaps at once
+        room, self._room = self._room, 0
+        return room
+
+    def _reserved(self, room: int) -> int:
+        self._reserving, self._room = None, room
+        self._wait.end()
+        return room
+
+    def _give_back(self) -> None:
+        """Keep no bytes for an answer that is not due, and wait for none if there is no poll."""
+        room, self._room = self._room, 0
+        self._shared.budget.release(room)
+        if self._reserving is not None and not self._polls:
+            self._reserving.addErrback(lambda _: None).cancel()
+            self._reserving = None
+
+    async def _answer_with_events(self, polls: Sequence[_Poll], most: int, room: int) -> bool:
+        """Answer these polls with at most so many events, of so many bytes; false if there are none."""
+        hold = Hold(self._shared.budget, 0, len(polls))
+        try:
+            if not (events := await self.reading.next_events(most, room)):
+                return False
+            answer = self._answer_of(events, hold)
+            hold.size = answer.size
+        finally:
+            hold.budget.release(room - hold.size)
+        for poll in polls:
+            self._end(poll, answer)
+        return True
+
+    def _answer_of(self, events: Sequence[Entry], hold: Hold) -> Answer:
+        batch, backlog = self._shared.batches.of(events), self.reading.backlog
         places = []
         for topic, last in batch.ends.items():
             place = backlog.place(topic, batch.starts[topic])
@@ -174,7 +235,7 @@ class Poller:
             places.append(place)
         cursor, queued = self.reading.tokens.encode(places), max(batch.events, backlog.count())
         traces = batch.traces if isinstance(batch, TracedBatch) else ()
-        return Answer(batch.body, cursor, queued, batch.events, traces)
+        return Answer(batch.body, cursor, queued, batch.events, traces, hold)
 
     def _end(self, poll: _Poll, answer: Answer | None = None) -> None:
         """Answer a poll, with an empty list if there is no `answer`; nothing if it has its answer."""
@@ -182,6 +243,8 @@ class Poller:
             self._polls.remove(poll)
             empty = Answer(b"[]", self.reading.tokens.encode(()), self.reading.backlog.count())
             poll.answer.callback(answer or empty)
+        elif answer is not None:
+            answer.sent()
 
     def _give_up(self, poll: _Poll) -> None:
         """Its client has disconnected."""

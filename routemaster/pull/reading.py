@@ -13,7 +13,7 @@ from attrs import evolve, field, frozen
 
 from routemaster.administration import SubscriberState
 from routemaster.delivery.backlog import Backlog
-from routemaster.delivery.batch import Batch
+from routemaster.delivery.batch import Batches
 from routemaster.delivery.clock_offset import ClockOffset
 from routemaster.delivery.decision import Facts, State, Step, decide
 from routemaster.delivery.log_cache import Entry, LogCache
@@ -22,8 +22,10 @@ from routemaster.errors import HasCallback
 from routemaster.interfaces import Clock, Position, Store
 from routemaster.model import Cursor, EventID, Span
 from routemaster.pull.cursor_token import MOST_TOPICS, CursorTokens, Place
-from routemaster.pull.turns import Turns
+from routemaster.util.byte_budget import ByteBudget
+from routemaster.util.read_turns import ReadTurns
 
+ANSWERS = 32 * 1024 * 1024  #: bytes of the answers to polls that are under way
 MISSING_PAUSE = 5.0  #: seconds between reads of events that are missing in the store
 
 
@@ -36,9 +38,10 @@ class Shared:
     index: WakeupIndex
     cache: LogCache
     max_bytes: int  #: of one answer's events, if the subscription does not say it
-    turns: Turns
+    turns: ReadTurns
+    budget: ByteBudget = field(factory=lambda: ByteBudget(ANSWERS))
     offset: ClockOffset = field(factory=ClockOffset)
-    batches: type[Batch] = Batch
+    batches: Batches = field(factory=Batches)
 
 
 def check_pulled(state: SubscriberState) -> SubscriberState:
@@ -52,7 +55,9 @@ class ReadAhead(Backlog):
     """A backlog without the events that are on their way to the client."""
 
     def __init__(self, subscriber: str, shared: Shared) -> None:
-        super().__init__(subscriber, shared.store, shared.cache, shared.index, shared.clock, shared.offset)
+        super().__init__(
+            subscriber, shared.store, shared.cache, shared.index, shared.clock, shared.offset, shared.batches
+        )
         self.places: dict[str, Place] = {}  #: by topic, what was sent and is not acknowledged
         self.unacknowledged = 0             #: how many events that are
 

@@ -13,7 +13,7 @@ from functools import partial
 from twisted.internet.defer import Deferred
 
 from routemaster.administration import Ack, SubscriberState
-from routemaster.delivery.batch import Batch, TracedBatch
+from routemaster.delivery.batch import Batch, Batches, TracedBatch
 from routemaster.delivery.log_cache import LogCache
 from routemaster.delivery.wakeup_index import WakeupIndex
 from routemaster.hints import Acknowledged, Hint, SubscriptionChanged, TopicGrew
@@ -23,8 +23,8 @@ from routemaster.pull.cursor_token import CursorTokens
 from routemaster.pull.poller import Answer, Poller
 from routemaster.pull.reading import Shared, check_pulled
 from routemaster.pull.stream import Stream
-from routemaster.pull.turns import Turns
 from routemaster.traces import traced_with_id
+from routemaster.util.read_turns import ReadTurns
 
 
 class PullService:
@@ -41,9 +41,9 @@ class PullService:
         self._store, self._clock = store, clock
         self._index = WakeupIndex(ordered_hints)
         self._cache = LogCache(store, traced_with_id if traces else with_id)
-        batches = TracedBatch if traces else Batch
+        batches = Batches(TracedBatch if traces else Batch)
         self._shared = Shared(
-            store, clock, self._index, self._cache, max_bytes, Turns(clock), batches=batches
+            store, clock, self._index, self._cache, max_bytes, ReadTurns(clock), batches=batches
         )
         self._pollers: dict[str, Poller] = {}
         self._streams: dict[str, dict[str, Stream]] = {}  #: by subscriber and reader
@@ -69,7 +69,8 @@ class PullService:
 
     async def state(self, subscriber: str) -> SubscriberState:
         """What is stored about a pulled subscription. Raises StoreUnavailable, NotSubscribed, HasCallback."""
-        return check_pulled(await self._store.state(subscriber))
+        async with self._shared.turns:
+            return check_pulled(await self._store.state(subscriber))
 
     async def acknowledge(self, state: SubscriberState, cursor: str) -> None:
         """Acknowledge what a cursor says; an older one changes nothing. Raises Invalid, StoreUnavailable."""

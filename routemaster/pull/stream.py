@@ -132,7 +132,10 @@ class Stream:
     async def _run(self) -> None:
         while not self._ended:
             try:
-                await self._next_step()
+                async with self._turns:
+                    until = await self._next_step()
+                if until is not None and not self._ended:
+                    await self._wait.wait(Reason.EVENTS, until - self._clock.seconds())
             except StoreUnavailable:
                 await self._wait.wait(Reason.STORE, STORE_RETRY)
             except (NotSubscribed, HasCallback) as error:
@@ -144,8 +147,8 @@ class Stream:
         self.reading.close()
         self._on_end(self)
 
-    async def _next_step(self) -> None:
-        """Do one thing, or wait until there is one to do."""
+    async def _next_step(self) -> float | None:
+        """Do one thing; if there is none to do, when to look again, by the clock here."""
         reading, now = self.reading, self._clock.seconds()
         if now >= self._comment_at:
             self._comment(now)
@@ -157,8 +160,9 @@ class Stream:
                 reading.subscriber, [place.ack() for place in reading.backlog.places.values()]
             )
             reading.moved()
-        elif (until := await self._send_due()) is not None:
-            await self._wait.wait(Reason.EVENTS, until - now)
+        else:
+            return await self._send_due()
+        return None
 
     def _comment(self, now: float) -> None:
         self._comment_at = now + COMMENT_INTERVAL

@@ -28,6 +28,7 @@ from routemaster.sender.target import BadCallback, Target
 from routemaster.sender.tls import ClientCertificate, TLSTrust
 from routemaster.sender.treq_agent import http_client
 from routemaster.sender.trial import TrialExchange
+from routemaster.util.work_queue import WorkQueue
 
 PACE = 0.02  #: seconds between attempts to subscribers whose last attempt failed, and a few that had none
 LONG = 0.5   #: seconds after which an attempt leaves its place to others that wait
@@ -84,6 +85,7 @@ class TreqSender:
         self.under_way: dict[Turn, None] = {}  #: oldest first
         self.claims: Counter[Key] = Counter()  #: idle connections that turns count on
         self._client = http_client(self.pool)
+        self._writing = WorkQueue(reactor)
         self._targets: dict[tuple[str, str | None], Target] = {}  # oldest first
         self._exchanges: set[Exchange] = set()
 
@@ -103,7 +105,7 @@ class TreqSender:
         if self.queue.closed:
             return STOPPING
         exchange = Exchange(
-            self._client, self._reactor, self._timeout, self._acknowledging, target, body, attempt
+            self._client, self._reactor, self._writing, self._timeout, self._acknowledging, target, body, attempt
         )
         self._exchanges.add(exchange)
         try:
@@ -131,7 +133,9 @@ class TreqSender:
             return Trial(Outcome(Verdict.FAILED, error=one_line(str(fault))), 0.0, "", "")
         if signing is not None:
             target = target.signed(signing, body)
-        trial = TrialExchange(self._client, self._reactor, self._timeout, self._acknowledging, target, body, 1)
+        trial = TrialExchange(
+            self._client, self._reactor, self._writing, self._timeout, self._acknowledging, target, body, 1
+        )
         self._exchanges.add(trial)
         try:
             return await trial.run()
@@ -158,6 +162,7 @@ class TreqSender:
                 timer.cancel()
         for exchange in tuple(self._exchanges):
             exchange.fail(Failure(QueueClosed()))
+        self._writing.stop()
         self._dns.close()
         await self.pool.close()
 

@@ -35,6 +35,7 @@ from routemaster.sender.connection import Connection
 from routemaster.sender.failure_reasons import MALFORMED, DeliveryError, explain, is_closed, one_line
 from routemaster.sender.target import Target
 from routemaster.sender.treq_agent import NO_COOKIES
+from routemaster.util.work_queue import WorkQueue
 
 MAX_BODY = 65536  #: bytes of an answer's body that are read
 MAX_WIRE = 2 * 65536  #: bytes of an answer that are read, its head and the sizes of its chunks included
@@ -68,11 +69,16 @@ class Exchange(Protocol):
     """
 
     def __init__(
-        self, client: HTTPClient, reactor: Any, timeout: float, acknowledging: Acknowledging, target: Target,
-        body: bytes, attempt: int,
+        self, client: HTTPClient, reactor: Any, writing: WorkQueue, timeout: float,
+        acknowledging: Acknowledging, target: Target, body: bytes, attempt: int,
     ) -> None:  # fmt: skip
-        """`timeout`: seconds for the whole exchange; `attempt`: its number, from 1, for the server."""
-        self._client, self._reactor, self._timeout = client, reactor, timeout
+        """
+        Args:
+            writing: the writing of all bodies, a little of it in each turn of the reactor.
+            timeout: seconds for the whole exchange.
+            attempt: its number, from 1, for the server.
+        """
+        self._client, self._reactor, self._writing, self._timeout = client, reactor, writing, timeout
         self.target, self.attempt = target, attempt
         self._acknowledging = acknowledging
         self._body = body
@@ -137,10 +143,15 @@ class Exchange(Protocol):
     def startProducing(self, consumer: Any) -> Deferred[None]:
         self._consumer, self._paused, self._sent = consumer, False, 0
         self._all_sent = all_sent = Deferred[None]()
-        self._produce()
+        if self.length <= PIECE:
+            self._produce()
+        else:
+            self._writing.run(self._produce)
         return all_sent
 
     def _produce(self) -> None:
+        if self._ended:
+            return
         while not self._paused and self._sent < self.length:
             piece = self._body[self._sent : self._sent + PIECE]
             self._sent += len(piece)  # before the write, which may end in a call of `resumeProducing`
@@ -155,7 +166,7 @@ class Exchange(Protocol):
     def resumeProducing(self) -> None:
         if not self._ended:
             self._paused = False
-            self._produce()
+            self._writing.run(self._produce)
 
     def stopProducing(self) -> None:
         self._paused = True

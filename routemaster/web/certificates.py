@@ -36,8 +36,8 @@ from zope.interface.declarations import implementer
 
 from routemaster.errors import ConfigError
 from routemaster.util.key_pair import KeyPair, ReloadablePair
+from routemaster.util.work_queue import WorkQueue
 from routemaster.web.http_server.tls_transport import ServerTLS
-from routemaster.web.http_server.work_queue import WorkQueue
 
 VALID_FOR = timedelta(days=397)  #: browsers accept at most 398 days
 RENEW_BEFORE = timedelta(days=30)  #: the certificate expires

@@ -115,8 +115,10 @@ def _answer(answer: Answer, request: Any) -> bytes | Body:
     if request.span is not None:
         request.span.pulled(answer.count, answer.traces)
     end = b',"cursor":"%b","queued":%d}' % (answer.cursor.encode(), answer.queued)
-    if answer.size > PART:
+    if answer.size > PART and not request.over:
+        request.notifyFinish().addBoth(lambda _: answer.sent())
         return ready_json(request, _LongAnswer(answer, end))
+    answer.sent()
     return ready_json(request, _BEGIN + answer.events + end)
 
 

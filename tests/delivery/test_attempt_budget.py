@@ -9,7 +9,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.delivery.attempt_budget import CONNECTS, SMALLEST, STARTS, AttemptBudget
+from routemaster.delivery.attempt_budget import CONNECTS, LARGE_READS, STARTS, AttemptBudget
+from routemaster.delivery.batch import PIECE
+from routemaster.util.byte_budget import SMALLEST
 
 MIB = 1024 * 1024
 
@@ -140,3 +142,17 @@ class AttemptBudgetTests(SynchronousTestCase):
             self.successResultOf(each)
         iterate()
         self.assertEqual(iteration, [])
+
+    def test_reads(self) -> None:
+        """Large batches have turns of their own: a small one is read though many large ones wait."""
+        reading, begun = Deferred[None](), list[int]()
+
+        async def read(events: int) -> None:
+            async with self.budget.reads(events):
+                begun.append(events)
+                await reading
+
+        for _ in range(10):
+            Deferred.fromCoroutine(read(PIECE + 1))
+        Deferred.fromCoroutine(read(PIECE))
+        self.assertEqual(begun, LARGE_READS * [PIECE + 1] + [PIECE])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from math import inf
 
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.delivery.batch import Batch, Limits, oldest_entries
-from routemaster.delivery.log_cache import LogCache
+from routemaster.delivery.batch import LARGE, Batch, Batches, Limits, TracedBatch, oldest_entries
+from routemaster.delivery.log_cache import Entry, LogCache
 from routemaster.model import EventID, Span
 from tests.delivery.test_log_cache import Log, event
 
@@ -112,3 +113,43 @@ class BatchTests(SynchronousTestCase):
         starts, ends = {"a": event(1), "b": event(2)}, {"a": event(3), "b": event(2)}
         batch = Batch.of([("a", event(1), b"{1}"), ("b", event(2), b"{2}"), ("a", event(3), b"{3}")])
         self.assertEqual(batch, Batch(b"[{1},{2},{3}]", 3, event(1), event(3), starts, ends))
+
+
+class BatchesTests(SynchronousTestCase):
+    """Batches of the same events are one object, as long as it is in use."""
+
+    def entries(self, count: int, topic: str = "cats", first: int = 1) -> list[Entry]:
+        return [(topic, event(number), b"{%d}" % number) for number in range(first, first + count)]
+
+    def test_same(self) -> None:
+        """The same large number of events of one log make one batch, which is kept no longer than it is used."""
+        batches = Batches()
+        one = batches.of(self.entries(LARGE))
+        self.assertIs(batches.of(self.entries(LARGE)), one)
+        self.assertEqual(one, Batch.of(self.entries(LARGE)))
+        del one
+        gc.collect()
+        self.assertEqual(len(batches._large), 0)
+
+    def test_others(self) -> None:
+        """Events of another topic, other events, events with gaps, of several topics, or few, make their own."""
+        batches, entries = Batches(), self.entries(LARGE)
+        one = batches.of(entries)
+        middle = LARGE // 2
+        for others in (
+            self.entries(LARGE, "dogs"), self.entries(LARGE, first=2), self.entries(LARGE + 1),
+            [*entries[:middle], *self.entries(1, "dogs"), *entries[middle + 1 :]],
+            [*entries[:middle], *entries[middle + 1 :]],
+        ):  # fmt: skip
+            found = batches.of(others)
+            self.assertIsNot(found, one)
+            self.assertEqual(found, Batch.of(others))
+        few = entries[: LARGE - 1]
+        self.assertIsNot(batches.of(few), batches.of(few))
+
+    def test_traced(self) -> None:
+        """Batches with trace contexts are shared as well."""
+        batches = Batches(TracedBatch)
+        one = batches.of(self.entries(LARGE))
+        self.assertIsInstance(one, TracedBatch)
+        self.assertIs(batches.of(self.entries(LARGE)), one)

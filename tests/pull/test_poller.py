@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from attrs import evolve
 from twisted.internet.defer import CancelledError
 
 from routemaster.errors import HasCallback, Invalid, NotSubscribed, StoreUnavailable
 from routemaster.model import TopicSettings
 from routemaster.pull.poller import MOST_WAITING
+from routemaster.util.byte_budget import SMALLEST, ByteBudget
 from tests.pull.case import PullCase, numbers
 
 
@@ -294,6 +296,7 @@ class WaitingTests(PullCase):
         """Each gets at most as many events as it asked for."""
         self.subscribe("cats")
         polls = [self.poll(wait=60, most=most) for most in (1, 2, None)]
+        self.turn()
         self.publish("cats", 3)
         self.turn()
         found = [numbers(self.successResultOf(poll)) for poll in polls]
@@ -398,7 +401,10 @@ class WaitingTests(PullCase):
     def test_too_many(self) -> None:
         """Of more than 100 waiting polls of one client the oldest is answered empty at once."""
         self.subscribe("cats")
-        polls = [self.poll(wait=60) for _ in range(MOST_WAITING + 1)]
+        polls = []
+        for _ in range(MOST_WAITING + 1):
+            polls.append(self.poll(wait=60))
+            self.turn()
         self.assertEqual(numbers(self.successResultOf(polls[0])), [])
         self.assertNoResult(polls[1])
         self.assertEqual(self.pull.waiting, MOST_WAITING)
@@ -433,5 +439,75 @@ class WaitingTests(PullCase):
         first = self.poll()
         second = self.poll(ack=answer)
         gate.callback(None)
+        self.turn()
         self.assertEqual(numbers(self.successResultOf(first)), [1, 2])
         self.assertEqual(numbers(self.successResultOf(second)), [2])
+
+
+class BudgetTests(PullCase):
+    """What the answers of all clients take together."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.budget = ByteBudget(8 * SMALLEST)
+        self.patch(self.pull, "_shared", evolve(self.pull._shared, budget=self.budget))
+        self.subscribe("cats", name="one", max=10_000)
+        self.subscribe("cats", name="two", max=10_000, create=False)
+        self.do(self.memory.publish("cats", "pub", [b'{"n":1,"x":"%b"}' % (b"x" * 1000)] * 20))
+
+    def fill(self) -> int:
+        """Take everything, as answers do that are not read; how much that is."""
+        taken = 0
+        while (share := self.budget.reserve(8 * SMALLEST)).called:
+            taken += self.successResultOf(share)
+        share.addErrback(lambda _: None).cancel()
+        return taken
+
+    def test_shares(self) -> None:
+        """The more is under way, the fewer events an answer has; what is sent makes room."""
+        whole = self.pulled(name="one")
+        self.assertEqual(len(numbers(whole)), 7, "an eighth of all, or the smallest share")
+        self.fill()
+        poll = self.poll(name="two")
+        self.turn(30)
+        self.assertNoResult(poll)
+        whole.sent()
+        self.turn()
+        self.assertEqual(len(numbers(self.successResultOf(poll))), 7)
+
+    def test_of_several_polls(self) -> None:
+        """An answer that several polls get counts once, until all of them are sent it."""
+        self.subscribe("cats", name="three", create=False)
+        polls = [self.poll(name="three", wait=60) for _ in range(3)]
+        self.turn()
+        self.publish("cats")
+        self.turn()
+        answers = [self.successResultOf(poll) for poll in polls]
+        for answer in answers:
+            self.assertEqual(self.budget._free, 8 * SMALLEST - len(answer.events))
+            answer.sent()
+        self.assertEqual(self.budget._free, 8 * SMALLEST)
+
+    def test_gone(self) -> None:
+        """A poll that is given up while it waits for room takes none, and leaves what it is given."""
+        taken = self.fill()
+        poll = self.poll(name="one")
+        self.turn()
+        poll.cancel()
+        self.failureResultOf(poll, CancelledError)
+        self.turn()
+        self.budget.release(taken)
+        self.turn()
+        self.assertEqual((self.budget._free, self.pull.subscribers), (8 * SMALLEST, 0))
+
+    def test_acknowledged_meanwhile(self) -> None:
+        """Room for an answer that is not due any more is given back; the poll goes on waiting."""
+        taken = self.fill()
+        poll = self.poll(name="one", wait=60)
+        self.turn()
+        other = self.service()
+        self.acknowledge(self.pulled(name="one", service=other), name="one", service=other)
+        self.budget.release(taken)
+        self.turn()
+        self.assertNoResult(poll)
+        self.assertEqual(self.budget._free, 8 * SMALLEST)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from base64 import b64encode
+from unittest.mock import Mock
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -16,18 +17,24 @@ from routemaster.sender.target import Target
 from routemaster.testing import zoo
 from routemaster.testing.odd_answers import LENIENT, MALFORMED
 from routemaster.testing.zoo import Answer
+from routemaster.util.work_queue import STEP, WorkQueue
 from tests.sender.case import UUID, SenderCase
 
 
 class BodyTests(SynchronousTestCase):
     """How a body is written."""
 
+    def exchange(self, clock: Clock, body: bytes, writing: WorkQueue | None = None) -> exchange.Exchange:
+        target = Target.parse("https://127.0.0.1/events", None, "routemaster/9")
+        acknowledging, writing = exchange.Acknowledging((200,)), WorkQueue(clock) if writing is None else writing
+        sent = exchange.Exchange(None, clock, writing, 20, acknowledging, target, body, 1)
+        self.addCleanup(sent.abort)
+        return sent
+
     def test_no_faster_than_it_is_read(self) -> None:
         """A receiver that reads slowly has one piece of the body waiting for it, not the whole body."""
-        clock, written = Clock(), bytearray()
-        target = Target.parse("https://127.0.0.1/events", None, "routemaster/9")
-        body = os.urandom(3 * exchange.PIECE + 5)
-        sent = exchange.Exchange(None, clock, 20, exchange.Acknowledging((200,)), target, body, 1)
+        written, body = bytearray(), os.urandom(3 * exchange.PIECE + 5)
+        sent = self.exchange(Clock(), body)
 
         class Slow:
             def write(self, data: bytes) -> None:
@@ -42,6 +49,40 @@ class BodyTests(SynchronousTestCase):
         self.successResultOf(done)
         self.assertEqual(bytes(written), body)
         sent.abort()
+
+
+    def test_in_turns(self) -> None:
+        """Many long bodies are written a little in each turn of the reactor; a short one is written at once."""
+        clock, written = Clock(), list[int]()
+        writing = WorkQueue(clock)
+
+        class Consumer:
+            def write(self, data: bytes) -> None:
+                written.append(len(data))
+                clock.rightNow += STEP
+
+        def start(size: int) -> None:
+            self.exchange(clock, bytes(size), writing).startProducing(Consumer())
+
+        start(exchange.PIECE + 1)
+        for _ in range(3):
+            start(exchange.PIECE + 2)
+        self.assertEqual(written, [exchange.PIECE, 1], "the second waits for its turn")
+        start(100)
+        self.assertEqual(written[2:], [100])
+        clock.advance(0)
+        self.assertEqual(written[3:], 3 * [exchange.PIECE, 2])
+
+    def test_ended(self) -> None:
+        """A body whose exchange has ended before its turn is not written."""
+        clock, written = Clock(), list[bytes]()
+        writing = WorkQueue(clock)
+        writing.add(lambda: None)
+        sent = self.exchange(clock, bytes(2 * exchange.PIECE), writing)
+        sent.startProducing(Mock(write=written.append))
+        sent.abort()
+        clock.advance(0)
+        self.assertEqual(written, [])
 
 
 class RequestTests(SenderCase):

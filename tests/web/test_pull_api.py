@@ -39,6 +39,10 @@ class PullCase(Case):
         self.clock.advance(0)
         self.assertEqual(self.pull.subscribers, 0)
 
+    def begin(self, *what: Any) -> None:
+        super().begin(*what)
+        self.clock.advance(0)  # turns
+
     def pulled(self, query: str = "", user: str = A) -> Any:
         return self.read(EVENTS + query, user)
 

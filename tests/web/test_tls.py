@@ -25,10 +25,10 @@ from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SkipTest, TestCase
 
 from routemaster.errors import ConfigError
+from routemaster.util.work_queue import WorkQueue
 from routemaster.web.certificates import ReloadableTLS, ensure_self_signed
 from routemaster.web.http_server.places import Places
 from routemaster.web.http_server.site import BusSite, Limits
-from routemaster.web.http_server.work_queue import WorkQueue
 from routemaster.web.klein_resource import BusApp
 
 NOW = time.time()

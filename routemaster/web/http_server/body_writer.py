@@ -1,8 +1,8 @@
-"""Writes long answers in parts: so many bytes in one turn of the reactor, over all connections of a site.
+"""Writes long answers in parts: a little of them in one turn of the reactor, over all connections of a site.
 
 Answers under way take turns. One whose client does not read waits until it
 does, and costs others nothing. So a request of another client waits for at
-most `TURN` bytes, however many long answers are under way.
+most `TURN` bytes or about `SECONDS`, however many long answers are under way.
 
 A part is made when it is written; until then an answer costs a reference to its
 `source`, which answers share. If clients read so slowly that more than `HELD`
@@ -31,6 +31,7 @@ from routemaster.web.http_server.unsent import unsent
 
 PART = 32 * 1024         #: bytes written to one connection at once
 TURN = 4 * PART          #: bytes written in one turn
+SECONDS = 0.001          #: in which the parts of one turn begin
 HELD = 64 * 1024 * 1024  #: bytes of sources
 READ_CHECK = 5.0         #: seconds between two looks whether the client of an open answer still reads
 
@@ -261,7 +262,7 @@ class BodyWriter:
 
     def _turn(self) -> None:
         left, began = TURN, self._reactor.seconds()
-        while self._ready and left > 0:
+        while self._ready and left > 0 and self._reactor.seconds() < began + SECONDS:
             answer = self._ready.popleft()
             if answer in self._answers and not answer.paused:
                 left -= answer.write_part()

@@ -164,7 +164,7 @@ class BusChannel(HTTPChannel):
         elif not self._queued:
             self._queued = True
             self.site.queue.run(self._go_on)
-        if len(self._inbox) > self._share // 2:
+        if self._queued or len(self._inbox) > self._share // 2:
             self._regulate()
 
     def _go_on(self) -> None:
@@ -336,11 +336,14 @@ class BusChannel(HTTPChannel):
         self._regulate()
 
     def _regulate(self) -> None:
-        """Pause reading while no more bytes can be parsed, and resume it after."""
+        """Pause reading while no more bytes can be parsed, and resume it after.
+
+        One that waits for its turn is paused, too: to receive takes longer than most turns.
+        """
         if self.state is State.CLOSING:
             return
-        waits = self._queued or self.state is State.HANDLING
-        enough = self._waitingForTransport or (waits and len(self._inbox) > self._share // 2)
+        full = self.state is State.HANDLING and len(self._inbox) > self._share // 2
+        enough = self._waitingForTransport or self._queued or full
         if enough is not self._paused:
             self._paused = enough
             if enough:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any, Protocol
 
+from routemaster.util.work_queue import WorkQueue
 from routemaster.web.http_server.buffers import UnreadAnswers
 from routemaster.web.http_server.limits import Limits
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.http_server.request_head import Head
-from routemaster.web.http_server.work_queue import WorkQueue
 
 
 class Server(Protocol):

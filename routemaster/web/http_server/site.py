@@ -21,13 +21,13 @@ from twisted.logger import Logger
 from twisted.web.http import datetimeToString
 from twisted.web.server import Site
 
+from routemaster.util.work_queue import WorkQueue
 from routemaster.web.http_server.body_writer import BodyWriter
 from routemaster.web.http_server.buffers import UnreadAnswers, share
 from routemaster.web.http_server.connection import BusChannel
 from routemaster.web.http_server.limits import Limits
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.http_server.request_head import Head
-from routemaster.web.http_server.work_queue import WorkQueue
 
 __all__ = ["BusSite", "Limits"]
 

@@ -7,8 +7,9 @@ from typing import Any
 from twisted.internet.task import Clock
 
 from routemaster.web.http_server import body_writer
-from routemaster.web.http_server.body_writer import PART, TURN, Whole
+from routemaster.web.http_server.body_writer import PART, SECONDS, TURN, Whole
 from routemaster.web.http_server.limits import Limits
+from routemaster.web.http_server.request import BusRequest
 from tests.web.wire import Case, Wire, get
 
 LONG = 20 * TURN
@@ -86,6 +87,25 @@ class BodyWriterTests(Case):
             written = sum(len(each.value()) for each in transports)
             self.assertLessEqual(written - before, TURN + PART)
             before = written
+        self.assertEqual({len(each.value().partition(b"\r\n\r\n")[2]) for each in transports}, {LONG})
+
+    def test_time(self) -> None:
+        """One turn of the reactor writes for SECONDS at most, however small the parts are."""
+        wire, transports = self.several(10)
+        write = BusRequest.write_part
+
+        def slow_write(request: BusRequest, part: bytes) -> None:
+            wire.clock.rightNow += SECONDS / 2
+            write(request, part)
+
+        self.patch(BusRequest, "write_part", slow_write)
+        before = wire.clock.seconds()
+        turn = wire.clock.calls.pop(0)
+        turn.func()
+        self.assertAlmostEqual(wire.clock.seconds() - before, SECONDS)
+        self.assertEqual(sum(len(each.value()) > PART for each in transports), 0)
+        for _ in range(10_000):
+            wire.clock.advance(SECONDS)
         self.assertEqual({len(each.value().partition(b"\r\n\r\n")[2]) for each in transports}, {LONG})
 
     def test_slow_clients(self) -> None:

@@ -116,5 +116,9 @@ class ShareTests(Case):
         for wire in (stranger, client):
             wire.channel.dataReceived(get(b"/hello"))
         self.assertEqual([len(wire.answers()) for wire in (stranger, client)], [0, 1])
+        self.assertEqual(
+            [wire.transport.producerState for wire in (stranger, client)], ["paused", "producing"],
+            "one that waits for its turn is not read",
+        )  # fmt: skip
         stranger.clock.advance(1)
-        self.assertEqual(len(stranger.answers()), 1)
+        self.assertEqual((len(stranger.answers()), stranger.transport.producerState), (1, "producing"))

@@ -7,7 +7,7 @@ from itertools import pairwise
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.web.http_server.work_queue import STEP, WorkQueue
+from routemaster.util.work_queue import STEP, WorkQueue
 
 
 class WorkQueueTests(SynchronousTestCase):

@@ -1,0 +1,73 @@
+"""Turns at reading events from the store and making an answer or a batch of them, for a few at a time.
+
+One event can wake ten thousand polls, or a hundred couriers that all read a thousand events. Without turns the
+requests of others would wait for all of these, here and at Redis.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+from twisted.internet.defer import Deferred
+
+from routemaster.interfaces import Clock
+
+TOGETHER = 8  #: turns taken at the same time
+STEP = 0.002  #: seconds of one iteration of the reactor in which turns begin, if several wait
+
+
+class ReadTurns:
+    """`async with turns:` waits for a turn, in order.
+
+    One that has ended is free again in the next iteration of the reactor: between turns that never
+    wait for the store, too, the reactor does everything else.
+    """
+
+    def __init__(self, clock: Clock, together: int = TOGETHER) -> None:
+        self._clock, self._free = clock, together
+        self._ended = 0  # turns that are free in the next iteration
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._next = False  # whether what is called now takes the turn that has become free for it
+        self._scheduled = False
+
+    def add(self, call: Callable[[], None]) -> None:
+        """Call it when it is its turn; the turn is its own if it asks for one at once. Never calls it now."""
+        self._waiting.append(call)
+        self._schedule()
+
+    async def __aenter__(self) -> None:
+        while not self._free or (self._waiting and not self._next):
+            turn: Deferred[None] = Deferred()
+            self.add(partial(_fire, turn))
+            await turn
+        self._next = False
+        self._free -= 1
+
+    async def __aexit__(self, *_: object) -> None:
+        self._ended += 1
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._clock.callLater(0, self._iterate)
+
+    def _iterate(self) -> None:
+        self._scheduled = False
+        self._free, self._ended = self._free + self._ended, 0
+        until = self._clock.seconds() + STEP
+        for _ in range(min(self._free, len(self._waiting))):
+            self._next = True
+            self._waiting.popleft()()
+            if self._clock.seconds() >= until:
+                break
+        self._next = False
+        if self._waiting and self._free:
+            self._schedule()
+
+
+def _fire(turn: Deferred[None]) -> None:
+    if not turn.called:  # otherwise it was cancelled
+        turn.callback(None)

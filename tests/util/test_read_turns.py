@@ -1,0 +1,116 @@
+"""Turns at reading from the store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from routemaster.util.read_turns import STEP, TOGETHER, ReadTurns
+
+
+class ReadTurnsTests(SynchronousTestCase):
+    """`ReadTurns`."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.turns = ReadTurns(self.clock)
+        self.begun: list[int] = []
+        self.most = 0  # that were under way at the same time
+        self.under_way = 0
+
+    def iterate(self) -> None:
+        """One iteration of the reactor: what it schedules comes in the next one."""
+        calls, self.clock.calls = self.clock.calls, []
+        for call in calls:
+            call.func()
+
+    async def read(self, number: int, reading: Deferred[None] | None = None, seconds: float = 0.0) -> None:
+        async with self.turns:
+            self.begun.append(number)
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+            self.clock.rightNow += seconds
+            if reading is not None:
+                await reading
+            self.under_way -= 1
+
+    def start(self, number: int, *how: Any) -> Deferred[None]:
+        return Deferred.fromCoroutine(self.read(number, *how))
+
+    def test_together(self) -> None:
+        """So many have turns at the same time; the others wait, in order, for one to end."""
+        readings = [Deferred[None]() for _ in range(2 * TOGETHER)]
+        reads = [self.start(number, reading) for number, reading in enumerate(readings)]
+        self.assertEqual(self.begun, [*range(TOGETHER)])
+        for reading in readings:
+            reading.callback(None)
+            self.iterate()
+        for read in reads:
+            self.successResultOf(read)
+        self.assertEqual((self.begun, self.most), ([*range(2 * TOGETHER)], TOGETHER))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_without_a_wait(self) -> None:
+        """Those that never wait for the store do not run on and on: so many begin in one iteration."""
+        reads = [self.start(number) for number in range(3 * TOGETHER)]
+        counts = [len(self.begun)]
+        while self.clock.getDelayedCalls():
+            self.iterate()
+            counts.append(len(self.begun))
+        self.assertEqual(counts, [TOGETHER, 2 * TOGETHER, 3 * TOGETHER, 3 * TOGETHER])
+        for read in reads:
+            self.successResultOf(read)
+
+    def test_long_ones(self) -> None:
+        """When those that begin take long, fewer begin in one iteration."""
+        for number in range(TOGETHER):
+            self.start(number)
+        late = [self.start(number, None, STEP) for number in range(4)]
+        for count in (1, 2, 3, 4):
+            self.iterate()
+            self.assertEqual(len(self.begun) - TOGETHER, count)
+        for each in late:
+            self.successResultOf(each)
+
+    def test_cancelled(self) -> None:
+        """A wait that is cancelled takes no turn."""
+        readings = [Deferred[None]() for _ in range(TOGETHER)]
+        for number, reading in enumerate(readings):
+            self.start(number, reading)
+        first, second = self.start(100), self.start(101)
+        first.cancel()
+        self.failureResultOf(first, CancelledError)
+        readings[0].callback(None)
+        self.clock.advance(0)
+        self.successResultOf(second)
+        self.assertEqual(self.begun[TOGETHER:], [101])
+
+    def test_failure(self) -> None:
+        """A turn that ends with an exception is free again."""
+        readings = [Deferred[None]() for _ in range(TOGETHER)]
+        reads = [self.start(number, reading) for number, reading in enumerate(readings)]
+        last = self.start(TOGETHER)
+        readings[3].errback(ValueError())
+        self.failureResultOf(reads[3], ValueError)
+        self.clock.advance(0)
+        self.successResultOf(last)
+
+    def test_woken(self) -> None:
+        """Who is called when it is its turn has that turn, and is not passed by others; it may leave it."""
+        done: list[str] = []
+
+        async def read(name: str) -> None:
+            async with self.turns:
+                done.append(name)
+
+        for number in range(TOGETHER):
+            self.start(number)
+        self.turns.add(lambda: Deferred.fromCoroutine(read("woken")))
+        self.turns.add(lambda: done.append("leaves it"))
+        Deferred.fromCoroutine(read("last"))
+        self.assertEqual(done, [])
+        self.iterate()
+        self.assertEqual(done, ["woken", "leaves it", "last"])
