@@ -22,11 +22,12 @@ from twisted.internet.defer import CancelledError, Deferred
 from routemaster.delivery.batch import PIECE
 from routemaster.interfaces import Clock
 from routemaster.util.byte_budget import ByteBudget
-from routemaster.util.read_turns import ReadTurns
+from routemaster.util.read_turns import TOGETHER, ReadTurns
 
 STARTS = 8           #: in one iteration of the reactor, of those that are connected
 CONNECTS = 2         #: the same, of the others
 LARGE_READS = 2      #: batches of several reads that are read at the same time
+READ_STEP = 0.002    #: seconds of one iteration in which reads begin: shorter ones share fewer calls to Redis
 LIMITS = {True: STARTS, False: CONNECTS}
 
 
@@ -37,7 +38,9 @@ class AttemptBudget:
         """`most`: bytes of all bodies."""
         self._clock = clock
         self._bytes = ByteBudget(most)
-        self._small_reads, self._large_reads = ReadTurns(clock), ReadTurns(clock, LARGE_READS)
+        self._small_reads, self._large_reads = (
+            ReadTurns(clock, together, READ_STEP) for together in (TOGETHER, LARGE_READS)
+        )
         # by whether they are connected
         self._started = {True: 0, False: 0}  # in this iteration
         self._to_start: dict[bool, deque[Deferred[None]]] = {True: deque(), False: deque()}

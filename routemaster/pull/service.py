@@ -26,6 +26,8 @@ from routemaster.pull.stream import Stream
 from routemaster.traces import traced_with_id
 from routemaster.util.read_turns import ReadTurns
 
+TOGETHER = 4  #: polls and streams that read at the same time; each then writes, and takes its next request
+
 
 class PullService:
     """See above."""
@@ -43,7 +45,7 @@ class PullService:
         self._cache = LogCache(store, traced_with_id if traces else with_id)
         batches = Batches(TracedBatch if traces else Batch)
         self._shared = Shared(
-            store, clock, self._index, self._cache, max_bytes, ReadTurns(clock), batches=batches
+            store, clock, self._index, self._cache, max_bytes, ReadTurns(clock, TOGETHER), batches=batches
         )
         self._pollers: dict[str, Poller] = {}
         self._streams: dict[str, dict[str, Stream]] = {}  #: by subscriber and reader

@@ -20,7 +20,6 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from routemaster.administration import SubscriberState
-from routemaster.delivery.batch import PIECE
 from routemaster.delivery.courier_state import Reason, Wait
 from routemaster.delivery.decision import State
 from routemaster.delivery.log_cache import Entry
@@ -30,6 +29,7 @@ from routemaster.pull.reading import Reading, Shared
 
 COMMENT_INTERVAL = 15.0      #: seconds
 PART_BYTES = 32 * 1024       #: of events, read and written at once
+PART_EVENTS = 128            #: the same; a cursor for each takes most of the time
 STORE_RETRY = 1.0            #: seconds, while the store is unavailable
 SENT_CHECK = (0.01, 0.5)     #: seconds until what was sent is checked: at first, and at most; it doubles
 
@@ -196,7 +196,7 @@ class Stream:
                 reading.wake_when(min(most, room))
                 return until if step.until is None else min(until, step.until)
             self._owed = min(backlog.count(), room)
-        entries = await reading.next_events(min(self._owed, room, PIECE), PART_BYTES)
+        entries = await reading.next_events(min(self._owed, room, PART_EVENTS), PART_BYTES)
         self._read_again = not self._read_again and not reading.is_current
         if self._read_again:  # they may be acknowledged by now; once, as acknowledgements may come all the time
             self._owed = 0

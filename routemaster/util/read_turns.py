@@ -15,18 +15,19 @@ from twisted.internet.defer import Deferred
 from routemaster.interfaces import Clock
 
 TOGETHER = 8  #: turns taken at the same time
-STEP = 0.002  #: seconds of one iteration of the reactor in which turns begin, if several wait
+STEP = 0.001  #: seconds of one iteration of the reactor in which turns begin, if several wait
 
 
 class ReadTurns:
-    """`async with turns:` waits for a turn, in order.
+    """`async with turns:` waits for a turn, in order. `together` and `step`: see above.
 
     One that has ended is free again in the next iteration of the reactor: between turns that never
-    wait for the store, too, the reactor does everything else.
+    wait for the store, too, the reactor does everything else. While more wait than begin in a `step`, the
+    reactor has as much time for everything else as these turns took.
     """
 
-    def __init__(self, clock: Clock, together: int = TOGETHER) -> None:
-        self._clock, self._free = clock, together
+    def __init__(self, clock: Clock, together: int = TOGETHER, step: float = STEP) -> None:
+        self._clock, self._free, self._step = clock, together, step
         self._ended = 0  # turns that are free in the next iteration
         self._waiting: deque[Callable[[], None]] = deque()
         self._next = False  # whether what is called now takes the turn that has become free for it
@@ -49,22 +50,24 @@ class ReadTurns:
         self._ended += 1
         self._schedule()
 
-    def _schedule(self) -> None:
+    def _schedule(self, seconds: float = 0.0) -> None:
         if not self._scheduled:
             self._scheduled = True
-            self._clock.callLater(0, self._iterate)
+            self._clock.callLater(seconds, self._iterate)
 
     def _iterate(self) -> None:
-        self._scheduled = False
         self._free, self._ended = self._free + self._ended, 0
-        until = self._clock.seconds() + STEP
+        began, took = self._clock.seconds(), 0.0
         for _ in range(min(self._free, len(self._waiting))):
             self._next = True
             self._waiting.popleft()()
-            if self._clock.seconds() >= until:
+            took = self._clock.seconds() - began
+            if took >= self._step:
                 break
-        self._next = False
-        if self._waiting and self._free:
+        self._next = self._scheduled = False
+        if self._waiting and (self._free or self._ended):
+            self._schedule(took)
+        elif self._ended:
             self._schedule()
 
 

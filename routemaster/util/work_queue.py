@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 STEP = 0.001  #: seconds of such work in one turn, and then for the piece of work that is begun
+PART = 4      #: one part of so many of the time that passes is for work done at once
 
 
 class WorkQueue:
@@ -20,7 +21,9 @@ class WorkQueue:
         self._clock = clock
         self._waiting: deque[Callable[[], None]] = deque()
         self._timer: Any = None
-        self._left = STEP  # seconds of work that may be done at once; time that passes adds to it
+        # seconds of work that may be done at once; a part of the time that passes is added: not all of it, as
+        # what brings the work, to receive and decrypt it, may take as long as the work
+        self._left = STEP
         self._since = clock.seconds()
 
     def __len__(self) -> int:
@@ -29,7 +32,7 @@ class WorkQueue:
     def run(self, work: Callable[[], None]) -> None:
         """Run it now or soon."""
         now = self._clock.seconds()
-        self._left, self._since = min(STEP, self._left + now - self._since), now
+        self._left, self._since = min(STEP, self._left + (now - self._since) / PART), now
         if self._waiting or self._left <= 0:
             self.add(work)
             return
@@ -37,7 +40,7 @@ class WorkQueue:
             work()
         finally:
             now = self._clock.seconds()
-            self._left, self._since = max(0.0, self._left - (now - self._since)), now
+            self._left, self._since = max(-PART * STEP, self._left - (now - self._since)), now
 
     def add(self, work: Callable[[], None]) -> None:
         """Run it soon, not now."""

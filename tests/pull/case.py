@@ -99,10 +99,12 @@ class PullCase(SynchronousTestCase):
 
     def pulled(self, **options: Any) -> Answer:
         """The answer to a poll that does not wait."""
+        self.clock.advance(0)
         return self.successResultOf(self.poll(**options))
 
     def acknowledge(self, answer: Answer, name: str = "sub", service: PullService | None = None) -> None:
         service = service or self.pull
+        self.clock.advance(0)
         self.do(service.acknowledge(self.do(service.state(name)), answer.cursor))
 
     def turn(self, seconds: float = 0) -> None:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.util.work_queue import STEP, WorkQueue
+from routemaster.util.work_queue import PART, STEP, WorkQueue
 
 
 class WorkQueueTests(SynchronousTestCase):
@@ -32,7 +32,7 @@ class WorkQueueTests(SynchronousTestCase):
         """Work is done at once while there is little of it, and needs no timer."""
         for _ in range(10):
             self.work(1, STEP / 2)
-            self.clock.advance(STEP)
+            self.clock.advance(STEP * PART / 2)
         self.assertEqual((len(self.done), self.clock.getDelayedCalls()), (10, []))
 
     def test_much(self) -> None:
@@ -51,6 +51,15 @@ class WorkQueueTests(SynchronousTestCase):
         self.assertEqual(self.done, list(range(1000)))
         self.assertLessEqual(max(after - before for before, after in pairwise(seen)), 5)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_brought(self) -> None:
+        """Work that takes no longer than what brings it is not done at once without end."""
+        for _ in range(100):
+            self.work(1, STEP / 4)
+            self.clock.rightNow += STEP / 4  # it is received
+        self.assertLess(len(self.done), 10)
+        self.clock.advance(0)
+        self.assertEqual(self.done, 100 * [0])
 
     def test_stop(self) -> None:
         """What was stopped is not done, and no timer stays."""

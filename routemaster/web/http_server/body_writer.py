@@ -212,6 +212,36 @@ class _OpenAnswer(_Answer):
             self._read_check = self._reactor.callLater(READ_CHECK, self._check_reading)
 
 
+class _Sources:
+    """The sources of the answers under way, and what they hold together."""
+
+    def __init__(self) -> None:
+        self._answers: dict[int, dict[_SizedAnswer, None]] = {}  # by the source's ID, the oldest source first
+        self._size = 0
+
+    def add(self, answer: _SizedAnswer) -> None:
+        """An answer begins."""
+        answers = self._answers.setdefault(id(answer.source), {})
+        if not answers:
+            self._size += answer.source.size
+        answers[answer] = None
+
+    def discard(self, answer: _SizedAnswer) -> None:
+        """It is over."""
+        answers = self._answers.get(id(answer.source), {})
+        if answer in answers:
+            del answers[answer]
+            if not answers:
+                del self._answers[id(answer.source)]
+                self._size -= answer.source.size
+
+    def too_many(self) -> list[_SizedAnswer]:
+        """The answers from the oldest source if all sources are too large together; the two newest are kept."""
+        if self._size <= HELD or len(self._answers) <= 2:
+            return []
+        return list(next(iter(self._answers.values())))
+
+
 class BodyWriter:
     """The long answers under way of one site."""
 
@@ -220,7 +250,7 @@ class BodyWriter:
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         self._answers: set[_Answer] = set()
-        self._sized: dict[_SizedAnswer, None] = {}  # those with a source, in the order in which they began
+        self._sources = _Sources()
         self._ready: deque[_Answer] = deque()
         self._scheduled = False
 
@@ -237,7 +267,7 @@ class BodyWriter:
             body.begin(opened)
         else:
             answer = sized = _SizedAnswer(request, head, body, self)
-            self._sized[sized] = None
+            self._sources.add(sized)
         self._answers.add(answer)
         request.notifyFinish().addBoth(self._over, answer)
         request.registerProducer(answer, True)
@@ -249,7 +279,7 @@ class BodyWriter:
     def _over(self, _: object, answer: _Answer) -> None:
         self._answers.discard(answer)
         if isinstance(answer, _SizedAnswer):
-            self._sized.pop(answer, None)
+            self._sources.discard(answer)
         answer.over()
         del answer.request  # which refers to it
 
@@ -275,12 +305,8 @@ class BodyWriter:
 
     def _limit(self) -> None:
         """Abort the answers from the oldest sources while these are too large together."""
-        sources = {id(answer.source): answer.source for answer in self._sized}  # the oldest first
-        total = sum(source.size for source in sources.values())
-        while total > HELD and len(sources) > 2:
-            oldest = sources.pop(next(iter(sources)))
-            total -= oldest.size
-            slow = [answer for answer in self._sized if answer.source is oldest]
+        while slow := self._sources.too_many():
             self._log.warn("aborting {count} answers: their clients read too slowly", count=len(slow))
             for answer in slow:
+                self._sources.discard(answer)
                 answer.request.channel.transport.abortConnection()

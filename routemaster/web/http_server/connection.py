@@ -28,6 +28,7 @@ from twisted.web.http import HTTPChannel
 from twisted.web.http_headers import Headers
 
 from routemaster.web.http_server.body_reader import RETRY_AFTER, BodyReader
+from routemaster.web.http_server.discarding import Discarding
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.http_server.request import BusRequest
 from routemaster.web.http_server.request_head import EMPTY_LINES, MAX_HEAD, Head, parse_head
@@ -39,7 +40,6 @@ PIPELINED = 16384   #: bytes of pipelined requests kept while one is handled, if
 AT_ONCE = 10        #: pipelined requests handled without a break
 FRESH_DRAIN = 2.0   #: seconds for a client's first request when the site stops
 IDLE_DRAIN = 0.25   #: seconds for another one: longer than a busy client pauses
-DISCARDED = 8 * 1024 * 1024  #: bytes read and discarded after a refusal, so that the client can read the answer
 
 
 class BusChannel(HTTPChannel):
@@ -65,7 +65,7 @@ class BusChannel(HTTPChannel):
         self._queued = False         # parsing goes on when it is its turn
         self._share = PIPELINED      # bytes that may wait to be parsed
         self._paused = False         # reading is paused, see `_regulate`
-        self._discarded = 0
+        self._discarding: Discarding | None = None
         self._ends = 0.0             # when a CLOSING channel is aborted though its client still sends
 
     # Opening and closing; the times when the site stops are explained in `states`
@@ -121,9 +121,7 @@ class BusChannel(HTTPChannel):
     def refuse(self, refused: Refused) -> None:
         """Answer with an error, and close.
 
-        Bytes that the client still sends are discarded: closing with unread
-        bytes resets the connection, and many clients read the answer only
-        when they have sent everything. That ends DISCARDED bytes or `body`
+        Bytes that the client still sends are discarded (`discarding`). That ends some megabytes or `body`
         seconds after the refusal, or `closing` seconds after the last byte.
         """
         self._log.debug("refused a request from {peer}: {status}, {sentence}", peer=self._peer,
@@ -144,6 +142,7 @@ class BusChannel(HTTPChannel):
         limits = self.site.limits
         self._wait(State.CLOSING, limits.response if self._waitingForTransport else limits.closing)
         self._ends = self.deadline + limits.body - limits.closing
+        self._discarding = Discarding(self.transport, self._networkProducer, self.site.queue)
         if self._paused:  # only reading detects that the client closes
             self._networkProducer.resumeProducing()
 
@@ -155,8 +154,10 @@ class BusChannel(HTTPChannel):
     # Reading
 
     def dataReceived(self, data: bytes) -> None:
-        if self.state is State.CLOSING:
-            self._discard(len(data))
+        if self._discarding is not None:
+            self._discarding.received(len(data))
+            if not self._waitingForTransport:
+                self.deadline = min(self.site.reactor.seconds() + self.site.limits.closing, self._ends)
             return
         self._inbox = self._inbox + data if self._inbox else data
         if self.known and self._body is None and not self._queued:
@@ -173,13 +174,6 @@ class BusChannel(HTTPChannel):
         if self.state is not State.CLOSING:
             self._advance()
             self._regulate()
-
-    def _discard(self, count: int) -> None:
-        self._discarded += count
-        if self._discarded > DISCARDED:
-            self._networkProducer.pauseProducing()
-        elif not self._waitingForTransport:
-            self.deadline = min(self.site.reactor.seconds() + self.site.limits.closing, self._ends)
 
     def _advance(self) -> None:
         """Parse what has been received, one request at a time."""
