@@ -22,11 +22,12 @@ from twisted.internet.defer import CancelledError, Deferred
 from routemaster.delivery.batch import PIECE
 from routemaster.interfaces import Clock
 from routemaster.util.byte_budget import ByteBudget
-from routemaster.util.read_turns import TOGETHER, ReadTurns
+from routemaster.util.read_turns import ReadTurns
 
 STARTS = 8           #: in one iteration of the reactor, of those that are connected
 CONNECTS = 2         #: the same, of the others
 LARGE_READS = 2      #: batches of several reads that are read at the same time
+LARGE_PATIENCE = 1.0  #: seconds that one may take before others begin beside it
 READ_STEP = 0.002    #: seconds of one iteration in which reads begin: shorter ones share fewer calls to Redis
 LIMITS = {True: STARTS, False: CONNECTS}
 
@@ -38,9 +39,8 @@ class AttemptBudget:
         """`most`: bytes of all bodies."""
         self._clock = clock
         self._bytes = ByteBudget(most)
-        self._small_reads, self._large_reads = (
-            ReadTurns(clock, together, READ_STEP) for together in (TOGETHER, LARGE_READS)
-        )
+        self._small_reads = ReadTurns(clock, step=READ_STEP)
+        self._large_reads = ReadTurns(clock, LARGE_READS, READ_STEP, LARGE_PATIENCE)
         # by whether they are connected
         self._started = {True: 0, False: 0}  # in this iteration
         self._to_start: dict[bool, deque[Deferred[None]]] = {True: deque(), False: deque()}

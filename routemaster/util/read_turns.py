@@ -12,31 +12,40 @@ from functools import partial
 
 from twisted.internet.defer import Deferred
 
-from routemaster.interfaces import Clock
+from routemaster.interfaces import Clock, Timer
 
 TOGETHER = 8  #: turns taken at the same time
 STEP = 0.001  #: seconds of one iteration of the reactor in which turns begin, if several wait
+PATIENCE = 0.25  #: seconds without an end of a turn, after which others begin though none is free
 
 
 class ReadTurns:
-    """`async with turns:` waits for a turn, in order. `together` and `step`: see above.
+    """`async with turns:` waits for a turn, in order. For `together`, `step` and `patience` see above.
 
     One that has ended is free again in the next iteration of the reactor: between turns that never
     wait for the store, too, the reactor does everything else. While more wait than begin in a `step`, the
     reactor has as much time for everything else as these turns took.
+
+    All may wait for a node of Redis that does not answer. Others do not wait for them longer than `patience`.
     """
 
-    def __init__(self, clock: Clock, together: int = TOGETHER, step: float = STEP) -> None:
-        self._clock, self._free, self._step = clock, together, step
+    def __init__(
+        self, clock: Clock, together: int = TOGETHER, step: float = STEP, patience: float = PATIENCE
+    ) -> None:
+        self._clock, self._together, self._step, self._patience = clock, together, step, patience
+        self._free = together
         self._ended = 0  # turns that are free in the next iteration
+        self._extra = 0  # turns that are not free when they end: others have begun instead
         self._waiting: deque[Callable[[], None]] = deque()
         self._next = False  # whether what is called now takes the turn that has become free for it
-        self._scheduled = False
+        self._timer: Timer | None = None
+        self._due = 0.0  # when it calls
+        self._iterating = False
 
     def add(self, call: Callable[[], None]) -> None:
         """Call it when it is its turn; the turn is its own if it asks for one at once. Never calls it now."""
         self._waiting.append(call)
-        self._schedule()
+        self._schedule(0.0 if self._free or self._ended else self._patience)
 
     async def __aenter__(self) -> None:
         while not self._free or (self._waiting and not self._next):
@@ -47,15 +56,25 @@ class ReadTurns:
         self._free -= 1
 
     async def __aexit__(self, *_: object) -> None:
-        self._ended += 1
-        self._schedule()
+        if self._extra:
+            self._extra -= 1
+        else:
+            self._ended += 1
+            self._schedule(0.0)
 
-    def _schedule(self, seconds: float = 0.0) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            self._clock.callLater(seconds, self._iterate)
+    def _schedule(self, seconds: float) -> None:
+        """Have `_iterate` called, at the earliest of the times that were given."""
+        due = self._clock.seconds() + seconds
+        if self._iterating or (self._timer is not None and self._due <= due):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._due = self._clock.callLater(seconds, self._iterate), due
 
     def _iterate(self) -> None:
+        self._timer, self._iterating = None, True
+        if self._waiting and not (self._free or self._ended):
+            self._free, self._extra = self._together, self._extra + self._together
         self._free, self._ended = self._free + self._ended, 0
         began, took = self._clock.seconds(), 0.0
         for _ in range(min(self._free, len(self._waiting))):
@@ -64,11 +83,11 @@ class ReadTurns:
             took = self._clock.seconds() - began
             if took >= self._step:
                 break
-        self._next = self._scheduled = False
-        if self._waiting and (self._free or self._ended):
-            self._schedule(took)
+        self._next = self._iterating = False
+        if self._waiting:
+            self._schedule(took if self._free or self._ended else self._patience)
         elif self._ended:
-            self._schedule()
+            self._schedule(0.0)
 
 
 def _fire(turn: Deferred[None]) -> None:

@@ -8,7 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.util.read_turns import STEP, TOGETHER, ReadTurns
+from routemaster.util.read_turns import PATIENCE, STEP, TOGETHER, ReadTurns
 
 
 class ReadTurnsTests(SynchronousTestCase):
@@ -87,6 +87,29 @@ class ReadTurnsTests(SynchronousTestCase):
         self.clock.advance(0)
         self.successResultOf(second)
         self.assertEqual(self.begun[TOGETHER:], [101])
+
+    def test_patience(self) -> None:
+        """When turns take long others begin beside them; as they end, as many as before are at the same time."""
+        readings = [Deferred[None]() for _ in range(TOGETHER)]
+        slow = [self.start(number, reading) for number, reading in enumerate(readings)]
+        hung = [Deferred[None]() for _ in range(TOGETHER)]
+        others = [self.start(100 + number, reading) for number, reading in enumerate(hung)]
+        self.clock.advance(PATIENCE - 0.01)
+        self.assertEqual(len(self.begun), TOGETHER)
+        self.clock.advance(0.02)
+        self.assertEqual(len(self.begun), 2 * TOGETHER)
+        for reading in readings:
+            reading.callback(None)
+        self.clock.advance(0)
+        last = self.start(200)
+        self.clock.advance(0)
+        self.assertNoResult(last)
+        for reading in hung:
+            reading.callback(None)
+        self.clock.advance(0)
+        for each in (*slow, *others, last):
+            self.successResultOf(each)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_failure(self) -> None:
         """A turn that ends with an exception is free again."""
