@@ -282,8 +282,7 @@ class Courier:
             return None
         if attempt.retried is None:
             attempt.acks = self._backlog.acks(batch)
-            retries = self.retries
-            if not retries.failures and not retries.batch_limit and self._backlog.count() > batch.events:
+            if not (self.retries.failures or self.retries.batch_limit) and self._backlog.count() > batch.events:
                 # after a failure it is unlikely that the next batch is needed soon, or how large it is
                 Deferred.fromCoroutine(self._backlog.prefetch(batch, self._due.most))
         return batch
