@@ -158,10 +158,10 @@ class Poller:
                     await self._wait.wait(Reason.EVENTS, seconds)
         except Exception as raised:
             error = raised
+        polls, self._polls = self._polls, []
         self._give_back()
         self.reading.close()
         self._on_end(self)
-        polls, self._polls = self._polls, []
         for poll in polls:
             # an exception of its own: one that many raise collects the tracebacks of all
             poll.answer.errback(copy(error) if isinstance(error, RoutemasterError) else error)

@@ -500,6 +500,19 @@ class BudgetTests(PullCase):
         self.turn()
         self.assertEqual((self.budget._free, self.pull.subscribers), (8 * SMALLEST, 0))
 
+    def test_store_fails(self) -> None:
+        """A poll that fails while it waits for room leaves what it would be given."""
+        taken = self.fill()
+        poll = self.poll(name="one", wait=60)
+        self.turn()
+        self.store.fail_next("positions")
+        self.pull._pollers["one"].moved()
+        self.turn()
+        self.failureResultOf(poll, StoreUnavailable)
+        self.budget.release(taken)
+        self.turn()
+        self.assertEqual((self.budget._free, self.pull.subscribers), (8 * SMALLEST, 0))
+
     def test_acknowledged_meanwhile(self) -> None:
         """Room for an answer that is not due any more is given back; the poll goes on waiting."""
         taken = self.fill()
