@@ -95,6 +95,7 @@ class Bus(DaemonService):
         self._hinted: list[Worker | PullService] = []  #: what takes hints
         self._delay: Deferred[None] | None = None
         self._skips_delay = False
+        self._ready = False  #: whether the start has ended
         super().__init__(config, reactor, on_failure)
 
     # -- start
@@ -108,6 +109,8 @@ class Bus(DaemonService):
         tune_garbage_collector()
         for connection in self._connections():
             await connection.when_connected()
+        await self._read_tokens()
+        self._ready = True
         self._notifier.ready()
         self._log.info("Routemaster is ready")
 
@@ -222,8 +225,7 @@ class Bus(DaemonService):
     async def _open_ports(self) -> None:
         if self._listeners is not None:
             if self._connection.connected:
-                with suppress(StoreUnavailable, WrongType):
-                    await self._authenticator.poll()  # else the first requests would be answered 503
+                await self._read_tokens()
             api = Api(
                 self._store, self._authenticator, self._reactor, assembly.api_limits(self._config), self._meter,
                 self._exposition, self._is_ready, wall=time, exposed=self._listeners.exposed, pull=self._pull,
@@ -232,6 +234,12 @@ class Bus(DaemonService):
             )  # fmt: skip
             await self._listeners.open(api.app.resource(), self._data_limits.is_large)
             warn_about_tokens(self._authenticator, self._listeners.exposed())
+
+    async def _read_tokens(self) -> None:
+        """Clients are answered 503 until this was done once; if it fails, the token poll says so and goes on."""
+        if self._listeners is not None and not self._authenticator.complete:
+            with suppress(StoreUnavailable, WrongType):
+                await self._authenticator.poll()
 
     # -- events and requests
 
@@ -277,8 +285,8 @@ class Bus(DaemonService):
         return await deferToThread(prometheus.exposition, snapshot, self._config.app_name, self._own_metrics.tags)
 
     def _is_ready(self) -> bool:
-        publishing = self._publishing is None or self._publishing.connection.connected
-        return self._connection.connected and publishing and not self._stopping
+        up = self._ready and not self._stopping
+        return up and all(connection.connected for connection in self._connections())
 
     def _figures(self) -> Figures:
         """How it goes, for the service manager."""
