@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import binascii
 import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64decode
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from hmac import compare_digest
@@ -28,6 +28,8 @@ MOST_TOPICS = 64  #: in one cursor
 _FORMAT = b"\x01"
 _CHECK_BYTES = 12
 _TEXT = re.compile(r"[A-Za-z0-9_-]+")
+_BYTES = [bytes((each,)) for each in range(256)]
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
 class CursorTokens:
@@ -35,12 +37,14 @@ class CursorTokens:
 
     def __init__(self, subscriber: str, created: int) -> None:
         """`created`: as in `SubscriberState`."""
-        self._key = blake2b(b"%b %d" % (subscriber.encode(), created)).digest()
+        key = blake2b(b"%b %d" % (subscriber.encode(), created)).digest()
+        self._keyed = blake2b(digest_size=_CHECK_BYTES, key=key)  # copied: the key is hashed once
 
     def encode(self, places: Iterable[Place]) -> str:
         """The cursor of these places; of none: it acknowledges nothing."""
-        content = _FORMAT + b"".join([place.encode() for place in places])
-        return urlsafe_b64encode(content + self._check(content)).rstrip(b"=").decode()
+        content = b"".join([_FORMAT, *[place.encoded for place in places]])
+        coded = binascii.b2a_base64(content + self._check(content), newline=False)
+        return coded.translate(_URL_SAFE, b"=").decode()
 
     def decode(self, text: str) -> list[Ack]:
         """What a cursor acknowledges; raises Invalid."""
@@ -67,23 +71,25 @@ class CursorTokens:
         return raw[:-_CHECK_BYTES], raw[-_CHECK_BYTES:]
 
     def _check(self, content: bytes) -> bytes:
-        return blake2b(content, digest_size=_CHECK_BYTES, key=self._key).digest()
+        check = self._keyed.copy()
+        check.update(content)
+        return check.digest()
 
 
 class Place:
     """How far a topic's events have reached a client since it acknowledged: the first of them and the last."""
 
     def __init__(self, topic: str, membership: int, rewinds: int, first: EventID) -> None:
-        self.topic, self.membership, self.rewinds = topic, membership, rewinds
-        self.first = self.last = first
+        self.topic, self.membership, self.rewinds, self.first = topic, membership, rewinds, first
         name = topic.encode()
         numbers = b"".join(map(_varint, (membership, rewinds, *first)))
         self._head = _varint(len(name)) + name + numbers  # made once: each event of a stream has a cursor
+        self.reach(first)
 
-    def encode(self) -> bytes:
-        """This topic's part of a cursor."""
-        (us, n), last = self.first, self.last
-        return self._head + _varint(last.us - us) + _varint(last.n - n)
+    def reach(self, last: EventID) -> None:
+        """Go on to this event."""
+        self.last = last
+        self.encoded = self._head + _varint(last.us - self.first.us) + _varint(last.n - self.first.n)  #: in a cursor
 
     def ack(self) -> Ack:
         """What acknowledges it."""
@@ -91,14 +97,7 @@ class Place:
 
 
 def _varint(number: int) -> bytes:
-    if number < 0x80:
-        return bytes((number,))
-    made = bytearray()
-    while number >= 0x80:
-        made.append(number & 0x7F | 0x80)
-        number >>= 7
-    made.append(number)
-    return bytes(made)
+    return _BYTES[number] if number < 0x80 else _BYTES[number & 0x7F | 0x80] + _varint(number >> 7)
 
 
 def _acks(content: bytes) -> Iterator[Ack]:

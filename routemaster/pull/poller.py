@@ -231,7 +231,7 @@ class Poller:
         places = []
         for topic, last in batch.ends.items():
             place = backlog.place(topic, batch.starts[topic])
-            place.last = last
+            place.reach(last)
             places.append(place)
         cursor, queued = self.reading.tokens.encode(places), max(batch.events, backlog.count())
         traces = batch.traces if isinstance(batch, TracedBatch) else ()

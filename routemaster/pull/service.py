@@ -26,7 +26,7 @@ from routemaster.pull.stream import Stream
 from routemaster.traces import traced_with_id
 from routemaster.util.read_turns import ReadTurns
 
-TOGETHER = 4  #: polls and streams that read at the same time; each then writes, and takes its next request
+TOGETHER = 2  #: polls and streams that read at the same time; each then writes, and takes its next request
 
 
 class PullService:

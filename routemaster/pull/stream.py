@@ -215,7 +215,7 @@ class Stream:
             place = places.get(topic)
             if place is None:
                 place = places[topic] = backlog.place(topic, event)
-            place.last = event
+            place.reach(event)
             parts.append(b"id: %b\ndata: %b\n\n" % (tokens.encode(places.values()).encode(), fragment))
         backlog.sent(entries)
         self._sent_pause = SENT_CHECK[0]

@@ -18,7 +18,7 @@ OURS = CursorTokens("svc--s1", 7)
 
 def place(topic: str = "cats", rewinds: int = 0) -> Place:
     made = Place(topic, 3, rewinds, EventID(1_699_999_999_000_000, 5))
-    made.last = EventID(1_700_000_000_000_000, 12)
+    made.reach(EventID(1_700_000_000_000_000, 12))
     return made
 
 
@@ -39,7 +39,7 @@ class CursorTokenTests(SynchronousTestCase):
         made, expected = [], []
         for topic, membership, rewinds, us, n, later_us, later_n in values:
             each, last = Place(topic, membership, rewinds, EventID(us, n)), EventID(us + later_us, n + later_n)
-            each.last = last
+            each.reach(last)
             made.append(each)
             expected.append(Ack(topic, membership, last, EventID(us, n), rewinds))
         self.assertEqual(OURS.decode(OURS.encode(made)), expected)

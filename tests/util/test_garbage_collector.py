@@ -6,7 +6,7 @@ import gc
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.util.garbage_collector import GC_THRESHOLD, tune_garbage_collector
+from routemaster.util.garbage_collector import THRESHOLDS, tune_garbage_collector
 
 
 class TuneTests(SynchronousTestCase):
@@ -19,4 +19,4 @@ class TuneTests(SynchronousTestCase):
             self.patch(gc, name, lambda name=name: calls.append(name))
         self.patch(gc, "set_threshold", lambda *thresholds: calls.append(thresholds))
         tune_garbage_collector()
-        self.assertEqual(calls, ["collect", "freeze", (GC_THRESHOLD, 20, 20)])
+        self.assertEqual(calls, ["collect", "freeze", THRESHOLDS])
