@@ -60,7 +60,7 @@ SEEDS: dict[str, list[bytes]] = {
     ],
     "hint_messages": [b"t cats 1-1 2-2", b"s svc", b"d svc", b"c cats", b"a svc", b"w 1 on",
                       b"w 1 off", b"k", b"k log"],
-    "cursors": [Place("cats", 1, 0, EventID(1700000000000000, 1)).encode() * 2, b"AQ"],
+    "cursors": [Place("cats", 1, 0, EventID(1700000000000000, 1)).encoded * 2, b"AQ"],
     "stored_values": [b"1 1 5 0 1-1/2-2 3-3/", b"1 1 5 1,2,3,4,5 1-1/", b"1700000000000000-1",
                       b"cats\n1 1 on\ndogs\n2 1 off"],
     "redis_replies": [

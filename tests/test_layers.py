@@ -33,7 +33,7 @@ LAWS: dict[str, tuple[str, ...]] = {
         "delivery.clock_offset", "delivery.courier_state", "delivery.decision", "delivery.log_cache",
         "delivery.wakeup_index",
     ),
-    "web.http_server.": ("util.work_queue",),
+    "web.http_server.": ("util.work_queue", "util.write_now"),
     "web.": (
         *VALUES, "util.", "web.http_server.", "pull.", "store.group_commit", "delivery.decision",
         "delivery.forecast", "metrics.prometheus",

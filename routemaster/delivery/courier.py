@@ -276,6 +276,8 @@ class Courier:
         if not (self._may_send() and self._due.is_now(self._clock.seconds())):
             return None
         async with self._budget.reads(min(self._backlog.count(), self._due.most)):
+            if not self._may_send():  # any more, after the wait
+                return None
             batch = await (self._parked_batch(attempt) if self._due.retried else self._oldest_batch(most_bytes))
         attempt.began = self._clock.seconds()
         if batch is None or not self._may_send():

@@ -89,7 +89,8 @@ class Place:
     def reach(self, last: EventID) -> None:
         """Go on to this event."""
         self.last = last
-        self.encoded = self._head + _varint(last.us - self.first.us) + _varint(last.n - self.first.n)  #: in a cursor
+        us, n = self.first
+        self.encoded = self._head + _varint(last.us - us) + _varint(last.n - n)  #: its part of a cursor
 
     def ack(self) -> Ack:
         """What acknowledges it."""

@@ -10,6 +10,7 @@ An answer acknowledges nothing: until the client sends its cursor, the same even
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from copy import copy
 from math import inf
@@ -22,12 +23,15 @@ from routemaster.delivery.batch import TracedBatch
 from routemaster.delivery.courier_state import Reason, Wait
 from routemaster.delivery.decision import State
 from routemaster.delivery.log_cache import Entry
-from routemaster.errors import RoutemasterError
+from routemaster.errors import RoutemasterError, StoreUnavailable
 from routemaster.model import EventID
 from routemaster.pull.reading import Reading, Shared
 from routemaster.util.byte_budget import ByteBudget
 
-MOST_WAITING = 100  #: polls of one client in one process
+MOST_WAITING = 100   #: polls of one client in one process
+MOST_HELD = 8 * 1024 * 1024  #: bytes of answers to one client that it has not read; further ones wait
+ROOM_WAIT = 5.0      #: seconds that a poll waits for room at least, before it is refused
+ROOM_CHECK = 0.5     #: seconds between two looks at what a client has not read
 
 
 @define(eq=False)
@@ -35,13 +39,23 @@ class Hold:
     """What an answer takes of the budget until it is sent to all the polls that get it."""
 
     budget: ByteBudget
-    size: int
+    held: Counter[str]  #: see `Shared`
+    subscriber: str
     polls: int
+    size: int = 0
+
+    def begin(self, size: int) -> None:
+        """The answer is made, of so many bytes."""
+        self.size = size
+        self.held[self.subscriber] += size
 
     def sent(self) -> None:
         """It is sent to one of them, or cannot be."""
         self.polls -= 1
         if not self.polls:
+            self.held[self.subscriber] -= self.size
+            if not self.held[self.subscriber]:
+                del self.held[self.subscriber]
             self.budget.release(self.size)
 
 
@@ -69,8 +83,9 @@ class Answer:
 
 @define(eq=False)
 class _Poll:
-    most: int      #: events
-    until: float   #: when it is answered though nothing is due, by the clock here
+    most: int       #: events
+    until: float    #: when it is answered though nothing is due, by the clock here
+    refused: float  #: when it is refused, if there is no room for its answer
     answer: Deferred[Answer] = field(init=False)
 
 
@@ -98,9 +113,11 @@ class Poller:
     def poll(self, most: int, wait: float) -> Deferred[Answer]:
         """An answer of at most so many events, after at most `wait` seconds.
 
-        It fails with StoreUnavailable, NotSubscribed or HasCallback; cancelling it gives the poll up.
+        If there is no room for it then, or after `ROOM_WAIT` if that is later, it fails with StoreUnavailable.
+        It fails with that, NotSubscribed or HasCallback; cancelling it gives the poll up.
         """
-        poll = _Poll(most, self._shared.clock.seconds() + wait)
+        now = self._shared.clock.seconds()
+        poll = _Poll(most, now + wait, now + max(wait, ROOM_WAIT))
         poll.answer = Deferred(lambda _: self._give_up(poll))
         self._polls.append(poll)
         self.reading.moved()
@@ -151,9 +168,11 @@ class Poller:
                     polls, fresh = list(self._polls), not self.reading.is_current
                     await self.reading.look()
                     until = await self._answer(polls, fresh)
-                    self._give_back()
+                    if self.reading.is_current or not self._polls:  # otherwise it looks again, and then needs it
+                        self._give_back()
                 if self._polls and self.reading.is_current:
-                    self.reading.wake_when(min(poll.most for poll in self._polls))
+                    if self._reserving is None:  # else new events change nothing
+                        self.reading.wake_when(min(poll.most for poll in self._polls))
                     seconds = None if until == inf else until - self._shared.clock.seconds()
                     await self._wait.wait(Reason.EVENTS, seconds)
         except Exception as raised:
@@ -172,24 +191,35 @@ class Poller:
         Infinite: when something else happens. `fresh`: whether positions were read since the polls came.
         """
         times = [inf]
+        now = self._shared.clock.seconds()
         for most in {poll.most for poll in polls}:
             step = await self.reading.step(most)
             if step.state is State.DELIVERING:
                 if not fresh:
                     self.reading.moved()
                     return inf
+                if self._shared.held[self.reading.subscriber] >= MOST_HELD:
+                    return self._refuse(polls, now, ROOM_CHECK)
                 if not (room := self._reserve()):
-                    return inf
+                    return self._refuse(polls, now, inf)
                 if await self._answer_with_events([poll for poll in polls if poll.most == most], most, room):
                     continue
                 step = await self.reading.step(most)
             if step.until is not None:
                 times.append(step.until)
-        now = self._shared.clock.seconds()
         for poll in polls:
             if poll.until <= now:
                 self._end(poll)
         return min([*times, *(poll.until for poll in self._polls)])
+
+    def _refuse(self, polls: Sequence[_Poll], now: float, pause: float) -> float:
+        """Fail those that have waited for room long enough; returns when to look again."""
+        why = "there is no room for an answer: earlier answers to polls have not been read; nothing was taken"
+        for poll in polls:
+            if poll.refused <= now and poll in self._polls:
+                self._polls.remove(poll)
+                poll.answer.errback(StoreUnavailable(why))
+        return min([now + pause, *(poll.refused for poll in self._polls)])
 
     def _reserve(self) -> int:
         """Bytes for an answer; 0: there are none, and the loop goes on when there are."""
@@ -214,12 +244,12 @@ class Poller:
 
     async def _answer_with_events(self, polls: Sequence[_Poll], most: int, room: int) -> bool:
         """Answer these polls with at most so many events, of so many bytes; false if there are none."""
-        hold = Hold(self._shared.budget, 0, len(polls))
+        hold = Hold(self._shared.budget, self._shared.held, self.reading.subscriber, len(polls))
         try:
             if not (events := await self.reading.next_events(most, room)):
                 return False
             answer = self._answer_of(events, hold)
-            hold.size = answer.size
+            hold.begin(answer.size)
         finally:
             hold.budget.release(room - hold.size)
         for poll in polls:

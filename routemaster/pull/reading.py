@@ -7,6 +7,7 @@ has sent are passed over though they are not acknowledged, and come again with a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from attrs import evolve, field, frozen
@@ -39,7 +40,8 @@ class Shared:
     cache: LogCache
     max_bytes: int  #: of one answer's events, if the subscription does not say it
     turns: ReadTurns
-    budget: ByteBudget = field(factory=lambda: ByteBudget(ANSWERS))
+    budget: ByteBudget = field(factory=lambda: ByteBudget(ANSWERS, corrected=True))
+    held: Counter[str] = field(factory=Counter)  #: by subscriber, bytes of that budget for answers not sent yet
     offset: ClockOffset = field(factory=ClockOffset)
     batches: Batches = field(factory=Batches)
 

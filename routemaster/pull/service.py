@@ -69,8 +69,13 @@ class PullService:
 
     # -- requests
 
-    async def state(self, subscriber: str) -> SubscriberState:
-        """What is stored about a pulled subscription. Raises StoreUnavailable, NotSubscribed, HasCallback."""
+    async def state(self, subscriber: str, waits: bool = True) -> SubscriberState:
+        """What is stored about a pulled subscription. Raises StoreUnavailable, NotSubscribed, HasCallback.
+
+        `waits`: for a turn; acknowledgements, which make room, do not.
+        """
+        if not waits:
+            return check_pulled(await self._store.state(subscriber))
         async with self._shared.turns:
             return check_pulled(await self._store.state(subscriber))
 

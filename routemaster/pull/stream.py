@@ -133,7 +133,8 @@ class Stream:
         while not self._ended:
             try:
                 async with self._turns:
-                    until = await self._next_step()
+                    # it may have ended while it waited for its turn; what was not sent must not be acknowledged
+                    until = None if self._ended else await self._next_step()
                 if until is not None and not self._ended:
                     await self._wait.wait(Reason.EVENTS, until - self._clock.seconds())
             except StoreUnavailable:

@@ -32,6 +32,7 @@ from twisted.python.failure import Failure
 
 from routemaster.errors import StoreUnavailable
 from routemaster.redis.errors import NotPermitted, lost_reason, named_error, split_error
+from routemaster.util.write_now import write_now
 
 GRACE = 0.05          #: seconds
 MAX_PENDING = 20_000  #: commands in flight; more are refused, so that a slow Redis costs bounded memory
@@ -112,7 +113,10 @@ class RedisProtocol(txredisapi.HiredisProtocol):
         if not self.usable or len(pending) >= MAX_PENDING:
             why = "has too many commands in flight" if self.usable else f"is not connected: {self.reason}"
             return fail(StoreUnavailable(f"{self._redis} {why}"))
-        self.transport.write(_pack(args))
+        if pending:
+            self.transport.write(_pack(args))  # in the next iteration, together with all that come until then
+        else:
+            write_now(self.transport, _pack(args))
         result: Deferred[Reply] = Deferred()
         pending.append((result, self._clock.seconds() + self._timeout, script, args))
         return result

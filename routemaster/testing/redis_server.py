@@ -196,8 +196,8 @@ class PrivateRedis:
     def _end(self, how: signal.Signals) -> None:
         process, self._process = self._process, None
         if process is not None:
-            process.send_signal(signal.SIGCONT)  # a stopped process does not hear SIGTERM
             process.send_signal(how)
+            process.send_signal(signal.SIGCONT)  # a stopped process does not hear SIGTERM
             process.wait()
 
 

@@ -16,10 +16,15 @@ SMALLEST = 8 * 1024  #: bytes that a share may have, however little is left, as 
 
 
 class ByteBudget:
-    """`most`: bytes of all shares."""
+    """`most`: bytes of all shares.
 
-    def __init__(self, most: int) -> None:
+    `corrected`: each share is corrected soon by `release`, as it may turn out larger; the next one that
+    waits is served only then.
+    """
+
+    def __init__(self, most: int, corrected: bool = False) -> None:
         self._most = self._free = most
+        self._corrected = corrected
         self._waiting: deque[tuple[int, Deferred[int]]] = deque()
 
     def reserve(self, wanted: int) -> Deferred[int]:
@@ -53,3 +58,5 @@ class ByteBudget:
             self._waiting.popleft()
             if size:  # otherwise it was cancelled
                 share.callback(size)
+                if self._corrected:
+                    return

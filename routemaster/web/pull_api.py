@@ -72,7 +72,7 @@ class PullApi:
         body = request.take_body()
         subscriber = await self._subscribers.token(request, name)
         cursor = check_cursor(strict_json.decode_fields(body))
-        state = await self._state(subscriber)
+        state = await self._pull.state(subscriber, waits=False)
         await complete(self._pull.acknowledge(state, cursor))
         return no_content(request)
 
@@ -112,13 +112,16 @@ class PullApi:
 
 
 def _answer(answer: Answer, request: Any) -> bytes | Body:
+    is_long = answer.size > PART and not request.over
+    if is_long:
+        request.notifyFinish().addBoth(lambda _: answer.sent())
+    else:
+        answer.sent()
     if request.span is not None:
         request.span.pulled(answer.count, answer.traces)
     end = b',"cursor":"%b","queued":%d}' % (answer.cursor.encode(), answer.queued)
-    if answer.size > PART and not request.over:
-        request.notifyFinish().addBoth(lambda _: answer.sent())
+    if is_long:
         return ready_json(request, _LongAnswer(answer, end))
-    answer.sent()
     return ready_json(request, _BEGIN + answer.events + end)
 
 

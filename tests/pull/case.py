@@ -86,8 +86,9 @@ class PullCase(SynchronousTestCase):
         self, wait: float = 0, most: int | None = None, ack: Answer | None = None, name: str = "sub",
         service: PullService | None = None,
     ) -> Deferred[Answer]:  # fmt: skip
-        """A poll as the API makes it."""
+        """A poll as the API makes it, when the turns of those before are free again."""
         service = service or self.pull
+        self.clock.advance(0)
 
         async def poll() -> Answer:
             state = await service.state(name)
@@ -99,7 +100,6 @@ class PullCase(SynchronousTestCase):
 
     def pulled(self, **options: Any) -> Answer:
         """The answer to a poll that does not wait."""
-        self.clock.advance(0)
         return self.successResultOf(self.poll(**options))
 
     def acknowledge(self, answer: Answer, name: str = "sub", service: PullService | None = None) -> None:

@@ -7,7 +7,8 @@ from twisted.internet.defer import CancelledError
 
 from routemaster.errors import HasCallback, Invalid, NotSubscribed, StoreUnavailable
 from routemaster.model import TopicSettings
-from routemaster.pull.poller import MOST_WAITING
+from routemaster.pull import poller
+from routemaster.pull.poller import MOST_WAITING, ROOM_CHECK, ROOM_WAIT
 from routemaster.util.byte_budget import SMALLEST, ByteBudget
 from tests.pull.case import PullCase, numbers
 
@@ -449,7 +450,7 @@ class BudgetTests(PullCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.budget = ByteBudget(8 * SMALLEST)
+        self.budget = ByteBudget(8 * SMALLEST, corrected=True)
         self.patch(self.pull, "_shared", evolve(self.pull._shared, budget=self.budget))
         self.subscribe("cats", name="one", max=10_000)
         self.subscribe("cats", name="two", max=10_000, create=False)
@@ -469,11 +470,60 @@ class BudgetTests(PullCase):
         self.assertEqual(len(numbers(whole)), 7, "an eighth of all, or the smallest share")
         self.fill()
         poll = self.poll(name="two")
-        self.turn(30)
+        self.turn(ROOM_WAIT - 0.01)
         self.assertNoResult(poll)
         whole.sent()
         self.turn()
         self.assertEqual(len(numbers(self.successResultOf(poll))), 7)
+
+    def test_refused(self) -> None:
+        """A poll that finds no room is refused after its time, or `ROOM_WAIT` if it has less."""
+        self.fill()
+        polls = {wait: self.poll(name="two", wait=wait) for wait in (0, 20)}
+        self.turn()
+        for wait, seconds in ((0, ROOM_WAIT - 0.1), (20, 20 - ROOM_WAIT - 0.2)):
+            self.turn(seconds)
+            self.assertNoResult(polls[wait])
+            self.turn(0.2)
+            self.assertIn("no room", str(self.failureResultOf(polls[wait], StoreUnavailable).value))
+        self.turn()
+        self.assertEqual(self.pull.subscribers, 0)
+
+    def test_order(self) -> None:
+        """Room goes to who has waited longest, to one at a time, who looks at the positions once."""
+        names = ("one", "two", "three", "four")
+        for name in names[2:]:
+            self.subscribe("cats", name=name, max=10_000, create=False)
+        self.do(self.memory.publish("cats", "pub", [b'{"n":1,"x":"%b"}' % (b"x" * 1000)] * 20))
+        self.fill()
+        answered: list[str] = []
+        for name in names:
+            self.poll(name=name, wait=60).addCallback(lambda _, name=name: answered.append(name))
+            self.turn()
+        before = self.store.calls["positions"]
+        self.budget.release(SMALLEST)
+        for _ in range(10):
+            self.turn()
+        self.assertEqual(answered, ["one"])
+        self.assertLessEqual(self.store.calls["positions"] - before, 2)
+        for count in (2, 3, 4):
+            self.budget.release(SMALLEST)
+            for _ in range(5):
+                self.turn()
+            self.assertEqual(answered, [*names[:count]])
+
+    def test_own_share(self) -> None:
+        """A client that does not read its answers gets no further ones, until it has read; others do."""
+        self.patch(poller, "MOST_HELD", 5000)
+        unread = self.pulled(name="one")
+        poll = self.poll(name="one", wait=60)
+        self.turn()
+        self.assertNoResult(poll)
+        self.assertEqual(len(numbers(self.pulled(name="two"))), 7)
+        unread.sent()
+        self.turn(ROOM_CHECK)
+        self.successResultOf(poll).sent()
+        self.assertEqual(self.pull._shared.held["one"], 0)
 
     def test_of_several_polls(self) -> None:
         """An answer that several polls get counts once, until all of them are sent it."""

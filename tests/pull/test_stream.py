@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from routemaster.errors import Invalid
 from routemaster.hints import SubscriptionChanged
 from routemaster.model import TopicSettings
-from routemaster.pull.service import PullService
+from routemaster.pull.service import TOGETHER, PullService
 from routemaster.pull.stream import COMMENT_INTERVAL, PART_BYTES, SENT_CHECK, STORE_RETRY, Stream
 from tests.pull.case import PullCase
 
@@ -160,6 +160,7 @@ class EventsTests(StreamCase):
         self.subscribe("cats", name="other", create=False)
         self.publish("cats")
         other = self.pulled(name="other")
+        self.turn()
         acknowledging = self.pull.acknowledge(self.do(self.pull.state("sub")), other.cursor)
         self.failureResultOf(Deferred.fromCoroutine(acknowledging), Invalid)
         self.assertEqual(self.facts().queued, 1)
@@ -193,6 +194,34 @@ class EventsTests(StreamCase):
         self.publish("cats")
         self.turn()
         self.assertEqual(connection.numbers, [1, 2, 3, 4, 5])
+
+    def test_lost_while_it_waits_for_a_turn(self) -> None:
+        """A stream whose connection is lost before its turn comes acknowledges nothing with that turn."""
+        self.subscribe("cats")
+        connection = self.stream(sent=True)
+        self.turn()
+        connection.unsent = 100
+        self.publish("cats", 3)
+        self.turn()
+        self.turn()
+        self.assertEqual(connection.numbers, [1, 2, 3])
+        ends: list[Deferred[None]] = []
+
+        async def read() -> None:
+            async with self.pull._shared.turns:
+                ends.append(Deferred())
+                await ends[-1]
+
+        for _ in range(TOGETHER):
+            Deferred.fromCoroutine(read())
+        self.turn(SENT_CHECK[0])
+        connection.disconnect()
+        connection.unsent = 0
+        for end in ends:
+            end.callback(None)
+        self.turn()
+        self.turn()
+        self.assertEqual((self.facts().sent, self.facts().queued), (0, 3))
 
     def test_a_due_batch_is_sent_whole(self) -> None:
         """What was due together is sent together, though it takes several reads."""

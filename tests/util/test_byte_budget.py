@@ -44,6 +44,17 @@ class ByteBudgetTests(SynchronousTestCase):
         self.assertEqual([self.successResultOf(each) for each in (self.waiting, others[0])], 2 * [SMALLEST])
         self.assertNoResult(others[1])
 
+    def test_corrected(self) -> None:
+        """Where shares may turn out larger, the next one that waits is served when the last is corrected."""
+        self.budget = ByteBudget(MIB, corrected=True)
+        self.take_all()
+        other = self.budget.reserve(SMALLEST)
+        self.budget.release(3 * SMALLEST)
+        self.assertEqual(self.successResultOf(self.waiting), SMALLEST)
+        self.assertNoResult(other)
+        self.budget.release(-SMALLEST)
+        self.assertEqual(self.successResultOf(other), SMALLEST)
+
     def test_small(self) -> None:
         """A share that is small enough does not wait behind large ones."""
         self.take_all()

@@ -8,7 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.util.read_turns import PATIENCE, STEP, TOGETHER, ReadTurns
+from routemaster.util.read_turns import MOST_EXTRA, PATIENCE, STEP, TOGETHER, ReadTurns
 
 
 class ReadTurnsTests(SynchronousTestCase):
@@ -110,6 +110,41 @@ class ReadTurnsTests(SynchronousTestCase):
         for each in (*slow, *others, last):
             self.successResultOf(each)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_hung(self) -> None:
+        """Beside turns that hang others go on, each when one has ended, not so many in each `PATIENCE`."""
+        hung = [self.start(number, Deferred[None]()) for number in range(TOGETHER)]
+        others = [self.start(100 + number) for number in range(5 * TOGETHER)]
+        self.clock.advance(PATIENCE)
+        for _ in range(5):
+            self.clock.advance(0)
+        for each in others:
+            self.successResultOf(each)
+        for each in hung:
+            self.assertNoResult(each)
+
+    def test_all_hang(self) -> None:
+        """However long all hang, at most `MOST_EXTRA` times as many begin beside them."""
+        hung = [self.start(number, Deferred[None]()) for number in range(2 * MOST_EXTRA * TOGETHER)]
+        for _ in range(2 * MOST_EXTRA):
+            self.clock.advance(PATIENCE)
+        self.assertEqual(len(self.begun), (1 + MOST_EXTRA) * TOGETHER)
+        for each in hung:
+            self.assertNoResult(each)
+
+    def test_pause(self) -> None:
+        """While more wait, the reactor is left alone for as long as turns took, whatever ends or comes."""
+        for number in range(TOGETHER):
+            self.start(number)
+        for number in range(2):
+            self.start(100 + number, None, STEP)
+        self.clock.advance(0)
+        self.assertEqual(len(self.begun), TOGETHER + 1)
+        self.start(200)
+        self.clock.advance(0.9 * STEP)
+        self.assertEqual(len(self.begun), TOGETHER + 1)
+        self.clock.advance(0.2 * STEP)
+        self.assertEqual(len(self.begun), TOGETHER + 2)
 
     def test_failure(self) -> None:
         """A turn that ends with an exception is free again."""

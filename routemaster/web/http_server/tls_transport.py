@@ -18,9 +18,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from OpenSSL.SSL import WantReadError
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
+
+from routemaster.util.write_now import write_now
 
 MAX_HELLO = 8192       #: bytes of the record with the ClientHello; with post-quantum keys it has about 2,000
 MAX_HANDSHAKE = 32768  #: bytes of an incomplete handshake
@@ -86,6 +89,13 @@ class ServerTLS(TLSMemoryBIOProtocol):
         for start in range(0, len(data), PIECE):
             if self._tlsConnection is not None and not self._lostTLSConnection and not self._aborted:
                 super().dataReceived(data[start : start + PIECE])
+
+    def _flushSendBIO(self) -> None:
+        try:
+            data = self._tlsConnection.bio_read(2 * PIECE)
+        except WantReadError:
+            return
+        write_now(self.transport, data)
 
     def _tlsShutdownFinished(self, reason: Failure | None) -> None:
         if reason is not None:

@@ -14,10 +14,12 @@ def unsent(transport: Any) -> int:
     """Bytes in the buffers of TLS, the transport and the kernel, those sent without the peer's TCP ACK included.
 
     0: the peer's machine has all of them, though perhaps not yet its program. On a Unix socket, its
-    program has them. Where the system does not count (`TIOCOUTQ`, which is `SIOCOUTQ` on Linux), the
-    kernel's buffer counts as empty: then 0 means that the kernel has taken all.
+    program has them. At least 1 if the connection is lost. Where the system does not count (`TIOCOUTQ`,
+    which is `SIOCOUTQ` on Linux), the kernel's buffer counts as empty: then 0 means that the kernel has all.
     """
     count, lower = buffered(transport), socket_of(transport)
+    if not getattr(lower, "connected", True):
+        return max(1, count)
     with suppress(AttributeError, OSError):
         count += int(struct.unpack("i", fcntl.ioctl(lower.socket.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
     with suppress(AttributeError, OSError):

@@ -79,6 +79,14 @@ class UnsentTests(ServerCase):
 
         self.assertEqual(unsent(Transport()), 12)
 
+    def test_lost(self) -> None:
+        """What was written to a connection that is lost counts as unsent, though no buffer has it any more."""
+
+        class Transport:
+            connected, dataBuffer, offset, _tempDataLen = 0, b"", 0, 0
+
+        self.assertEqual(unsent(Transport()), 1)
+
     def test_unix(self) -> None:
         """On a Unix socket what the peer has not read is unsent, still when it closes without reading it."""
 
