@@ -15,13 +15,14 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 
 from routemaster.errors import StoreUnavailable
-from routemaster.interfaces import Meter, Store
+from routemaster.interfaces import Clock, Meter, Store
 from routemaster.model import EventID, Published, public_name
 
 GROUP_EVENTS = 1000            #: events in one call, unless one publication alone has more
 GROUP_BYTES = 1024 * 1024      #: bytes of fragments in one call, likewise
 HELD_BYTES = 32 * 1024 * 1024  #: bytes of memory for fragments in this process, waiting or in a call
 OVERHEAD = 64                  #: bytes of memory for one fragment besides its own
+AT_ONCE = 20                   #: publications whose Deferreds fire in one iteration of the reactor
 
 
 @frozen(eq=False)
@@ -75,8 +76,8 @@ class GroupCommit:
 
     _log = Logger()
 
-    def __init__(self, store: Store, meter: Meter) -> None:
-        self._store, self._meter = store, meter
+    def __init__(self, store: Store, meter: Meter, clock: Clock) -> None:
+        self._store, self._meter, self._clock = store, meter, clock
         self._lanes: dict[tuple[str, str], _Lane] = {}
         self._held = 0
 
@@ -129,16 +130,23 @@ class GroupCommit:
             last=str(stored.last), bytes=size, publications=len(group),
         )  # fmt: skip
 
-    def _finish(self, publications: list[_Publication], result: Published | Exception) -> None:
-        """Fire the Deferreds of one call, whose events have one time and running numbers."""
-        offset = 0
-        for publication in publications:
+    def _finish(
+        self, publications: list[_Publication], result: Published | Exception, begin: int = 0, offset: int = 0
+    ) -> None:
+        """Fire the Deferreds of one call from `begin` on, some at a time: a thousand answers take 100 ms.
+
+        The events of the call have one time and running numbers; `offset` of them come before.
+        """
+        end = begin + AT_ONCE
+        for publication in publications[begin:end]:
             self._held -= publication.memory
             if isinstance(result, Exception):
                 publication.failed(result)
             else:
                 publication.stored(result, offset)
-                offset += len(publication.fragments)
+            offset += len(publication.fragments)
+        if end < len(publications):
+            self._clock.callLater(0, self._finish, publications, result, end, offset)
 
 
 def _fragments(group: list[_Publication]) -> Sequence[bytes]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 
-#: new objects between two runs of the collector; runs over these between two over all that survived since the last
-#: such run, which takes 0.1 to 0.4 µs for each object and so up to 10 ms; and those between two over everything
-THRESHOLDS = (5_000, 5, 80)
+#: new objects between two runs over these; such runs between two over all that survived since the last of the
+#: kind; and those between two over everything. A run takes 0.2 to 1 µs for each object.
+THRESHOLDS = (2_000, 5, 200)
 
 
 def tune_garbage_collector() -> None:

@@ -10,7 +10,7 @@ from twisted.internet.task import Cooperator
 
 from routemaster.interfaces import Clock
 
-STEP = 0.002  #: seconds of computation in one turn of the reactor
+STEP = 0.001  #: seconds of computation in one turn of the reactor
 TOGETHER = 8  #: computations that have begun and are not complete; each may hold several times its input
 
 _T = TypeVar("_T")

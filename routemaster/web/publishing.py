@@ -40,7 +40,7 @@ class Publishing:
     ) -> None:  # fmt: skip
         """`wall` returns the time of day."""
         self._access, self._limits, self._wall, self._data_limits = access, limits, wall, data_limits
-        self._commit = GroupCommit(store, meter)
+        self._commit = GroupCommit(store, meter, clock)
         self._turns = Turns(clock)
         self.refusals = RefusedPublications(meter, clock)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -13,7 +14,7 @@ from routemaster.errors import NotYourTopic, StoreBroken, StoreUnavailable
 from routemaster.metrics.meter import Meter
 from routemaster.model import EventID, Published
 from routemaster.store import group_commit
-from routemaster.store.group_commit import GroupCommit
+from routemaster.store.group_commit import AT_ONCE, GroupCommit
 
 DOWN = StoreUnavailable("the store is away", outcome_unknown=True)
 
@@ -51,7 +52,8 @@ class GroupCommitTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.store = SlowStore()
         self.meter = Meter()
-        self.commit = GroupCommit(self.store, self.meter)  # type: ignore[arg-type]
+        self.clock = Clock()
+        self.commit = GroupCommit(self.store, self.meter, self.clock)  # type: ignore[arg-type]
 
     def publish(self, *fragments: bytes, topic: str = "cats", publisher: str = "pub") -> Deferred[Published]:
         return self.commit.publish(topic, publisher, fragments)
@@ -69,6 +71,20 @@ class GroupCommitTests(SynchronousTestCase):
         shown = [[event[name] for name in ("name", "topic", "events", "publications", "bytes", "first", "last")]
                  for event in events]  # fmt: skip
         self.assertEqual(shown, [["pub", "cats", 1, 1, 1, "5-1", "5-1"], ["pub", "cats", 2, 2, 5, "5-2", "5-3"]])
+
+    def test_many_are_told_in_turn(self) -> None:
+        """Of many that share a call, so many are told in one iteration of the reactor, each its own IDs."""
+        self.publish(b"first")
+        told = [self.publish(b"%d" % n) for n in range(2 * AT_ONCE + 1)]
+        self.store.answer()
+        self.store.answer()
+        for count in (AT_ONCE, 2 * AT_ONCE, 2 * AT_ONCE + 1):
+            self.assertEqual(sum(each.called for each in told), count)
+            calls, self.clock.calls = self.clock.calls, []
+            for call in calls:
+                call.func(*call.args)
+        self.assertEqual([self.successResultOf(each).first.n for each in told], [*range(2, 2 * AT_ONCE + 3)])
+        self.nothing_left()
 
     def nothing_left(self) -> None:
         """No lane, no byte is remembered, and the next publication goes at once."""

@@ -36,17 +36,18 @@ class WriteNowTests(SynchronousTestCase):
 
     def test_taken(self) -> None:
         """What the system takes is not written again; the rest the transport writes."""
-        for room, sent, written in ((9, b"12345", b""), (5, b"12345", b""), (2, b"12", b"345"), (0, b"", b"12345")):
+        for room, sent, written in ((5, b"12345", b""), (2, b"12", b"345"), (0, b"", b"12345")):
             transport = Socket(room)
             write_now(transport, b"12345")
             self.assertEqual((transport.sent, transport.written), (sent, written))
 
     def test_waits(self) -> None:
-        """Nothing overtakes what waits; where nothing may be sent any more, the transport decides."""
-        for name, value in (
-            ("dataBuffer", b"x"), ("_tempDataBuffer", [b"x"]), ("disconnecting", True),
-            ("_writeDisconnecting", True), ("connected", 0), ("room", CONNECTION_LOST),
-        ):  # fmt: skip
+        """Nothing overtakes what waits; on a connection that ends the transport decides."""
+        cases: dict[str, object] = {
+            "dataBuffer": b"x", "_tempDataBuffer": [b"x"], "disconnecting": True, "_writeDisconnecting": True,
+            "connected": 0, "room": CONNECTION_LOST,
+        }  # fmt: skip
+        for name, value in cases.items():
             transport = Socket(9)
             setattr(transport, name, value)
             write_now(transport, b"12345")
