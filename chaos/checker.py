@@ -14,7 +14,8 @@
 Order: a lane's accepted events are in the order of their numbers, for each was
 published after the answer to the last. That says nothing about events whose
 outcome is unknown, nor about those of different lanes; but a topic has one
-order, so all its subscribers must have seen the same.
+order, so all its subscribers must have seen the same. A delivery for a subscription that was
+removed with its backlog, by a process that stood still meanwhile, has no place in that order.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ def judge(evidence: Evidence, allowed: Allowed) -> Verdict:
         found.invented.extend(f"{name} got {what}" for what in _invented(seen, published))
         found.refused.extend((name, mark) for mark in seen.known(published, Outcome.REFUSED))
         found.unsubscribed.extend(_unsubscribed(evidence.windows, seen, published))
-        found.reordered.extend([*_out_of_lane(seen, published), *_out_of_line(seen, place)])
+        in_time = _Seen(name, _without_late(evidence.windows, seen, published))
+        found.reordered.extend([*_out_of_lane(in_time, published), *_out_of_line(in_time, place)])
         again, over = seen.repeats(evidence.rollbacks), seen.overlaps()
         found.repeated.extend(again[allowed.repeats :])
         found.overlapped.extend(over[allowed.overlaps :])
@@ -189,6 +191,25 @@ def _invented(seen: _Seen, published: Mapping[Mark, Sent]) -> Iterator[object]:
     for arrival in seen.arrivals:
         yield from arrival.strange
     yield from (mark for mark in seen.first if mark not in published)
+
+
+def _without_late(
+    windows: Iterable[Window], seen: _Seen, published: Mapping[Mark, Sent]
+) -> list[Arrival]:
+    """The deliveries but those of nothing but subscriptions that were removed before."""
+    mine = [window for window in windows if window.subscriber == seen.name]
+
+    def is_late(mark: Mark, moment: float) -> bool:
+        sent = published.get(mark)
+        if sent is None or sent.outcome is Outcome.UNKNOWN:
+            return False
+        windows = [
+            each for each in mine
+            if each.topic == mark[0] and each.asked <= sent.ended and sent.began <= each.left
+        ]  # fmt: skip
+        return bool(windows) and all(each.dissolved and each.left < moment for each in windows)
+
+    return [each for each in seen.arrivals if not all(is_late(mark, each.began) for mark in each.marks)]
 
 
 def _unsubscribed(windows: Iterable[Window], seen: _Seen, published: Mapping[Mark, Sent]) -> list[Whose]:

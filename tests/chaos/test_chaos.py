@@ -151,6 +151,21 @@ class CheckerTests(SynchronousTestCase):
                        arrivals=[came(4, *one), came(4, a(1, 2), a(2), to="t")]), {}),
         })  # fmt: skip
 
+    def test_late(self) -> None:
+        """What comes for a subscription that was removed with its backlog is not out of the next one's order."""
+        def windows(dissolved: bool, left: float = 2.8) -> list[Window]:
+            return [Window("s", "a", -2, -1, 2.7, left, dissolved), Window("s", "a", 2.8, 2.9)]
+
+        late = evolve(GOOD, arrivals=[came(4, a(3)), came(5, a(1), a(2))])
+        self.table({
+            "removed": (evolve(late, windows=windows(True)), {}),
+            "left, and its backlog is delivered": (evolve(late, windows=windows(False)), {"reordered": 2}),
+            "not removed yet": (evolve(late, windows=windows(True, left=9)), {"reordered": 2}),
+            "with one that is in time": (
+                evolve(late, arrivals=[came(4, a(3)), came(5, a(2), a(3), a(1))], windows=windows(True)),
+                {"reordered": 3, "repeated": 1}),
+        })  # fmt: skip
+
     def test_repeated(self) -> None:
         """What was acknowledged comes again only as often as faults excuse, for each subscriber."""
         again = evolve(GOOD, arrivals=[*GOOD.arrivals, came(6, a(3))])

@@ -141,17 +141,17 @@ class _SizedAnswer(_Answer):
 
     def __init__(self, request: Any, head: bytes, body: Body, writer: BodyWriter) -> None:
         super().__init__(request, head, writer)
-        self.source, self._rest = body.source, iter(body)
+        self.source, self._rest, self._left = body.source, iter(body), body.length
 
     def write_part(self) -> int:
-        written = len(self._part)
-        self.request.write_part(self._part)
-        part = next(self._rest, None)
-        if part is None:
+        part, self._part = self._part, b""  # no further part is made before it is written
+        if not part:
+            part = next(self._rest)
+            self._left -= len(part)
+        self.request.write_part(part)
+        if not self._left:
             self._finish()
-        else:
-            self._part = part
-        return written
+        return len(part)
 
 
 class _OpenAnswer(_Answer):

@@ -5,8 +5,8 @@ the ClientHello, one record of at most `MAX_HELLO` bytes, is collected here firs
 connections take turns (`WorkQueue`): their computations are the most expensive thing that a stranger can ask for.
 A handshake of which more than `MAX_HANDSHAKE` bytes have come is given up.
 
-Memory BIOs never shrink. They are fed in pieces, so that a long burst does not stay in memory for as long as
-the connection is open.
+Memory BIOs never shrink. They are fed in pieces, the smaller the more connections there are, so that a long
+burst does not stay in memory for as long as the connection is open.
 
 An exception of OpenSSL has a traceback, which refers to the connection: without it, the connection is free as
 soon as it is lost.
@@ -27,7 +27,7 @@ from routemaster.util.write_now import write_now
 
 MAX_HELLO = 8192       #: bytes of the record with the ClientHello; with post-quantum keys it has about 2,000
 MAX_HANDSHAKE = 32768  #: bytes of an incomplete handshake
-PIECE = 16384          #: bytes given to OpenSSL at once
+PIECE = 16384          #: bytes given to OpenSSL at once, if the transport's buffer is not smaller
 _RECORD = 5            #: bytes before a record's content: type (22: handshake), version, length
 _HANDSHAKE = 22
 
@@ -83,12 +83,24 @@ class ServerTLS(TLSMemoryBIOProtocol):
             self.abortConnection()
 
     def _feed(self, data: bytes) -> None:
-        if len(data) <= PIECE:
+        piece = self._piece
+        if len(data) <= piece:
             super().dataReceived(data)
             return
-        for start in range(0, len(data), PIECE):
+        for start in range(0, len(data), piece):
             if self._tlsConnection is not None and not self._lostTLSConnection and not self._aborted:
-                super().dataReceived(data[start : start + PIECE])
+                super().dataReceived(data[start : start + piece])
+
+    def _write(self, data: bytes) -> None:
+        piece = self._piece
+        for start in range(0, len(data), piece):
+            if self._reason is None:
+                super()._write(data[start : start + piece])
+
+    @property
+    def _piece(self) -> int:
+        share: int = self.transport.bufferSize
+        return min(PIECE, share)
 
     def _flushSendBIO(self) -> None:
         try:

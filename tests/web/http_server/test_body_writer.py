@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -120,6 +121,26 @@ class BodyWriterTests(Case):
         slow.channel.resumeProducing()
         self.drain(wire)
         self.assertEqual(len(slow.value().partition(b"\r\n\r\n")[2]), LONG)
+
+    def test_parts_are_not_made_early(self) -> None:
+        """A part is made when it is written: answers that wait for their clients hold none."""
+        made: list[int] = []
+
+        class Body(Whole):
+            def __iter__(self) -> Iterator[bytes]:
+                for part in super().__iter__():
+                    made.append(len(part))
+                    yield part
+
+        self.api.long_body = Body(b"x" * LONG)
+        wire, (slow,) = self.several(1)
+        wire.clock.advance(0)
+        slow.channel.pauseProducing()
+        self.drain(wire)
+        self.assertEqual(sum(made), len(slow.value().partition(b"\r\n\r\n")[2]))
+        slow.channel.resumeProducing()
+        self.drain(wire)
+        self.assertEqual(sum(made), LONG)
 
     def test_time_limits(self) -> None:
         """An answer may take longer than `handling` while it proceeds; a client that stops reading is aborted."""

@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 
 from routemaster.web.certificates import ReloadableTLS, ensure_self_signed
+from routemaster.web.http_server.body_writer import Whole
+from routemaster.web.http_server.buffers import LEAST
 from routemaster.web.http_server.tls_transport import MAX_HANDSHAKE, MAX_HELLO, PIECE
 from tests.web.wire import CHUNKED, PUBLISH, Case, Transport, Wire, get, post
 
@@ -139,7 +141,7 @@ class MemoryTests(Case):
     """Memory of a connection."""
 
     def test_pieces(self) -> None:
-        """OpenSSL's memory BIO, which never shrinks, gets at most PIECE bytes at once."""
+        """OpenSSL's memory BIOs, which never shrink, get at most PIECE bytes at once, or the share."""
         client, sizes = Client(self.wire()), []
         client.shake_hands()
         real = TLSMemoryBIOProtocol.dataReceived
@@ -151,7 +153,20 @@ class MemoryTests(Case):
         self.patch(TLSMemoryBIOProtocol, "dataReceived", spy)
         client.send(post(b"Content-Length: 60000", body=b"a" * 60000))
         self.assertEqual(max(sizes), PIECE)
-        self.assertEqual(len(self.api.published[0][1]), 60000)
+        client.transport.bufferSize = LEAST
+        sizes.clear()
+        self.api.long_body = Whole(b"x" * 60000)
+        write = TLSMemoryBIOProtocol._write
+
+        def spy_write(server: Any, data: bytes) -> None:
+            sizes.append(len(data))
+            write(server, data)
+
+        self.patch(TLSMemoryBIOProtocol, "_write", spy_write)
+        client.send(post(b"Content-Length: 60000", body=b"a" * 60000) + get(b"/long"))
+        client.clock.advance(1)
+        self.assertEqual(max(sizes), LEAST)
+        self.assertEqual([len(each[1]) for each in self.api.published], 2 * [60000])
 
     def test_freed_at_once(self) -> None:
         """A lost connection is free at once, without the collector: TLS, the request, its body or answer."""
