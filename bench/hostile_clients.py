@@ -136,7 +136,10 @@ class Hostile:
         plain.connect_ex(("127.0.0.1", self.port))
         self.socket, self.sent, self.greeted = plain, 0, not self.kind.tls
         if self.kind.tls:
-            self.socket = self.context.wrap_socket(plain, do_handshake_on_connect=False)
+            try:
+                self.socket = self.context.wrap_socket(plain, do_handshake_on_connect=False)
+            except BlockingIOError:  # the connection was complete while Python looked whether it is
+                self.connect()
 
     def step(self) -> int:
         """Go on as far as possible; the events to wait for, 0 if the connection is over."""
