@@ -70,7 +70,10 @@ def judge(evidence: Evidence, allowed: Allowed) -> Verdict:
     """Compare the records, one subscriber after another: a run may hold millions of deliveries."""
     published = {mark: sent for sent in evidence.sent for mark in sent.marks()}
     arrivals = _by_subscriber(evidence.arrivals)
-    place = places(arrivals)
+    in_time = {
+        name: _without_late(evidence.windows, _Seen(name, mine), published) for name, mine in arrivals.items()
+    }
+    place = places(in_time)
     arrived: set[Mark] = set()
     found = Verdict()
     repeats = overlaps = 0
@@ -81,8 +84,8 @@ def judge(evidence: Evidence, allowed: Allowed) -> Verdict:
         found.invented.extend(f"{name} got {what}" for what in _invented(seen, published))
         found.refused.extend((name, mark) for mark in seen.known(published, Outcome.REFUSED))
         found.unsubscribed.extend(_unsubscribed(evidence.windows, seen, published))
-        in_time = _Seen(name, _without_late(evidence.windows, seen, published))
-        found.reordered.extend([*_out_of_lane(in_time, published), *_out_of_line(in_time, place)])
+        ordered = _Seen(name, in_time.get(name, []))
+        found.reordered.extend([*_out_of_lane(ordered, published), *_out_of_line(ordered, place)])
         again, over = seen.repeats(evidence.rollbacks), seen.overlaps()
         found.repeated.extend(again[allowed.repeats :])
         found.overlapped.extend(over[allowed.overlaps :])

@@ -11,7 +11,7 @@ An answer acknowledges nothing: until the client sends its cursor, the same even
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from copy import copy
 from math import inf
 
@@ -93,7 +93,7 @@ class Poller:
     """See above. It ends when no poll is left."""
 
     # thousands may wait
-    __slots__ = ("_on_end", "_polls", "_reserving", "_room", "_running", "_shared", "_wait", "reading")
+    __slots__ = ("_full", "_on_end", "_polls", "_reserving", "_room", "_running", "_shared", "_wait", "reading")
 
     def __init__(self, state: SubscriberState, shared: Shared, on_end: Callable[[Poller], None]) -> None:
         """`state`: as just read, of a pulled subscription; `on_end` is called when no poll is left."""
@@ -101,6 +101,7 @@ class Poller:
         self._shared, self._on_end = shared, on_end
         self._polls: list[_Poll] = []
         self._wait = Wait(shared.clock)
+        self._full: Set[_Poll] = frozenset()  # those of them that wait for room
         self._room = 0  # bytes reserved for the next answer
         self._reserving: Deferred[int] | None = None  # waits for them
         self._running: Deferred[None] | None = None
@@ -171,8 +172,9 @@ class Poller:
                     if self.reading.is_current or not self._polls:  # otherwise it looks again, and then needs it
                         self._give_back()
                 if self._polls and self.reading.is_current:
-                    if self._reserving is None:  # else new events change nothing
-                        self.reading.wake_when(min(poll.most for poll in self._polls))
+                    # for those that wait for room new events change nothing
+                    if wanted := [poll.most for poll in self._polls if poll not in self._full]:
+                        self.reading.wake_when(min(wanted))
                     seconds = None if until == inf else until - self._shared.clock.seconds()
                     await self._wait.wait(Reason.EVENTS, seconds)
         except Exception as raised:
@@ -190,36 +192,41 @@ class Poller:
 
         Infinite: when something else happens. `fresh`: whether positions were read since the polls came.
         """
-        times = [inf]
+        times, full = [inf], set[_Poll]()
         now = self._shared.clock.seconds()
         for most in {poll.most for poll in polls}:
+            group = [poll for poll in polls if poll.most == most]
             step = await self.reading.step(most)
             if step.state is State.DELIVERING:
                 if not fresh:
                     self.reading.moved()
                     return inf
                 if self._shared.held[self.reading.subscriber] >= MOST_HELD:
-                    return self._refuse(polls, now, ROOM_CHECK)
+                    times.append(now + ROOM_CHECK)
+                    full.update(group)
+                    continue
                 if not (room := self._reserve()):
-                    return self._refuse(polls, now, inf)
-                if await self._answer_with_events([poll for poll in polls if poll.most == most], most, room):
+                    full.update(group)
+                    continue
+                if await self._answer_with_events(group, most, room):
                     continue
                 step = await self.reading.step(most)
             if step.until is not None:
                 times.append(step.until)
+        self._full = full
         for poll in polls:
-            if poll.until <= now:
+            if poll not in full and poll.until <= now:
                 self._end(poll)
-        return min([*times, *(poll.until for poll in self._polls)])
+            elif poll in full and poll.refused <= now:
+                self._refuse(poll)
+        return min([*times, *(poll.refused if poll in full else poll.until for poll in self._polls)])
 
-    def _refuse(self, polls: Sequence[_Poll], now: float, pause: float) -> float:
-        """Fail those that have waited for room long enough; returns when to look again."""
-        why = "there is no room for an answer: earlier answers to polls have not been read; nothing was taken"
-        for poll in polls:
-            if poll.refused <= now and poll in self._polls:
-                self._polls.remove(poll)
-                poll.answer.errback(StoreUnavailable(why))
-        return min([now + pause, *(poll.refused for poll in self._polls)])
+    def _refuse(self, poll: _Poll) -> None:
+        """Fail a poll that has waited for room long enough."""
+        if poll in self._polls:
+            self._polls.remove(poll)
+            why = "there is no room for an answer: earlier answers to polls have not been read; nothing was taken"
+            poll.answer.errback(StoreUnavailable(why))
 
     def _reserve(self) -> int:
         """Bytes for an answer; 0: there are none, and the loop goes on when there are."""

@@ -19,7 +19,7 @@ class ByteBudget:
     """`most`: bytes of all shares.
 
     `corrected`: each share is corrected soon by `release`, as it may turn out larger; the next one that
-    waits is served only then.
+    waits is served only then, unless half of all is free.
     """
 
     def __init__(self, most: int, corrected: bool = False) -> None:
@@ -58,5 +58,5 @@ class ByteBudget:
             self._waiting.popleft()
             if size:  # otherwise it was cancelled
                 share.callback(size)
-                if self._corrected:
+                if self._corrected and 2 * self._free < self._most:
                     return

@@ -27,5 +27,5 @@ def write_now(transport: Any, data: bytes) -> None:
 
 def _waits(transport: Any) -> bool:
     """Whether there are bytes to be written before others, or none may be."""
-    ends = transport.disconnecting or transport._writeDisconnecting
+    ends = transport.disconnecting or transport._writeDisconnecting or transport._aborting
     return bool(transport.dataBuffer or transport._tempDataBuffer or ends)

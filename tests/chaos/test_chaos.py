@@ -157,8 +157,12 @@ class CheckerTests(SynchronousTestCase):
             return [Window("s", "a", -2, -1, 2.7, left, dissolved), Window("s", "a", 2.8, 2.9)]
 
         late = evolve(GOOD, arrivals=[came(4, a(3)), came(5, a(1), a(2))])
+        another = [came(4, a(1), a(2), to="t"), came(5, a(3), to="t")]
         self.table({
             "removed": (evolve(late, windows=windows(True)), {}),
+            "nor is another one's": (
+                evolve(late, arrivals=[*late.arrivals, *another], windows=[*windows(True), evolve(EVER, subscriber="t")]),
+                {}),
             "left, and its backlog is delivered": (evolve(late, windows=windows(False)), {"reordered": 2}),
             "not removed yet": (evolve(late, windows=windows(True, left=9)), {"reordered": 2}),
             "with one that is in time": (

@@ -525,6 +525,31 @@ class BudgetTests(PullCase):
         self.successResultOf(poll).sent()
         self.assertEqual(self.pull._shared.held["one"], 0)
 
+    def test_new_events_change_nothing(self) -> None:
+        """While a client's polls wait for room, new events cost no call to the store."""
+        self.patch(poller, "MOST_HELD", 5000)
+        unread, poll = self.pulled(name="one"), self.poll(name="one", wait=60, most=2)
+        self.turn()
+        before = self.store.calls["positions"]
+        for _ in range(10):
+            self.publish("cats")
+            self.turn()
+        self.assertLessEqual(self.store.calls["positions"] - before, 1)
+        unread.sent()
+        self.turn(ROOM_CHECK)
+        self.assertEqual(len(numbers(self.successResultOf(poll))), 2)
+
+    def test_beside_one_that_is_due(self) -> None:
+        """A poll that is not due has its empty answer in time, though another of its client waits for room."""
+        self.subscribe("cats", name="one", max=1000, timeout=60_000, create=False)
+        self.fill()
+        due, other = (self.poll(name="one", most=most, wait=30 // most) for most in (3, 30))
+        self.turn()
+        self.turn(1.1)
+        self.assertEqual(self.successResultOf(other).events, b"[]")
+        self.assertNoResult(due)
+        due.addErrback(lambda _: None).cancel()
+
     def test_of_several_polls(self) -> None:
         """An answer that several polls get counts once, until all of them are sent it."""
         self.subscribe("cats", name="three", create=False)

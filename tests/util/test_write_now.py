@@ -45,7 +45,7 @@ class WriteNowTests(SynchronousTestCase):
         """Nothing overtakes what waits; on a connection that ends the transport decides."""
         cases: dict[str, object] = {
             "dataBuffer": b"x", "_tempDataBuffer": [b"x"], "disconnecting": True, "_writeDisconnecting": True,
-            "connected": 0, "room": CONNECTION_LOST,
+            "connected": 0, "_aborting": True, "room": CONNECTION_LOST,
         }  # fmt: skip
         for name, value in cases.items():
             transport = Socket(9)

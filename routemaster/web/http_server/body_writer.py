@@ -146,8 +146,11 @@ class _SizedAnswer(_Answer):
     def write_part(self) -> int:
         part, self._part = self._part, b""  # no further part is made before it is written
         if not part:
-            part = next(self._rest)
+            part = next(self._rest, b"")
             self._left -= len(part)
+            if not part or self._left < 0:  # its length is wrong, and the client has been told it
+                self.request.channel.transport.abortConnection()
+                return 0
         self.request.write_part(part)
         if not self._left:
             self._finish()

@@ -103,6 +103,8 @@ class ServerTLS(TLSMemoryBIOProtocol):
         return min(PIECE, share)
 
     def _flushSendBIO(self) -> None:
+        if self._aborted:  # an alert would make what was cut off look complete
+            return
         try:
             data = self._tlsConnection.bio_read(2 * PIECE)
         except WantReadError:

@@ -142,6 +142,20 @@ class BodyWriterTests(Case):
         self.drain(wire)
         self.assertEqual(sum(made), LONG)
 
+    def test_wrong_length(self) -> None:
+        """A body that is not as long as it says ends its connection, and no other's answer."""
+        for wrong in (-1, 1):
+            body = Whole(b"x" * LONG)
+            body.length += wrong
+            self.api.long_body = body
+            wire, (bad,) = self.several(1)
+            self.api.long_body = Whole(b"x" * LONG)
+            wire.connect()
+            wire.channel.dataReceived(get(b"/long"))
+            self.drain(wire)
+            self.assertTrue(bad.aborted)
+            self.assertEqual(len(wire.transport.value().partition(b"\r\n\r\n")[2]), LONG)
+
     def test_time_limits(self) -> None:
         """An answer may take longer than `handling` while it proceeds; a client that stops reading is aborted."""
         wire = Wire(self.api.app.resource(), Limits(handling=10.0, response=5.0))

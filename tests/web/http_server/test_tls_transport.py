@@ -168,6 +168,14 @@ class MemoryTests(Case):
         self.assertEqual(max(sizes), LEAST)
         self.assertEqual([len(each[1]) for each in self.api.published], 2 * [60000])
 
+    def test_aborted(self) -> None:
+        """No alert is sent when the connection is aborted: it would make what was cut off look complete."""
+        client = Client(self.wire())
+        client.shake_hands()
+        client.transport.clear()
+        client.server.abortConnection()
+        self.assertEqual(client.transport.value(), b"")
+
     def test_freed_at_once(self) -> None:
         """A lost connection is free at once, without the collector: TLS, the request, its body or answer."""
         gc.collect()
