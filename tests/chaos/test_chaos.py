@@ -161,8 +161,8 @@ class CheckerTests(SynchronousTestCase):
         self.table({
             "removed": (evolve(late, windows=windows(True)), {}),
             "nor is another one's": (
-                evolve(late, arrivals=[*late.arrivals, *another], windows=[*windows(True), evolve(EVER, subscriber="t")]),
-                {}),
+                evolve(late, arrivals=late.arrivals + another,
+                       windows=[*windows(True), evolve(EVER, subscriber="t")]), {}),
             "left, and its backlog is delivered": (evolve(late, windows=windows(False)), {"reordered": 2}),
             "not removed yet": (evolve(late, windows=windows(True, left=9)), {"reordered": 2}),
             "with one that is in time": (
