@@ -39,7 +39,7 @@ from routemaster.daemon.process_title import own_number
 from routemaster.daemon.redis_settings import log_settings
 from routemaster.daemon.status import Figures, StatusReport, sentence
 from routemaster.delivery.worker import Worker
-from routemaster.errors import StoreUnavailable, WrongType
+from routemaster.errors import StoreUnavailable
 from routemaster.hints import TokensChanged, TopicConfigured, decode
 from routemaster.metrics import prometheus
 from routemaster.metrics.meter import Meter
@@ -94,8 +94,7 @@ class Bus(DaemonService):
         self._started: list[Part] = []
         self._hinted: list[Worker | PullService] = []  #: what takes hints
         self._delay: Deferred[None] | None = None
-        self._skips_delay = False
-        self._ready = False  #: whether the start has ended
+        self._skips_delay = self._ready = False  #: ready: the start has ended
         super().__init__(config, reactor, on_failure)
 
     # -- start
@@ -109,7 +108,7 @@ class Bus(DaemonService):
         tune_garbage_collector()
         for connection in self._connections():
             await connection.when_connected()
-        await self._read_tokens()
+        await self._authenticator.read()
         self._ready = True
         self._notifier.ready()
         self._log.info("Routemaster is ready")
@@ -225,7 +224,7 @@ class Bus(DaemonService):
     async def _open_ports(self) -> None:
         if self._listeners is not None:
             if self._connection.connected:
-                await self._read_tokens()
+                await self._authenticator.read()  # else the first requests would be answered 503
             api = Api(
                 self._store, self._authenticator, self._reactor, assembly.api_limits(self._config), self._meter,
                 self._exposition, self._is_ready, wall=time, exposed=self._listeners.exposed, pull=self._pull,
@@ -234,12 +233,6 @@ class Bus(DaemonService):
             )  # fmt: skip
             await self._listeners.open(api.app.resource(), self._data_limits.is_large)
             warn_about_tokens(self._authenticator, self._listeners.exposed())
-
-    async def _read_tokens(self) -> None:
-        """Clients are answered 503 until this was done once; if it fails, the token poll says so and goes on."""
-        if self._listeners is not None and not self._authenticator.complete:
-            with suppress(StoreUnavailable, WrongType):
-                await self._authenticator.poll()
 
     # -- events and requests
 
@@ -285,8 +278,7 @@ class Bus(DaemonService):
         return await deferToThread(prometheus.exposition, snapshot, self._config.app_name, self._own_metrics.tags)
 
     def _is_ready(self) -> bool:
-        up = self._ready and not self._stopping
-        return up and all(connection.connected for connection in self._connections())
+        return self._ready and not self._stopping and all(each.connected for each in self._connections())
 
     def _figures(self) -> Figures:
         """How it goes, for the service manager."""

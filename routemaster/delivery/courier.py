@@ -273,10 +273,8 @@ class Courier:
 
     async def _next_batch(self, attempt: Attempt, most_bytes: int) -> Batch | None:
         """The batch to send; None if there is no reason for an attempt any more, because the turn came late."""
-        if not (self._may_send() and self._due.is_now(self._clock.seconds())):
-            return None
         async with self._budget.reads(min(self._backlog.count(), self._due.most)):
-            if not self._may_send():  # any more, after the wait
+            if not (self._may_send() and self._due.is_now(self._clock.seconds())):  # any more, after the waits
                 return None
             batch = await (self._parked_batch(attempt) if self._due.retried else self._oldest_batch(most_bytes))
         attempt.began = self._clock.seconds()

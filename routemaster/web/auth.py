@@ -20,13 +20,14 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from enum import Enum
 from hashlib import sha256
 
 from attrs import frozen
 from twisted.internet.defer import Deferred, DeferredLock
 
-from routemaster.errors import StoreUnavailable
+from routemaster.errors import StoreUnavailable, WrongType
 from routemaster.interfaces import Store
 from routemaster.limits import MAX_TOKEN
 from routemaster.model import TokenChange
@@ -131,6 +132,12 @@ class Authenticator:
     def distrust(self) -> None:
         """Have the next `poll` read all tokens: changes may not be in the store's log of them."""
         self._mark = None
+
+    async def read(self) -> None:
+        """Have the tokens, unless they cannot be read; then `poll` goes on, and says why."""
+        if not self.complete:
+            with suppress(StoreUnavailable, WrongType):
+                await self.poll()
 
     async def poll(self) -> None:
         """Apply what has changed in the store before this call."""
