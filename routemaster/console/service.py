@@ -42,7 +42,7 @@ from routemaster.console.statsd_push import Growth
 from routemaster.daemon.systemd_notify import SystemdNotifier
 from routemaster.errors import ConfigError, RoutemasterError
 from routemaster.metrics.statsd import Statsd
-from routemaster.util.garbage_collector import tune_garbage_collector
+from routemaster.util.garbage_collector import GarbageCollector
 from routemaster.util.log_throttle import LogThrottle
 from routemaster.util.periodic import Periodic
 from routemaster.web.certificate_watch import CHECK_INTERVAL, CertificateWatch
@@ -182,7 +182,6 @@ class ConsoleService(Service):
         for part in self._parts():
             self._started.append(part)
             await maybeDeferred(part.start)
-        tune_garbage_collector()
         self._notifier.ready()
         self._log.info("Routemaster console is ready, watching {buses}", buses=", ".join(self._config.buses))
 
@@ -194,7 +193,8 @@ class ConsoleService(Service):
         if self._statsd is not None:
             sending = Periodic("sending metrics", self._send_metrics, self._config.poll_interval, self._reactor)
             parts += [Part(stop=self._statsd.close), Part(sending.start, sending.stop)]
-        parts.append(Part(self._listen, self._close))
+        collector = GarbageCollector(self._reactor)
+        parts += [Part(collector.start, collector.stop), Part(self._listen, self._close)]
         return parts
 
     async def _send_metrics(self) -> None:
@@ -214,7 +214,7 @@ class ConsoleService(Service):
         endpoint = self._config.https
         try:
             listening = serverFromString(self._reactor, endpoint)
-            self._port = await listening.listen(self._tls.wrap(self._site, self._site.queue))
+            self._port = await listening.listen(self._tls.wrap(self._site))
         except Exception as error:
             raise ConfigError(f"cannot listen for HTTPS on {endpoint}: {error}") from error
         host = self._port.getHost()

@@ -52,7 +52,7 @@ from routemaster.redis.embedded import EmbeddedRedis
 from routemaster.redis.pubsub import PubSub
 from routemaster.store.keys import Keys
 from routemaster.store.redis_store import RedisStore
-from routemaster.util.garbage_collector import tune_garbage_collector
+from routemaster.util.garbage_collector import GarbageCollector
 from routemaster.util.periodic import Periodic
 from routemaster.web.api import Api
 from routemaster.web.api_tokens import warn_about_tokens
@@ -105,7 +105,6 @@ class Bus(DaemonService):
         for part in self._parts():
             await self._start_part(part)
         self._own_metrics.count_process("start")
-        tune_garbage_collector()
         for connection in self._connections():
             await connection.when_connected()
         await self._authenticator.read()
@@ -155,12 +154,12 @@ class Bus(DaemonService):
         self._data_limits = DataLimits(self._store, reactor, config.max_event_data)
         self._token_poll = Periodic("token poll", self._authenticator.poll, TOKEN_POLL, reactor)
         self._hastened = [self._token_poll]  #: tasks that run at once when wake-ups may have been missed
-        self._periodic = [
+        self._periodic: list[Periodic | GarbageCollector] = [
             self._token_poll,
             Periodic("counter flush", self._flush_counters, config.counter_flush_interval, reactor),
             Periodic("metrics export", self._monitor.export, config.monitor_interval, reactor),
             Periodic("certificate check", self._certificates.check, CHECK_INTERVAL, reactor),
-            freed_memory.task(reactor),
+            GarbageCollector(reactor), freed_memory.task(reactor),
         ]
         if self._listeners is not None:
             self._settings_poll = Periodic("topic settings", self._data_limits.poll, SETTINGS_POLL, reactor)

@@ -64,9 +64,10 @@ class Backlog:
         self.forget_oldest()
 
     def unfollow(self) -> None:
-        """Follow no topic any more."""
+        """Follow no topic any more, and forget the waiter, which refers to this."""
         if self._waiter is not None:
             self.follow({}, self._waiter)
+            self._waiter = None
 
     async def refresh(self) -> None:
         """Read the positions in all topics. Raises StoreUnavailable."""

@@ -157,8 +157,9 @@ class Reading:
         self._moved = True
 
     def close(self) -> None:
-        """Follow no topic any more."""
+        """Follow no topic any more; nothing may be read after it."""
         self.backlog.unfollow()
+        del self._waiter  # which refers to this: without the cycle both are free at once
 
     # -- reading
 

@@ -95,7 +95,7 @@ class Stream:
 
     def lost(self) -> None:
         """The answer is over."""
-        self._part, self._ended = b"", True
+        self._part, self._ended, self._outlet = b"", True, None
         self._wait.end()
 
     # -- called by the service, and by the wake-up index

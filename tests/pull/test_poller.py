@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 from attrs import evolve
 from twisted.internet.defer import CancelledError
 
@@ -9,6 +11,7 @@ from routemaster.errors import HasCallback, Invalid, NotSubscribed, StoreUnavail
 from routemaster.model import TopicSettings
 from routemaster.pull import poller
 from routemaster.pull.poller import MOST_WAITING, ROOM_CHECK, ROOM_WAIT
+from routemaster.pull.reading import Reading
 from routemaster.util.byte_budget import SMALLEST, ByteBudget
 from tests.pull.case import PullCase, numbers
 
@@ -219,6 +222,19 @@ class WaitingTests(PullCase):
             answer = self.successResultOf(poll)
             self.assertEqual(numbers(answer), [number])
             self.acknowledge(answer)
+
+    def test_freed_at_once(self) -> None:
+        """What has answered polls is free at once, without the garbage collector."""
+        self.subscribe("cats")
+        self.publish("cats")
+        gc.collect()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        self.addCleanup(gc.garbage.clear)
+        self.addCleanup(gc.set_debug, 0)
+        self.pulled()
+        self.assertEqual(self.pull.waiting, 0)
+        gc.collect()
+        self.assertEqual([each for each in gc.garbage if isinstance(each, poller.Poller | Reading)], [])
 
     def test_end(self) -> None:
         """It is answered empty when its wait ends, and not before."""

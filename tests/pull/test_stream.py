@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 from routemaster.errors import Invalid
 from routemaster.hints import SubscriptionChanged
 from routemaster.model import TopicSettings
+from routemaster.pull.reading import Reading
 from routemaster.pull.service import TOGETHER, PullService
 from routemaster.pull.stream import COMMENT_INTERVAL, PART_BYTES, SENT_CHECK, STORE_RETRY, Stream
 from tests.pull.case import PullCase
@@ -454,6 +455,23 @@ class EndTests(StreamCase):
         self.turn()
         gc.collect()  # which reports unhandled errors
         self.assertEqual((first.complete, self.pull.streams), (True, 0))
+
+    def test_freed_at_once(self) -> None:
+        """A stream that is over is free at once, without the garbage collector."""
+        self.subscribe("cats")
+        self.publish("cats")
+        gc.collect()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        self.addCleanup(gc.garbage.clear)
+        self.addCleanup(gc.set_debug, 0)
+        connection = self.stream()
+        self.turn()
+        connection.disconnect()
+        self.turn()
+        del connection
+        self.assertEqual(self.pull.streams, 0)
+        gc.collect()
+        self.assertEqual([each for each in gc.garbage if isinstance(each, Stream | Reading)], [])
 
     def test_stop(self) -> None:
         """A stop ends streams with a comment; nothing that is not acknowledged is lost."""
