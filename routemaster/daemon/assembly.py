@@ -37,7 +37,7 @@ from routemaster.store.autodrop import Autodrop
 from routemaster.store.scripts import SCRIPTS, needed_rights
 from routemaster.traces import AttemptTracer, Tracing
 from routemaster.web.certificates import ensure_self_signed
-from routemaster.web.http_server.body_reader import BodyBudget
+from routemaster.web.http_server.body_reader import BODY, BodyBudget
 from routemaster.web.http_server.limits import Limits as SiteLimits
 from routemaster.web.http_server.places import Places
 from routemaster.web.limits import BodyLimits
@@ -216,7 +216,9 @@ def site_limits(config: Config, is_large: Callable[[str], bool], places: Places)
     """The limits of the HTTP server, the same for all sites of this process; `is_large`: see `BodyLimits`."""
     return SiteLimits(
         BodyLimits(config.max_body, config.max_bulk_body, is_large=is_large),
-        bodies=BodyBudget(config.max_buffered_bodies),
+        bodies=BodyBudget(
+            config.max_buffered_bodies, max(config.max_body, config.max_bulk_body), lambda: places.taken, BODY
+        ),
         places=places,
         idle=config.keep_alive,
     )

@@ -31,7 +31,7 @@ from routemaster.web.rejected_connections import RejectedConnections
 
 DRAIN = 10.0    #: seconds for current requests to finish when the bus stops
 BACKLOG = 1024  #: connections that may wait to be accepted, unless the endpoint has `backlog=`
-ACCEPTS = 10    #: connections accepted in one turn of the reactor
+ACCEPTS = 3     #: connections accepted in one turn of the reactor: each takes about as long as a publication
 
 
 class Listeners:
@@ -58,7 +58,7 @@ class Listeners:
         )  # fmt: skip
         self._limits = assembly.site_limits(config, is_large, places)
         site = self._site(resource)
-        await self._listen(config.https, self._tls.wrap(site, site.queue), site, "HTTPS")
+        await self._listen(config.https, self._tls.wrap(site), site, "HTTPS")
         if config.http is not None:
             plain = self._site(RedirectResource(config.public_url, resource, self.proxies))
             await self._listen(config.http, plain, plain, "plain HTTP")

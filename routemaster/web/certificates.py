@@ -36,7 +36,6 @@ from zope.interface.declarations import implementer
 
 from routemaster.errors import ConfigError
 from routemaster.util.key_pair import KeyPair, ReloadablePair
-from routemaster.util.work_queue import WorkQueue
 from routemaster.web.http_server.tls_transport import ServerTLS
 
 VALID_FOR = timedelta(days=397)  #: browsers accept at most 398 days
@@ -143,9 +142,9 @@ class ReloadableTLS(ReloadablePair):
         """A connection with the current pair."""
         return SSL.Connection(self._context, None)
 
-    def wrap(self, factory: Any, queue: WorkQueue) -> TLSMemoryBIOFactory:
-        """The factory behind TLS, for any stream endpoint; handshakes take turns in the queue."""
-        return _TLSFactory(cast(Any, self), factory, queue)
+    def wrap(self, site: Any) -> TLSMemoryBIOFactory:
+        """A `BusSite` behind TLS, for any stream endpoint; handshakes take turns in its queue."""
+        return _TLSFactory(cast(Any, self), site)
 
 
 class _TLSFactory(TLSMemoryBIOFactory):
@@ -154,9 +153,9 @@ class _TLSFactory(TLSMemoryBIOFactory):
     # The bus writes each answer in one call: Twisted's buffering would only add a timer.
     protocol = ServerTLS
 
-    def __init__(self, tls: Any, factory: Any, queue: WorkQueue) -> None:
-        super().__init__(tls, isClient=False, wrappedFactory=factory)
-        self.queue = queue
+    def __init__(self, tls: Any, site: Any) -> None:
+        super().__init__(tls, isClient=False, wrappedFactory=site)
+        self.queue, self.held = site.queue, site.held
 
     def buildProtocol(self, addr: Any) -> ServerTLS | None:  # type: ignore[override]
         wrapped = self.wrappedFactory.buildProtocol(addr)

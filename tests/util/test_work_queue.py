@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.util.work_queue import PART, STEP, WorkQueue
+from routemaster.util.work_queue import AHEAD, PART, STEP, WorkQueue
 
 
 class WorkQueueTests(SynchronousTestCase):
@@ -51,6 +52,22 @@ class WorkQueueTests(SynchronousTestCase):
         self.assertEqual(self.done, list(range(1000)))
         self.assertLessEqual(max(after - before for before, after in pairwise(seen)), 5)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_begins(self) -> None:
+        """What begins something makes way for AHEAD pieces of other work at a time, and no more."""
+        self.queue.add(lambda: None)
+        for number in range(3):
+            begin = partial(self.done.append, -number)
+            self.queue.run(begin, begins=True)
+        self.work(2 * AHEAD, 0.0)
+        self.assertEqual(len(self.queue), 4 + 2 * AHEAD)
+        self.clock.advance(0)
+        others = list(range(2 * AHEAD))  # the first piece of other work is none of these
+        expected = [*others[: AHEAD - 1], 0, *others[AHEAD - 1 : -1], -1, others[-1], -2]
+        self.assertEqual(self.done, expected)
+        self.queue.add(lambda: None, begins=True)
+        self.queue.stop()
+        self.assertEqual((len(self.queue), self.clock.getDelayedCalls()), (0, []))
 
     def test_brought(self) -> None:
         """Work that takes no longer than what brings it is not done at once without end."""

@@ -99,9 +99,9 @@ class ServerCase(TestCase):
         app.route("/large", endpoint="large")(lambda request: b"x" * 300_000)
         app.route("/wait", endpoint="wait")(lambda request: self.pending.append(Deferred()) or self.pending[-1])
         self.site = BusSite(app.resource(), reactor=clock, limits=limits)
-        queue = WorkQueue(reactor)
-        self.addCleanup(queue.stop)
-        factory = self.site if tls is None else tls.wrap(self.site, queue)
+        self.site.queue = WorkQueue(reactor)
+        self.addCleanup(self.site.queue.stop)
+        factory = self.site if tls is None else tls.wrap(self.site)
         self.listening = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
         self.port = self.listening.getHost().port
         self.addCleanup(self.stop, self.site, self.listening)

@@ -72,7 +72,7 @@ class TrustedProxies:
     def trusts(self, peer: Any) -> bool:
         """Whether a peer, an address of Twisted's, is a trusted proxy."""
         host = getattr(peer, "host", None)  # None for a Unix socket
-        return self._has_unix if host is None else self._has_host(host)
+        return self._has_unix if host is None else bool(self._networks) and self._has_host(host)
 
     def client(self, peer: Any, forwarded: Sequence[bytes]) -> bytes:
         """The group of a request's client; `forwarded`: the values of X-Forwarded-For."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 from attrs import define
 
@@ -10,6 +10,11 @@ from routemaster.web.http_server.chunk_reader import ChunkReader
 from routemaster.web.http_server.refusal import Refused
 
 RETRY_AFTER = 1  #: seconds after which a client may retry
+CONNECTION = 12 * 1024  #: bytes that bodies have less for each open connection: half of what one takes
+BODY = 16 * 1024 #: bytes that a body counts at least: as much as its connection holds of a record of TLS
+PIECE = 4096     #: bytes of chunks read at once: the smallest ones take half a millisecond
+MOST = 1 << 30   #: bytes of another body read at once
+LEAST = 8        #: one part of so many is theirs, however many connections are open
 
 
 @define
@@ -26,10 +31,21 @@ class BodyBudget:
     A client with several bodies may hold no more than it leaves free: one alone gets half of all,
     two a third each, and whoever comes next finds a share as large. A client's only body may take all
     that is left. Where the client is not known (None), only the sum is limited.
+
+    Open connections take memory, too: for each of them, bodies have `CONNECTION` bytes less.
+
+    Args:
+        most: bytes of all bodies.
+        largest: bytes of one body, which there is always room for.
+        connections: returns how many are open.
+        least: bytes that a body counts at least, for what its connection holds besides.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(
+        self, most: int, largest: int = 0, connections: Callable[[], int] = lambda: 0, least: int = 0
+    ) -> None:
+        self._most, self._always, self._connections = most, max(most // LEAST, largest), connections
+        self.least = least
         self.held = 0  #: bytes
         self._clients: dict[Hashable, _Held] = {}  # those with bodies under way
 
@@ -39,7 +55,8 @@ class BodyBudget:
 
     def take(self, client: Hashable, size: int) -> None:
         """Count bytes of its bodies; Refused with 503 if that is too much."""
-        held, left = self._clients[client], self._most - self.held - size
+        most = max(self._always, self._most - CONNECTION * self._connections())
+        held, left = self._clients[client], most - self.held - size
         if left < 0:
             raise _refused("too many request bodies are under way: nothing was stored")
         if client is not None and held.bodies > 1 and held.size + size > left:
@@ -76,13 +93,14 @@ class BodyReader:
 
     def __init__(self, length: int | None, limit: int, budget: BodyBudget, client: Hashable = None) -> None:
         self._chunks = ChunkReader() if length is None else None
+        self.piece = MOST if self._chunks is None else PIECE  #: bytes that `feed` should get at once
         self._body = bytearray() if self._chunks is None else self._chunks.content
         self._budget, self._client, self._limit = budget, client, limit
         self._counted, self._missing = 0, length or 0
         self._released = False
         budget.begin(client)
         try:
-            self._count(self._missing)
+            self._count(max(self._missing, budget.least))
         except Refused:
             self.release()
             raise
@@ -114,7 +132,7 @@ class BodyReader:
         after = self._chunks.feed(data)
         if len(self._body) + self._chunks.announced > self._limit:
             raise Refused(413, "body is too large")
-        self._count(len(self._body))
+        self._count(max(len(self._body), self._counted))
         return after
 
     def _count(self, size: int) -> None:

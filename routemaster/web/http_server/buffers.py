@@ -1,25 +1,25 @@
-"""How much of its memory the server gives to one connection, and to answers that nobody reads.
+"""How much of its memory the server gives to what connections hold.
 
 All connections together may buffer about `BUFFERS` bytes: each an equal share, that much of what it
 receives before it can be parsed, and that much of what it is sent before it is paused. With few
 connections a share is as large as one read of a socket; the more there are, the smaller it is.
 
-The parts of an answer may be longer than a share. If more than `UNREAD` bytes wait for clients that do
-not read, the connections that have been paused for longest are aborted.
+A connection may hold more than its share: parts of an answer, the requests or the part of a TLS record that came
+with one read. If more than `HELD` bytes are held for clients that do not read, or behind a request or
+record that does not end, the connections that have held theirs for longest are aborted. Those that only wait
+for their clients to close count, too.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
 from twisted.logger import Logger
-
-from routemaster.web.http_server.unsent import buffered
 
 BUFFERS = 8 * 1024 * 1024  #: bytes
 MOST = 65536                #: bytes of one share
 LEAST = 4096                #: the same
-UNREAD = 32 * 1024 * 1024   #: bytes
+HELD = 8 * 1024 * 1024      #: bytes
 
 
 def share(connections: int) -> int:
@@ -28,30 +28,39 @@ def share(connections: int) -> int:
     return 1 << (size.bit_length() - 1)
 
 
-class UnreadAnswers:
-    """What waits for clients that do not read."""
+class Holder(Protocol):
+    """A connection, or its TLS."""
+
+    def abortConnection(self) -> None:
+        """End it at once."""
+
+
+class Held:
+    """What connections hold; see above."""
 
     _log = Logger()
 
-    def __init__(self, most: int = UNREAD) -> None:
+    def __init__(self, most: int = HELD) -> None:
         self._most = most
-        self._paused: dict[Any, int] = {}  # channels that are paused, longest first; bytes
+        self._holders: dict[Holder, int] = {}  # the longest first; bytes
         self.size = 0  #: bytes
 
-    def add(self, channel: Any) -> None:
-        """A channel's client does not read; abort others if that is too much."""
-        size = buffered(channel.transport)
-        self.size += size - self._paused.get(channel, 0)
-        self._paused[channel] = size
+    def add(self, holder: Holder, size: int) -> None:
+        """It holds so many bytes; abort others if that is too much."""
+        self.size += size - self._holders.get(holder, 0)
+        self._holders[holder] = size
         aborted = 0
         while self.size > self._most:
-            slowest = next(iter(self._paused))
-            self.discard(slowest)
-            slowest.transport.abortConnection()
+            first = next(iter(self._holders))
+            self.discard(first)
+            first.abortConnection()
             aborted += 1
         if aborted:
-            self._log.warn("aborting {count} connections: their clients do not read answers", count=aborted)
+            self._log.warn(
+                "aborting {count} connections: their clients do not read answers, or send requests behind others "
+                "that are not answered yet", count=aborted,
+            )  # fmt: skip
 
-    def discard(self, channel: Any) -> None:
-        """It reads again, or is closed."""
-        self.size -= self._paused.pop(channel, 0)
+    def discard(self, holder: Holder) -> None:
+        """It holds nothing any more, or is closed."""
+        self.size -= self._holders.pop(holder, 0)

@@ -33,9 +33,12 @@ from routemaster.web.http_server.refusal import Refused
 from routemaster.web.http_server.request import BusRequest
 from routemaster.web.http_server.request_head import EMPTY_LINES, MAX_HEAD, Head, parse_head
 from routemaster.web.http_server.server import Server
+from routemaster.web.http_server.socket_reading import read_now
 from routemaster.web.http_server.states import State
-from routemaster.web.http_server.unsent import socket_of
+from routemaster.web.http_server.unsent import buffered, socket_of
 
+LINGERING = 24576   #: bytes that a connection takes while it waits for its client to close
+REQUEST = 8192      #: bytes that a request under way takes, about
 PIPELINED = 16384   #: bytes of pipelined requests kept while one is handled, if the connection's share is not less
 AT_ONCE = 10        #: pipelined requests handled without a break
 FRESH_DRAIN = 2.0   #: seconds for a client's first request when the site stops
@@ -88,9 +91,13 @@ class BusChannel(HTTPChannel):
         self.state = State.CLOSING
         self._inbox, self._head = b"", None
         self._drop_body()
-        self.site.unread.discard(self)
+        self.site.held.discard(self)
         self.site.closed(self)
         super().connectionLost(reason)
+
+    def abortConnection(self) -> None:
+        """End at once."""
+        self.transport.abortConnection()
 
     def expire(self) -> None:
         """The deadline has passed: see the table above."""
@@ -143,6 +150,7 @@ class BusChannel(HTTPChannel):
         self._wait(State.CLOSING, limits.response if self._waitingForTransport else limits.closing)
         self._ends = self.deadline + limits.body - limits.closing
         self._discarding = Discarding(self.transport, self._networkProducer, self.site.queue)
+        self.site.held.add(self, LINGERING)
         if self._paused:  # only reading detects that the client closes
             self._networkProducer.resumeProducing()
 
@@ -169,11 +177,27 @@ class BusChannel(HTTPChannel):
             self._regulate()
 
     def _go_on(self) -> None:
-        """It is this connection's turn to parse."""
+        """It is this connection's turn to parse; more of a body is read now, as that takes the time."""
         self._queued = False
         if self.state is not State.CLOSING:
             self._advance()
+            if self.state is State.BODY and not self._queued and not self._waitingForTransport:
+                self._read_on()
             self._regulate()
+
+    def _wait_for_turn(self) -> None:
+        self._queued = True
+        self.site.queue.add(self._go_on)
+
+    def _read_on(self) -> None:
+        """Read and parse what more of the body has come; if there was something, there is another turn."""
+        self._queued = True  # it is parsed here
+        read_now(self.transport)
+        self._queued = False
+        if self._inbox:
+            self._advance()
+            if self.state is State.BODY and not self._queued:
+                self._wait_for_turn()
 
     def _advance(self) -> None:
         """Parse what has been received, one request at a time."""
@@ -184,8 +208,9 @@ class BusChannel(HTTPChannel):
             while self._inbox and not self._waitingForTransport and not self._queued and self._step():
                 left -= self._head is None
                 if left <= 0 and self._inbox and self.state is State.IDLE:
-                    self._queued = True
-                    self.site.queue.add(self._go_on)
+                    self._wait_for_turn()
+            if self._inbox and self.state is State.BODY and not self._queued:
+                self._wait_for_turn()
         except Refused as refused:
             self.refuse(refused)
         finally:
@@ -244,11 +269,11 @@ class BusChannel(HTTPChannel):
             self._body = None
 
     def _read_body(self, head: Head, body: BodyReader) -> bool:
-        rest = body.feed(self._inbox)
+        part, self._inbox = self._inbox[: body.piece], self._inbox[body.piece :]
+        rest = body.feed(part)
         if rest is None:
-            self._inbox = b""
             return False
-        self._inbox, self._head = rest, None
+        self._inbox, self._head = rest + self._inbox, None
         self._handle(head, body.take())
         return True
 
@@ -310,7 +335,6 @@ class BusChannel(HTTPChannel):
     def pauseProducing(self) -> None:
         """The client does not read: it has `response` seconds to read all that is written."""
         self._waitingForTransport = True
-        self.site.unread.add(self)
         if self.state is not State.CLOSING:
             self.deadline = self.site.reactor.seconds() + self.site.limits.response
         if self._requestProducer is not None:
@@ -320,7 +344,6 @@ class BusChannel(HTTPChannel):
     def resumeProducing(self) -> None:
         """The client has read everything: resume parsing and reading."""
         self._waitingForTransport = False
-        self.site.unread.discard(self)
         if self.state is not State.CLOSING:
             self._wait(self.state, getattr(self.site.limits, self.state.value))
         if self._requestProducer is not None:
@@ -338,6 +361,10 @@ class BusChannel(HTTPChannel):
             return
         full = self.state is State.HANDLING and len(self._inbox) > self._share // 2
         enough = self._waitingForTransport or self._queued or full
+        if self._waitingForTransport or full:
+            self.site.held.add(self, REQUEST + len(self._inbox) + buffered(self.transport))
+        elif self._paused:
+            self.site.held.discard(self)
         if enough is not self._paused:
             self._paused = enough
             if enough:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from routemaster.util.work_queue import WorkQueue
-from routemaster.web.http_server.unsent import socket_of
+from routemaster.web.http_server.socket_reading import read_now
 
 MOST = 8 * 1024 * 1024  #: bytes of one client; then its connection waits unread for its deadline
 
@@ -34,8 +34,6 @@ class Discarding:
     def _go_on(self) -> None:
         """It is this connection's turn: read now, as that takes the time."""
         self._queued = False
-        connection = socket_of(self._transport)
-        if getattr(connection, "connected", False) and hasattr(connection, "doRead"):
-            connection.doRead()  # an error is found again by the reactor
+        read_now(self._transport)
         if not self._queued and self._count <= MOST:
             self._producer.resumeProducing()

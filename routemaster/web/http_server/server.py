@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from typing import Any, Protocol
 
 from routemaster.util.work_queue import WorkQueue
-from routemaster.web.http_server.buffers import UnreadAnswers
+from routemaster.web.http_server.buffers import Held
 from routemaster.web.http_server.limits import Limits
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.http_server.request_head import Head
@@ -20,7 +20,7 @@ class Server(Protocol):
     reactor: Any
     resource: Any
     queue: WorkQueue
-    unread: UnreadAnswers
+    held: Held
 
     def admit(self, head: Head, channel: Any) -> tuple[str, Hashable]: ...
 

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Hashable
 from http import HTTPStatus
 from typing import Any
@@ -23,7 +24,7 @@ from twisted.web.server import Site
 
 from routemaster.util.work_queue import WorkQueue
 from routemaster.web.http_server.body_writer import BodyWriter
-from routemaster.web.http_server.buffers import UnreadAnswers, share
+from routemaster.web.http_server.buffers import Held, share
 from routemaster.web.http_server.connection import BusChannel
 from routemaster.web.http_server.limits import Limits
 from routemaster.web.http_server.refusal import Refused
@@ -33,6 +34,7 @@ __all__ = ["BusSite", "Limits"]
 
 CHECK = 1.0         #: seconds between two checks of the deadlines
 DRAIN_CHECK = 0.05  #: the same while the site stops
+AT_ONCE = 5         #: connections ended in one iteration of the reactor because their deadline has passed
 
 
 class BusSite(Site):
@@ -59,11 +61,13 @@ class BusSite(Site):
         self.draining = False
         self.writer = BodyWriter(reactor)
         self.queue = WorkQueue(reactor)
-        self.unread = UnreadAnswers()
+        self.held = Held()
         self._share = share(0)
         self._wall = wall or reactor.seconds
         self._channels: set[BusChannel] = set()
         self._timer: Any = None
+        self._late: deque[BusChannel] = deque()  # whose deadline has passed
+        self._expiring: Any = None
         self._drained: Deferred[None] | None = None
         self._common = b""
         self._status_lines: dict[int, bytes] = {}
@@ -111,9 +115,10 @@ class BusSite(Site):
         self.limits.places.give_back(channel)
         if not self._channels:
             self.queue.stop()
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            for timer in (self._timer, self._expiring):
+                if timer is not None:
+                    timer.cancel()
+            self._timer = self._expiring = None
             if self._drained is not None:
                 drained, self._drained = self._drained, None
                 drained.callback(None)
@@ -151,8 +156,20 @@ class BusSite(Site):
         self._status_lines.clear()
         if share(self.live) != self._share:
             self._divide()
-        for channel in [channel for channel in self._channels if channel.deadline <= now]:
-            channel.expire()
+        late = deque(channel for channel in self._channels if channel.deadline <= now)
+        self._late = late
+        if late and self._expiring is None:
+            self._expire()
+
+    def _expire(self) -> None:
+        """End a few connections whose deadline has passed; the rest in the next iterations of the reactor."""
+        self._expiring, now = None, self.reactor.seconds()
+        for _ in range(min(AT_ONCE, len(self._late))):
+            channel = self._late.popleft()
+            if channel.deadline <= now and channel in self._channels:
+                channel.expire()
+        if self._late and self._channels:
+            self._expiring = self.reactor.callLater(0, self._expire)
 
     async def drain(self, timeout: float) -> None:
         """Close all connections; call it when the port is closed.

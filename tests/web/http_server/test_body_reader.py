@@ -8,7 +8,7 @@ import weakref
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.web.http_server.body_reader import BodyBudget, BodyReader
+from routemaster.web.http_server.body_reader import CONNECTION, PIECE, BodyBudget, BodyReader
 from routemaster.web.http_server.limits import Limits
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.limits import BodyLimits
@@ -144,6 +144,50 @@ class BodyTests(Case):
             self.assertEqual([each.status for each in wire.send(start)], [204] if wire is wires[0] else [])
         self.assertEqual(wires[0].site.limits.bodies.held, 600)
         self.assertIn("nothing was stored", wires[2].answers()[0].error)
+
+    def test_budget_beside_connections(self) -> None:
+        """The more connections are open, the less bodies may hold; one body, and an eighth, is always theirs."""
+        for most, largest, connections, fits in (
+            (800_000, 0, 0, 800_000), (800_000, 0, 10, 800_000 - 10 * CONNECTION), (800_000, 0, 1000, 100_000),
+            (800_000, 300_000, 1000, 300_000), (800_000, 300_000, 20, 800_000 - 20 * CONNECTION),
+        ):  # fmt: skip
+            for size, refused in ((fits, False), (fits + 1, True)):
+                budget = BodyBudget(most, largest, lambda count=connections: count)
+                budget.begin("client")
+                if refused:
+                    self.assertRaises(Refused, budget.take, "client", size)
+                else:
+                    budget.take("client", size)
+
+    def test_least(self) -> None:
+        """A body under way counts so many bytes at least, by length or in chunks, and none when it has ended."""
+        for length in (10, None):
+            budget = BodyBudget(1000, least=300)
+            readers = [BodyReader(length, 2000, budget) for _ in range(3)]
+            self.assertEqual(budget.held, 900)
+            self.assertRaises(Refused, BodyReader, length, 2000, budget)
+            readers.pop().release()
+            readers.append(BodyReader(length, 2000, budget))
+            if length is None:
+                readers[0].feed(b"12c\r\n" + b"a" * 300)
+                self.assertRaises(Refused, readers[0].feed, b"\r\n190\r\n" + b"a" * 101)
+            for reader in readers:
+                reader.release()
+            self.assertEqual(budget.held, 0)
+
+    def test_pieces(self) -> None:
+        """Chunks are read in pieces, each in a turn of its connection; what else follows is not lost."""
+        wire = self.wire()
+        body = b"".join(b"1\r\n%c\r\n" % (97 + number % 26) for number in range(3 * PIECE)) + b"0\r\n\r\n"
+        others: list[int] = []
+        wire.channel.dataReceived(post(CHUNKED))
+        wire.channel.dataReceived(body + PUBLISH)
+        wire.site.queue.add(lambda: others.append(len(wire.channel._inbox)))
+        self.assertEqual(self.api.published, [])
+        wire.clock.advance(0)
+        self.assertGreater(others[0], PIECE)
+        sizes = [len(each[1]) for each in self.api.published]
+        self.assertEqual((len(sizes), sizes[0]), (2, 3 * PIECE))
 
     def test_budget_in_chunks(self) -> None:
         """A body in chunks counts with what has arrived; one that is refused or ends counts no more."""

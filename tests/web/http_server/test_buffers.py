@@ -6,42 +6,40 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.web.http_server.buffers import BUFFERS, LEAST, MOST, UnreadAnswers, share
-from routemaster.web.http_server.connection import AT_ONCE, PIPELINED
+from routemaster.web.http_server.buffers import BUFFERS, LEAST, MOST, Held, share
+from routemaster.web.http_server.connection import AT_ONCE, LINGERING, PIPELINED, REQUEST
 from routemaster.web.http_server.request_head import MAX_HEAD
 from tests.web.wire import PUBLISH, Case, Wire, get
 
 
-class Paused:
-    """A channel with so many bytes for a client that does not read."""
+class Connection:
+    """One that can be aborted."""
 
-    def __init__(self, size: int) -> None:
-        self.transport, self.dataBuffer, self.aborted = self, b"x" * size, False
+    aborted = False
 
     def abortConnection(self) -> None:
         self.aborted = True
 
 
-class UnreadTests(SynchronousTestCase):
-    """`UnreadAnswers`."""
+class HeldTests(SynchronousTestCase):
+    """`Held`."""
 
     def test_oldest_first(self) -> None:
-        """Above the limit those who have been paused for longest are aborted, no more than necessary."""
-        unread, channels = UnreadAnswers(100), [Paused(40) for _ in range(6)]
-        for channel in channels[:2]:
-            unread.add(channel)
-            unread.add(channel)
-        unread.discard(channels[0])
-        for channel in channels[2:4]:
-            unread.add(channel)
-        self.assertEqual([each.aborted for each in channels[:4]], [False, True, False, False])
-        self.assertEqual(unread.size, 80)
-        channels[4].dataBuffer = b"x" * 100
-        unread.add(channels[4])
-        self.assertEqual([each.aborted for each in channels[:5]], [False, True, True, True, False])
-        for channel in channels:
-            unread.discard(channel)
-        self.assertEqual(unread.size, 0)
+        """Above the limit those that have held bytes for longest are aborted, no more than necessary."""
+        held, connections = Held(100), [Connection() for _ in range(6)]
+        for connection in connections[:2]:
+            held.add(connection, 10)
+            held.add(connection, 40)
+        held.discard(connections[0])
+        for connection in connections[2:4]:
+            held.add(connection, 40)
+        self.assertEqual([each.aborted for each in connections[:4]], [False, True, False, False])
+        self.assertEqual(held.size, 80)
+        held.add(connections[4], 100)
+        self.assertEqual([each.aborted for each in connections[:5]], [False, True, True, True, False])
+        for connection in connections:
+            held.discard(connection)
+        self.assertEqual(held.size, 0)
 
 
 class ShareTests(Case):
@@ -60,6 +58,32 @@ class ShareTests(Case):
             self.assertTrue(LEAST <= share(count) <= MOST)
             self.assertTrue(share(count) * count <= BUFFERS or share(count) == LEAST, count)
         self.assertEqual((share(1), share(5000)), (MOST, LEAST))
+
+    def test_lingering(self) -> None:
+        """One that waits for its client to close counts until it is lost; the first makes way for others."""
+        wires = [self.wire() for _ in range(3)]
+        held = Held(2 * LINGERING)
+        for count, wire in enumerate(wires, 1):
+            wire.site.held = held
+            wire.send(b"no HTTP\r\n\r\n")
+            self.assertEqual(held.size, min(count, 2) * LINGERING)
+        self.assertEqual([wire.transport.aborted for wire in wires], [True, False, False])
+        for wire in wires:
+            wire.transport.lose()
+        self.assertEqual(held.size, 0)
+
+    def test_unread(self) -> None:
+        """What a client does not read, and requests behind one that is handled, count until it goes on."""
+        wire = self.wire()
+        wire.channel.pauseProducing()
+        self.assertGreaterEqual(wire.site.held.size, REQUEST)
+        wire.channel.resumeProducing()
+        self.assertEqual(wire.site.held.size, 0)
+        wire.send(get(b"/wait") + PUBLISH * 200)
+        self.assertGreaterEqual(wire.site.held.size, REQUEST + PIPELINED // 2)
+        self.api.waiting.pop().callback(b"")
+        wire.clock.advance(1)
+        self.assertEqual((len(self.api.published), wire.site.held.size), (200, 0))
 
     def test_divided(self) -> None:
         """Every connection, old or new, reads and writes by its share; a second after others have left by more."""

@@ -14,7 +14,7 @@ from routemaster.web.http_server.discarding import MOST, Discarding
 class Socket:
     """A connection of which `pending` bytes have not been read; to read a piece takes `seconds`."""
 
-    connected = True
+    connected, bufferSize = True, 4096
 
     def __init__(self, clock: Clock, pending: int, seconds: float = 0.0) -> None:
         self.clock, self.pending, self.seconds = clock, pending, seconds

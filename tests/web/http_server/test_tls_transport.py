@@ -14,8 +14,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 
 from routemaster.web.certificates import ReloadableTLS, ensure_self_signed
 from routemaster.web.http_server.body_writer import Whole
-from routemaster.web.http_server.buffers import LEAST
-from routemaster.web.http_server.tls_transport import MAX_HANDSHAKE, MAX_HELLO, PIECE
+from routemaster.web.http_server.tls_transport import KEPT, MAX_HANDSHAKE, MAX_HELLO, PIECE, complete_records
 from tests.web.wire import CHUNKED, PUBLISH, Case, Transport, Wire, get, post
 
 
@@ -39,7 +38,7 @@ class Client:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._client = context.wrap_bio(self._in, self._out)
-        self.server: Any = Client.tls.wrap(wire.site, wire.site.queue).buildProtocol(wire.peer)
+        self.server: Any = Client.tls.wrap(wire.site).buildProtocol(wire.peer)
         self.transport = Below(wire.peer)
         self.transport.channel = self.server
         self.server.makeConnection(self.transport)
@@ -79,9 +78,9 @@ class HandshakeTests(Case):
         self.client = Client(self.wire_)
 
     def state(self) -> bytes:
-        """OpenSSL's."""
-        state: bytes = self.client.server.getHandle().get_state_string()
-        return state
+        """OpenSSL's; empty: there is none."""
+        handle = self.client.server.getHandle()
+        return b"" if handle is None else handle.get_state_string()  # type: ignore[no-any-return]
 
     def test_in_bytes(self) -> None:
         """OpenSSL gets nothing of a ClientHello before it is complete; then the connection works."""
@@ -112,6 +111,15 @@ class HandshakeTests(Case):
             sent += len(part)
             self.assertLessEqual(sent, MAX_HANDSHAKE + len(part))
 
+    def test_long_first_request(self) -> None:
+        """What comes with the end of the handshake is not part of it, however long it is."""
+        self.client.server.dataReceived(self.client.written())
+        self.client.read()
+        finished = self.client.written()
+        self.client._client.write(post(b"Content-Length: 60000", body=b"a" * 60000))
+        self.client.server.dataReceived(finished + self.client._out.read())
+        self.assertEqual([len(each[1]) for each in self.api.published], [60000])
+
     def test_no_tls(self) -> None:
         """What is no TLS is closed at once."""
         self.client.server.dataReceived(b"GET / HTTP/1.1\r\n\r\n")
@@ -127,6 +135,17 @@ class HandshakeTests(Case):
         self.assertNotEqual(self.state(), untouched)
         self.assertEqual(self.client.transport.producerState, "producing")
 
+    def test_closed_before(self) -> None:
+        """A connection without a ClientHello ends at its deadline, or with its client, without OpenSSL."""
+        for end in (lambda client: client.clock.advance(12), lambda client: client.lose()):
+            client = Client(self.wire())
+            client.server.dataReceived(client.written()[:-1])
+            end(client)
+            self.assertIsNone(client.server.getHandle())
+            below = client.transport
+            self.assertTrue(below.disconnecting or below.aborted or not client.server.connected)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
     def test_lost_in_the_queue(self) -> None:
         """A connection may be lost while its handshake waits."""
         self.wire_.site.queue.run(lambda: setattr(self.wire_.clock, "rightNow", 1.0))
@@ -141,32 +160,59 @@ class MemoryTests(Case):
     """Memory of a connection."""
 
     def test_pieces(self) -> None:
-        """OpenSSL's memory BIOs, which never shrink, get at most PIECE bytes at once, or the share."""
+        """OpenSSL gets at most PIECE bytes at once, and its buffers are new ones after more than KEPT."""
         client, sizes = Client(self.wire()), []
         client.shake_hands()
-        real = TLSMemoryBIOProtocol.dataReceived
+        connection, real = client.server.getHandle(), TLSMemoryBIOProtocol.dataReceived
 
         def spy(server: Any, data: bytes) -> None:
             sizes.append(len(data))
             real(server, data)
 
         self.patch(TLSMemoryBIOProtocol, "dataReceived", spy)
-        client.send(post(b"Content-Length: 60000", body=b"a" * 60000))
-        self.assertEqual(max(sizes), PIECE)
-        client.transport.bufferSize = LEAST
-        sizes.clear()
         self.api.long_body = Whole(b"x" * 60000)
-        write = TLSMemoryBIOProtocol._write
+        for request, replaced in (
+            (get(b"/hello"), False), (post(b"Content-Length: 60000", body=b"a" * 60000), True),
+            (get(b"/long"), True), (get(b"/hello"), False),
+        ):  # fmt: skip
+            before = connection._into_ssl, connection._from_ssl
+            client.send(request)
+            client.clock.advance(1)
+            after = connection._into_ssl, connection._from_ssl
+            self.assertEqual([old is not new for old, new in zip(before, after, strict=True)], 2 * [replaced])
+        self.assertEqual(max(sizes), PIECE)
+        self.assertEqual([len(each[1]) for each in self.api.published], [60000])
 
-        def spy_write(server: Any, data: bytes) -> None:
-            sizes.append(len(data))
-            write(server, data)
+    def test_incomplete_record(self) -> None:
+        """OpenSSL gets nothing of a record before it is complete; what is kept of it counts until then."""
+        wire = self.wire()
+        client = Client(wire)
+        client.shake_hands()
+        client.transport.clear()
+        client._client.write(post(b"Content-Length: 9000", body=b"a" * 9000) + get(b"/hello"))
+        sent, held = client._out.read(), wire.site.held
+        for start in range(0, len(sent), 1500):
+            self.assertEqual(self.api.published, [])
+            self.assertEqual(held.size, start if start > KEPT else 0)
+            client.server.dataReceived(sent[start : start + 1500])
+        self.assertEqual((len(self.api.published), held.size), (1, 0))
+        client._client.write(PUBLISH)
+        client._client.write(b"X" * 5000)
+        client.server.dataReceived(client._out.read()[:-1])
+        self.assertEqual(len(self.api.published), 2, "a complete record does not wait for the next one")
+        self.assertGreater(held.size, 5000)
+        client.lose()
+        self.assertEqual(held.size, 0)
 
-        self.patch(TLSMemoryBIOProtocol, "_write", spy_write)
-        client.send(post(b"Content-Length: 60000", body=b"a" * 60000) + get(b"/long"))
-        client.clock.advance(1)
-        self.assertEqual(max(sizes), LEAST)
-        self.assertEqual([len(each[1]) for each in self.api.published], 2 * [60000])
+    def test_records(self) -> None:
+        """What cannot be a record is OpenSSL's to refuse; what can be is given when it is complete."""
+        record = b"\x17\x03\x03\x00\x02ab"
+        for data, complete in (
+            (b"", 0), (b"\x17\x03", 0), (record, 7), (record[:-1], 0), (record + record[:6], 7), (2 * record, 14),
+            (record + b"GET / HTTP/1.1", 21), (b"\x17\x03\x03\x41\x00", 0), (b"\x17\x03\x03\x41\x01", 5),
+            (b"\x13\x03\x03\x00\x02a", 6), (b"\x18\x03\x03\x00\x02a", 6),
+        ):  # fmt: skip
+            self.assertEqual(complete_records(data), complete, data)
 
     def test_aborted(self) -> None:
         """No alert is sent when the connection is aborted: it would make what was cut off look complete."""
