@@ -600,7 +600,7 @@ class ApiCase(CommandCase):
         api = Api(store, self.door, clock, limits, Meter(), no_exposition, lambda: True, sender=self.sender)
         certificate, key, _ = ensure_self_signed(self.state, time.time())
         self.site = BusSite(api.app.resource(), reactor=reactor)
-        factory = ReloadableTLS(certificate, key).wrap(self.site, self.site.queue)
+        factory = ReloadableTLS(certificate, key).wrap(self.site)
         self.listening = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(factory)
         self.addCleanup(self.close)
         self.url = f"https://localhost:{self.listening.getHost().port}"
