@@ -3,7 +3,7 @@
 What is not part of a cycle is free without it, and a lost connection is no cycle. So each object is looked at
 once, when it is young, and then is *frozen*: left alone. A cycle that lives longer is found by a full collection,
 which stops the process for 0.2 to 1 µs for each object, 150 ms with 2,000 unreachable subscribers. It is made when
-memory has grown by a quarter since the last one, and takes at most a 200th of the time.
+there are a quarter more objects than after the last one, or after an hour, and takes at most a 200th of the time.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from routemaster.util.periodic import Periodic
 
 YOUNG = 2000   #: objects more than before that cause a collection of young ones
 NEVER = 1 << 30
-CHECK = 5.0    #: seconds between two looks whether memory has grown
-GROWTH = 1.25  #: times the memory after the last full collection that cause the next
+CHECK = 5.0    #: seconds between two looks whether there are more objects
+LATEST = 3600.0  #: seconds after which one is made
+GROWTH = 1.25  #: times the objects after the last full collection that cause the next
 PAUSE = 200    #: times that a full collection took, until the next is made
 
 
@@ -29,7 +30,7 @@ class GarbageCollector:
         self._clock = clock
         self._task = Periodic("full garbage collection", self.look, CHECK, clock)
         self._thresholds = gc.get_threshold()
-        self._blocks, self._not_before = 0, 0.0
+        self._blocks, self._not_before, self._latest = 0, 0.0, 0.0
 
     def start(self) -> None:
         """Collect what the start of the process has left, and begin."""
@@ -46,13 +47,15 @@ class GarbageCollector:
 
     def look(self) -> None:
         """Make a full collection if it is time."""
-        now = self._clock.seconds()
-        if now < self._not_before or sys.getallocatedblocks() < GROWTH * self._blocks:
+        now, blocks = self._clock.seconds(), sys.getallocatedblocks()
+        self._blocks = min(self._blocks, blocks)
+        if now < self._not_before or (blocks < GROWTH * self._blocks and now < self._latest):
             return
         gc.unfreeze()
         gc.collect()
         gc.freeze()
         self._not_before = now + PAUSE * (self._clock.seconds() - now)
+        self._latest = now + LATEST
         self._blocks = sys.getallocatedblocks()
 
     def _collected(self, phase: str, _: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.util.garbage_collector import CHECK, GROWTH, PAUSE, GarbageCollector
+from routemaster.util.garbage_collector import CHECK, GROWTH, LATEST, PAUSE, GarbageCollector
 
 
 class Cycle:
@@ -68,6 +68,23 @@ class GarbageCollectorTests(SynchronousTestCase):
         garbage = self.old_garbage()
         self.clock.advance(PAUSE * self.took)
         self.assertIsNotNone(garbage(), "it has not grown since")
+
+    def test_latest(self) -> None:
+        """An older cycle is collected after an hour, though there are no more objects than before."""
+        garbage = self.old_garbage()
+        self.clock.advance(LATEST - CHECK)
+        self.assertIsNotNone(garbage())
+        self.clock.advance(2 * CHECK)
+        self.assertIsNone(garbage())
+
+    def test_shrinking(self) -> None:
+        """Growth counts from the fewest objects since the last collection."""
+        garbage = self.old_garbage()
+        self.clock.advance(PAUSE * self.took)
+        for blocks, found in ((40, False), (40 * GROWTH - 1, False), (40 * GROWTH, True)):
+            self.blocks = int(blocks)
+            self.clock.advance(CHECK)
+            self.assertEqual(garbage() is None, found, blocks)
 
     def test_pause(self) -> None:
         """A full collection is not made before so many times the time have passed that the last one took."""

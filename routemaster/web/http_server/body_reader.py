@@ -132,9 +132,11 @@ class BodyReader:
         after = self._chunks.feed(data)
         if len(self._body) + self._chunks.announced > self._limit:
             raise Refused(413, "body is too large")
-        self._count(max(len(self._body), self._counted))
+        self._count(len(self._body))
         return after
 
     def _count(self, size: int) -> None:
+        if size <= self._counted:  # it has its room, however little there is now
+            return
         self._budget.take(self._client, size - self._counted)
         self._counted = size

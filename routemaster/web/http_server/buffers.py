@@ -7,7 +7,7 @@ connections a share is as large as one read of a socket; the more there are, the
 A connection may hold more than its share: parts of an answer, the requests or the part of a TLS record that came
 with one read. If more than `HELD` bytes are held for clients that do not read, or behind a request or
 record that does not end, the connections that have held theirs for longest are aborted. Those that only wait
-for their clients to close count, too.
+for their clients to close after they were refused count, too.
 """
 
 from __future__ import annotations
@@ -44,22 +44,26 @@ class Held:
         self._most = most
         self._holders: dict[Holder, int] = {}  # the longest first; bytes
         self.size = 0  #: bytes
+        self._aborted = 0
 
     def add(self, holder: Holder, size: int) -> None:
         """It holds so many bytes; abort others if that is too much."""
         self.size += size - self._holders.get(holder, 0)
         self._holders[holder] = size
-        aborted = 0
         while self.size > self._most:
             first = next(iter(self._holders))
             self.discard(first)
             first.abortConnection()
-            aborted += 1
-        if aborted:
+            self._aborted += 1
+
+    def report(self) -> None:
+        """Log what was aborted since the last call."""
+        if self._aborted:
             self._log.warn(
-                "aborting {count} connections: their clients do not read answers, or send requests behind others "
-                "that are not answered yet", count=aborted,
+                "aborted {count} connections: their clients do not read answers, do not close what was refused, "
+                "or send what cannot be parsed yet", count=self._aborted,
             )  # fmt: skip
+        self._aborted = 0
 
     def discard(self, holder: Holder) -> None:
         """It holds nothing any more, or is closed."""

@@ -37,7 +37,7 @@ from routemaster.web.http_server.socket_reading import read_now
 from routemaster.web.http_server.states import State
 from routemaster.web.http_server.unsent import buffered, socket_of
 
-LINGERING = 24576   #: bytes that a connection takes while it waits for its client to close
+LINGERING = 24576   #: bytes that a refused connection takes while it waits for its client to close
 REQUEST = 8192      #: bytes that a request under way takes, about
 PIPELINED = 16384   #: bytes of pipelined requests kept while one is handled, if the connection's share is not less
 AT_ONCE = 10        #: pipelined requests handled without a break
@@ -136,6 +136,7 @@ class BusChannel(HTTPChannel):
         self.persistent = False
         self.site.observe(refused.endpoint or self._endpoint, refused.status, 0.0)
         self.transport.write(self.site.error_answer(refused))
+        self.site.held.add(self, LINGERING)
         self._inbox = b""
         self._drop_body()
         if ITCPTransport.providedBy(self.transport) and not self.isSecure():
@@ -150,7 +151,6 @@ class BusChannel(HTTPChannel):
         self._wait(State.CLOSING, limits.response if self._waitingForTransport else limits.closing)
         self._ends = self.deadline + limits.body - limits.closing
         self._discarding = Discarding(self.transport, self._networkProducer, self.site.queue)
-        self.site.held.add(self, LINGERING)
         if self._paused:  # only reading detects that the client closes
             self._networkProducer.resumeProducing()
 
@@ -196,7 +196,7 @@ class BusChannel(HTTPChannel):
         self._queued = False
         if self._inbox:
             self._advance()
-            if self.state is State.BODY and not self._queued:
+            if self.state is State.BODY and not (self._queued or self._waitingForTransport):
                 self._wait_for_turn()
 
     def _advance(self) -> None:
@@ -209,7 +209,7 @@ class BusChannel(HTTPChannel):
                 left -= self._head is None
                 if left <= 0 and self._inbox and self.state is State.IDLE:
                     self._wait_for_turn()
-            if self._inbox and self.state is State.BODY and not self._queued:
+            if self._inbox and self.state is State.BODY and not (self._queued or self._waitingForTransport):
                 self._wait_for_turn()
         except Refused as refused:
             self.refuse(refused)

@@ -154,6 +154,7 @@ class BusSite(Site):
         self._common = b"Server: routemaster\r\nDate: %b\r\nX-Content-Type-Options: nosniff\r\n" % (
             datetimeToString(self._wall()),)  # fmt: skip
         self._status_lines.clear()
+        self.held.report()
         if share(self.live) != self._share:
             self._divide()
         late = deque(channel for channel in self._channels if channel.deadline <= now)

@@ -61,8 +61,10 @@ class ServerTLS(TLSMemoryBIOProtocol):
     wrappedProtocol: Any
     _tlsConnection: Any = None  # until the handshake begins
     _received = b""      # not yet given to OpenSSL
+    _complete = 0        # bytes of it that are complete records
     _handshake_size = 0
     _queued = False
+    _feeding = False
     _greeted = False     # the ClientHello is complete
     _holds = False       # counted in `held`
     _grown = True        # the BIOs have had more than is kept, as in each handshake
@@ -82,7 +84,9 @@ class ServerTLS(TLSMemoryBIOProtocol):
         self._handshake_size += len(data)
         if not self._may_greet():
             self.abortConnection()
-        elif self._greeted and not self._queued:
+        elif not self._greeted:
+            self._count()
+        elif not self._queued:
             self._queued = True
             self.transport.pauseProducing()
             self.factory.queue.run(self._go_on, begins=self._tlsConnection is None)
@@ -111,13 +115,29 @@ class ServerTLS(TLSMemoryBIOProtocol):
                 self.abortConnection()
 
     def _feed(self) -> None:
-        data, end = self._received, complete_records(self._received)
-        self._received = data[end:]
-        for start in range(0, end, PIECE):
-            if self._tlsConnection is not None and not self._lostTLSConnection and not self._aborted:
-                super().dataReceived(data[start : min(end, start + PIECE)])
-        self._keep_small(end)
-        if len(self._received) > KEPT:
+        if self._feeding:  # what is fed has had the socket read on: the rest of it comes first
+            return
+        self._feeding = True
+        try:
+            while self._goes_on:
+                self._complete = self._complete or complete_records(self._received)
+                if not (size := min(self._complete, PIECE)):
+                    break
+                data, self._received = self._received[:size], self._received[size:]
+                self._complete -= size
+                super().dataReceived(data)
+                self._keep_small(size)
+        finally:
+            self._feeding = False
+        self._count()
+
+    @property
+    def _goes_on(self) -> bool:
+        return self._tlsConnection is not None and not self._lostTLSConnection and not self._aborted
+
+    def _count(self) -> None:
+        """Count what waits to be complete."""
+        if len(self._received) > KEPT and self.connected:
             self.factory.held.add(self, len(self._received))
         elif self._holds:
             self.factory.held.discard(self)

@@ -175,6 +175,16 @@ class BodyTests(Case):
                 reader.release()
             self.assertEqual(budget.held, 0)
 
+    def test_room_kept(self) -> None:
+        """A body that was counted goes on within what it was counted for, however many connections have come."""
+        connections = 0
+        budget = BodyBudget(1000, connections=lambda: connections, least=300)
+        readers = [BodyReader(None, 2000, budget) for _ in range(3)]
+        connections = 100
+        for reader in readers:
+            self.assertIsNone(reader.feed(b"12c\r\n" + b"a" * 300))
+            self.assertRaises(Refused, reader.feed, b"\r\n1\r\na")
+
     def test_pieces(self) -> None:
         """Chunks are read in pieces, each in a turn of its connection; what else follows is not lost."""
         wire = self.wire()

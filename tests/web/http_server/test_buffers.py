@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.web.http_server.buffers import BUFFERS, LEAST, MOST, Held, share
 from routemaster.web.http_server.connection import AT_ONCE, LINGERING, PIPELINED, REQUEST
 from routemaster.web.http_server.request_head import MAX_HEAD
-from tests.web.wire import PUBLISH, Case, Wire, get
+from tests.web.wire import CHUNKED, PUBLISH, Case, Wire, get, post
 
 
 class Connection:
@@ -40,6 +41,10 @@ class HeldTests(SynchronousTestCase):
         for connection in connections:
             held.discard(connection)
         self.assertEqual(held.size, 0)
+        for lines in (["aborted 3 connections"], []):
+            with capturedLogs() as logged:
+                held.report()
+            self.assertEqual([formatEvent(event).partition(":")[0] for event in logged], lines)
 
 
 class ShareTests(Case):
@@ -68,9 +73,23 @@ class ShareTests(Case):
             wire.send(b"no HTTP\r\n\r\n")
             self.assertEqual(held.size, min(count, 2) * LINGERING)
         self.assertEqual([wire.transport.aborted for wire in wires], [True, False, False])
+        closing = self.wire()
+        closing.site.held = held
+        closing.send(get(b"/hello")[:-2] + b"Connection: close\r\n\r\n")
+        self.assertEqual(held.size, 2 * LINGERING, "one that was answered does not count")
         for wire in wires:
             wire.transport.lose()
         self.assertEqual(held.size, 0)
+
+    def test_unread_in_a_body(self) -> None:
+        """While a client does not read, its body costs no turns; it goes on when the client has read."""
+        wire = self.wire()
+        wire.send(post(CHUNKED))
+        wire.channel.pauseProducing()
+        wire.channel.dataReceived(b"1\r\na\r\n0\r\n\r\n")
+        self.assertEqual((len(wire.site.queue), self.api.published), (0, []))
+        wire.channel.resumeProducing()
+        self.assertEqual([len(each[1]) for each in self.api.published], [1])
 
     def test_unread(self) -> None:
         """What a client does not read, and requests behind one that is handled, count until it goes on."""

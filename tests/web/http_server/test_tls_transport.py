@@ -183,6 +183,39 @@ class MemoryTests(Case):
         self.assertEqual(max(sizes), PIECE)
         self.assertEqual([len(each[1]) for each in self.api.published], [60000])
 
+    def test_read_on(self) -> None:
+        """What is read from the socket while records are given to OpenSSL comes after them."""
+        for known in (False, True):
+            client = Client(self.wire())
+            client.shake_hands()
+            client.server.wrappedProtocol.known = known
+            body = bytes(range(1, 251)) * 240
+            client._client.write(post(b"Content-Length: 60000", body=body))
+            sent = client._out.read()
+            rest = [sent[start : start + 40_000] for start in range(0, len(sent), 40_000)]
+
+            def read(server: Any = client.server, rest: list[bytes] = rest) -> None:
+                if rest:
+                    server.dataReceived(rest.pop(0))
+
+            client.transport.connected, client.transport.doRead = True, read  # type: ignore[attr-defined]
+            while rest:
+                read()  # as the reactor does
+                client.clock.advance(0)
+            self.assertEqual((rest, self.api.published.pop()[1] == body), ([], True))
+
+    def test_incomplete_hello(self) -> None:
+        """What has come of a ClientHello counts until it is complete."""
+        wire = self.wire()
+        client = Client(wire)
+        hello = b"\x16\x03\x01" + MAX_HELLO.to_bytes(2, "big") + bytes(MAX_HELLO)
+        client.server.dataReceived(hello[:KEPT])
+        self.assertEqual(wire.site.held.size, 0)
+        client.server.dataReceived(hello[KEPT:-1])
+        self.assertEqual(wire.site.held.size, len(hello) - 1)
+        client.server.dataReceived(hello[-1:])
+        self.assertEqual(wire.site.held.size, 0)
+
     def test_incomplete_record(self) -> None:
         """OpenSSL gets nothing of a record before it is complete; what is kept of it counts until then."""
         wire = self.wire()
