@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -106,6 +107,19 @@ class PullCase(SynchronousTestCase):
         service = service or self.pull
         self.clock.advance(0)
         self.do(service.acknowledge(self.do(service.state(name)), answer.cursor))
+
+    def garbage(self, *kinds: type) -> Callable[[], list[object]]:
+        """What finds the objects of these kinds that from now on only the garbage collector would free."""
+        gc.collect()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        self.addCleanup(gc.garbage.clear)
+        self.addCleanup(gc.set_debug, 0)
+
+        def find() -> list[object]:
+            gc.collect()
+            return [each for each in gc.garbage if isinstance(each, kinds)]
+
+        return find
 
     def turn(self, seconds: float = 0) -> None:
         """Let what was woken run, after some time."""

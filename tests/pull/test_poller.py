@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 from attrs import evolve
 from twisted.internet.defer import CancelledError
 
@@ -227,14 +225,10 @@ class WaitingTests(PullCase):
         """What has answered polls is free at once, without the garbage collector."""
         self.subscribe("cats")
         self.publish("cats")
-        gc.collect()
-        gc.set_debug(gc.DEBUG_SAVEALL)
-        self.addCleanup(gc.garbage.clear)
-        self.addCleanup(gc.set_debug, 0)
+        garbage = self.garbage(poller.Poller, Reading)
         self.pulled()
         self.assertEqual(self.pull.waiting, 0)
-        gc.collect()
-        self.assertEqual([each for each in gc.garbage if isinstance(each, poller.Poller | Reading)], [])
+        self.assertEqual(garbage(), [])
 
     def test_end(self) -> None:
         """It is answered empty when its wait ends, and not before."""

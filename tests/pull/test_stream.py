@@ -460,18 +460,14 @@ class EndTests(StreamCase):
         """A stream that is over is free at once, without the garbage collector."""
         self.subscribe("cats")
         self.publish("cats")
-        gc.collect()
-        gc.set_debug(gc.DEBUG_SAVEALL)
-        self.addCleanup(gc.garbage.clear)
-        self.addCleanup(gc.set_debug, 0)
+        garbage = self.garbage(Stream, Reading)
         connection = self.stream()
         self.turn()
         connection.disconnect()
         self.turn()
         del connection
         self.assertEqual(self.pull.streams, 0)
-        gc.collect()
-        self.assertEqual([each for each in gc.garbage if isinstance(each, Stream | Reading)], [])
+        self.assertEqual(garbage(), [])
 
     def test_stop(self) -> None:
         """A stop ends streams with a comment; nothing that is not acknowledged is lost."""
