@@ -15,12 +15,12 @@ from typing import Any
 from routemaster.interfaces import Clock
 from routemaster.util.periodic import Periodic
 
-YOUNG = 2000   #: objects more than before that cause a collection of young ones
-NEVER = 1 << 30
-CHECK = 5.0    #: seconds between two looks whether there are more objects
-LATEST = 3600.0  #: seconds after which one is made
-GROWTH = 1.25  #: times the objects after the last full collection that cause the next
-PAUSE = 200    #: times that a full collection took, until the next is made
+YOUNG = 2000     #: objects more than before that cause a collection of young ones
+NEVER = 1 << 30  #: a threshold that is not reached
+CHECK = 5.0      #: seconds between two looks whether a full collection is due
+LATEST = 3600.0  #: seconds after a full collection, until the next is made though there are no more objects
+GROWTH = 1.25    #: times the objects after a full collection that cause the next
+PAUSE = 200      #: times that a full collection took, until the next is made
 
 
 class GarbageCollector:

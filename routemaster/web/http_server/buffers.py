@@ -20,6 +20,9 @@ BUFFERS = 8 * 1024 * 1024  #: bytes
 MOST = 65536                #: bytes of one share
 LEAST = 4096                #: the same
 HELD = 8 * 1024 * 1024      #: bytes
+PIPELINED = 16384  #: bytes of pipelined requests kept while one is handled, if the connection's share is not less
+REQUEST = 8192     #: bytes that a request under way takes, about
+LINGERING = 24576  #: bytes that a refused connection takes while it waits for its client to close
 
 
 def share(connections: int) -> int:

@@ -28,18 +28,16 @@ from twisted.web.http import HTTPChannel
 from twisted.web.http_headers import Headers
 
 from routemaster.web.http_server.body_reader import RETRY_AFTER, BodyReader
+from routemaster.web.http_server.buffers import LINGERING, PIPELINED, REQUEST
 from routemaster.web.http_server.discarding import Discarding
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.http_server.request import BusRequest
-from routemaster.web.http_server.request_head import EMPTY_LINES, MAX_HEAD, Head, parse_head
+from routemaster.web.http_server.request_head import EMPTY_LINES, Head, end_of_head, parse_head
 from routemaster.web.http_server.server import Server
 from routemaster.web.http_server.socket_reading import read_now
 from routemaster.web.http_server.states import State
 from routemaster.web.http_server.unsent import buffered, socket_of
 
-LINGERING = 24576   #: bytes that a refused connection takes while it waits for its client to close
-REQUEST = 8192      #: bytes that a request under way takes, about
-PIPELINED = 16384   #: bytes of pipelined requests kept while one is handled, if the connection's share is not less
 AT_ONCE = 10        #: pipelined requests handled without a break
 FRESH_DRAIN = 2.0   #: seconds for a client's first request when the site stops
 IDLE_DRAIN = 0.25   #: seconds for another one: longer than a busy client pauses
@@ -181,13 +179,18 @@ class BusChannel(HTTPChannel):
         self._queued = False
         if self.state is not State.CLOSING:
             self._advance()
-            if self.state is State.BODY and not self._queued and not self._waitingForTransport:
+            if self._awaits_body:
                 self._read_on()
             self._regulate()
 
     def _wait_for_turn(self) -> None:
         self._queued = True
         self.site.queue.add(self._go_on)
+
+    @property
+    def _awaits_body(self) -> bool:
+        """Whether more of a body may be read or parsed, and it has no turn for that yet."""
+        return self.state is State.BODY and not (self._queued or self._waitingForTransport)
 
     def _read_on(self) -> None:
         """Read and parse what more of the body has come; if there was something, there is another turn."""
@@ -196,7 +199,7 @@ class BusChannel(HTTPChannel):
         self._queued = False
         if self._inbox:
             self._advance()
-            if self.state is State.BODY and not (self._queued or self._waitingForTransport):
+            if self._awaits_body:
                 self._wait_for_turn()
 
     def _advance(self) -> None:
@@ -209,7 +212,7 @@ class BusChannel(HTTPChannel):
                 left -= self._head is None
                 if left <= 0 and self._inbox and self.state is State.IDLE:
                     self._wait_for_turn()
-            if self._inbox and self.state is State.BODY and not (self._queued or self._waitingForTransport):
+            if self._inbox and self._awaits_body:
                 self._wait_for_turn()
         except Refused as refused:
             self.refuse(refused)
@@ -228,15 +231,11 @@ class BusChannel(HTTPChannel):
         inbox = self._inbox
         if self.state is not State.HEAD and inbox.startswith(b"\r\n"):
             self._inbox = inbox = EMPTY_LINES.sub(b"", inbox, count=1)
-        end = inbox.find(b"\r\n\r\n", self._searched)
-        if end > MAX_HEAD or (end < 0 and len(inbox) > MAX_HEAD + 3):
-            raise Refused(431, f"request head is too large: expected at most {MAX_HEAD} bytes")
+        end = end_of_head(inbox, self._searched)
         if end < 0:
             if len(inbox) > self._share and self._share < PIPELINED:
                 message = f"too many connections are open: expected at most {self._share} bytes of head at once"
                 raise Refused(503, message, (b"Retry-After", b"%d" % RETRY_AFTER))
-            if not b"!" <= inbox[:1] <= b"~" and inbox not in (b"", b"\r"):
-                raise Refused(400, "request line is invalid: expected HTTP")  # another protocol's first bytes
             if self.state is not State.HEAD and inbox not in (b"", b"\r"):
                 self._wait(State.HEAD, self.site.limits.head)
             self._searched = max(0, len(inbox) - 3)

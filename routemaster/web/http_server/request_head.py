@@ -50,6 +50,19 @@ class Head(NamedTuple):
     expects: bool       #: the client waits for `100 Continue` before it sends the body
 
 
+def end_of_head(received: bytes, start: int) -> int:
+    """Where the head at the beginning ends, -1 if it is incomplete; looks for the end from `start` on.
+
+    Raises Refused: 431 if it is too large, 400 if these are another protocol's first bytes.
+    """
+    end = received.find(b"\r\n\r\n", start)
+    if end > MAX_HEAD or (end < 0 and len(received) > MAX_HEAD + 3):
+        raise Refused(431, f"request head is too large: expected at most {MAX_HEAD} bytes")
+    if end < 0 and not b"!" <= received[:1] <= b"~" and received not in (b"", b"\r"):
+        raise Refused(400, "request line is invalid: expected HTTP")
+    return end
+
+
 def parse_head(raw: bytes) -> Head:
     """Check and split a head: `raw` is the bytes before the empty line, without its CRLF.
 

@@ -7,8 +7,17 @@ from typing import Any
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from routemaster.web.http_server.buffers import BUFFERS, LEAST, MOST, Held, share
-from routemaster.web.http_server.connection import AT_ONCE, LINGERING, PIPELINED, REQUEST
+from routemaster.web.http_server.buffers import (
+    BUFFERS,
+    LEAST,
+    LINGERING,
+    MOST,
+    PIPELINED,
+    REQUEST,
+    Held,
+    share,
+)
+from routemaster.web.http_server.connection import AT_ONCE
 from routemaster.web.http_server.request_head import MAX_HEAD
 from tests.web.wire import CHUNKED, PUBLISH, Case, Wire, get, post
 
