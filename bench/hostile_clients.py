@@ -47,7 +47,8 @@ class Kind:
     endless: bool = False  #: the client sends its payload again and again
     reads: bool = False    #: the client reads what it is answered
     away: bool = False     #: Redis is stopped meanwhile
-    pulls: bool = False    #: each client has a pulled subscription, with a backlog
+    pulls: bool = False    #: each client has a pulled subscription
+    backlog: bool = False  #: and 20,000 events wait for it
 
 
 def head(line: str, token: str, *headers: str) -> bytes:
@@ -106,11 +107,14 @@ KINDS = {
                    endless=True),
     "poll": Kind("a poll that waits, and 64 kB of pipelined requests behind it",
                  lambda token: head(POLL, token) + head(POLL, token) * 640, pulls=True),
+    "waiting": Kind("a poll that waits", lambda token: head(POLL, token), pulls=True),
     "poll-again": Kind("a poll that waits; leaves and comes again", lambda token: head(POLL, token), again=True,
                        pulls=True),
-    "stream": Kind("a stream that is not read", lambda token: head("GET /subscription/stream", token), pulls=True),
+    "stream": Kind("a stream that is not read", lambda token: head("GET /subscription/stream", token), pulls=True,
+                   backlog=True),
     "backlog": Kind("polls for 10,000 events each, not read",
-                    lambda token: head("GET /subscription/events?max=10000", token) * 20, pulls=True),
+                    lambda token: head("GET /subscription/events?max=10000", token) * 20, pulls=True,
+                    backlog=True),
     "away": Kind("60 kB of events each while Redis does not answer", bulk, endless=True, reads=True, away=True),
 }  # fmt: skip
 
@@ -139,7 +143,7 @@ class Hostile:
         if self.kind.tls:
             try:
                 self.socket = self.context.wrap_socket(plain, do_handshake_on_connect=False)
-            except BlockingIOError:  # the connection was complete while Python looked whether it is
+            except OSError:  # the connection was complete, or was lost, while Python looked whether it is
                 self.connect()
 
     def step(self) -> int:
@@ -254,7 +258,7 @@ def prepare(bus: Bus, kind: Kind) -> None:
     if kind.pulls:
         for client in range(1, len(bus.tokens)):
             bus.call("POST", "/subscription", {"topics": ["things"], "max": 10000}, client)
-        if KINDS["poll"] is not kind and KINDS["poll-again"] is not kind:
+        if kind.backlog:
             for _ in range(20):
                 bus.load([bus.request(1000)], 0.1, connections=1)
 

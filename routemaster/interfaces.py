@@ -241,6 +241,10 @@ class Store(Administration, Protocol):
     async def ping(self) -> None:
         """Return if the store answers, else raise StoreUnavailable."""
 
+    @property
+    def reachable(self) -> bool:
+        """False: each publication would fail with StoreUnavailable now, without a call."""
+
     # topics
 
     async def publish(self, topic: str, publisher: str, fragments: Sequence[bytes]) -> Published:

@@ -25,13 +25,13 @@ from routemaster.interfaces import Meter
 from routemaster.web.certificates import ReloadableTLS
 from routemaster.web.http_server.addresses import TrustedProxies
 from routemaster.web.http_server.places import Places
+from routemaster.web.http_server.port_turns import take_turns
 from routemaster.web.http_server.site import BusSite
 from routemaster.web.redirect import RedirectResource
 from routemaster.web.rejected_connections import RejectedConnections
 
 DRAIN = 10.0    #: seconds for current requests to finish when the bus stops
 BACKLOG = 1024  #: connections that may wait to be accepted, unless the endpoint has `backlog=`
-ACCEPTS = 3     #: connections accepted in one turn of the reactor: each takes about as long as a publication
 
 
 class Listeners:
@@ -98,6 +98,7 @@ class Listeners:
 
     async def _listen(self, endpoint: str, factory: Any, site: BusSite, name: str) -> None:
         port = await bind(self._reactor, endpoint, factory, name)
+        take_turns(port, site.queue)
         if self._closed:
             await maybeDeferred(port.stopListening)
             raise CancelledError
@@ -130,26 +131,11 @@ async def bind(reactor: Any, endpoint: str, factory: Any, name: str) -> Any:
         port = await serverFromString(reactor, endpoint).listen(factory)
         if ":backlog=" not in endpoint:
             set_backlog(port.socket)
-        accept_few(port)
         return port
     except LookupError as error:
         raise ConfigError(f"cannot listen for {name} on {endpoint}: systemd passed no such socket") from error
     except Exception as error:
         raise ConfigError(f"cannot listen for {name} on {endpoint}: {error}") from error
-
-
-def accept_few(port: Any) -> None:
-    """Have a port accept at most ACCEPTS connections in one turn of the reactor.
-
-    Twisted accepts ever more as long as all that it tries succeed: hundreds at once, if clients come and go.
-    """
-    accept = port.doRead
-
-    def accept_some() -> None:
-        port.numberAccepts = ACCEPTS
-        accept()
-
-    port.doRead = accept_some
 
 
 def set_backlog(listening: socket.socket) -> None:

@@ -7,8 +7,10 @@ run between its reads.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from heapq import heappop, heappush, heapreplace
+from itertools import accumulate
 from math import inf
 from operator import itemgetter
 from weakref import WeakValueDictionary
@@ -131,12 +133,19 @@ class _Source:
             self.entries = [entry for entry in entries if entry[1].n <= self._until.n]
             self._next_span()
 
-    def fits(self, limits: Limits, taken: int, room: int) -> int:
-        """The bytes of all entries if they may follow so many at once, 0 if a limit lies within them."""
-        if taken + len(self.entries) > limits.events or self.entries[-1][1].us > limits.horizon:
-            return 0
-        size = sum([len(entry[2]) for entry in self.entries]) + len(self.entries)
-        return size if size <= room else 0
+    def run(self, limits: Limits, taken: int, room: int) -> tuple[Sequence[Entry], int]:
+        """The next entries as far as they may follow so many and have room, and their bytes."""
+        end = min(len(self.entries), self.place + limits.events - taken)
+        if self.entries[end - 1][1].us > limits.horizon:
+            end = bisect_right(self.entries, limits.horizon, self.place, end, key=_accepted)
+        run = self.entries[self.place : end]
+        sizes = list(accumulate(map(len, map(itemgetter(2), run))))
+        count = bisect_right(range(len(run)), room, key=lambda index: sizes[index] + index + 1)
+        return run[:count], sizes[count - 1] + count if count else 0
+
+
+def _accepted(entry: Entry) -> float:
+    return entry[1].us
 
 
 async def oldest_entries(
@@ -161,9 +170,15 @@ async def oldest_entries(
         while heap and not dry:
             us, index = heap[0]
             source = sources[index]
-            if len(heap) == 1 and not source.place and (size := source.fits(limits, len(taken), room)):
-                taken += source.entries
+            run, size = source.run(limits, len(taken), room) if len(heap) == 1 else ((), 0)
+            if run:
+                taken += run
                 room -= size
+                source.place += len(run)
+                if len(taken) == limits.events:
+                    return taken, False
+                if source.place < len(source.entries):
+                    continue
                 heappop(heap)
                 dry = [] if source.start is None else [index]
                 continue

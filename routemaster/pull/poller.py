@@ -83,10 +83,17 @@ class Answer:
 
 @define(eq=False)
 class _Poll:
+    poller: Poller
     most: int       #: events
     until: float    #: when it is answered though nothing is due, by the clock here
     refused: float  #: when it is refused, if there is no room for its answer
     answer: Deferred[Answer] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.answer = Deferred(self._cancel)
+
+    def _cancel(self, _: object) -> None:
+        self.poller.give_up(self)
 
 
 class Poller:
@@ -118,8 +125,7 @@ class Poller:
         It fails with that, NotSubscribed or HasCallback; cancelling it gives the poll up.
         """
         now = self._shared.clock.seconds()
-        poll = _Poll(most, now + wait, now + max(wait, ROOM_WAIT))
-        poll.answer = Deferred(lambda _: self._give_up(poll))
+        poll = _Poll(self, most, now + wait, now + max(wait, ROOM_WAIT))
         self._polls.append(poll)
         self.reading.moved()
         if len(self._polls) > MOST_WAITING:
@@ -283,7 +289,7 @@ class Poller:
         elif answer is not None:
             answer.sent()
 
-    def _give_up(self, poll: _Poll) -> None:
+    def give_up(self, poll: _Poll) -> None:
         """Its client has disconnected."""
         if poll in self._polls:
             self._polls.remove(poll)

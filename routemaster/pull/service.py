@@ -47,6 +47,7 @@ class PullService:
         self._shared = Shared(
             store, clock, self._index, self._cache, max_bytes, ReadTurns(clock, TOGETHER), batches=batches
         )
+        self._states = ReadTurns(clock, TOGETHER)  # their own: a request is small when it waits behind its poller
         self._pollers: dict[str, Poller] = {}
         self._streams: dict[str, dict[str, Stream]] = {}  #: by subscriber and reader
         self._swept = 0  #: up to which of the times at which hints may have been missed all have looked again
@@ -76,7 +77,7 @@ class PullService:
         """
         if not waits:
             return check_pulled(await self._store.state(subscriber))
-        async with self._shared.turns:
+        async with self._states:
             return check_pulled(await self._store.state(subscriber))
 
     async def acknowledge(self, state: SubscriberState, cursor: str) -> None:

@@ -47,6 +47,11 @@ class Commands:
         """The servers that hold the data, by name; the name of a single Redis is empty."""
         return self._connection.nodes
 
+    @property
+    def connected(self) -> bool:
+        """Whether a command would be sent now; in a cluster, to one node at least."""
+        return self._connection.connected
+
     def bundles(
         self, names: Iterable[str], key: Callable[[str], bytes], most: int | None = None
     ) -> list[list[str]]:

@@ -67,6 +67,10 @@ class MemoryStore(MemoryTopics, MemoryAdministration):
     async def ping(self) -> None:
         return None
 
+    @property
+    def reachable(self) -> bool:
+        return True
+
     # -- subscriptions
 
     async def subscribe(self, subscription: Subscription) -> None:

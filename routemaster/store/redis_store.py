@@ -68,6 +68,10 @@ class RedisStore(TopicStore, Parking, TokenStore):
     async def ping(self) -> None:
         await gather(node.command(b"PING") for node in self._redis.nodes.values())
 
+    @property
+    def reachable(self) -> bool:
+        return self._out.connected
+
     # -- subscriptions
 
     async def subscribe(self, subscription: Subscription) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from routemaster.interfaces import Clock
 from routemaster.util.periodic import Periodic
 
-YOUNG = 2000     #: objects more than before that cause a collection of young ones
+YOUNG = 500      #: objects more than before that cause a collection of young ones
 NEVER = 1 << 30  #: a threshold that is not reached
 CHECK = 5.0      #: seconds between two looks whether a full collection is due
 LATEST = 3600.0  #: seconds after a full collection, until the next is made though there are no more objects

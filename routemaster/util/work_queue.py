@@ -19,13 +19,14 @@ class WorkQueue:
     """Runs work at once if little was done just before, otherwise in one of the next turns, in order.
 
     What `begins` something, such as the first step of a handshake, waits for itself, and makes way for the rest:
-    what has begun holds the more memory, and is soon done.
+    what has begun holds the more memory, and is soon done. What `ends` something comes first: it frees memory.
     """
 
     def __init__(self, clock: Any) -> None:
         self._clock = clock
         self._waiting: deque[Callable[[], None]] = deque()
         self._begins: deque[Callable[[], None]] = deque()
+        self._ends: deque[Callable[[], None]] = deque()
         self._ahead = 0  # pieces of other work since the last that began something
         self._timer: Any = None
         # seconds of work that may be done at once; a part of the time that passes is added: not all of it, as
@@ -34,14 +35,14 @@ class WorkQueue:
         self._since = clock.seconds()
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._begins)
+        return len(self._waiting) + len(self._begins) + len(self._ends)
 
-    def run(self, work: Callable[[], None], begins: bool = False) -> None:
+    def run(self, work: Callable[[], None], begins: bool = False, ends: bool = False) -> None:
         """Run it now or soon."""
         now = self._clock.seconds()
         self._left, self._since = min(STEP, self._left + (now - self._since) / PART), now
         if len(self) or self._left <= 0:
-            self.add(work, begins)
+            self._add(work, self._ends if ends else self._begins if begins else self._waiting)
             return
         try:
             work()
@@ -49,21 +50,26 @@ class WorkQueue:
             now = self._clock.seconds()
             self._left, self._since = max(-PART * STEP, self._left - (now - self._since)), now
 
-    def add(self, work: Callable[[], None], begins: bool = False) -> None:
+    def add(self, work: Callable[[], None]) -> None:
         """Run it soon, not now."""
-        (self._begins if begins else self._waiting).append(work)
+        self._add(work, self._waiting)
+
+    def _add(self, work: Callable[[], None], line: deque[Callable[[], None]]) -> None:
+        line.append(work)
         if self._timer is None:
             self._timer = self._clock.callLater(0, self._turn)
 
     def stop(self) -> None:
         """Drop what waits: there is no connection left."""
-        self._waiting.clear()
-        self._begins.clear()
+        for line in (self._waiting, self._begins, self._ends):
+            line.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _next(self) -> Callable[[], None]:
+        if self._ends:
+            return self._ends.popleft()
         if self._begins and (not self._waiting or self._ahead >= AHEAD):
             self._ahead = 0
             return self._begins.popleft()

@@ -114,7 +114,10 @@ class Api:
             if who[endpoint] == NOBODY:
                 return None
             try:
-                return self._access.check(headers, channel.getPeer(), channel, who[endpoint])
+                principal = self._access.check(headers, channel.getPeer(), channel, who[endpoint])
+                if endpoint == ENDPOINT:
+                    self._publishing.admit()
+                return principal
             except RoutemasterError as error:
                 if endpoint == ENDPOINT:
                     self._publishing.refusals.refused(error)

@@ -161,7 +161,7 @@ class FastKleinResource(KleinResource):
             self._answer(result, request)
             return NOT_DONE_YET
         if not result.called or result.paused:  # paused: its callback has returned another Deferred
-            request.notifyFinish().addErrback(lambda _: result.cancel())
+            request.notifyFinish().addErrback(_cancel, result)
         result.addErrback(self._failed, request, self._app._error_handlers)
         result.addBoth(self._end, request)
         return NOT_DONE_YET
@@ -256,3 +256,8 @@ def _refused(error: HTTPException) -> Refused:
 def _forget(failure: Failure) -> None:
     """Drop a traceback: its frames refer to the exception, and so keep the request and its body in a cycle."""
     failure.cleanFailure()
+
+
+def _cancel(_: Failure, result: Deferred[Any]) -> None:
+    """The client has disconnected."""
+    result.cancel()

@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from routemaster import strict_json
-from routemaster.errors import TooLarge
+from routemaster.errors import StoreUnavailable, TooLarge
 from routemaster.interfaces import Clock, Meter, Store
 from routemaster.limits import MAX_DATA
 from routemaster.model import Published
@@ -39,10 +39,16 @@ class Publishing:
         data_limits: DataLimits,
     ) -> None:  # fmt: skip
         """`wall` returns the time of day."""
-        self._access, self._limits, self._wall, self._data_limits = access, limits, wall, data_limits
+        self._store, self._access, self._limits = store, access, limits
+        self._wall, self._data_limits = wall, data_limits
         self._commit = GroupCommit(store, meter, clock)
         self._turns = Turns(clock)
         self.refusals = RefusedPublications(meter, clock)
+
+    def admit(self) -> None:
+        """Refuse a long body before it is read: raises StoreUnavailable if nothing can be stored now."""
+        if not self._store.reachable:
+            raise StoreUnavailable("Redis is not connected: nothing was stored")
 
     def publish(self, request: Any, name: str) -> Deferred[bytes]:
         """POST /topics/:name"""

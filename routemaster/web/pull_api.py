@@ -61,7 +61,7 @@ class PullApi:
         state = await self._state(subscriber, asked)
         if "ack" in asked:
             await complete(self._pull.acknowledge(state, asked["ack"]))
-        request.extend(wait)
+        request.wait(wait)
         return state, most, wait
 
     def _wait(self, poll: tuple[SubscriberState, int | None, float], request: Any) -> Deferred[bytes | Body]:

@@ -14,7 +14,7 @@ from twisted.trial.unittest import TestCase
 
 from routemaster.config import load
 from routemaster.daemon import assembly
-from routemaster.daemon.listeners import ACCEPTS, BACKLOG, Listeners, backlog_of, bind, loopback_alone, set_backlog
+from routemaster.daemon.listeners import BACKLOG, Listeners, backlog_of, bind, loopback_alone, set_backlog
 from routemaster.metrics.meter import Meter
 from routemaster.web.certificates import ReloadableTLS
 from routemaster.web.http_server.addresses import TrustedProxies
@@ -39,19 +39,6 @@ class BacklogTests(TestCase):
             port = await bind(reactor, endpoint, Factory(), "HTTPS")
             self.addCleanup(port.stopListening)
             self.assertEqual(backlog_of(port.socket), min(expected, LIMIT))
-
-    async def test_accepts(self) -> None:
-        """In one turn of the reactor at most ACCEPTS connections are accepted, however many have come."""
-        factory, came = Factory(), []
-        factory.buildProtocol = came.append  # type: ignore[method-assign,assignment]
-        port = await bind(reactor, "tcp:0:interface=127.0.0.1", factory, "HTTPS")
-        self.addCleanup(port.stopListening)
-        clients = [socket.create_connection(("127.0.0.1", port.getHost().port)) for _ in range(4 * ACCEPTS)]
-        for turn in range(1, 4):
-            port.doRead()
-            self.assertEqual(len(came), turn * ACCEPTS)
-        for client in clients:
-            client.close()
 
     async def test_unix(self) -> None:
         """A Unix socket can be bound too; Linux does not report its backlog."""

@@ -65,9 +65,16 @@ class WorkQueueTests(SynchronousTestCase):
         others = list(range(2 * AHEAD))  # the first piece of other work is none of these
         expected = [*others[: AHEAD - 1], 0, *others[AHEAD - 1 : -1], -1, others[-1], -2]
         self.assertEqual(self.done, expected)
-        self.queue.add(lambda: None, begins=True)
-        self.queue.stop()
-        self.assertEqual((len(self.queue), self.clock.getDelayedCalls()), (0, []))
+
+    def test_ends(self) -> None:
+        """What ends something comes before all that waits."""
+        self.queue.add(partial(self.done.append, 1))
+        self.queue.run(partial(self.done.append, 2), begins=True)
+        for number in (3, 4):
+            self.queue.run(partial(self.done.append, number), ends=True)
+        self.assertEqual((self.done, len(self.queue)), ([], 4))
+        self.clock.advance(0)
+        self.assertEqual(self.done, [3, 4, 1, 2])
 
     def test_brought(self) -> None:
         """Work that takes no longer than what brings it is not done at once without end."""
@@ -81,6 +88,8 @@ class WorkQueueTests(SynchronousTestCase):
     def test_stop(self) -> None:
         """What was stopped is not done, and no timer stays."""
         self.work(100, STEP)
+        for how in ("begins", "ends"):
+            self.queue.run(partial(self.done.append, 1), **{how: True})
         self.queue.stop()
         self.assertEqual((self.done, len(self.queue), self.clock.getDelayedCalls()), ([0], 0, []))
 

@@ -62,7 +62,7 @@ class Tampered:
         self.calls: list[tuple[Any, ...]] = []
         self.error: Exception | None = None
         self.error_after: Exception | None = None
-        self.holding = False
+        self.reachable, self.holding = True, False
         self.held: list[Deferred[None]] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -330,6 +330,20 @@ class HeadTests(Case):
                             self.assertEqual(found, expected or rest, (endpoint, user))
                             if found == [401]:
                                 self.well_formed(self.answer())
+
+    def test_no_store(self) -> None:
+        """While nothing can be stored, a long publication is refused without its body, and is counted."""
+        self.cats()
+        self.store.reachable = False
+        cats = "/topics/cats"
+        for path, user, found in ((cats, A, [503]), (cats, "wrong", [401]), ("/subscription", A, [])):
+            self.assertEqual(self.head("POST", path, user, 1000), found)
+            if found == [503]:
+                answer = self.answer()
+                self.assertIn("not connected", answer.error)
+                self.assertEqual(answer.headers["retry-after"], "1")
+        counts = [each for each in self.meter.take().items() if "unavailable" in str(each[0])]
+        self.assertEqual([count for _, count in counts], [1])
 
     def test_no_credentials_needed(self) -> None:
         """Where no credential is needed, the answer comes after the body."""

@@ -169,6 +169,18 @@ class WaitingTests(PullCase):
         self.done(self.store.store.publish("cats", A, [FRAGMENT]))
         self.clock.advance(0)
 
+    def test_forgets(self) -> None:
+        """A poll that waits keeps nothing of what was asked, and its connection has no dict of its own."""
+        self.begin_poll()
+        channel = self.wire.channel
+        (waiting,) = channel.requests
+        headers = list(waiting.requestHeaders.getAllRawHeaders())
+        self.assertEqual((headers, waiting.args, waiting.content), ([], {}, None))
+        after = set(vars(channel))
+        self.wire.connect()
+        self.assertEqual(set(vars(self.wire.channel)), after, "an attribute that comes late costs 1.5 kB")
+        self.assertLessEqual(len(after), 30, "more cost as much")
+
     def test_event(self) -> None:
         """A waiting poll is answered when an event comes; the connection serves the next request."""
         self.begin_poll()

@@ -6,11 +6,11 @@ from collections.abc import Callable, Hashable
 
 from attrs import define
 
-from routemaster.web.http_server.chunk_reader import ChunkReader
+from routemaster.web.http_server.chunk_reader import OVERHEAD, ChunkReader
 from routemaster.web.http_server.refusal import Refused
 
 RETRY_AFTER = 1  #: seconds after which a client may retry
-CONNECTION = 12 * 1024  #: bytes that bodies have less for each open connection: half of what one takes
+CONNECTION = 24 * 1024  #: bytes that bodies have less for each open connection: as many as one takes
 BODY = 16 * 1024 #: bytes that a body counts at least: as much as its connection holds of a record of TLS
 PIECE = 4096     #: bytes of chunks read at once: the smallest ones take half a millisecond
 MOST = 1 << 30   #: bytes of another body read at once
@@ -96,7 +96,7 @@ class BodyReader:
         self.piece = MOST if self._chunks is None else PIECE  #: bytes that `feed` should get at once
         self._body = bytearray() if self._chunks is None else self._chunks.content
         self._budget, self._client, self._limit = budget, client, limit
-        self._counted, self._missing = 0, length or 0
+        self._counted, self._missing, self._read = 0, length or 0, 0
         self._released = False
         budget.begin(client)
         try:
@@ -104,6 +104,11 @@ class BodyReader:
         except Refused:
             self.release()
             raise
+
+    @property
+    def is_wasteful(self) -> bool:
+        """Whether its chunks have had more framing than content, and are not just a few."""
+        return self._read > 2 * max(len(self._body), OVERHEAD)
 
     def take(self) -> bytes:
         """The body, which the reader does not keep; it stays counted."""
@@ -129,6 +134,7 @@ class BodyReader:
             rest = data[self._missing :]
             self._missing -= len(data) - len(rest)
             return None if self._missing else rest
+        self._read += len(data)
         after = self._chunks.feed(data)
         if len(self._body) + self._chunks.announced > self._limit:
             raise Refused(413, "body is too large")

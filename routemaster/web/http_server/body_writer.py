@@ -30,8 +30,8 @@ from zope.interface.declarations import implementer
 from routemaster.web.http_server.unsent import unsent
 
 PART = 32 * 1024         #: bytes written to one connection at once
-TURN = 4 * PART          #: bytes written in one turn
-SECONDS = 0.001          #: in which the parts of one turn begin
+TURN = 2 * PART          #: bytes written in one turn
+SECONDS = 0.0005          #: in which the parts of one turn begin
 HELD = 64 * 1024 * 1024  #: bytes of sources
 READ_CHECK = 5.0         #: seconds between two looks whether the client of an open answer still reads
 

@@ -39,6 +39,8 @@ from routemaster.web.http_server.states import State
 from routemaster.web.http_server.unsent import buffered, socket_of
 
 AT_ONCE = 10        #: pipelined requests handled without a break
+LONG = 1.0          #: seconds after which a request waits, instead of being handled
+CROWD = 100         #: waiting in the queue; beside more, no body is read on whose chunks are mostly framing
 FRESH_DRAIN = 2.0   #: seconds for a client's first request when the site stops
 IDLE_DRAIN = 0.25   #: seconds for another one: longer than a busy client pauses
 
@@ -49,12 +51,16 @@ class BusChannel(HTTPChannel):
     site: Server
     transport: Any
     _networkProducer: Any
-    principal: object = None  #: of its last request, unless a proxy sent it
-    known = False  #: whether it has carried a request of a client with a token, or a proxy's
     _log = Logger()
 
     def __init__(self) -> None:
-        super().__init__()
+        # Twisted's is for its own parser. All attributes are set here, some of Twisted's too: if one comes
+        # late, or there are more than 30, CPython gives the object a dict of 1.5 kB.
+        self.requests: list[BusRequest] = []
+        self._requestProducer = self._requestProducerStreaming = None
+        self._waitingForTransport, self.persistent = False, True
+        self.principal: object = None  #: of its last request, unless a proxy sent it
+        self.known = False           #: whether it has carried a request of a client with a token, or a proxy's
         self.state = State.FRESH
         self.deadline = 0.0
         self._inbox = b""            # received, not yet parsed
@@ -96,6 +102,15 @@ class BusChannel(HTTPChannel):
     def abortConnection(self) -> None:
         """End at once."""
         self.transport.abortConnection()
+
+    def look(self, now: float) -> bool:
+        """Called about once a second: whether the deadline has passed.
+
+        What is pipelined behind a request that waits, such as a poll, is counted as held.
+        """
+        if self._inbox and self.state is State.HANDLING and self._began + LONG < now:
+            self.site.held.add(self, REQUEST + len(self._inbox))
+        return self.deadline <= now
 
     def expire(self) -> None:
         """The deadline has passed: see the table above."""
@@ -271,6 +286,9 @@ class BusChannel(HTTPChannel):
         part, self._inbox = self._inbox[: body.piece], self._inbox[body.piece :]
         rest = body.feed(part)
         if rest is None:
+            if body.is_wasteful and len(self.site.queue) > CROWD:
+                message = "too many bodies are under way, and this one has too small chunks: nothing was stored"
+                raise Refused(503, message, (b"Retry-After", b"%d" % RETRY_AFTER))
             return False
         self._inbox, self._head = rest + self._inbox, None
         self._handle(head, body.take())
@@ -362,7 +380,7 @@ class BusChannel(HTTPChannel):
         enough = self._waitingForTransport or self._queued or full
         if self._waitingForTransport or full:
             self.site.held.add(self, REQUEST + len(self._inbox) + buffered(self.transport))
-        elif self._paused:
+        else:
             self.site.held.discard(self)
         if enough is not self._paused:
             self._paused = enough

@@ -21,6 +21,9 @@ from routemaster.web.http_server.body_writer import PART, Body, OpenBody, Whole
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.http_server.request_head import Head
 
+_NONE = Headers()
+_NOWHERE: list[bytes] = []  # there is no resource traversal
+
 
 class Connection(Protocol):
     """What a request needs of its connection."""
@@ -53,7 +56,7 @@ class BusRequest(Request):
         self.args = parse_qs(query, 1) if query else {}
         self.requestHeaders = head.headers
         self.content = BytesIO(body)
-        self.prepath, self.postpath = [], []
+        self.prepath = self.postpath = _NOWHERE
         self.site = self.channel.site
         self.process()
 
@@ -79,6 +82,11 @@ class BusRequest(Request):
     def extend(self, seconds: float) -> None:
         """The handler may take so many seconds more to answer."""
         self.channel.deadline += seconds
+
+    def wait(self, seconds: float) -> None:
+        """The handler may take so many seconds more; what was asked is forgotten, as thousands may wait."""
+        self.extend(seconds)
+        self.requestHeaders, self.args, self.content = _NONE, {}, None
 
     def send(self, body: bytes | Body | OpenBody) -> None:
         """Answer with this body, and with the status and headers set so far; a long one is written in parts."""

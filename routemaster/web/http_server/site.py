@@ -12,8 +12,8 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Hashable
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -34,7 +34,6 @@ __all__ = ["BusSite", "Limits"]
 
 CHECK = 1.0         #: seconds between two checks of the deadlines
 DRAIN_CHECK = 0.05  #: the same while the site stops
-AT_ONCE = 5         #: connections ended in one iteration of the reactor because their deadline has passed
 
 
 class BusSite(Site):
@@ -66,8 +65,7 @@ class BusSite(Site):
         self._wall = wall or reactor.seconds
         self._channels: set[BusChannel] = set()
         self._timer: Any = None
-        self._late: deque[BusChannel] = deque()  # whose deadline has passed
-        self._expiring: Any = None
+        self._late: set[BusChannel] = set()  # whose deadline has passed: the queue ends them
         self._drained: Deferred[None] | None = None
         self._common = b""
         self._status_lines: dict[int, bytes] = {}
@@ -112,13 +110,13 @@ class BusSite(Site):
     def closed(self, channel: BusChannel) -> None:
         """A connection was lost."""
         self._channels.discard(channel)
+        self._late.discard(channel)
         self.limits.places.give_back(channel)
         if not self._channels:
             self.queue.stop()
-            for timer in (self._timer, self._expiring):
-                if timer is not None:
-                    timer.cancel()
-            self._timer = self._expiring = None
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
             if self._drained is not None:
                 drained, self._drained = self._drained, None
                 drained.callback(None)
@@ -157,20 +155,16 @@ class BusSite(Site):
         self.held.report()
         if share(self.live) != self._share:
             self._divide()
-        late = deque(channel for channel in self._channels if channel.deadline <= now)
-        self._late = late
-        if late and self._expiring is None:
-            self._expire()
+        for channel in [channel for channel in self._channels - self._late if channel.look(now)]:
+            self._late.add(channel)
+            self.queue.run(partial(self._expire, channel), ends=True)
 
-    def _expire(self) -> None:
-        """End a few connections whose deadline has passed; the rest in the next iterations of the reactor."""
-        self._expiring, now = None, self.reactor.seconds()
-        for _ in range(min(AT_ONCE, len(self._late))):
-            channel = self._late.popleft()
-            if channel.deadline <= now and channel in self._channels:
+    def _expire(self, channel: BusChannel) -> None:
+        """End a connection, unless it has gone on while it was in the queue."""
+        if channel in self._late:
+            self._late.discard(channel)
+            if channel.deadline <= self.reactor.seconds():
                 channel.expire()
-        if self._late and self._channels:
-            self._expiring = self.reactor.callLater(0, self._expire)
 
     async def drain(self, timeout: float) -> None:
         """Close all connections; call it when the port is closed.

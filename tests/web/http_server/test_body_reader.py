@@ -8,7 +8,10 @@ import weakref
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from routemaster.util.work_queue import WorkQueue
 from routemaster.web.http_server.body_reader import CONNECTION, PIECE, BodyBudget, BodyReader
+from routemaster.web.http_server.chunk_reader import OVERHEAD
+from routemaster.web.http_server.connection import CROWD
 from routemaster.web.http_server.limits import Limits
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.limits import BodyLimits
@@ -198,6 +201,25 @@ class BodyTests(Case):
         self.assertGreater(others[0], PIECE)
         sizes = [len(each[1]) for each in self.api.published]
         self.assertEqual((len(sizes), sizes[0]), (2, 3 * PIECE))
+
+    def test_wasteful(self) -> None:
+        """Beside many that wait, a body whose chunks are mostly framing is given up; another one is read."""
+        for size, crowd, refused in ((1, CROWD + 1, True), (1, CROWD, False), (8, CROWD + 1, False)):
+            wire = self.wire()
+            chunk = b"%x\r\n%b\r\n" % (size, size * b" ")
+            wire.channel.known = True
+            wire.channel.dataReceived(post(CHUNKED))
+            self.patch(WorkQueue, "__len__", lambda _, waiting=crowd: waiting)
+            count, sent = 4 * OVERHEAD // len(chunk), 0
+            while sent < count and not wire.answers():
+                sent += 100
+                wire.channel.dataReceived(100 * chunk)
+                while not wire.answers() and wire.channel._inbox:
+                    wire.channel._go_on()
+            self.assertEqual([each.status for each in wire.answers()], [503] if refused else [], (size, crowd))
+            if refused:
+                self.assertIn("too small chunks", wire.answers()[0].error)
+                self.assertGreater(sent * len(chunk), 2 * OVERHEAD)
 
     def test_budget_in_chunks(self) -> None:
         """A body in chunks counts with what has arrived; one that is refused or ends counts no more."""

@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from routemaster.web.http_server.buffers import (
     BUFFERS,
+    HELD,
     LEAST,
     LINGERING,
     MOST,
@@ -145,6 +146,23 @@ class ShareTests(Case):
             while wire.transport.producerState == "producing":
                 wire.send((PUBLISH * 1000)[:size])
             self.assertLessEqual(len(wire.channel._inbox), most // 2 + size)
+
+    def test_behind_a_wait(self) -> None:
+        """What is pipelined behind a request that waits for over a second is held, until that is answered."""
+        wire = self.wire()
+        other = Wire(self.api.app.resource())
+        other.clock, other.site = wire.clock, wire.site
+        other.connect()
+        wire.channel.dataReceived(get(b"/wait") + get(b"/hello"))
+        other.channel.dataReceived(get(b"/wait"))
+        wire.pass_time(1)
+        self.assertEqual(wire.site.held.size, 0)
+        wire.pass_time(2)
+        self.assertEqual(wire.site.held.size, REQUEST + len(get(b"/hello")))
+        wire.site.held.add(Connection(), HELD)
+        wire.pass_time(1)
+        self.assertEqual((wire.transport.aborted, other.transport.aborted), (True, False))
+        self.assertEqual(wire.site.held.size, HELD)
 
     def test_turns(self) -> None:
         """A client has AT_ONCE pipelined requests handled at once, and the rest when others had their turn."""

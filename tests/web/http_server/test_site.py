@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
@@ -329,6 +330,26 @@ class DeadlineTests(Case):
             wire.pass_time(1)
             self.assertEqual(len(wire.clock.getDelayedCalls()), 1)
         self.assertEqual(len(self.api.published), 300)
+
+
+    def test_many(self) -> None:
+        """Connections whose time is over end in turns, and one that goes on before its turn stays."""
+        wire = self.wire()
+        channels = [wire.channel]
+        for _ in range(4):
+            wire.connect()
+            channels.append(wire.channel)
+        wire.clock.rightNow = 9.5
+        wire.site.queue.run(lambda: setattr(wire.clock, "rightNow", 11.0))
+        lost: list[Any] = []
+        for channel in channels:
+            self.patch(channel, "expire", partial(lost.append, channel))
+        wire.site._tick()
+        self.assertEqual((lost, len(wire.site.queue)), ([], 5))
+        wire.channel.deadline = 100.0
+        wire.clock.advance(0)
+        self.assertEqual(len(lost), 4)
+        self.assertNotIn(wire.channel, lost)
 
 
 class SiteTests(Case):
