@@ -49,6 +49,7 @@ class Kind:
     away: bool = False     #: Redis is stopped meanwhile
     pulls: bool = False    #: each client has a pulled subscription
     backlog: bool = False  #: and 20,000 events wait for it
+    quiet: bool = False    #: no event comes
 
 
 def head(line: str, token: str, *headers: str) -> bytes:
@@ -107,7 +108,8 @@ KINDS = {
                    endless=True),
     "poll": Kind("a poll that waits, and 64 kB of pipelined requests behind it",
                  lambda token: head(POLL, token) + head(POLL, token) * 640, pulls=True),
-    "waiting": Kind("a poll that waits", lambda token: head(POLL, token), pulls=True),
+    "waiting": Kind("a poll that waits", lambda token: head(POLL, token), pulls=True, quiet=True),
+    "answered": Kind("a poll that is answered with 2,000 events", lambda token: head(POLL, token), pulls=True),
     "poll-again": Kind("a poll that waits; leaves and comes again", lambda token: head(POLL, token), again=True,
                        pulls=True),
     "stream": Kind("a stream that is not read", lambda token: head("GET /subscription/stream", token), pulls=True,
@@ -254,10 +256,12 @@ def percentile(times: list[float], percent: float) -> float:
 
 
 def prepare(bus: Bus, kind: Kind) -> None:
-    bus.call("POST", "/topics/things", {"type": "noop", "url": URL % 1})
+    for topic in ("things", "quiet"):
+        bus.call("POST", f"/topics/{topic}", {"type": "noop", "url": URL % 1})
     if kind.pulls:
         for client in range(1, len(bus.tokens)):
-            bus.call("POST", "/subscription", {"topics": ["things"], "max": 10000}, client)
+            topic = "quiet" if kind.quiet else "things"
+            bus.call("POST", "/subscription", {"topics": [topic], "max": 10000}, client)
         if kind.backlog:
             for _ in range(20):
                 bus.load([bus.request(1000)], 0.1, connections=1)

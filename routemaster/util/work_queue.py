@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-STEP = 0.0005  #: seconds of such work in one turn, and then for the piece of work that is begun
+STEP = 2**-12  #: seconds (0.24 ms) of such work in one turn, and then for the piece of work that is begun
 PART = 4      #: one part of so many of the time that passes is for work done at once
 AHEAD = 2     #: pieces of other work that are done before one that begins something, if both wait
 

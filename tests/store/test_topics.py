@@ -7,6 +7,7 @@ from string import ascii_lowercase
 from twisted.internet.defer import Deferred, gatherResults
 
 from routemaster.errors import NotYourTopic, TooManyTopics, UnknownTopic
+from routemaster.store.redis_store import RedisStore
 from routemaster.util.chunks import chunks
 from tests.store.case import StoreTests, on_every_store, subscription
 
@@ -24,6 +25,13 @@ class TopicTests(StoreTests):
         self.assertEqual([(topic, entry.n) for topic, entry, _ in entries], [("cats", n) for n in (2, 3, 4)])
         stamps = [entry.us for _, entry, _ in entries]
         self.assertEqual(stamps, sorted(stamps))
+
+    async def test_reachable(self) -> None:
+        """A store that can be called says so; one without a connection says so, too."""
+        self.assertTrue(self.store.reachable)
+        if isinstance(self.store, RedisStore):
+            await self.connection.stop()  # type: ignore[attr-defined]
+            self.assertFalse(self.store.reachable)
 
     async def test_fragments_come_back_byte_for_byte(self) -> None:
         """What was appended is delivered unchanged, whatever bytes it holds."""

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from routemaster.util.work_queue import WorkQueue
 
-ACCEPTS = 2  #: connections accepted in one iteration of the reactor
+ACCEPTS = 1  #: connections accepted in one iteration of the reactor
 
 
 def take_turns(port: Any, queue: WorkQueue) -> None:
