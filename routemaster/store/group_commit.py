@@ -20,7 +20,7 @@ from routemaster.model import EventID, Published, public_name
 
 GROUP_EVENTS = 1000            #: events in one call, unless one publication alone has more
 GROUP_BYTES = 1024 * 1024      #: bytes of fragments in one call, likewise
-HELD_BYTES = 8 * 1024 * 1024   #: bytes of memory for fragments in this process, waiting or in a call
+HELD_BYTES = 16 * 1024 * 1024  #: bytes of memory for fragments in this process, waiting or in a call
 OVERHEAD = 64                  #: bytes of memory for one fragment besides its own
 AT_ONCE = 20                   #: publications whose Deferreds fire in one iteration of the reactor
 
