@@ -139,9 +139,12 @@ class _Source:
         if self.entries[end - 1][1].us > limits.horizon:
             end = bisect_right(self.entries, limits.horizon, self.place, end, key=_accepted)
         run = self.entries[self.place : end]
-        sizes = list(accumulate(map(len, map(itemgetter(2), run))))
-        count = bisect_right(range(len(run)), room, key=lambda index: sizes[index] + index + 1)
-        return run[:count], sizes[count - 1] + count if count else 0
+        size = sum(map(len, map(itemgetter(2), run))) + len(run)
+        if size > room:
+            sizes = list(accumulate(len(entry[2]) + 1 for entry in run))
+            count = bisect_right(sizes, room)
+            run, size = run[:count], sizes[count - 1] if count else 0
+        return run, size
 
 
 def _accepted(entry: Entry) -> float:

@@ -89,8 +89,9 @@ class _Poll:
     refused: float  #: when it is refused, if there is no room for its answer
     answer: Deferred[Answer] = field(init=False)
 
-    def __attrs_post_init__(self) -> None:
-        self.answer = Deferred(self._cancel)
+    @answer.default
+    def _pending(self) -> Deferred[Answer]:
+        return Deferred(self._cancel)
 
     def _cancel(self, _: object) -> None:
         self.poller.give_up(self)

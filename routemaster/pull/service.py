@@ -47,7 +47,8 @@ class PullService:
         self._shared = Shared(
             store, clock, self._index, self._cache, max_bytes, ReadTurns(clock, TOGETHER), batches=batches
         )
-        self._states = ReadTurns(clock, TOGETHER)  # their own: a request is small when it waits behind its poller
+        # turns of their own: what waits for these is the whole request, and takes more than a poll
+        self._states = ReadTurns(clock, TOGETHER)
         self._pollers: dict[str, Poller] = {}
         self._streams: dict[str, dict[str, Stream]] = {}  #: by subscriber and reader
         self._swept = 0  #: up to which of the times at which hints may have been missed all have looked again

@@ -1,6 +1,6 @@
 """One client connection: parses requests, writes answers, and has a deadline in every state.
 
-What it waits for, and how long, is in `states`; what it may hold, in `buffers`.
+What it waits for, and how long, is in `states`; what it may hold, in `buffers`; how it ends, in `ending`.
 
 A request is handled when its last byte has arrived, one request at a time.
 Pipelined requests behind it stay unparsed, up to half of PIPELINED bytes; then reading
@@ -20,20 +20,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import connectionDone
-from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
 from twisted.web.http_headers import Headers
 
 from routemaster.web.http_server.body_reader import RETRY_AFTER, BodyReader
-from routemaster.web.http_server.buffers import LINGERING, PIPELINED, REQUEST
+from routemaster.web.http_server.buffers import PIPELINED, REQUEST
 from routemaster.web.http_server.discarding import Discarding
+from routemaster.web.http_server.ending import EndingChannel
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.http_server.request import BusRequest
 from routemaster.web.http_server.request_head import EMPTY_LINES, Head, end_of_head, parse_head
-from routemaster.web.http_server.server import Server
 from routemaster.web.http_server.socket_reading import read_now
 from routemaster.web.http_server.states import State
 from routemaster.web.http_server.unsent import buffered, socket_of
@@ -41,17 +38,10 @@ from routemaster.web.http_server.unsent import buffered, socket_of
 AT_ONCE = 10        #: pipelined requests handled without a break
 LONG = 1.0          #: seconds after which a request waits, instead of being handled
 CROWD = 100         #: waiting in the queue; beside more, no body is read on whose chunks are mostly framing
-FRESH_DRAIN = 2.0   #: seconds for a client's first request when the site stops
-IDLE_DRAIN = 0.25   #: seconds for another one: longer than a busy client pauses
 
 
-class BusChannel(HTTPChannel):
-    """See above. `deadline` is a time of the reactor's clock."""
-
-    site: Server
-    transport: Any
-    _networkProducer: Any
-    _log = Logger()
+class BusChannel(EndingChannel):
+    """See above."""
 
     def __init__(self) -> None:
         # Twisted's is for its own parser. All attributes are set here, some of Twisted's too: if one comes
@@ -75,7 +65,7 @@ class BusChannel(HTTPChannel):
         self._discarding: Discarding | None = None
         self._ends = 0.0             # when a CLOSING channel is aborted though its client still sends
 
-    # Opening and closing; the times when the site stops are explained in `states`
+    # Opening and closing
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -93,15 +83,10 @@ class BusChannel(HTTPChannel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.state = State.CLOSING
-        self._inbox, self._head = b"", None
-        self._drop_body()
+        self.forget()
         self.site.held.discard(self)
         self.site.closed(self)
         super().connectionLost(reason)
-
-    def abortConnection(self) -> None:
-        """End at once."""
-        self.transport.abortConnection()
 
     def look(self, now: float) -> bool:
         """Called about once a second: whether the deadline has passed.
@@ -112,73 +97,10 @@ class BusChannel(HTTPChannel):
             self.site.held.add(self, REQUEST + len(self._inbox))
         return self.deadline <= now
 
-    def expire(self) -> None:
-        """The deadline has passed: see the table above."""
-        if self._waitingForTransport or self.state in (State.CLOSING, State.HANDLING):
-            self.transport.abortConnection()
-        elif self.state in (State.HEAD, State.BODY):
-            self.refuse(Refused(408, "request is incomplete: the time limit has passed"))
-        else:
-            self.loseConnection()
-            if self.site.draining and self.isSecure():
-                # No request is under way: close TCP without waiting for the client's TLS close_notify.
-                self.transport.transport.loseConnection()
-
-    def retire(self) -> None:
-        """Close soon because the site stops; see above."""
-        if self.state is State.IDLE and self._waitingForTransport:
-            self.loseConnection()
-        elif self.state in (State.FRESH, State.IDLE):
-            seconds = FRESH_DRAIN if self.state is State.FRESH else IDLE_DRAIN
-            self.deadline = min(self.deadline, self.site.reactor.seconds() + seconds)
-
-    def loseConnection(self) -> None:
-        """Close when all written bytes are sent; abort if the client does not read them in time."""
-        if self.state is not State.CLOSING:
-            self._start_closing()
-            super().loseConnection()
-
-    def refuse(self, refused: Refused) -> None:
-        """Answer with an error, and close.
-
-        Bytes that the client still sends are discarded (`discarding`). That ends some megabytes or `body`
-        seconds after the refusal, or `closing` seconds after the last byte.
-        """
-        self._log.debug("refused a request from {peer}: {status}, {sentence}", peer=self._peer,
-                        status=refused.status, sentence=str(refused))  # fmt: skip
-        self.persistent = False
-        self.site.observe(refused.endpoint or self._endpoint, refused.status, 0.0)
-        self.transport.write(self.site.error_answer(refused))
-        self.site.held.add(self, LINGERING)
-        self._inbox = b""
-        self._drop_body()
-        if ITCPTransport.providedBy(self.transport) and not self.isSecure():
-            self._start_closing()
-            self._networkProducer.unregisterProducer()
-            self.transport.loseWriteConnection()
-        else:  # TLS reads until the client's close_notify
-            self.loseConnection()
-
-    def _start_closing(self) -> None:
-        limits = self.site.limits
-        self._wait(State.CLOSING, limits.response if self._waitingForTransport else limits.closing)
-        self._ends = self.deadline + limits.body - limits.closing
-        self._discarding = Discarding(self.transport, self._networkProducer, self.site.queue)
-        if self._paused:  # only reading detects that the client closes
-            self._networkProducer.resumeProducing()
-
-    def _wait(self, state: State, seconds: float) -> float:
-        now: float = self.site.reactor.seconds()
-        self.state, self.deadline = state, now + seconds
-        return now
-
     # Reading
 
     def dataReceived(self, data: bytes) -> None:
-        if self._discarding is not None:
-            self._discarding.received(len(data))
-            if not self._waitingForTransport:
-                self.deadline = min(self.site.reactor.seconds() + self.site.limits.closing, self._ends)
+        if self.discards(data):
             return
         self._inbox = self._inbox + data if self._inbox else data
         if self.known and self._body is None and not self._queued:
@@ -276,6 +198,10 @@ class BusChannel(HTTPChannel):
         self._wait(State.BODY, self.site.limits.body)
         if head.expects and not rest:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def forget(self) -> None:
+        self._inbox, self._head = b"", None
+        self._drop_body()
 
     def _drop_body(self) -> None:
         if self._body is not None:

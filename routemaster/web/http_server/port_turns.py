@@ -38,6 +38,8 @@ def _ending_in(queue: WorkQueue, transport: type) -> type:
     """The same class of transports, which end when it is their turn."""
 
     class Ending(transport):  # type: ignore[misc]
+        """A lost connection is none any more for those who would write, and frees what it holds in its turn."""
+
         connected: int
 
         def connectionLost(self, reason: Failure = connectionDone) -> None:

@@ -21,7 +21,7 @@ from routemaster.web.http_server.body_writer import PART, Body, OpenBody, Whole
 from routemaster.web.http_server.refusal import Refused
 from routemaster.web.http_server.request_head import Head
 
-_NONE = Headers()
+_NO_HEADERS = Headers()
 _NOWHERE: list[bytes] = []  # there is no resource traversal
 
 
@@ -86,7 +86,7 @@ class BusRequest(Request):
     def wait(self, seconds: float) -> None:
         """The handler may take so many seconds more; what was asked is forgotten, as thousands may wait."""
         self.extend(seconds)
-        self.requestHeaders, self.args, self.content = _NONE, {}, None
+        self.requestHeaders, self.args, self.content = _NO_HEADERS, {}, None
 
     def send(self, body: bytes | Body | OpenBody) -> None:
         """Answer with this body, and with the status and headers set so far; a long one is written in parts."""
